@@ -1,0 +1,66 @@
+//! What is on record of an attempt.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::log::LogVerdict;
+use super::outcome::{Outcome, OutcomeClass};
+use super::stage::Stage;
+use crate::clock::Timestamp;
+use crate::ids::{AttemptNo, ObjectId, WorkerId};
+
+/// One attempt at a job.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct AttemptRecord {
+    /// Its number.
+    pub attempt: AttemptNo,
+    /// Who ran it.
+    pub worker: WorkerId,
+    /// When it was claimed.
+    pub started_at: Timestamp,
+    /// When it ended.
+    pub ended_at: Option<Timestamp>,
+    /// How it ended.
+    pub outcome: Option<Outcome>,
+    /// What its processes used.
+    pub resources: Resources,
+    /// The commit on `refs/sawmill/salvage/<job>/<attempt>` that holds what it left uncommitted.
+    pub salvage: Option<ObjectId>,
+    /// Whether its log is whole, once that is known.
+    pub log_verdict: Option<LogVerdict>,
+    /// The length of its log so far, in bytes.
+    pub log_bytes: u64,
+    /// Its stages, in order.
+    pub stages: Vec<StageRecord>,
+}
+
+/// What the processes of an attempt used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct Resources {
+    /// The exit status of the backend's command.
+    pub exit_code: Option<i32>,
+    /// The signal that ended it.
+    pub signal: Option<i32>,
+    /// The most memory that the whole tree had resident at once, in bytes, as sampled.
+    pub peak_memory_bytes: Option<u64>,
+    /// The processor time of the whole tree, in milliseconds.
+    pub cpu_ms: Option<u64>,
+}
+
+/// One stage of an attempt.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct StageRecord {
+    /// Its place among the attempt's stages, from 0: a stage that runs again has a further place.
+    pub seq: u32,
+    /// Which.
+    pub stage: Stage,
+    /// When it began.
+    pub started_at: Timestamp,
+    /// When it ended.
+    pub ended_at: Option<Timestamp>,
+    /// How it ended: absent while it runs.
+    pub outcome: Option<OutcomeClass>,
+    /// What there is to say about it.
+    pub detail: Option<String>,
+}

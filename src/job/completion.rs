@@ -1,0 +1,163 @@
+//! The record of a delivered result, which integrators take from a queue.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::outcome::Outcome;
+use crate::clock::Timestamp;
+use crate::ids::{AttemptNo, CompletionId, JobId, ObjectId};
+
+/// Where a completion is in its own queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CompletionState {
+    /// Nobody has taken it, or the one who did gave it back or let its lease run out.
+    Pending,
+    /// An integrator holds it.
+    Claimed,
+    /// An integrator is done with it.
+    Acked,
+    /// It was refused for good, or as often as is allowed.
+    Dead,
+}
+
+impl CompletionState {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Pending, Self::Claimed, Self::Acked, Self::Dead];
+
+    /// The word used on the wire and in the database.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Claimed => "claimed",
+            Self::Acked => "acked",
+            Self::Dead => "dead",
+        }
+    }
+}
+
+impl fmt::Display for CompletionState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// What an attempt delivered: enough for an integrator to take it without asking for more.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Completion {
+    /// Its own id.
+    pub id: CompletionId,
+    /// The job.
+    pub job: JobId,
+    /// The attempt that delivered.
+    pub attempt: AttemptNo,
+    /// The project, where the job named one.
+    pub project: Option<String>,
+    /// The remote.
+    pub repo: String,
+    /// The commit that the work started from.
+    pub base: ObjectId,
+    /// The commit delivered. Absent where the job delivered no change and none was required.
+    pub commit: Option<ObjectId>,
+    /// The tree of that commit.
+    pub tree: Option<ObjectId>,
+    /// The branch on the remote that holds the commit.
+    pub branch: Option<String>,
+    /// What changed between base and commit.
+    pub diff: DiffSummary,
+    /// What the gates saw.
+    pub gates: Vec<GateEvidence>,
+    /// The backend's own summary of its work.
+    pub summary: Option<String>,
+    /// What the backend reported of its use of a model.
+    pub usage: Option<Usage>,
+    /// How the attempt ended.
+    pub outcome: Outcome,
+    /// When it was written.
+    pub created_at: Timestamp,
+}
+
+/// A completion with its place in the queue.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct CompletionEntry {
+    /// What was delivered.
+    #[serde(flatten)]
+    pub completion: Completion,
+    /// Where it is in the queue.
+    pub state: CompletionState,
+    /// Who holds it, while somebody does.
+    pub consumer: Option<String>,
+    /// Until when, unless renewed.
+    pub lease_until: Option<Timestamp>,
+    /// How often it was handed out.
+    pub deliveries: u32,
+    /// Why it was last given back.
+    pub last_error: Option<String>,
+}
+
+/// What changed between two commits.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DiffSummary {
+    /// Files changed.
+    pub files: u64,
+    /// Lines added; binary files count none.
+    pub insertions: u64,
+    /// Lines removed; binary files count none.
+    pub deletions: u64,
+    /// The files one by one, at most [`DiffSummary::PER_FILE_MAX`] of them.
+    pub per_file: Vec<FileChange>,
+}
+
+impl DiffSummary {
+    /// How many files are listed one by one.
+    pub const PER_FILE_MAX: usize = 500;
+}
+
+/// What changed in one file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct FileChange {
+    /// Its path; bytes that are not UTF-8 are replaced.
+    pub path: String,
+    /// Lines added.
+    pub insertions: u64,
+    /// Lines removed.
+    pub deletions: u64,
+    /// Whether git takes it for binary; then no lines are counted.
+    pub binary: bool,
+}
+
+/// What a gate saw.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct GateEvidence {
+    /// The gate's name.
+    pub name: String,
+    /// What was run.
+    pub argv: Vec<String>,
+    /// The exit status; absent where a signal ended it.
+    pub exit: Option<i32>,
+    /// Whether it passed.
+    pub passed: bool,
+    /// How long it took, in milliseconds.
+    pub duration_ms: i64,
+    /// Where its output begins in the attempt's log.
+    pub log_from: u64,
+    /// Where its output ends in the attempt's log.
+    pub log_to: u64,
+}
+
+/// What a backend reported of its use of a model.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct Usage {
+    /// Tokens read.
+    pub prompt_tokens: u64,
+    /// Tokens written.
+    pub completion_tokens: u64,
+    /// Cost in US dollars.
+    pub cost_usd: Option<f64>,
+    /// The model.
+    pub model: Option<String>,
+}

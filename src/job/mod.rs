@@ -1,0 +1,30 @@
+//! What a job is: its specification, its states and ends, and the rules about them.
+//!
+//! Everything here is pure: no I/O, no clock of its own, no randomness. Storing, running and delivering are elsewhere.
+
+pub mod attempt;
+pub mod branch;
+pub mod claim;
+pub mod completion;
+pub mod deadline;
+pub mod log;
+pub mod message;
+pub mod outcome;
+pub mod record;
+pub mod retry;
+pub mod spec;
+pub mod stage;
+pub mod state;
+
+pub use attempt::{AttemptRecord, StageRecord};
+pub use branch::{BranchName, BranchTemplate};
+pub use claim::{Claim, ClaimedJob, PreviousAttempt};
+pub use completion::{Completion, CompletionEntry, CompletionState, DiffSummary, FileChange, GateEvidence};
+pub use deadline::Deadline;
+pub use log::{LogChunk, LogVerdict, Stream};
+pub use outcome::{Outcome, OutcomeClass};
+pub use record::Job;
+pub use retry::{NextStep, RetryPolicy};
+pub use spec::JobSpec;
+pub use stage::Stage;
+pub use state::JobState;

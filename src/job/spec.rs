@@ -1,0 +1,464 @@
+//! What a planner asks for: the job document of `POST /v1/jobs`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::branch::BranchName;
+use crate::clock::{Timestamp, human};
+
+/// The version of the job document that this build reads and writes.
+pub const SCHEMA: u32 = 1;
+
+/// A job document. Unknown fields are errors.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct JobSpec {
+    /// The version of this document: 1.
+    #[serde(default = "schema")]
+    pub schema: u32,
+    /// A project of the configuration, which names repository and policy. Either this or `repo`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub project: Option<String>,
+    /// The remote: any URL that git accepts, or an absolute path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repo: Option<String>,
+    /// The branch, tag or full commit id to start from; the remote's default branch when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<String>,
+    /// The backend that does the work.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend: Option<String>,
+    /// What to do.
+    pub task: Task,
+    /// Whether the work must, may or must not change files.
+    #[serde(default)]
+    pub changes: Changes,
+    /// How urgent it is.
+    #[serde(default)]
+    pub priority: Priority,
+    /// A key of the planner's: the same key with the same document is the same job, with another it is a conflict.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idempotency_key: Option<String>,
+    /// Not before this moment (milliseconds since the epoch).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_at: Option<Timestamp>,
+    /// How long an attempt may take from claim to publish.
+    #[serde(default, with = "human::option", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, example = "30m")]
+    pub timeout: Option<Duration>,
+    /// How many attempts may fail by the job's own fault.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempts: Option<u32>,
+    /// Where the job belongs in the planner's own scheme; names the branch.
+    #[serde(default, skip_serializing_if = "Execution::is_empty")]
+    pub execution: Execution,
+    /// Environment variables for the backend's command, beyond the backend's own allow-list.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+    /// Commands that judge the result, after those of the project.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gates: Vec<Gate>,
+    /// How the result is delivered.
+    #[serde(default, skip_serializing_if = "Deliver::is_default")]
+    pub deliver: Deliver,
+    /// What becomes of the workspace.
+    #[serde(default, skip_serializing_if = "WorkspacePolicy::is_default")]
+    pub workspace: WorkspacePolicy,
+}
+
+const fn schema() -> u32 {
+    SCHEMA
+}
+
+/// What to do.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Task {
+    /// In words, for backends that read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instruction: Option<String>,
+    /// As a command, for backends that run one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub command: Option<Command>,
+    /// When it counts as done, in words.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub acceptance: Vec<String>,
+    /// Anything else that the backend's program understands.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schema(value_type = Object)]
+    pub inputs: BTreeMap<String, serde_json::Value>,
+}
+
+/// A command: a line for `sh -c`, or a program with its arguments.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(untagged)]
+pub enum Command {
+    /// A line for the shell.
+    Line(String),
+    /// A program and its arguments, run without a shell.
+    Argv(Vec<String>),
+}
+
+impl Command {
+    /// The program and arguments to start.
+    #[must_use]
+    pub fn argv(&self) -> Vec<String> {
+        match self {
+            Self::Line(line) => vec!["sh".to_owned(), "-c".to_owned(), line.clone()],
+            Self::Argv(argv) => argv.clone(),
+        }
+    }
+
+    /// Whether there is nothing to run.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        match self {
+            Self::Line(line) => line.trim().is_empty(),
+            Self::Argv(argv) => argv.first().is_none_or(String::is_empty),
+        }
+    }
+}
+
+impl std::fmt::Display for Command {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Line(line) => f.write_str(line),
+            Self::Argv(argv) => f.write_str(&argv.join(" ")),
+        }
+    }
+}
+
+/// Whether the work must, may or must not change files.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Changes {
+    /// No change is a failure of its own class.
+    #[default]
+    Required,
+    /// No change is a success without a commit.
+    Optional,
+    /// A change is a failure.
+    None,
+}
+
+/// How urgent a job is. More urgent ones are claimed first.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Priority {
+    /// Somebody waits for it.
+    Interactive,
+    /// The usual.
+    #[default]
+    Normal,
+    /// Whenever there is room.
+    Background,
+}
+
+impl Priority {
+    /// All of them, most urgent first.
+    pub const ALL: [Self; 3] = [Self::Interactive, Self::Normal, Self::Background];
+
+    /// Its place in the order of claiming, from 0; the form in which it is stored.
+    #[must_use]
+    pub const fn rank(self) -> i16 {
+        self as i16
+    }
+
+    /// The word used on the wire.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Interactive => "interactive",
+            Self::Normal => "normal",
+            Self::Background => "background",
+        }
+    }
+}
+
+impl std::str::FromStr for Priority {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::ALL
+            .into_iter()
+            .find(|priority| priority.as_str() == text)
+            .ok_or_else(|| format!("{text:?} is not a priority (interactive, normal or background)"))
+    }
+}
+
+/// Where a job belongs in the planner's own scheme.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Execution {
+    /// The plan that it is part of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// The part that it plays.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub role: Option<String>,
+    /// A few words for a branch name; made from the instruction when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slug: Option<String>,
+}
+
+impl Execution {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// A command that judges a result: exit status 0 passes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Gate {
+    /// Its name in the evidence.
+    pub name: String,
+    /// What to run, in the worktree.
+    pub command: Command,
+    /// How long it may take, within the attempt's deadline.
+    #[serde(default, with = "human::option", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, example = "3m")]
+    pub timeout: Option<Duration>,
+}
+
+/// How a result is delivered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Deliver {
+    /// Whether the branch is pushed to the remote. Without it the commit stays on the worker's mirror.
+    pub push: bool,
+    /// The branch, instead of the one that the template yields.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub branch: Option<BranchName>,
+}
+
+impl Default for Deliver {
+    fn default() -> Self {
+        Self { push: true, branch: None }
+    }
+}
+
+impl Deliver {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// What becomes of the workspace when the attempt has ended.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct WorkspacePolicy {
+    /// Whether it is kept; the configuration's choice when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep: Option<Keep>,
+}
+
+impl WorkspacePolicy {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// When a workspace is kept for a person to look at.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Keep {
+    /// Never.
+    #[default]
+    Never,
+    /// When the attempt failed.
+    OnFailure,
+    /// Always.
+    Always,
+}
+
+/// What is wrong with a job document, beyond its form.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SpecError {
+    /// The document's version is not ours.
+    #[error("schema: this build reads version {SCHEMA}, not {0}")]
+    Schema(u32),
+    /// Neither project nor repository.
+    #[error("repo: a job needs a project or a repo")]
+    NoRepo,
+    /// Nothing to do.
+    #[error("task: a job needs an instruction or a command")]
+    NoTask,
+    /// A command without a program.
+    #[error("{0}: the command is empty")]
+    EmptyCommand(String),
+    /// A number out of its bounds.
+    #[error("{field}: {value} is not between {min} and {max}")]
+    OutOfBounds {
+        /// The path to the field.
+        field: &'static str,
+        /// What it says.
+        value: String,
+        /// The least.
+        min: String,
+        /// The most.
+        max: String,
+    },
+    /// A text that is too long.
+    #[error("{field}: {length} bytes are more than the {max} allowed")]
+    TooLong {
+        /// The path to the field.
+        field: &'static str,
+        /// Its length in bytes.
+        length: usize,
+        /// The most, in bytes.
+        max: usize,
+    },
+    /// A name that no environment variable may have, or one that Sawmill sets itself.
+    #[error("env.{0}: not a name that a job may set")]
+    EnvName(String),
+    /// A text with a NUL byte, which no argument, variable or path can hold.
+    #[error("{0}: contains a NUL byte")]
+    Nul(String),
+}
+
+/// The longest instruction, in bytes.
+pub const INSTRUCTION_MAX: usize = 256 * 1024;
+/// The longest idempotency key, in bytes.
+pub const KEY_MAX: usize = 512;
+/// The most attempts a job may ask for.
+pub const ATTEMPTS_MAX: u32 = 100;
+/// The longest timeout a job may ask for.
+pub const TIMEOUT_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+
+impl JobSpec {
+    /// Checks what the form alone cannot say.
+    ///
+    /// # Errors
+    /// The first thing found wrong, naming the path to the field.
+    pub fn validate(&self) -> Result<(), SpecError> {
+        if self.schema != SCHEMA {
+            return Err(SpecError::Schema(self.schema));
+        }
+        if self.project.is_none() && self.repo.as_deref().is_none_or(str::is_empty) {
+            return Err(SpecError::NoRepo);
+        }
+        self.validate_task()?;
+        for (index, gate) in self.gates.iter().enumerate() {
+            check_command(&format!("gates[{index}].command"), &gate.command)?;
+        }
+        if let Some(attempts) = self.attempts
+            && !(1..=ATTEMPTS_MAX).contains(&attempts)
+        {
+            return Err(out_of_bounds("attempts", attempts, 1, ATTEMPTS_MAX));
+        }
+        if let Some(timeout) = self.timeout
+            && !(Duration::from_millis(100)..=TIMEOUT_MAX).contains(&timeout)
+        {
+            return Err(out_of_bounds("timeout", human::format(timeout), "100ms", "168h"));
+        }
+        check_length("idempotency_key", self.idempotency_key.as_deref(), KEY_MAX)?;
+        self.env.iter().try_for_each(|(name, value)| check_variable(name, value))
+    }
+
+    fn validate_task(&self) -> Result<(), SpecError> {
+        check_length("task.instruction", self.task.instruction.as_deref(), INSTRUCTION_MAX)?;
+        match &self.task.command {
+            Some(command) => check_command("task.command", command),
+            None if self.task.instruction.as_deref().is_none_or(|text| text.trim().is_empty()) => Err(SpecError::NoTask),
+            None => Ok(()),
+        }
+    }
+
+    /// A few words that say what the job is about: the slug, the first line of the instruction, or the command.
+    #[must_use]
+    pub fn title(&self) -> String {
+        let text = match (&self.execution.slug, &self.task.instruction, &self.task.command) {
+            (Some(slug), _, _) => slug.clone(),
+            (None, Some(instruction), _) => instruction.lines().next().unwrap_or_default().to_owned(),
+            (None, None, Some(command)) => command.to_string().lines().next().unwrap_or_default().to_owned(),
+            (None, None, None) => String::new(),
+        };
+        text.trim().chars().take(72).collect()
+    }
+}
+
+fn check_command(field: &str, command: &Command) -> Result<(), SpecError> {
+    if command.is_empty() {
+        return Err(SpecError::EmptyCommand(field.to_owned()));
+    }
+    if command.argv().iter().any(|argument| argument.contains('\0')) {
+        return Err(SpecError::Nul(field.to_owned()));
+    }
+    Ok(())
+}
+
+fn check_length(field: &'static str, text: Option<&str>, max: usize) -> Result<(), SpecError> {
+    match text {
+        Some(text) if text.len() > max => Err(SpecError::TooLong { field, length: text.len(), max }),
+        _ => Ok(()),
+    }
+}
+
+fn check_variable(name: &str, value: &str) -> Result<(), SpecError> {
+    let legal = !name.is_empty()
+        && !name.starts_with(|c: char| c.is_ascii_digit())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+    if !legal || name.starts_with("SAWMILL_") {
+        return Err(SpecError::EnvName(name.to_owned()));
+    }
+    if value.contains('\0') {
+        return Err(SpecError::Nul(format!("env.{name}")));
+    }
+    Ok(())
+}
+
+fn out_of_bounds(field: &'static str, value: impl ToString, min: impl ToString, max: impl ToString) -> SpecError {
+    SpecError::OutOfBounds { field, value: value.to_string(), min: min.to_string(), max: max.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(edit: impl FnOnce(&mut JobSpec)) -> JobSpec {
+        let mut spec = JobSpec {
+            schema: SCHEMA,
+            repo: Some("/srv/git/app.git".to_owned()),
+            task: Task { command: Some(Command::Line("true".to_owned())), ..Task::default() },
+            ..JobSpec::default()
+        };
+        edit(&mut spec);
+        spec
+    }
+
+    #[test]
+    fn a_job_document_says_what_is_wrong_with_it() {
+        let check = |edit: fn(&mut JobSpec), expected: &str| {
+            let found = spec(edit).validate().map_or_else(|error| error.to_string(), |()| String::new());
+            assert_eq!(found, expected);
+        };
+        check(|_| (), "");
+        check(|s| s.schema = 2, "schema: this build reads version 1, not 2");
+        check(|s| s.repo = None, "repo: a job needs a project or a repo");
+        check(|s| s.task.command = None, "task: a job needs an instruction or a command");
+        check(|s| s.task.command = Some(Command::Argv(vec![])), "task.command: the command is empty");
+        check(|s| s.attempts = Some(0), "attempts: 0 is not between 1 and 100");
+        check(|s| s.timeout = Some(Duration::from_millis(5)), "timeout: 5ms is not between 100ms and 168h");
+        check(|s| s.idempotency_key = Some("k".repeat(513)), "idempotency_key: 513 bytes are more than the 512 allowed");
+        check(
+            |s| drop(s.env.insert("SAWMILL_SPEC".to_owned(), String::new())),
+            "env.SAWMILL_SPEC: not a name that a job may set",
+        );
+        check(|s| drop(s.env.insert("A".to_owned(), "\0".to_owned())), "env.A: contains a NUL byte");
+    }
+
+    #[test]
+    fn a_job_document_reads_back_as_it_was_written() {
+        let spec = spec(|s| {
+            s.timeout = Some(Duration::from_secs(90));
+            s.execution.role = Some("fixer".to_owned());
+            s.gates = vec![Gate { name: "unit".to_owned(), command: Command::Line("make".to_owned()), timeout: None }];
+        });
+        let json = serde_json::to_string(&spec).expect("a job document is JSON");
+        assert_eq!(serde_json::from_str::<JobSpec>(&json).expect("what was written can be read"), spec);
+    }
+}
