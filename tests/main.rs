@@ -1,1 +1,4 @@
-//! x
+//! The one integration binary. Its tests run side by side: each has its own directories, schema and ports.
+
+mod dependencies;
+mod tidy;

@@ -1,0 +1,26 @@
+# The commands that people and CI use. `make test` is all there is to know: it installs what the suite needs (as root on
+# Debian; else it says what is missing), starts it, runs everything and stops it again.
+
+# Shared by all checkouts, so that a fresh clone does not build the dependencies again.
+export CARGO_TARGET_DIR ?= $(HOME)/.cache/sawmill-target
+
+.PHONY: test lint demo bench fmt
+
+test:
+	tests/prepare.sh
+	tests/with-services.sh cargo test --locked --all-targets --quiet
+
+lint:
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items --quiet
+
+demo:
+	cargo run --locked --release -- demo
+
+bench:
+	tests/prepare.sh
+	tests/with-services.sh cargo bench --locked
+
+fmt:
+	cargo fmt

@@ -1,0 +1,51 @@
+//! What a job's processes find in their environment, and which values in it are secrets.
+
+use std::collections::BTreeMap;
+
+use super::open::Attempt;
+use super::tools::Tools;
+use crate::backends::Backend;
+use crate::job::Job;
+use crate::redact::Redactor;
+
+/// Ends of variables' names whose values are taken for secrets when a job sets them.
+const SECRET_NAMES: [&str; 7] = ["TOKEN", "SECRET", "PASSWORD", "PASSWD", "KEY", "CREDENTIAL", "CREDENTIALS"];
+
+/// The environment of the job's commands: what the allow-lists let through of the daemon's own, what the job sets, and what
+/// Sawmill sets, each over the one before. Nothing else is inherited.
+pub(super) fn for_job(attempt: &Attempt) -> BTreeMap<String, String> {
+    let tools = &attempt.tools;
+    let allowed = tools.sandbox.env_allow.iter().chain(attempt.backend.env());
+    let mut env: BTreeMap<String, String> =
+        allowed.filter_map(|name| Some((name.clone(), tools.environment.get(name)?.clone()))).collect();
+    env.extend(attempt.claimed.job.spec.env.clone());
+
+    let claim = &attempt.claimed.claim;
+    let path = |path: std::path::PathBuf| path.to_string_lossy().into_owned();
+    env.extend([
+        ("HOME".to_owned(), path(attempt.slot.home())),
+        ("TMPDIR".to_owned(), path(attempt.slot.tmp())),
+        ("PWD".to_owned(), path(attempt.tree())),
+        ("GIT_TERMINAL_PROMPT".to_owned(), "0".to_owned()),
+        ("SAWMILL_JOB".to_owned(), claim.job.to_string()),
+        ("SAWMILL_ATTEMPT".to_owned(), claim.attempt.to_string()),
+        ("SAWMILL_SPEC".to_owned(), path(attempt.slot.spec())),
+        ("SAWMILL_RESULT".to_owned(), path(attempt.slot.result())),
+    ]);
+    env
+}
+
+/// What takes the attempt's secrets out of its log: the values that the backend is let have, those that the job sets under
+/// names of secrets, and the password in the remote's URL.
+pub(super) fn redactor(tools: &Tools, job: &Job, backend: &Backend) -> Redactor {
+    let of_backend = backend.env().iter().filter_map(|name| tools.environment.get(name).cloned());
+    let of_job = job.spec.env.iter().filter(|(name, _)| is_secret(name)).map(|(_, value)| value.clone());
+    let of_remote = url::Url::parse(&job.repo).ok().and_then(|url| url.password().map(str::to_owned));
+    let secrets: Vec<String> = of_backend.chain(of_job).chain(of_remote).collect();
+    Redactor::new(&secrets)
+}
+
+fn is_secret(name: &str) -> bool {
+    let name = name.to_ascii_uppercase();
+    SECRET_NAMES.iter().any(|end| name.ends_with(end))
+}

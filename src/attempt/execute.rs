@@ -1,0 +1,136 @@
+//! Stage `execute`: the backend's command runs under the slot's supervisor, and its end is judged.
+
+use super::environment;
+use super::halt::Halt;
+use super::journal::{Phase, Said};
+use super::open::Attempt;
+use crate::backends::Verdict;
+use crate::clock::{Timestamp, human};
+use crate::ids::ObjectId;
+use crate::job::attempt::Resources;
+use crate::job::{OutcomeClass, Stage};
+use crate::sandbox::{Cause, CommandSpec, End, ExitReport, SandboxError, Will};
+
+/// The id of the backend's command within the attempt.
+const BACKEND: &str = "backend";
+
+/// Announces the command in the journal. It is started by [`wait`], which a later daemon runs too.
+pub(super) async fn start(attempt: &mut Attempt, base: ObjectId) -> Result<Phase, Halt> {
+    attempt.stages.enter(Stage::Execute, attempt.now());
+    let argv = backend_argv(attempt)?;
+    attempt.supervisor.start(&command(attempt, BACKEND, argv, attempt.deadline.work_until())).await?;
+    Ok(Phase::Executing { base })
+}
+
+/// Waits for the backend's command to end, and asks the backend what that end says.
+pub(super) async fn wait(attempt: &mut Attempt, base: ObjectId) -> Result<Phase, Halt> {
+    let report = ended(attempt, BACKEND).await?;
+    attempt.journal.resources = resources(&report);
+    note_stragglers(attempt, &report);
+    let exit = exit_of(attempt, &report)?;
+    match attempt.backend.judge(exit, &attempt.slot.result()) {
+        Verdict::Done { summary, usage } => Ok(Phase::Executed { base, said: Said { summary, usage } }),
+        Verdict::Failed { class, message } => Err(Halt::failed(class, message)),
+    }
+}
+
+/// A command of this attempt, for its supervisor. Its id is unique over attempts.
+pub(super) fn command(attempt: &Attempt, id: &str, argv: Vec<String>, until: Timestamp) -> CommandSpec {
+    // The supervisor goes by the host's clock, the deadline by the database's.
+    let deadline = Timestamp::now() + until.since(attempt.now());
+    CommandSpec {
+        id: command_id(attempt, id),
+        argv,
+        env: environment::for_job(attempt),
+        cwd: attempt.tree(),
+        stdin: None,
+        stdout: attempt.spool.stdout(),
+        stderr: attempt.spool.stderr(),
+        grace: attempt.tools.sandbox.grace,
+        deadline: Some(deadline),
+        will: Some(will(attempt)),
+    }
+}
+
+fn command_id(attempt: &Attempt, id: &str) -> String {
+    format!("{}-{}-{id}", attempt.claimed.claim.job, attempt.claimed.claim.attempt)
+}
+
+/// What the supervisor does for the daemon when that does not come back: it salvages.
+fn will(attempt: &Attempt) -> Will {
+    let executable = attempt.tools.executable.to_string_lossy().into_owned();
+    let slot = attempt.slot_root().to_string_lossy().into_owned();
+    let path = attempt.tools.environment.get("PATH").cloned().unwrap_or_default();
+    Will {
+        argv: vec![executable, "__salvage".to_owned(), slot],
+        env: [("PATH".to_owned(), path)].into(),
+        cwd: attempt.tools.state.root().to_owned(),
+    }
+}
+
+fn backend_argv(attempt: &Attempt) -> Result<Vec<String>, Halt> {
+    let task = &attempt.claimed.job.spec.task;
+    attempt.backend.argv(task).map_err(|error| Halt::failed(OutcomeClass::Invalid, error.to_string()))
+}
+
+/// Waits for a command's end, and brings it about when the attempt is to stop.
+pub(super) async fn ended(attempt: &Attempt, id: &str) -> Result<ExitReport, Halt> {
+    let id = command_id(attempt, id);
+    let waited = tokio::select! {
+        biased;
+        reason = attempt.stop.stopped() => {
+            attempt.supervisor.stop(&id).await?;
+            attempt.supervisor.wait(&id).await?;
+            return Err(Halt::Stopped(reason));
+        }
+        waited = attempt.supervisor.wait(&id) => waited,
+    };
+    match waited {
+        Ok(report) => Ok(report),
+        // The processes died with it, or were ended by the kernel after it: nothing is known of their end.
+        Err(SandboxError::Gone { .. } | SandboxError::UnknownCommand { .. }) => {
+            Err(Halt::failed(OutcomeClass::Infrastructure, "the supervisor of the job's processes is gone"))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// What a command's end is to whoever judges it: an exit status, or a sentence about another end.
+pub(super) fn exit_of(attempt: &Attempt, report: &ExitReport) -> Result<Result<i32, String>, Halt> {
+    match (report.cause, &report.end) {
+        (Cause::Deadline, _) => {
+            let after = human::format(report.ended_at.since(report.started_at));
+            Err(Halt::failed(OutcomeClass::Timeout, format!("met its deadline and was ended after {after}")))
+        }
+        (Cause::Orphaned, _) => {
+            Err(Halt::failed(OutcomeClass::Infrastructure, "the worker was away for longer than its lease"))
+        }
+        (Cause::Stopped, _) => match attempt.stop.reason() {
+            Some(reason) => Err(Halt::Stopped(reason)),
+            None => Err(Halt::failed(OutcomeClass::Infrastructure, "was stopped for no reason on record")),
+        },
+        (Cause::Itself, _) if report.out_of_memory => {
+            let peak = bytesize::ByteSize(report.peak_memory_bytes);
+            Err(Halt::failed(OutcomeClass::OutOfMemory, format!("was ended by the kernel for want of memory, at {peak}")))
+        }
+        (Cause::Itself, End::Exited(status)) => Ok(Ok(*status)),
+        (Cause::Itself, End::Signalled(signal)) => Ok(Err(format!("was ended by signal {signal}"))),
+        (Cause::Itself, End::NotStarted(why)) => Ok(Err(format!("cannot be started: {why}"))),
+    }
+}
+
+fn resources(report: &ExitReport) -> Resources {
+    Resources {
+        exit_code: if let End::Exited(status) = report.end { Some(status) } else { None },
+        signal: if let End::Signalled(signal) = report.end { Some(signal) } else { None },
+        peak_memory_bytes: Some(report.peak_memory_bytes),
+        cpu_ms: Some(report.cpu_ms),
+    }
+}
+
+pub(super) fn note_stragglers(attempt: &Attempt, report: &ExitReport) {
+    if !report.stragglers.is_empty() {
+        let list = report.stragglers.join("; ");
+        attempt.say(&format!("warning: {} background processes were left behind and ended: {list}", report.stragglers.len()));
+    }
+}

@@ -1,0 +1,145 @@
+//! What a daemon that comes after a crash must know of an attempt: a small file in the slot, replaced whole.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::git::{self, Committed};
+use crate::ids::ObjectId;
+use crate::job::attempt::Resources;
+use crate::job::completion::Usage;
+use crate::job::{Claim, GateEvidence, StageRecord};
+use crate::workspace::Salvage;
+
+/// The journal of an attempt.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Journal {
+    /// The claim under which the attempt acts.
+    pub claim: Claim,
+    /// How far it is.
+    pub phase: Phase,
+    /// Its stages so far.
+    pub stages: Vec<StageRecord>,
+    /// What the backend's processes used, once that is known.
+    pub resources: Resources,
+    /// What a process needs that salvages the slot without a configuration or a database.
+    pub salvage: SalvageContext,
+}
+
+/// How far an attempt is. What a phase does can be done again after a crash in it, and comes to the same.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "phase", rename_all = "snake_case")]
+pub enum Phase {
+    /// The worktree is being made.
+    Preparing,
+    /// The worktree stands; the backend's command has not been started.
+    Prepared {
+        /// The commit that the worktree stands at.
+        base: ObjectId,
+    },
+    /// The backend's command was started.
+    Executing {
+        /// The commit that the worktree stands at.
+        base: ObjectId,
+    },
+    /// The backend is done, and says that it did the work.
+    Executed {
+        /// The commit that the worktree stands at.
+        base: ObjectId,
+        /// What the backend says.
+        said: Said,
+    },
+    /// The work is a commit, or is known to have changed nothing.
+    Committed {
+        /// The commit that the worktree stands at.
+        base: ObjectId,
+        /// What the backend says.
+        said: Said,
+        /// The commit.
+        commit: Option<Committed>,
+    },
+    /// The gates have passed.
+    Judged {
+        /// The commit that the worktree stands at.
+        base: ObjectId,
+        /// What the backend says.
+        said: Said,
+        /// The commit.
+        commit: Option<Committed>,
+        /// What the gates saw.
+        gates: Vec<GateEvidence>,
+    },
+}
+
+/// What a backend says of its work.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Said {
+    /// In words.
+    pub summary: Option<String>,
+    /// Of its use of a model.
+    pub usage: Option<Usage>,
+}
+
+/// What salvaging a slot takes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SalvageContext {
+    /// How git is run.
+    pub git: git::Config,
+    /// Where the mirrors are.
+    pub mirrors: PathBuf,
+    /// Where salvage goes.
+    pub to: Salvage,
+}
+
+/// Why a journal cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// It cannot be read or written.
+    #[error("cannot use the journal {path}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// It is there but is not a journal of this build.
+    #[error("the journal {path} is malformed")]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: serde_json::Error,
+    },
+}
+
+impl Journal {
+    /// Reads the journal at `path`; none there is fine.
+    ///
+    /// # Errors
+    /// It cannot be read, or is malformed.
+    pub fn read(path: &Path) -> Result<Option<Self>, JournalError> {
+        let bytes = match fs::read(path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(JournalError::Io { path: path.to_owned(), source }),
+        };
+        serde_json::from_slice(&bytes).map(Some).map_err(|source| JournalError::Malformed { path: path.to_owned(), source })
+    }
+
+    /// Replaces the journal at `path`. A reader finds the old one or the new one, never half of one.
+    ///
+    /// # Errors
+    /// What the system says; the old one is then still there.
+    pub fn write(&self, path: &Path) -> Result<(), JournalError> {
+        let failed = |source| JournalError::Io { path: path.to_owned(), source };
+        let malformed = |source| JournalError::Malformed { path: path.to_owned(), source };
+        let bytes = serde_json::to_vec(self).map_err(malformed)?;
+        let new = path.with_extension("new");
+        // No fsync: the journal is for a daemon that crashed. After a crash of the host its processes are gone too, and
+        // the attempt is lost with or without a journal.
+        File::create(&new).and_then(|mut file| file.write_all(&bytes)).map_err(failed)?;
+        fs::rename(&new, path).map_err(failed)
+    }
+}

@@ -1,0 +1,66 @@
+//! Stage `judge`: the gates run, each a command in the worktree whose exit status 0 passes.
+
+use super::execute;
+use super::halt::Halt;
+use super::journal::{Phase, Said};
+use super::open::Attempt;
+use crate::git::Committed;
+use crate::ids::ObjectId;
+use crate::job::spec::Gate;
+use crate::job::{GateEvidence, OutcomeClass, Stage};
+
+pub(super) async fn run(
+    attempt: &mut Attempt,
+    base: ObjectId,
+    said: Said,
+    commit: Option<Committed>,
+) -> Result<Phase, Halt> {
+    attempt.stages.enter(Stage::Judge, attempt.now());
+    let mut gates = Vec::new();
+    for (index, gate) in attempt.claimed.job.spec.gates.clone().iter().enumerate() {
+        let evidence = judge(attempt, index, gate).await?;
+        if !evidence.passed {
+            let how = evidence.exit.map_or_else(|| "did not exit".to_owned(), |status| format!("exited with status {status}"));
+            return Err(Halt::failed(OutcomeClass::Gate, format!("gate {} {how}", gate.name)));
+        }
+        gates.push(evidence);
+    }
+    Ok(Phase::Judged { base, said, commit, gates })
+}
+
+async fn judge(attempt: &Attempt, index: usize, gate: &Gate) -> Result<GateEvidence, Halt> {
+    let id = format!("gate-{index}");
+    let argv = gate.command.argv();
+    attempt.say(&format!("gate {}: {}", gate.name, gate.command));
+    let now = attempt.now();
+    let until = attempt.deadline.work_until();
+    let until = gate.timeout.map_or(until, |timeout| until.min(now + timeout));
+    let log_from = attempt.shipper.settle(attempt.work_left()).await?;
+
+    attempt.supervisor.start(&execute::command(attempt, &id, argv.clone(), until)).await?;
+    let report = execute::ended(attempt, &id).await?;
+    execute::note_stragglers(attempt, &report);
+    let exit = execute::exit_of(attempt, &report).map_err(|halt| in_gate(gate, halt))?;
+    let log_to = attempt.shipper.settle(attempt.work_left()).await?;
+    if let Err(how) = &exit {
+        attempt.say(&format!("gate {} {how}", gate.name));
+    }
+    let exit = exit.ok();
+    Ok(GateEvidence {
+        name: gate.name.clone(),
+        argv,
+        exit,
+        passed: exit == Some(0),
+        duration_ms: crate::clock::millis(report.ended_at.since(report.started_at)),
+        log_from,
+        log_to,
+    })
+}
+
+/// A failure in a gate says in which.
+fn in_gate(gate: &Gate, halt: Halt) -> Halt {
+    match halt {
+        Halt::Failed(outcome) => Halt::failed(outcome.class, format!("gate {} {}", gate.name, outcome.message)),
+        stopped @ Halt::Stopped(_) => stopped,
+    }
+}

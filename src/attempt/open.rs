@@ -1,0 +1,195 @@
+//! Opening an attempt: fresh in an emptied slot, or where an earlier daemon left it.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::warn;
+
+use super::Ended;
+use super::close;
+use super::environment;
+use super::halt::{Halt, chain};
+use super::journal::{Journal, Phase, SalvageContext};
+use super::stages::Stages;
+use super::stop::Stop;
+use super::tools::Tools;
+use crate::clock::Timestamp;
+use crate::git::Remote;
+use crate::job::attempt::Resources;
+use crate::job::{Claim, ClaimedJob, Deadline, LogVerdict, Outcome, OutcomeClass};
+use crate::logs::{Shipper, Spool};
+use crate::sandbox::Supervisor;
+use crate::store::{Finish, Store};
+use crate::workspace::SlotDir;
+
+/// A claim with what it takes to act on it.
+pub struct Assignment {
+    /// What all attempts share.
+    pub tools: Arc<Tools>,
+    /// The claim and its job.
+    pub claimed: ClaimedJob,
+    /// The slot's files.
+    pub slot: SlotDir,
+    /// The slot's supervisor.
+    pub supervisor: Supervisor,
+    /// Hears when the attempt is to stop.
+    pub stop: Stop,
+}
+
+/// An attempt under way.
+pub(super) struct Attempt {
+    pub(super) tools: Arc<Tools>,
+    pub(super) claimed: ClaimedJob,
+    pub(super) slot: SlotDir,
+    pub(super) supervisor: Supervisor,
+    pub(super) stop: Stop,
+    pub(super) deadline: Deadline,
+    pub(super) remote: Remote,
+    pub(super) backend: crate::backends::Backend,
+    pub(super) journal: Journal,
+    pub(super) stages: Stages,
+    pub(super) spool: Spool,
+    pub(super) shipper: Shipper,
+}
+
+/// An attempt that could not be opened.
+pub(super) struct Unopened {
+    assignment: Assignment,
+    outcome: Outcome,
+}
+
+impl Assignment {
+    pub(super) async fn open(self) -> Result<Attempt, Unopened> {
+        let job = &self.claimed.job;
+        let backend_name = job.spec.backend.clone().unwrap_or_default();
+        let Some(backend) = self.tools.backends.get(&backend_name).cloned() else {
+            let message = format!("this worker has no backend {backend_name:?}");
+            return Err(Unopened { assignment: self, outcome: Outcome::new(OutcomeClass::Infrastructure, message) });
+        };
+        let remote = match job.repo.parse::<Remote>() {
+            Ok(remote) => remote,
+            Err(error) => {
+                let outcome = Outcome::new(OutcomeClass::Invalid, error.to_string());
+                return Err(Unopened { assignment: self, outcome });
+            }
+        };
+        let (journal, spool) = match self.open_slot() {
+            Ok(opened) => opened,
+            Err(message) => {
+                let outcome = Outcome::new(OutcomeClass::Infrastructure, message);
+                return Err(Unopened { assignment: self, outcome });
+            }
+        };
+        let Self { tools, claimed, slot, supervisor, stop } = self;
+        let timeout = claimed.job.spec.timeout.or(backend.timeout()).unwrap_or(tools.config.timeout);
+        let redactor = environment::redactor(&tools, &claimed.job, &backend);
+        Ok(Attempt {
+            deadline: Deadline::new(claimed.claimed_at, timeout, tools.config.publish_reserve),
+            stages: Stages::resume(&tools.store, &claimed.claim, journal.stages.clone()),
+            shipper: Shipper::start(&tools.store, &claimed.claim, &spool, redactor, &tools.logs),
+            tools,
+            claimed,
+            slot,
+            supervisor,
+            stop,
+            remote,
+            backend,
+            journal,
+            spool,
+        })
+    }
+
+    /// Opens the slot: as an earlier daemon left it when its journal is of this very claim, else emptied.
+    fn open_slot(&self) -> Result<(Journal, Spool), String> {
+        match Journal::read(&self.slot.journal()) {
+            Ok(Some(journal)) if journal.claim == self.claimed.claim => {
+                let spool = Spool::open(&self.slot.run()).map_err(|error| chain(&error))?;
+                return Ok((journal, spool));
+            }
+            Ok(_) => {}
+            Err(error) => warn!("{}", chain(&error)),
+        }
+        self.slot.reset(&self.tools.state.trash()).map_err(|error| error.to_string())?;
+        let journal = Journal {
+            claim: self.claimed.claim.clone(),
+            phase: Phase::Preparing,
+            stages: Vec::new(),
+            resources: Resources::default(),
+            salvage: SalvageContext {
+                git: self.tools.git_config.clone(),
+                mirrors: self.tools.state.mirrors(),
+                to: self.tools.workspace.salvage,
+            },
+        };
+        let spool = Spool::create(&self.slot.run()).map_err(|error| chain(&error))?;
+        journal.write(&self.slot.journal()).map_err(|error| chain(&error))?;
+        Ok((journal, spool))
+    }
+}
+
+impl Attempt {
+    /// The moment, by the database's clock.
+    pub(super) fn now(&self) -> Timestamp {
+        self.tools.store.now()
+    }
+
+    /// What is left for backend and gates.
+    pub(super) fn work_left(&self) -> Duration {
+        self.deadline.work_left(self.now())
+    }
+
+    /// The directory in which the job works.
+    pub(super) fn tree(&self) -> std::path::PathBuf {
+        self.slot.root().join("tree")
+    }
+
+    /// The directory of the attempt's files, as long as the slot is not cleared.
+    pub(super) fn slot_root(&self) -> &Path {
+        self.slot.root()
+    }
+
+    /// Ends the pipeline when somebody asked for that.
+    pub(super) fn check_stop(&self) -> Result<(), Halt> {
+        self.stop.reason().map_or(Ok(()), |reason| Err(Halt::Stopped(reason)))
+    }
+
+    /// Goes on to the next phase, which is in the journal before anything of it is done.
+    pub(super) fn enter(&mut self, phase: Phase) -> Result<(), Halt> {
+        self.journal.phase = phase;
+        self.journal.stages = self.stages.records().to_vec();
+        self.journal
+            .write(&self.slot.journal())
+            .map_err(|error| Halt::infrastructure("the attempt cannot keep its journal", &error))
+    }
+
+    /// Says something in the job's own log, as the worker.
+    pub(super) fn say(&self, line: &str) {
+        if let Err(error) = self.spool.say(line) {
+            warn!("cannot write to the log of job {}: {error}", self.claimed.claim.job);
+        }
+    }
+}
+
+impl Unopened {
+    /// Puts on record that the attempt could not even begin.
+    pub(super) async fn give_back(self) -> Ended {
+        let Self { assignment: Assignment { tools, claimed, stop, .. }, outcome } = self;
+        warn!("attempt {} of job {} cannot begin: {}", claimed.claim.attempt, claimed.claim.job, outcome.message);
+        refuse(&tools.store, &claimed.claim, &stop, outcome).await
+    }
+}
+
+/// Puts the end of an attempt on record that has done nothing and has left nothing.
+pub async fn refuse(store: &Store, claim: &Claim, stop: &Stop, outcome: Outcome) -> Ended {
+    let finish = Finish {
+        outcome,
+        resources: Resources::default(),
+        stages: Vec::new(),
+        log: LogVerdict::Complete,
+        salvage: None,
+        completion: None,
+        not_before: None,
+    };
+    close::record(store, claim, finish, stop).await
+}

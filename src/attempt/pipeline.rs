@@ -1,0 +1,29 @@
+//! The story of an attempt: a state machine whose state is in the journal, so that a later daemon goes on where this one
+//! stopped.
+
+use super::halt::Halt;
+use super::journal::Phase;
+use super::open::Attempt;
+use super::{deliver, execute, judge, prepare};
+use crate::job::Completion;
+
+/// Runs what is left of the pipeline. The result is the completion to put on record with the job's end.
+///
+/// The commit is made before the gates run: what they judge is then what is delivered, whatever they write into the
+/// worktree themselves.
+pub(super) async fn run(attempt: &mut Attempt) -> Result<Completion, Halt> {
+    loop {
+        attempt.check_stop()?;
+        let next = match attempt.journal.phase.clone() {
+            Phase::Preparing => prepare::run(attempt).await?,
+            Phase::Prepared { base } => execute::start(attempt, base).await?,
+            Phase::Executing { base } => execute::wait(attempt, base).await?,
+            Phase::Executed { base, said } => deliver::commit(attempt, base, said).await?,
+            Phase::Committed { base, said, commit } => judge::run(attempt, base, said, commit).await?,
+            Phase::Judged { base, said, commit, gates } => {
+                return deliver::publish(attempt, base, said, commit, gates).await;
+            }
+        };
+        attempt.enter(next)?;
+    }
+}

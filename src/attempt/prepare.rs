@@ -1,0 +1,59 @@
+//! Stage `prepare`: the mirror has the base commit, the worktree stands at it, and the backend's document is written.
+
+use std::fs;
+
+use super::halt::Halt;
+use super::journal::Phase;
+use super::open::Attempt;
+use crate::backends::SpecDocument;
+use crate::job::{OutcomeClass, Stage};
+
+pub(super) async fn run(attempt: &mut Attempt) -> Result<Phase, Halt> {
+    attempt.stages.enter(Stage::Prepare, attempt.now());
+    let claim = attempt.claimed.claim.clone();
+    attempt.say(&format!("attempt {} on worker {}", claim.attempt, claim.worker));
+
+    let mirror = attempt.tools.git.mirror(&attempt.remote);
+    let base = within(attempt, mirror.resolve(&attempt.claimed.job.base)).await?;
+    attempt.tools.store.record_base(&claim, &base).await?;
+    within(attempt, mirror.provision(&base, &attempt.claimed.job.branch, attempt.slot_root())).await?;
+    attempt.say(&format!("worktree of {} at {} on branch {}", attempt.remote, base.short(), attempt.claimed.job.branch));
+
+    if let Some(previous) = &attempt.claimed.previous {
+        let how = previous.outcome.as_ref().map_or_else(|| "without a word".to_owned(), ToString::to_string);
+        let salvage = previous.salvage.as_ref().map_or_else(String::new, |commit| format!("; what it left is in {commit}"));
+        attempt.say(&format!("attempt {} ended {how}{salvage}", previous.attempt));
+    }
+    write_spec(attempt)?;
+    Ok(Phase::Prepared { base })
+}
+
+/// Runs a step of git's under the attempt's deadline and its requests to stop.
+pub(super) async fn within<T>(
+    attempt: &Attempt,
+    step: impl Future<Output = Result<T, crate::git::GitError>>,
+) -> Result<T, Halt> {
+    let left = attempt.deadline.left(attempt.now());
+    tokio::select! {
+        biased;
+        reason = attempt.stop.stopped() => Err(Halt::Stopped(reason)),
+        result = step => Ok(result?),
+        () = tokio::time::sleep(left) => {
+            Err(Halt::failed(OutcomeClass::Timeout, "the attempt met its deadline while git was at work"))
+        }
+    }
+}
+
+fn write_spec(attempt: &Attempt) -> Result<(), Halt> {
+    let document = SpecDocument {
+        schema: 1,
+        job: attempt.claimed.claim.job,
+        attempt: attempt.claimed.claim.attempt,
+        task: attempt.claimed.job.spec.task.clone(),
+        deadline_ms: attempt.deadline.work_until(),
+        previous: attempt.claimed.previous.clone(),
+    };
+    let failed = |error: &dyn std::error::Error| Halt::infrastructure("cannot write the backend's document", error);
+    let bytes = serde_json::to_vec_pretty(&document).map_err(|error| failed(&error))?;
+    fs::write(attempt.slot.spec(), bytes).map_err(|error| failed(&error))
+}

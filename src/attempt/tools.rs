@@ -1,0 +1,56 @@
+//! What every attempt of a worker shares.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::backends::Registry;
+use crate::clock::human;
+use crate::git::{self, Git};
+use crate::store::Store;
+use crate::workspace::StateDir;
+use crate::{logs, sandbox, workspace};
+
+/// `[attempt]` of the configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// How long an attempt may take from claim to publish when neither job nor backend says.
+    #[serde(with = "human")]
+    pub timeout: Duration,
+    /// How much of that is kept for committing and publishing; never more than a tenth.
+    #[serde(with = "human")]
+    pub publish_reserve: Duration,
+    /// How long the closing of an attempt may take: salvage, and shipping the rest of the log.
+    #[serde(with = "human")]
+    pub close_timeout: Duration,
+}
+
+/// What every attempt of a worker shares.
+#[derive(Clone)]
+pub struct Tools {
+    /// Where jobs are on record.
+    pub store: Store,
+    /// Git, with the worker's mirrors.
+    pub git: Git,
+    /// How git is run, for the process that salvages when the daemon is gone.
+    pub git_config: git::Config,
+    /// The backends.
+    pub backends: Registry,
+    /// The worker's files.
+    pub state: StateDir,
+    /// `[attempt]`.
+    pub config: Config,
+    /// `[workspace]`.
+    pub workspace: workspace::Config,
+    /// `[sandbox]`.
+    pub sandbox: sandbox::Config,
+    /// `[logs]`.
+    pub logs: logs::Config,
+    /// The daemon's own environment, of which jobs get what the allow-lists name.
+    pub environment: BTreeMap<String, String>,
+    /// This executable, for the process that salvages when the daemon is gone.
+    pub executable: PathBuf,
+}

@@ -1,0 +1,141 @@
+//! The executor protocol: the documents that pass between Sawmill and the program that does a job.
+//!
+//! The program finds its task in the file that `SAWMILL_SPEC` names, and moves its result into place at the path that
+//! `SAWMILL_RESULT` names. Its standard output and error are log, whatever they contain.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Timestamp;
+use crate::ids::{AttemptNo, JobId};
+use crate::job::PreviousAttempt;
+use crate::job::completion::Usage;
+use crate::job::spec::Task;
+
+/// The largest result file that is read, in bytes.
+pub const RESULT_MAX: u64 = 1024 * 1024;
+
+/// The longest summary that is kept, in characters.
+const SUMMARY_MAX: usize = 8_000;
+
+/// The document that `SAWMILL_SPEC` names.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SpecDocument {
+    /// The version of this document: 1.
+    pub schema: u32,
+    /// The job.
+    pub job: JobId,
+    /// The attempt.
+    pub attempt: AttemptNo,
+    /// What to do.
+    #[serde(flatten)]
+    pub task: Task,
+    /// When the program must be done (milliseconds since the epoch).
+    pub deadline_ms: Timestamp,
+    /// What the last attempt came to, and the commit that holds what it left behind.
+    pub previous: Option<PreviousAttempt>,
+}
+
+/// The document that the program leaves at `SAWMILL_RESULT`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ResultDocument {
+    /// The version of this document: 1.
+    pub schema: u32,
+    /// Whether the program takes the task for done.
+    pub ok: bool,
+    /// What it did, in words.
+    #[serde(default)]
+    pub summary: String,
+    /// Its use of a model.
+    #[serde(default)]
+    pub usage: Option<Usage>,
+}
+
+/// Why there is no result.
+#[derive(Debug, thiserror::Error)]
+pub enum ResultError {
+    /// The program left none.
+    #[error("no result file")]
+    Missing,
+    /// What it left is no plain file.
+    #[error("the result is not a plain file")]
+    NotAFile,
+    /// What it left is too large.
+    #[error("the result file has {0} bytes; {RESULT_MAX} are allowed")]
+    TooLarge(u64),
+    /// What it left is not the document.
+    #[error("the result file is malformed: {0}")]
+    Malformed(String),
+    /// It cannot be read.
+    #[error("cannot read the result file")]
+    Io(#[from] io::Error),
+}
+
+/// Reads the result that a program left at `path`. Links are not followed, other than plain files are not opened, and
+/// never more than [`RESULT_MAX`] bytes are read: the program is not trusted.
+///
+/// # Errors
+/// There is none, or it cannot be taken; nothing is half-read.
+pub fn read_result(path: &Path) -> Result<ResultDocument, ResultError> {
+    let found = match path.symlink_metadata() {
+        Ok(found) => found,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(ResultError::Missing),
+        Err(error) => return Err(error.into()),
+    };
+    if !found.is_file() {
+        return Err(ResultError::NotAFile);
+    }
+    let mut bytes = Vec::new();
+    File::open(path)?.take(RESULT_MAX + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > RESULT_MAX {
+        return Err(ResultError::TooLarge(found.len().max(bytes.len() as u64)));
+    }
+    let mut result: ResultDocument =
+        serde_json::from_slice(&bytes).map_err(|error| ResultError::Malformed(error.to_string()))?;
+    if result.schema != 1 {
+        return Err(ResultError::Malformed(format!("schema {} is not 1", result.schema)));
+    }
+    if result.summary.chars().count() > SUMMARY_MAX {
+        result.summary = result.summary.chars().take(SUMMARY_MAX).collect();
+    }
+    Ok(result)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(make: impl FnOnce(&Path), expected: Result<bool, &str>) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("result.json");
+        make(&path);
+        let found = read_result(&path).map(|result| result.ok).map_err(|error| error.to_string());
+        match expected {
+            Ok(ok) => assert_eq!(found, Ok(ok)),
+            Err(start) => assert!(found.as_ref().is_err_and(|text| text.starts_with(start)), "{found:?} is not {start}"),
+        }
+    }
+
+    fn write(text: &str) -> impl FnOnce(&Path) {
+        move |path| std::fs::write(path, text).expect("written")
+    }
+
+    #[test]
+    fn only_a_small_plain_file_with_the_document_is_a_result() {
+        check(write(r#"{"schema":1,"ok":true,"summary":"done"}"#), Ok(true));
+        check(write(r#"{"schema":1,"ok":false}"#), Ok(false));
+        check(|_| (), Err("no result file"));
+        check(write(""), Err("the result file is malformed"));
+        check(write(r#"{"schema":2,"ok":true}"#), Err("the result file is malformed: schema 2 is not 1"));
+        check(write("ok"), Err("the result file is malformed"));
+        check(|path| std::os::unix::fs::symlink("/etc/hostname", path).expect("linked"), Err("the result is not a plain file"));
+        check(|path| std::fs::create_dir(path).expect("made"), Err("the result is not a plain file"));
+        check(
+            |path| File::create(path).and_then(|file| file.set_len(1 << 30)).expect("made"),
+            Err("the result file has 1073741824 bytes"),
+        );
+    }
+}

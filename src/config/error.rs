@@ -1,0 +1,75 @@
+//! What is wrong with a configuration, named so that it can be mended.
+
+use std::path::PathBuf;
+
+use figment::error::Kind;
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file that was asked for is not there.
+    #[error("cannot find the configuration file {0}")]
+    NoFile(PathBuf),
+    /// A key that does not exist.
+    #[error("{source_name}: unknown key {key}{}", nearest(.nearest.as_deref()))]
+    UnknownKey {
+        /// Where it was found.
+        source_name: String,
+        /// The key, with its section.
+        key: String,
+        /// The key that was probably meant, with its section.
+        nearest: Option<String>,
+    },
+    /// A value that cannot be.
+    #[error("{source_name}: {key}: {why}")]
+    BadValue {
+        /// Where it was found.
+        source_name: String,
+        /// The key, with its section.
+        key: String,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+fn nearest(key: Option<&str>) -> String {
+    key.map_or_else(String::new, |key| format!("; did you mean {key}?"))
+}
+
+impl From<figment::Error> for ConfigError {
+    /// The first error: the others are often its consequences.
+    fn from(error: figment::Error) -> Self {
+        let source_name = source_name(error.metadata.as_ref());
+        let key = error.path.join(".");
+        match error.kind {
+            Kind::UnknownField(field, known) => {
+                let (section, field) = match key.rsplit_once('.') {
+                    // Some deserializers put the unknown key at the end of the path, some leave it out.
+                    Some((section, last)) if last == field => (section.to_owned(), field),
+                    None if key == field => (String::new(), field),
+                    _ => (key, field),
+                };
+                let full = |name: &str| if section.is_empty() { name.to_owned() } else { format!("{section}.{name}") };
+                let near = known
+                    .iter()
+                    .map(|name| (strsim::jaro_winkler(&field, name), name))
+                    .filter(|(score, _)| *score > 0.75)
+                    .max_by(|a, b| a.0.total_cmp(&b.0))
+                    .map(|(_, name)| full(name));
+                Self::UnknownKey { source_name, key: full(&field), nearest: near }
+            }
+            kind => Self::BadValue { source_name, key, why: kind.to_string() },
+        }
+    }
+}
+
+/// A layer of the configuration, as people know it.
+pub(super) fn source_name(metadata: Option<&figment::Metadata>) -> String {
+    match metadata {
+        Some(metadata) => match &metadata.source {
+            Some(figment::Source::File(path)) => path.display().to_string(),
+            _ => metadata.name.to_string(),
+        },
+        None => "configuration".to_owned(),
+    }
+}

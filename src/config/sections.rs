@@ -1,0 +1,57 @@
+//! The sections of the configuration, composed.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::backends::BackendConfig;
+use crate::job::spec::Gate;
+use crate::{api, attempt, clock, git, logs, sandbox, store, worker, workspace};
+
+/// The whole configuration.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The database, leases and retries.
+    pub queue: store::Config,
+    /// The worker daemon.
+    pub worker: worker::Config,
+    /// Deadlines of attempts.
+    pub attempt: attempt::Config,
+    /// Names and keeping of workspaces.
+    pub workspace: workspace::Config,
+    /// How commands run.
+    pub sandbox: sandbox::Config,
+    /// How git runs.
+    pub git: git::Config,
+    /// Shipping and bounding of logs.
+    pub logs: logs::Config,
+    /// The API.
+    pub server: api::Config,
+    /// The executors, by name.
+    pub backends: BTreeMap<String, BackendConfig>,
+    /// The backend of jobs that name none.
+    pub default_backend: String,
+    /// Repositories with their policy, by name.
+    pub projects: BTreeMap<String, ProjectConfig>,
+}
+
+/// A named repository with its policy.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProjectConfig {
+    /// The remote.
+    pub repo: String,
+    /// What jobs start from when they do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<String>,
+    /// What does jobs that name no backend.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend: Option<String>,
+    /// How long an attempt may take when the job does not say.
+    #[serde(default, with = "clock::human::option", skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<std::time::Duration>,
+    /// What judges every result, before the job's own gates.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gates: Vec<Gate>,
+}

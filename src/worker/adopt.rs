@@ -1,0 +1,121 @@
+//! What a daemon does with what an earlier one left in its slots: jobs that still run are taken up, the rest is salvaged and
+//! cleared.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use tracing::{error, info, warn};
+
+use super::claims::{Assigned, give_back};
+use super::leases::Leases;
+use super::slots::{Slots, SupervisorSetup};
+use crate::attempt::{Journal, salvage_orphan};
+use crate::ids::{JobId, WorkerId};
+use crate::job::ClaimedJob;
+use crate::sandbox::{Status, Supervisor};
+use crate::store::{Renewal, Store, StoreError};
+use crate::workspace::{Kept, SlotDir, StateDir};
+
+/// What adopting takes.
+pub(super) struct Adoption<'a> {
+    pub(super) store: &'a Store,
+    pub(super) worker: &'a WorkerId,
+    pub(super) state: &'a StateDir,
+    pub(super) slots: &'a Slots,
+    pub(super) leases: &'a Leases,
+    pub(super) supervisors: &'a SupervisorSetup,
+    pub(super) lease: std::time::Duration,
+}
+
+impl Adoption<'_> {
+    /// Takes up every claim that this worker still holds and whose slot is as it left it. A claim without a slot is given
+    /// back; a slot without a claim is salvaged and cleared.
+    pub(super) async fn adopt(&self) -> Result<Vec<Assigned>, StoreError> {
+        let asked = Instant::now();
+        let mut held = self.renewed().await?;
+        let mut adopted = Vec::new();
+        let slots = self.state.slots().unwrap_or_else(|error| {
+            error!("cannot look for slots of an earlier daemon: {error}");
+            Vec::new()
+        });
+        for dir in slots {
+            match self.claim_of(&dir, &mut held) {
+                Some(claimed) => {
+                    info!(job.id = %claimed.claim.job, "taking up job {} in slot {}", claimed.claim.job, dir.number());
+                    let slot = self.slots.take_number(dir.number());
+                    // A slot beyond the configured ones is still good for the job that is in it.
+                    let slot = slot.or_else(|| Slots::new(vec![dir.clone()]).take_number(dir.number()));
+                    let lease = self.leases.hold(&claimed.claim, asked);
+                    adopted.extend(slot.map(|slot| Assigned { claimed, slot, lease }));
+                }
+                None => self.clear(&dir).await,
+            }
+        }
+        for claimed in held.into_values() {
+            warn!(job.id = %claimed.claim.job, "job {} was claimed and never begun; giving it back", claimed.claim.job);
+            let lease = self.leases.hold(&claimed.claim, asked);
+            give_back(self.store, &claimed.claim, &lease.stop()).await;
+        }
+        Ok(adopted)
+    }
+
+    /// The claims that this worker holds, renewed first: what follows may take its time.
+    async fn renewed(&self) -> Result<BTreeMap<JobId, ClaimedJob>, StoreError> {
+        let held = self.store.held_by(self.worker).await?;
+        let claims: Vec<_> = held.iter().map(|claimed| claimed.claim.clone()).collect();
+        let renewals = self.store.renew(self.worker, &claims, self.lease).await?;
+        let still = held.into_iter().zip(renewals).filter(|(_, renewal)| matches!(renewal, Renewal::Held { .. }));
+        Ok(still.map(|(claimed, _)| (claimed.claim.job, claimed)).collect())
+    }
+
+    fn claim_of(&self, dir: &SlotDir, held: &mut BTreeMap<JobId, ClaimedJob>) -> Option<ClaimedJob> {
+        let journal = match Journal::read(&dir.journal()) {
+            Ok(journal) => journal?,
+            Err(error) => {
+                warn!("slot {}: {error}", dir.number());
+                return None;
+            }
+        };
+        let matches = held.get(&journal.claim.job).is_some_and(|claimed| claimed.claim == journal.claim);
+        if matches { held.remove(&journal.claim.job) } else { None }
+    }
+
+    /// Ends what still runs in a slot, saves what it left, and clears it.
+    async fn clear(&self, dir: &SlotDir) {
+        if let Err(error) = end_commands(dir).await {
+            warn!("cannot end what runs in slot {}: {error}", dir.number());
+        }
+        match salvage_orphan(dir).await {
+            Ok(Some(commit)) => warn!("salvaged what an earlier daemon left in slot {} as {commit}", dir.number()),
+            Ok(None) => {}
+            Err(error) => {
+                error!("cannot salvage slot {}: {error:#}; its workspace is kept", dir.number());
+                self.keep(dir);
+            }
+        }
+        if let Err(error) = dir.clear(&self.state.trash()) {
+            error!("cannot clear slot {}: {error}", dir.number());
+        }
+    }
+}
+
+impl Adoption<'_> {
+    /// Nothing is deleted without having been saved.
+    fn keep(&self, dir: &SlotDir) {
+        let Ok(Some(Journal { claim, .. })) = Journal::read(&dir.journal()) else { return };
+        match Kept::new(self.state.kept()).keep(dir, claim.job, claim.attempt) {
+            Ok(place) => warn!("the workspace of job {} is kept at {}", claim.job, place.display()),
+            Err(error) => error!("the workspace of job {} cannot be kept: {error}", claim.job),
+        }
+    }
+}
+
+async fn end_commands(dir: &SlotDir) -> Result<(), crate::sandbox::SandboxError> {
+    if let Some(supervisor) = Supervisor::attach(&dir.supervisor()).await?
+        && let Status::Running { id, .. } = supervisor.status().await?
+    {
+        supervisor.stop(&id).await?;
+        supervisor.wait(&id).await?;
+    }
+    Ok(())
+}

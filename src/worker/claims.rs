@@ -1,0 +1,116 @@
+//! The stream of claims: as many as there are free slots, each with its slot in hand, so that over-claiming is impossible.
+
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::leases::{Lease, Leases};
+use super::slots::{Slot, Slots};
+use crate::attempt::{self, Stop};
+use crate::ids::WorkerId;
+use crate::job::{Claim, ClaimedJob, Outcome, OutcomeClass};
+use crate::store::{ClaimRequest, Store};
+
+/// A claimed job with the slot to run it in and the lease that is kept for it.
+#[derive(Debug)]
+pub(super) struct Assigned {
+    pub(super) claimed: ClaimedJob,
+    pub(super) slot: Slot,
+    pub(super) lease: Lease,
+}
+
+/// What claims are made with.
+pub(super) struct Claimer {
+    pub(super) store: Store,
+    pub(super) worker: WorkerId,
+    pub(super) backends: Vec<String>,
+    pub(super) lease: Duration,
+    pub(super) poll: Duration,
+    pub(super) slots: Slots,
+    pub(super) leases: Leases,
+    pub(super) draining: CancellationToken,
+}
+
+/// The longest wait after a failed claim.
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
+
+impl Claimer {
+    /// Claims until the worker drains, as a task of its own: nobody's polling can suspend a claim half-way.
+    ///
+    /// What was adopted comes first. The channel has room for what all slots can hold, so no claim that was made ever
+    /// waits for room.
+    pub(super) fn start(self, adopted: Vec<Assigned>, room: usize) -> mpsc::Receiver<Assigned> {
+        let (sender, receiver) = mpsc::channel(room.max(1));
+        tokio::spawn(async move {
+            for assigned in adopted {
+                self.hand_over(assigned, &sender).await;
+            }
+            self.claim_loop(sender).await;
+        });
+        receiver
+    }
+
+    async fn claim_loop(self, sender: mpsc::Sender<Assigned>) {
+        let mut backoff = Duration::from_millis(100);
+        while let Some(slots) = self.draining.run_until_cancelled(self.slots.take_free()).await {
+            // Subscribed before asking: what happens after the question is heard.
+            let mut hints = self.store.hints();
+            let wait = match self.claim_once(slots, &sender).await {
+                Ok(0) => jitter(self.poll),
+                Ok(_) => continue,
+                Err(error) => {
+                    warn!("cannot claim jobs, trying again: {error}");
+                    backoff = (backoff * 2).min(BACKOFF_MAX);
+                    tokio::select! {
+                        () = tokio::time::sleep(jitter(backoff)) => continue,
+                        () = self.draining.cancelled() => return,
+                    }
+                }
+            };
+            backoff = Duration::from_millis(100);
+            tokio::select! {
+                () = hints.next() => {}
+                () = tokio::time::sleep(wait) => {}
+                () = self.draining.cancelled() => return,
+            }
+        }
+    }
+
+    /// Claims once for `slots`, and says for how many of them there was a job.
+    async fn claim_once(&self, slots: Vec<Slot>, sender: &mpsc::Sender<Assigned>) -> Result<usize, crate::store::StoreError> {
+        let ask = ClaimRequest {
+            worker: self.worker.clone(),
+            backends: self.backends.clone(),
+            limit: u32::try_from(slots.len()).unwrap_or(u32::MAX),
+            lease: self.lease,
+        };
+        let asked = Instant::now();
+        let claimed = self.store.claim(&ask).await?;
+        let count = claimed.len();
+        for (claimed, slot) in claimed.into_iter().zip(slots) {
+            let lease = self.leases.hold(&claimed.claim, asked);
+            info!(job.id = %claimed.claim.job, "claimed job {} for slot {}", claimed.claim.job, slot.dir().number());
+            self.hand_over(Assigned { claimed, slot, lease }, sender).await;
+        }
+        Ok(count)
+    }
+
+    async fn hand_over(&self, assigned: Assigned, sender: &mpsc::Sender<Assigned>) {
+        if let Err(mpsc::error::SendError(unsent)) = sender.send(assigned).await {
+            give_back(&self.store, &unsent.claimed.claim, &unsent.lease.stop()).await;
+        }
+    }
+}
+
+/// Gives a claim back that no attempt has begun under, uncharged.
+pub(super) async fn give_back(store: &Store, claim: &Claim, stop: &Stop) {
+    debug!("giving job {} back", claim.job);
+    attempt::refuse(store, claim, stop, Outcome::new(OutcomeClass::Released, "the worker stopped before it began")).await;
+}
+
+/// Between half of a duration and all of it, so that many workers do not ask in step.
+pub(super) fn jitter(duration: Duration) -> Duration {
+    duration.mul_f64(rand::random_range(0.5..=1.0))
+}

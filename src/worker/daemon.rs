@@ -1,0 +1,245 @@
+//! The daemon's life: take what is ours, take up what was left, claim and run, drain, leave.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+use super::adopt::Adoption;
+use super::claims::{Assigned, Claimer};
+use super::config::Config;
+use super::identity::{Identity, IdentityError};
+use super::keeper::{Keeper, KeeperSetup};
+use super::leases::Leases;
+use super::registry::Registry;
+use super::run::Runner;
+use super::slots::{Slots, SupervisorSetup};
+use super::{janitor, queue, reaper};
+use crate::attempt::{self, StopReason, Tools};
+use crate::backends;
+use crate::git::{self, Git, GitError};
+use crate::ids::WorkerId;
+use crate::sandbox::{SandboxError, Supervisor};
+use crate::store::{self, Store, StoreError};
+use crate::workspace::{self, StateDir};
+use crate::{logs, sandbox};
+
+/// What a daemon is made of.
+pub struct Setup {
+    /// `[worker]`.
+    pub config: Config,
+    /// `[attempt]`.
+    pub attempt: attempt::Config,
+    /// `[queue]`: leases, polling, and the lease keeper's own connection.
+    pub queue: store::Config,
+    /// `[git]`.
+    pub git: git::Config,
+    /// `[workspace]`.
+    pub workspace: workspace::Config,
+    /// `[sandbox]`.
+    pub sandbox: sandbox::Config,
+    /// `[logs]`.
+    pub logs: logs::Config,
+    /// `[backends]`.
+    pub backends: backends::Registry,
+    /// The daemon's own environment.
+    pub environment: BTreeMap<String, String>,
+    /// This executable, which supervisors are started from.
+    pub executable: PathBuf,
+    /// This build, for the registry of workers.
+    pub version: String,
+}
+
+/// How a daemon is told to stop.
+#[derive(Debug, Clone, Default)]
+pub struct Shutdown {
+    /// Claim no more; let what runs end within the grace.
+    pub drain: CancellationToken,
+    /// Stop what runs, salvage it, and give it back.
+    pub abort: CancellationToken,
+}
+
+/// Why a daemon cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// Its state directory cannot be made.
+    #[error("cannot use worker.state_dir {path}")]
+    StateDir {
+        /// The directory.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// Its state directory cannot be taken.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// Git cannot be used.
+    #[error(transparent)]
+    Git(#[from] GitError),
+    /// The database cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A supervisor cannot be started.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+    /// The lease keeper cannot be started.
+    #[error("cannot start the lease keeper")]
+    Keeper(#[source] std::io::Error),
+    /// The loop ended otherwise than by draining.
+    #[error("the worker's loop ended: {0}")]
+    Loop(String),
+}
+
+/// A daemon that is ready to claim.
+pub struct Daemon {
+    setup: Setup,
+    identity: Identity,
+    tools: Arc<Tools>,
+    slots: Slots,
+    leases: Leases,
+    supervisors: SupervisorSetup,
+    keeper: Keeper,
+    adopted: Vec<Assigned>,
+}
+
+impl Daemon {
+    /// Takes the state directory, starts the supervisors and the lease keeper, and takes up what an earlier daemon left.
+    ///
+    /// # Errors
+    /// What cannot be had; nothing has been claimed then.
+    pub async fn start(setup: Setup, store: Store) -> Result<Self, WorkerError> {
+        let failed = |source| WorkerError::StateDir { path: setup.config.state_dir.clone(), source };
+        let state = StateDir::create(&setup.config.state_dir).map_err(failed)?;
+        let identity = Identity::take(&state, &setup.config.name)?;
+        let git = Git::open(&setup.git, &state.mirrors())?;
+        let supervisors = SupervisorSetup {
+            executable: setup.executable.clone(),
+            worker: identity.id().clone(),
+            orphan_after: setup.queue.lease.mul_f64(0.8),
+        };
+        let dirs: Vec<_> = (0..setup.config.slots).map(|number| state.slot(number)).collect();
+        let (slots, leases) = (Slots::new(dirs.clone()), Leases::default());
+        let keeper = Keeper::start(KeeperSetup {
+            store: setup.queue.clone(),
+            worker: identity.id().clone(),
+            leases: leases.clone(),
+            supervisors: dirs.iter().map(workspace::SlotDir::supervisor).collect(),
+        })
+        .map_err(WorkerError::Keeper)?;
+
+        let adoption = Adoption {
+            store: &store,
+            worker: identity.id(),
+            state: &state,
+            slots: &slots,
+            leases: &leases,
+            supervisors: &supervisors,
+            lease: setup.queue.lease,
+        };
+        let adopted = adoption.adopt().await?;
+        for launched in join_all(dirs.iter().map(|dir| supervisors.launch(dir))).await {
+            launched?;
+        }
+        let tools = Arc::new(Tools {
+            store,
+            git,
+            git_config: setup.git.clone(),
+            backends: setup.backends.clone(),
+            state,
+            config: setup.attempt.clone(),
+            workspace: setup.workspace.clone(),
+            sandbox: setup.sandbox.clone(),
+            logs: setup.logs.clone(),
+            environment: setup.environment.clone(),
+            executable: setup.executable.clone(),
+        });
+        Ok(Self { setup, identity, tools, slots, leases, supervisors, keeper, adopted })
+    }
+
+    /// The worker's name.
+    #[must_use]
+    pub fn id(&self) -> &WorkerId {
+        self.identity.id()
+    }
+
+    /// Claims and runs jobs until it is told to stop and what ran has ended.
+    ///
+    /// # Errors
+    /// The loop ended otherwise; its jobs go on under their supervisors until their leases run out.
+    pub async fn run(mut self, shutdown: Shutdown) -> Result<(), WorkerError> {
+        let adopted = std::mem::take(&mut self.adopted);
+        let ended = CancellationToken::new();
+        let background = self.start_background(&shutdown, &ended);
+        info!("worker {} runs with {} slots", self.id(), self.setup.config.slots);
+
+        let room = self.setup.config.slots as usize + adopted.len();
+        let claims = self.claimer(&shutdown).start(adopted, room);
+        let runner = Runner { tools: self.tools.clone(), supervisors: self.supervisors.clone() };
+        let stopping = tokio::spawn(stop_jobs(self.leases.clone(), shutdown, self.setup.config.shutdown_grace));
+        let store = self.tools.store.clone();
+        let driven = queue::drive(self.id(), store, claims, move |assigned| runner.clone().run(assigned)).await;
+
+        stopping.abort();
+        ended.cancel();
+        background.wait().await;
+        for dir in self.supervisor_dirs() {
+            close_supervisor(&dir).await;
+        }
+        self.keeper.close().await;
+        driven.map_err(|error| WorkerError::Loop(error.to_string()))
+    }
+
+    fn claimer(&self, shutdown: &Shutdown) -> Claimer {
+        Claimer {
+            store: self.tools.store.clone(),
+            worker: self.id().clone(),
+            backends: self.tools.backends.names(),
+            lease: self.setup.queue.lease,
+            poll: self.setup.queue.poll,
+            slots: self.slots.clone(),
+            leases: self.leases.clone(),
+            draining: shutdown.drain.clone(),
+        }
+    }
+
+    fn supervisor_dirs(&self) -> Vec<PathBuf> {
+        (0..self.setup.config.slots).map(|number| self.tools.state.slot(number).supervisor()).collect()
+    }
+
+    fn start_background(&self, shutdown: &Shutdown, ended: &CancellationToken) -> TaskTracker {
+        let (tasks, store) = (TaskTracker::new(), &self.tools.store);
+        let names = self.tools.backends.names();
+        let registry = Registry::new(store, self.id(), &self.setup.version, self.setup.config.slots, names);
+        tasks.spawn(registry.report_loop(shutdown.drain.clone(), ended.clone()));
+        tasks.spawn(reaper::reap_loop(store.clone(), self.setup.queue.poll, ended.clone()));
+        tasks.spawn(janitor::sweep_loop(self.tools.state.clone(), self.tools.workspace.ttl, ended.clone()));
+        tasks.close();
+        tasks
+    }
+}
+
+/// Stops what runs when draining takes too long, or when that is asked for.
+async fn stop_jobs(leases: Leases, shutdown: Shutdown, grace: Duration) {
+    shutdown.drain.cancelled().await;
+    tokio::select! {
+        () = tokio::time::sleep(grace) => warn!("jobs still run after {grace:?}; stopping them"),
+        () = shutdown.abort.cancelled() => info!("stopping the jobs that still run"),
+    }
+    leases.stop_all(&StopReason::Shutdown);
+}
+
+async fn close_supervisor(dir: &Path) {
+    let closed = match Supervisor::attach(dir).await {
+        Ok(Some(supervisor)) => supervisor.shutdown().await,
+        Ok(None) => Ok(()),
+        Err(error) => Err(error),
+    };
+    if let Err(error) = closed {
+        warn!("cannot end the supervisor at {}; it ends itself: {error}", dir.display());
+    }
+}

@@ -1,0 +1,138 @@
+//! The claims that this worker holds, shared between those who run jobs and the thread that keeps the leases.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::attempt::{Stop, StopHandle, StopReason};
+use crate::ids::JobId;
+use crate::job::Claim;
+
+/// The claims held.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Leases {
+    held: Arc<Mutex<BTreeMap<JobId, Held>>>,
+}
+
+#[derive(Debug)]
+struct Held {
+    claim: Claim,
+    stop: StopHandle,
+    /// When the lease was surely still ours for its whole length: the start of the last request that renewed it.
+    renewed: Instant,
+}
+
+/// A claim's place among those held; it ends with this.
+#[derive(Debug)]
+pub(super) struct Lease {
+    leases: Leases,
+    claim: Claim,
+    stop: Stop,
+}
+
+impl Leases {
+    /// Holds a claim that was made, or renewed, by a request that began at `asked`.
+    pub(super) fn hold(&self, claim: &Claim, asked: Instant) -> Lease {
+        let (handle, stop) = StopHandle::new();
+        self.lock().insert(claim.job, Held { claim: claim.clone(), stop: handle, renewed: asked });
+        Lease { leases: self.clone(), claim: claim.clone(), stop }
+    }
+
+    pub(super) fn claims(&self) -> Vec<Claim> {
+        self.lock().values().map(|held| held.claim.clone()).collect()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
+    /// Notes that a claim was renewed by a request that began at `asked`.
+    pub(super) fn renewed(&self, claim: &Claim, asked: Instant) {
+        if let Some(held) = self.lock().get_mut(&claim.job).filter(|held| held.claim == *claim) {
+            held.renewed = asked;
+        }
+    }
+
+    /// Stops the attempt under a claim.
+    pub(super) fn stop(&self, job: JobId, reason: StopReason) {
+        if let Some(held) = self.lock().get(&job) {
+            held.stop.stop(reason);
+        }
+    }
+
+    /// Stops every attempt.
+    pub(super) fn stop_all(&self, reason: &StopReason) {
+        for held in self.lock().values() {
+            held.stop.stop(reason.clone());
+        }
+    }
+
+    /// Stops the attempts whose leases were last renewed longer than `limit` ago: they may belong to others by now. The
+    /// clock is this host's monotonic one, so it does not matter whether the database can be asked.
+    pub(super) fn fence(&self, limit: Duration, now: Instant) -> Vec<Claim> {
+        let overdue = |held: &&Held| now.saturating_duration_since(held.renewed) > limit;
+        let held = self.lock();
+        held.values()
+            .filter(overdue)
+            .map(|held| {
+                held.stop.stop(StopReason::LeaseLost);
+                held.claim.clone()
+            })
+            .collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<JobId, Held>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Lease {
+    /// Hears when the attempt is to stop.
+    pub(super) fn stop(&self) -> Stop {
+        self.stop.clone()
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let mut held = self.leases.lock();
+        if held.get(&self.claim.job).is_some_and(|held| held.claim == self.claim) {
+            held.remove(&self.claim.job);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{AttemptNo, ClaimToken, WorkerId};
+
+    fn claim() -> Claim {
+        Claim { job: JobId::generate(), attempt: AttemptNo(1), token: ClaimToken::generate(), worker: WorkerId::new("w") }
+    }
+
+    #[test]
+    fn a_lease_that_is_not_renewed_in_time_is_given_up_without_asking_anybody() {
+        let (leases, start, limit) = (Leases::default(), Instant::now(), Duration::from_secs(30));
+        let (kept, lost) = (claim(), claim());
+        let (kept_lease, lost_lease) = (leases.hold(&kept, start), leases.hold(&lost, start));
+        leases.renewed(&kept, start + Duration::from_secs(20));
+
+        assert_eq!(leases.fence(limit, start + Duration::from_secs(31)), vec![lost]);
+        assert_eq!(lost_lease.stop().reason(), Some(StopReason::LeaseLost));
+        assert_eq!(kept_lease.stop().reason(), None);
+        drop(lost_lease);
+        assert_eq!(leases.claims(), vec![kept]);
+    }
+
+    #[test]
+    fn an_old_lease_does_not_take_a_newer_claim_with_it() {
+        let leases = Leases::default();
+        let first = claim();
+        let second = Claim { attempt: AttemptNo(2), token: ClaimToken::generate(), ..first.clone() };
+        let old = leases.hold(&first, Instant::now());
+        let _new = leases.hold(&second, Instant::now());
+        drop(old);
+        assert_eq!(leases.claims(), vec![second]);
+    }
+}

@@ -1,0 +1,21 @@
+//! The worker daemon: it claims jobs for its free slots and runs them until it is told to stop.
+//!
+//! The rule: no claim without a free slot, and no job that runs without its lease being kept from a thread that jobs cannot
+//! starve. What an attempt does is the attempt room's affair; the API is met in the database only.
+
+mod adopt;
+mod claims;
+mod config;
+mod daemon;
+mod identity;
+mod janitor;
+mod keeper;
+mod leases;
+mod queue;
+mod reaper;
+mod registry;
+mod run;
+mod slots;
+
+pub use config::Config;
+pub use daemon::{Daemon, Setup, Shutdown, WorkerError};

@@ -1,0 +1,57 @@
+//! Workspaces that are kept for a person to look at, until their time is over.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use super::slot::SlotDir;
+use super::trash::Trash;
+use crate::ids::{AttemptNo, JobId};
+
+/// The kept workspaces of a worker.
+#[derive(Debug, Clone)]
+pub struct Kept {
+    dir: PathBuf,
+}
+
+impl Kept {
+    /// Those below `dir`, which exists.
+    #[must_use]
+    pub const fn new(dir: PathBuf) -> Self {
+        Self { dir }
+    }
+
+    /// Moves the worktree of an ended attempt out of its slot, and says where it is now.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn keep(&self, slot: &SlotDir, job: JobId, attempt: AttemptNo) -> io::Result<PathBuf> {
+        let place = self.dir.join(format!("{job}-{attempt}"));
+        fs::create_dir_all(&place)?;
+        for part in ["host.git", "tree"] {
+            fs::rename(slot.root().join(part), place.join(part))?;
+        }
+        Ok(place)
+    }
+
+    /// Moves those to the trash that were kept for longer than `ttl`, and says how many.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn expire_once(&self, trash: &Trash, ttl: Duration, now: SystemTime) -> io::Result<u64> {
+        let mut expired = 0;
+        for entry in fs::read_dir(&self.dir)? {
+            let path = entry?.path();
+            if age(&path, now)? > ttl {
+                trash.take(&path)?;
+                expired += 1;
+            }
+        }
+        Ok(expired)
+    }
+}
+
+fn age(path: &Path, now: SystemTime) -> io::Result<Duration> {
+    Ok(now.duration_since(path.symlink_metadata()?.modified()?).unwrap_or(Duration::ZERO))
+}

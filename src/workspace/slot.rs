@@ -1,0 +1,173 @@
+//! Where things are in a worker's state directory.
+
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use super::trash::Trash;
+
+/// A worker's state directory: everything that it keeps on disk.
+#[derive(Debug, Clone)]
+pub struct StateDir {
+    root: PathBuf,
+}
+
+impl StateDir {
+    /// Makes the directory, with the parts that are always there, readable by its owner only.
+    ///
+    /// # Errors
+    /// What the system says, with the path.
+    pub fn create(root: &Path) -> io::Result<Self> {
+        for part in ["", "slots", "mirrors", "trash", "kept"] {
+            private_dir(&root.join(part))?;
+        }
+        // An absolute path: supervisors outlive the daemon's working directory.
+        Ok(Self { root: root.canonicalize()? })
+    }
+
+    /// The directory itself.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where mirrors are.
+    #[must_use]
+    pub fn mirrors(&self) -> PathBuf {
+        self.root.join("mirrors")
+    }
+
+    /// Where kept workspaces are.
+    #[must_use]
+    pub fn kept(&self) -> PathBuf {
+        self.root.join("kept")
+    }
+
+    /// The trash.
+    #[must_use]
+    pub fn trash(&self) -> Trash {
+        Trash::new(self.root.join("trash"))
+    }
+
+    /// The slot of that number, from 0.
+    #[must_use]
+    pub fn slot(&self, number: u32) -> SlotDir {
+        SlotDir { root: self.root.join("slots").join(number.to_string()), number }
+    }
+
+    /// The slots that are on disk, whether or not the configuration still has so many.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn slots(&self) -> io::Result<Vec<SlotDir>> {
+        let mut numbers: Vec<u32> = fs::read_dir(self.root.join("slots"))?
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+            .collect();
+        numbers.sort_unstable();
+        Ok(numbers.into_iter().map(|number| self.slot(number)).collect())
+    }
+}
+
+/// One slot's directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SlotDir {
+    root: PathBuf,
+    number: u32,
+}
+
+impl SlotDir {
+    /// The slot at `root`, as its path was handed to another process.
+    #[must_use]
+    pub fn at(root: PathBuf) -> Self {
+        let number = root.file_name().and_then(|name| name.to_str()?.parse().ok()).unwrap_or(0);
+        Self { root, number }
+    }
+
+    /// Its number.
+    #[must_use]
+    pub const fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// The directory itself: the git room puts `tree` and `host.git` here.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The supervisor's own directory.
+    #[must_use]
+    pub fn supervisor(&self) -> PathBuf {
+        self.root.join("sup")
+    }
+
+    /// The directory of one attempt's files: spool, documents, journal, home.
+    #[must_use]
+    pub fn run(&self) -> PathBuf {
+        self.root.join("run")
+    }
+
+    /// What is going on in the slot, for a daemon that finds it.
+    #[must_use]
+    pub fn journal(&self) -> PathBuf {
+        self.run().join("attempt.json")
+    }
+
+    /// The document for the backend.
+    #[must_use]
+    pub fn spec(&self) -> PathBuf {
+        self.run().join("job/spec.json")
+    }
+
+    /// The result that the backend leaves.
+    #[must_use]
+    pub fn result(&self) -> PathBuf {
+        self.run().join("job/result.json")
+    }
+
+    /// The job's home directory.
+    #[must_use]
+    pub fn home(&self) -> PathBuf {
+        self.run().join("home")
+    }
+
+    /// The job's directory for temporary files.
+    #[must_use]
+    pub fn tmp(&self) -> PathBuf {
+        self.run().join("tmp")
+    }
+
+    /// Makes the slot empty and ready for an attempt: what an earlier one left goes to the trash.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn reset(&self, trash: &Trash) -> io::Result<()> {
+        private_dir(&self.root)?;
+        self.clear(trash)?;
+        for part in [self.run(), self.run().join("job"), self.home(), self.tmp()] {
+            private_dir(&part)?;
+        }
+        Ok(())
+    }
+
+    /// Moves everything of an attempt to the trash. Afterwards no journal is there. The journal's directory goes last: a
+    /// daemon that is killed half-way finds it and clears the slot again.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn clear(&self, trash: &Trash) -> io::Result<()> {
+        trash.take(&self.root.join("tree"))?;
+        trash.take(&self.root.join("host.git"))?;
+        trash.take(&self.run())
+    }
+}
+
+/// Makes a directory that only its owner can enter; one that is there is left as it is.
+fn private_dir(path: &Path) -> io::Result<()> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(|error| io::Error::new(error.kind(), format!("cannot make {}: {error}", path.display())))
+}

@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# Runs a command with a PostgreSQL server of its own, in a scratch directory and on a free port, and stops it afterwards.
+# The command finds it in SAWMILL_TEST_POSTGRES. A server that cannot be started fails the run.
+set -euo pipefail
+
+bin=$(dirname "$(compgen -G '/usr/lib/postgresql/*/bin/initdb' | sort -V | tail -n 1 || command -v initdb)")
+dir=$(mktemp -d "${TMPDIR:-/tmp}/sawmill-test.XXXXXX")
+
+# PostgreSQL refuses to run as root: it gets its own user there, as its package makes one.
+as_postgres() {
+    if [ "$(id -u)" -eq 0 ]; then
+        runuser -u postgres -- "$@"
+    else
+        "$@"
+    fi
+}
+
+stop() {
+    as_postgres "$bin/pg_ctl" -D "$dir/data" -m immediate -w stop >/dev/null 2>&1 || true
+    rm -rf "$dir"
+}
+trap stop EXIT
+
+if [ "$(id -u)" -eq 0 ]; then
+    chown postgres "$dir"
+fi
+# A free port: bound, noted and let go. Another program could take it in between; then the start fails, loudly.
+port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])' 2>/dev/null || echo $((20000 + RANDOM % 20000)))
+as_postgres "$bin/initdb" -D "$dir/data" -A trust -U postgres --no-sync >/dev/null
+as_postgres "$bin/pg_ctl" -D "$dir/data" -l "$dir/log" -w -t 60 \
+    -o "-p $port -k $dir -c listen_addresses=127.0.0.1 -c max_connections=400 -c fsync=off" start >/dev/null || {
+    cat "$dir/log" >&2
+    exit 1
+}
+as_postgres "$bin/psql" -q -h 127.0.0.1 -p "$port" -U postgres -c 'CREATE DATABASE sawmill' >/dev/null
+export SAWMILL_TEST_POSTGRES="postgres://postgres@127.0.0.1:$port/sawmill"
+
+"$@"
