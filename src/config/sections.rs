@@ -51,6 +51,9 @@ pub struct ProjectConfig {
     /// How long an attempt may take when the job does not say.
     #[serde(default, with = "clock::human::option", skip_serializing_if = "Option::is_none")]
     pub timeout: Option<std::time::Duration>,
+    /// How many attempts a job may fail by its own fault when it does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempts: Option<u32>,
     /// What judges every result, before the job's own gates.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gates: Vec<Gate>,

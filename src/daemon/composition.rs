@@ -1,0 +1,165 @@
+//! The rooms put together, as the configuration says.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::{self, Policy, Project};
+use crate::backends::Registry;
+use crate::config::{Config, Environment, Loaded, ProjectConfig};
+use crate::store::Store;
+use crate::worker::{Daemon, Setup, Shutdown};
+
+/// This build: version and git revision.
+pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("SAWMILL_REVISION"), ")");
+
+/// What can be made from a configuration.
+pub struct Composition {
+    loaded: Loaded,
+    environment: Environment,
+}
+
+impl Composition {
+    /// What can be made from this one.
+    #[must_use]
+    pub const fn new(loaded: Loaded, environment: Environment) -> Self {
+        Self { loaded, environment }
+    }
+
+    /// The configuration.
+    #[must_use]
+    pub const fn config(&self) -> &Config {
+        &self.loaded.config
+    }
+
+    /// The environment that jobs are given parts of.
+    #[must_use]
+    pub const fn environment(&self) -> &Environment {
+        &self.environment
+    }
+
+    /// Opens the database, and brings it to this build's schema.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn store(&self) -> anyhow::Result<Store> {
+        Ok(Store::connect(&self.config().queue).await?)
+    }
+
+    /// The API over a database. Streams end when `shutdown` is cancelled.
+    #[must_use]
+    pub fn router(&self, store: Store, shutdown: CancellationToken) -> axum::Router {
+        api::router(api::State { store, policy: Arc::new(self.policy()), shutdown })
+    }
+
+    /// A worker that is ready to claim.
+    ///
+    /// # Errors
+    /// What the worker cannot have.
+    pub async fn worker(&self, store: Store) -> anyhow::Result<Daemon> {
+        let config = self.config().clone();
+        let setup = Setup {
+            config: config.worker,
+            attempt: config.attempt,
+            queue: config.queue,
+            git: config.git,
+            workspace: config.workspace,
+            sandbox: config.sandbox,
+            logs: config.logs,
+            backends: Registry::new(&config.backends)?,
+            environment: self.environment.variables().clone(),
+            executable: executable()?,
+            version: VERSION.to_owned(),
+        };
+        Ok(Daemon::start(setup, store).await?)
+    }
+
+    /// Runs the API until it is told to stop.
+    ///
+    /// # Errors
+    /// It cannot listen, or the database cannot be opened.
+    pub async fn serve(&self, shutdown: Shutdown) -> anyhow::Result<()> {
+        let store = self.store().await?;
+        let listener = api::listen(&self.config().server).await?;
+        let router = self.router(store.clone(), shutdown.drain.clone());
+        api::serve(listener, router, self.config().server.drain, shutdown.drain).await?;
+        store.close().await;
+        Ok(())
+    }
+
+    /// Runs a worker until it is told to stop and its jobs have ended.
+    ///
+    /// # Errors
+    /// What the worker says.
+    pub async fn work(&self, shutdown: Shutdown) -> anyhow::Result<()> {
+        let store = self.store().await?;
+        self.worker(store.clone()).await?.run(shutdown).await?;
+        store.close().await;
+        Ok(())
+    }
+
+    /// Runs the API and a worker. The API goes on until the worker has drained, so that its jobs can be watched.
+    ///
+    /// # Errors
+    /// What either says; the other is then stopped.
+    pub async fn up(&self, shutdown: Shutdown) -> anyhow::Result<()> {
+        let store = self.store().await?;
+        let listener = api::listen(&self.config().server).await?;
+        let daemon = self.worker(store.clone()).await?;
+        let drained = CancellationToken::new();
+        let router = self.router(store.clone(), drained.clone());
+        let serving = api::serve(listener, router, self.config().server.drain, drained.clone());
+        let working = async {
+            let worked = daemon.run(shutdown.clone()).await;
+            drained.cancel();
+            worked
+        };
+        let (served, worked) = tokio::join!(
+            async {
+                let served = serving.await;
+                shutdown.drain.cancel();
+                served
+            },
+            working
+        );
+        store.close().await;
+        served?;
+        worked?;
+        Ok(())
+    }
+
+    fn policy(&self) -> Policy {
+        let config = self.config();
+        Policy {
+            projects: config.projects.iter().map(|(name, project)| (name.clone(), project_policy(project))).collect(),
+            backends: config.backends.keys().cloned().collect(),
+            default_backend: config.default_backend.clone(),
+            attempts: config.queue.retry.attempts,
+            branch: config.workspace.branch.clone(),
+            version: VERSION.to_owned(),
+            configuration: crate::config::settings(&self.loaded),
+        }
+    }
+}
+
+fn project_policy(project: &ProjectConfig) -> Project {
+    Project {
+        repo: project.repo.clone(),
+        base: project.base.clone(),
+        backend: project.backend.clone(),
+        timeout: project.timeout,
+        attempts: project.attempts,
+        gates: project.gates.clone(),
+    }
+}
+
+/// This program, by a path that stays right when its file is replaced by an upgrade; elsewhere, where it is now.
+fn executable() -> anyhow::Result<PathBuf> {
+    let own = Path::new("/proc/self/exe");
+    if own.exists() {
+        return Ok(own.to_owned());
+    }
+    std::env::current_exe().context("cannot find this program's own file")
+}

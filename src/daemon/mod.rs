@@ -1,0 +1,11 @@
+//! The processes that stay: the API, the worker, or both, composed from the configuration, with their signals and logs.
+//!
+//! Here the rooms below are put together; what each of them does is theirs.
+
+mod composition;
+mod signals;
+mod telemetry;
+
+pub use composition::{Composition, VERSION};
+pub use signals::stop_on_signals;
+pub use telemetry::{Audience, init};
