@@ -1,0 +1,136 @@
+//! The few calls to the kernel that have no safe wrapper.
+//!
+//! The one rule: no other file of the house contains `unsafe`, and each use here says why it is sound.
+#![expect(unsafe_code, reason = "fork, pre_exec, wait4, pidfd and received descriptors have no safe wrapper")]
+
+use std::io::{self, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::libc;
+use nix::sys::prctl;
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::{ForkResult, setsid, write};
+
+/// The most descriptors that one message can carry (`SCM_MAX_FD` in Linux).
+const DESCRIPTORS_MAX: usize = 253;
+
+/// Closes all descriptors but the three standard ones.
+///
+/// Call it first thing in a program, before anything is opened.
+pub(super) fn close_inherited() {
+    // SAFETY: nothing of this program has opened a descriptor yet, so none is closed under its owner. Where the kernel
+    // lacks the call (before 5.9), descriptors marked close-on-exec were closed already, and the rest are harmless.
+    unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) };
+}
+
+/// Forks.
+///
+/// # Errors
+/// What the kernel reports.
+pub(super) fn fork() -> nix::Result<ForkResult> {
+    // SAFETY: the supervisor never starts a thread, so the child finds no lock held by a thread that it lacks.
+    unsafe { nix::unistd::fork() }
+}
+
+/// Makes the command start in a session of its own, with default signal handling, the usual umask, no core files, and
+/// preferred by the kernel when memory runs out. It dies with the supervisor.
+pub(super) fn isolate(command: &mut Command) {
+    // SAFETY: `prepare_child` makes system calls only; it allocates nothing and takes no lock.
+    unsafe { command.pre_exec(prepare_child) };
+}
+
+fn prepare_child() -> io::Result<()> {
+    setsid()?;
+    for signal in 1..=64 {
+        // SAFETY: it installs no handler of ours. KILL, STOP and the numbers that libc keeps for itself are refused.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
+    umask(Mode::S_IWGRP | Mode::S_IWOTH);
+    setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
+    prctl::set_pdeathsig(Signal::SIGKILL)?;
+    if let Ok(file) = open(c"/proc/self/oom_score_adj", OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty()) {
+        // Refused only to who already has a lower score by privilege; the job then runs as before.
+        write(&file, b"500").ok();
+    }
+    Ok(())
+}
+
+/// A child that has ended and is no more.
+pub(super) struct Reaped {
+    pub(super) pid: i32,
+    /// The exit status, or the signal that ended it.
+    pub(super) end: Result<i32, i32>,
+    /// User and system time, its own and that of the children that it waited for.
+    pub(super) cpu_us: u64,
+    /// The most memory that it, or a child that it waited for, has held.
+    pub(super) max_rss_bytes: u64,
+}
+
+/// Takes the next child that has ended; none while all live.
+///
+/// # Errors
+/// `ECHILD` when there is no child at all.
+pub(super) fn reap() -> nix::Result<Option<Reaped>> {
+    let mut status = 0;
+    let mut usage = MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: both pointers are valid for writing for the length of the call.
+    let pid = Errno::result(unsafe { libc::wait4(-1, &mut status, libc::WNOHANG, usage.as_mut_ptr()) })?;
+    if pid == 0 {
+        return Ok(None);
+    }
+    // SAFETY: all zeroes is a valid `rusage`, and the kernel has filled it in.
+    let usage = unsafe { usage.assume_init() };
+    let end = if libc::WIFSIGNALED(status) { Err(libc::WTERMSIG(status)) } else { Ok(libc::WEXITSTATUS(status)) };
+    let us = |time: libc::timeval| u64::try_from(time.tv_sec * 1_000_000 + time.tv_usec).unwrap_or(0);
+    Ok(Some(Reaped {
+        pid,
+        end,
+        cpu_us: us(usage.ru_utime) + us(usage.ru_stime),
+        max_rss_bytes: u64::try_from(usage.ru_maxrss).unwrap_or(0) * 1024,
+    }))
+}
+
+/// Sends a signal to the process that has this number now, provided that `is_it` then says it is the one meant: its
+/// number cannot pass to another process in between.
+pub(super) fn signal(pid: i32, signal: Signal, is_it: impl FnOnce() -> bool) {
+    // SAFETY: the call takes numbers only.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    let Ok(fd) = RawFd::try_from(fd) else { return };
+    if fd < 0 {
+        return; // It is gone, which is what signals are for.
+    }
+    // SAFETY: the kernel has just made this descriptor for us, close-on-exec, and nobody else knows it.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    if is_it() {
+        // SAFETY: a null `siginfo` is allowed and means what kill(2) would send.
+        unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd.as_raw_fd(), signal as libc::c_int, std::ptr::null::<u8>(), 0) };
+    }
+}
+
+/// Reads from a socket, with the descriptors that came along. No bytes means that the other end has closed.
+///
+/// # Errors
+/// What the kernel reports, `EAGAIN` when nothing has arrived.
+pub(super) fn receive(socket: impl AsFd, buffer: &mut [u8]) -> nix::Result<(usize, Vec<OwnedFd>)> {
+    let mut space = nix::cmsg_space!([RawFd; DESCRIPTORS_MAX]);
+    let mut parts = [IoSliceMut::new(buffer)];
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
+    let message = recvmsg::<()>(socket.as_fd().as_raw_fd(), &mut parts, Some(&mut space), flags)?;
+    let mut descriptors = Vec::new();
+    for part in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(received) = part {
+            // SAFETY: the kernel has just made these descriptors for us, and nobody else knows them.
+            descriptors.extend(received.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
+        }
+    }
+    Ok((message.bytes, descriptors))
+}

@@ -1,0 +1,203 @@
+//! Finding every process that descends from this one, and signalling exactly those.
+//!
+//! A supervisor is a child subreaper: whoever daemonises, by double fork or by `setsid`, becomes its child when the
+//! parent ends, so the chain of parents in `/proc` always leads here.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io::Read;
+use std::thread::sleep;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use super::super::kernel;
+use super::super::ledger::ProcessName;
+
+/// A process, as `/proc/<pid>/stat` shows it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Process {
+    pub(super) name: ProcessName,
+    pub(super) zombie: bool,
+    pub(super) rss_pages: u64,
+    parent: i32,
+}
+
+/// All descendants of this process at about this moment, zombies included. Who forks while this looks can be missed,
+/// so who wants all of them looks until nothing new is found.
+pub(super) fn all() -> Vec<Process> {
+    Census::default().count()
+}
+
+/// Repeated looks at the descendants that pass over processes already known to be somebody else's: cheap enough for
+/// five times a second on a host with thousands of processes.
+#[derive(Default)]
+pub(super) struct Census {
+    foreign: BTreeSet<i32>,
+    counts: u32,
+}
+
+impl Census {
+    /// A number can pass from a foreign process to one of ours, so now and then everybody is looked at again.
+    const COUNTS_BEFORE_FORGETTING: u32 = 25;
+
+    pub(super) fn count(&mut self) -> Vec<Process> {
+        if self.counts.is_multiple_of(Self::COUNTS_BEFORE_FORGETTING) {
+            self.foreign.clear();
+        }
+        self.counts = self.counts.wrapping_add(1);
+        let own = std::process::id().cast_signed();
+        let table = table(|pid| pid != own && !self.foreign.contains(&pid));
+        let (ours, others): (Vec<Process>, Vec<Process>) = table.values().partition(|p| descends(&table, p, own));
+        // One whose parent is missing from the table may be ours: the parent could have ended while we looked.
+        let known = others.iter().filter(|p| p.parent == 0 || table.contains_key(&p.parent) || self.foreign.contains(&p.parent));
+        let known: Vec<i32> = known.map(|p| p.name.pid).collect();
+        self.foreign.extend(known);
+        ours
+    }
+}
+
+/// Sends a signal to this process, and to no other that has taken its number since.
+pub(super) fn signal(process: ProcessName, signal: Signal) {
+    kernel::signal(process.pid, signal, || is(process));
+}
+
+/// Whether this very process exists.
+pub(super) fn is(process: ProcessName) -> bool {
+    stat(process.pid).is_some_and(|found| found.name == process)
+}
+
+/// Stops every descendant until no new one appears, then kills all of them: a process that forks as fast as it can
+/// does not outrun this.
+pub(super) fn kill_all() {
+    const LOOKS: usize = 50;
+    let mut frozen = BTreeSet::new();
+    for _ in 0..LOOKS {
+        let fresh: Vec<ProcessName> = all().into_iter().map(|p| p.name).filter(|name| frozen.insert(*name)).collect();
+        if fresh.is_empty() {
+            break;
+        }
+        fresh.into_iter().for_each(|name| signal(name, Signal::SIGSTOP));
+    }
+    frozen.into_iter().for_each(|name| signal(name, Signal::SIGKILL));
+}
+
+/// Asks every descendant to end, and wakes the stopped ones so that they can.
+pub(super) fn terminate_all() {
+    for process in all() {
+        signal(process.name, Signal::SIGTERM);
+        signal(process.name, Signal::SIGCONT);
+    }
+}
+
+/// The name of the process that has this number now.
+pub(super) fn name_of(pid: i32) -> Option<ProcessName> {
+    stat(pid).map(|process| process.name)
+}
+
+/// Ends these processes and what descends from them now, although they are not ours to wait for. False when some are
+/// left after a number of rounds.
+pub(super) fn end_foreign(roots: &[ProcessName]) -> bool {
+    const ROUNDS: u32 = 100;
+    const BETWEEN_ROUNDS: Duration = Duration::from_millis(10);
+    let mut meant: BTreeSet<ProcessName> = roots.iter().copied().collect();
+    for _ in 0..ROUNDS {
+        let table = table(|_| true);
+        let living: Vec<i32> = meant
+            .iter()
+            .filter(|name| table.get(&name.pid).is_some_and(|p| p.name == **name && !p.zombie))
+            .map(|name| name.pid)
+            .collect();
+        if living.is_empty() {
+            return true;
+        }
+        meant.extend(table.values().filter(|p| living.iter().any(|root| descends(&table, p, *root))).map(|p| p.name));
+        meant.iter().for_each(|name| signal(*name, Signal::SIGSTOP));
+        meant.iter().for_each(|name| signal(*name, Signal::SIGKILL));
+        sleep(BETWEEN_ROUNDS);
+    }
+    false
+}
+
+/// The command line of a process, cut at `characters`; its name in brackets when it has none.
+pub(super) fn command_line(process: ProcessName, characters: usize) -> Option<String> {
+    let raw = fs::read(format!("/proc/{}/cmdline", process.pid)).ok()?;
+    let text = String::from_utf8_lossy(&raw);
+    let mut line: String = text.trim_end_matches('\0').replace('\0', " ").chars().take(characters).collect();
+    if line.is_empty() {
+        line = format!("[{}]", fs::read_to_string(format!("/proc/{}/comm", process.pid)).ok()?.trim_end());
+    }
+    is(process).then_some(line)
+}
+
+fn descends(table: &BTreeMap<i32, Process>, process: &Process, ancestor: i32) -> bool {
+    let mut parent = process.parent;
+    // A table read over a while is no tree for certain, so the walk is bounded by its size.
+    for _ in 0..=table.len() {
+        if parent == ancestor {
+            return true;
+        }
+        match table.get(&parent) {
+            Some(next) => parent = next.parent,
+            None => return false,
+        }
+    }
+    false
+}
+
+/// The processes of the host whose number is `wanted`.
+fn table(wanted: impl Fn(i32) -> bool) -> BTreeMap<i32, Process> {
+    pids().filter(|pid| wanted(*pid)).filter_map(stat).map(|process| (process.name.pid, process)).collect()
+}
+
+fn pids() -> impl Iterator<Item = i32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str().and_then(|name| name.parse().ok()))
+}
+
+fn stat(pid: i32) -> Option<Process> {
+    let mut buffer = [0; 1024];
+    let mut file = File::open(format!("/proc/{pid}/stat")).ok()?;
+    let length = file.read(&mut buffer).ok()?;
+    parse(pid, &String::from_utf8_lossy(&buffer[..length]))
+}
+
+/// The format is that of proc_pid_stat(5). The second field is the name in parentheses, which can hold anything.
+fn parse(pid: i32, line: &str) -> Option<Process> {
+    let (_, rest) = line.rsplit_once(')')?;
+    // Field 3 is the first one here.
+    let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
+    let field = |number: usize| fields.get(number - 3).copied();
+    Some(Process {
+        name: ProcessName { pid, began: field(22)?.parse().ok()? },
+        zombie: field(3)? == "Z",
+        rss_pages: field(24)?.parse().ok()?,
+        parent: field(4)?.parse().ok()?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_name_with_spaces_and_parentheses_does_not_shift_the_fields() {
+        let line = "42 (a) b (c) S 7 42 42 0 -1 4194560 1 0 0 0 3 4 0 0 20 0 1 0 987 1000 25 18446744073709551615 1";
+        let process = parse(42, line).unwrap();
+        assert_eq!(process.name, ProcessName { pid: 42, began: 987 });
+        assert_eq!((process.parent, process.zombie, process.rss_pages), (7, false, 25));
+        assert!(parse(42, "42 (cut").is_none());
+    }
+
+    #[test]
+    fn a_process_descends_from_its_ancestors_and_a_circle_ends() {
+        let process = |pid, parent| {
+            let name = ProcessName { pid, began: 0 };
+            (pid, Process { name, zombie: false, rss_pages: 0, parent })
+        };
+        let table: BTreeMap<i32, Process> = [process(2, 1), process(3, 2), process(4, 9), process(9, 4)].into();
+        assert!(descends(&table, &table[&3], 1));
+        assert!(!descends(&table, &table[&2], 3));
+        assert!(!descends(&table, &table[&4], 1));
+    }
+}

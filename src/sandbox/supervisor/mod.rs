@@ -1,0 +1,45 @@
+//! The supervisor: a single-threaded process around one `poll`, small enough to be forgotten.
+//!
+//! Whatever it started, it ends; and whatever it learnt, it writes down before anybody is told. It reads no
+//! configuration, keeps no log of the job, and does not know what a job is.
+
+mod connections;
+mod descendants;
+mod desk;
+mod detach;
+mod engine;
+mod program;
+mod run;
+mod usage;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+/// The hidden subcommand by which the executable becomes a supervisor.
+pub const SUBCOMMAND: &str = "__supervise";
+
+/// The exit status that says: the directory has a supervisor already.
+pub(super) const EXIT_TAKEN: i32 = 75;
+
+/// Becomes a supervisor. `args` is what follows [`SUBCOMMAND`].
+///
+/// It returns twice: at once in the process that was started, when the supervisor listens or could not be set up, and
+/// at the very end in the supervisor itself, which is detached from its starter by then. Call it first thing in `main`:
+/// it closes descriptors that it does not know, and forks, which a second thread would not survive.
+pub fn supervise(args: impl Iterator<Item = OsString>) -> ExitCode {
+    match detach::detach(args) {
+        Ok(detach::Side::Starter) => ExitCode::SUCCESS,
+        Ok(detach::Side::Supervisor(post)) => match engine::Engine::open(post).and_then(engine::Engine::run) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("cannot go on: {error}");
+                ExitCode::FAILURE
+            }
+        },
+        Err(detach::DetachError::Taken) => ExitCode::from(75),
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
