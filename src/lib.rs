@@ -3,6 +3,7 @@
 //! The library is a house of rooms on floors: a module names only strictly lower floors, and rooms of one floor
 //! never name each other. `docs/ARCHITECTURE.md` has the map, and `tests/tidy.rs` enforces it.
 
+pub mod api;
 pub mod clock;
 pub mod ids;
 pub mod job;

@@ -16,6 +16,11 @@ use super::problem::{Kind, Problem};
 /// The largest body that is taken, in bytes.
 pub const BODY_MAX: usize = 2 * 1024 * 1024;
 
+/// The most entries on a page of a list.
+pub const LIST_MAX: u32 = 500;
+/// How many entries are on a page unless asked otherwise.
+const LIST: u32 = 100;
+
 /// A JSON body. It must be declared as JSON: a web page of another origin can then not send it without asking first.
 pub(super) struct Document<T>(pub(super) T);
 
@@ -24,14 +29,33 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Document<T> {
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
         if !declared_as_json(&request) {
-            return Err(Problem::new(
-                Kind::UnsupportedMediaType,
-                "the body is not declared as JSON; send it with the header Content-Type: application/json",
-            ));
+            return Err(undeclared());
         }
         let bytes = Bytes::from_request(request, state).await.map_err(|rejection| unreadable(&rejection))?;
         parse(&bytes).map(Self)
     }
+}
+
+/// A JSON body that may be left out.
+pub(super) struct OptionalDocument<T>(pub(super) T);
+
+impl<T: DeserializeOwned + Default, S: Send + Sync> FromRequest<S> for OptionalDocument<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let json = declared_as_json(&request);
+        let bytes = Bytes::from_request(request, state).await.map_err(|rejection| unreadable(&rejection))?;
+        match (bytes.is_empty(), json) {
+            (true, _) => Ok(Self(T::default())),
+            (false, true) => parse(&bytes).map(Self),
+            (false, false) => Err(undeclared()),
+        }
+    }
+}
+
+fn undeclared() -> Problem {
+    let detail = "the body is not declared as JSON; send it with the header Content-Type: application/json";
+    Problem::new(Kind::UnsupportedMediaType, detail)
 }
 
 fn declared_as_json(request: &Request) -> bool {
@@ -104,6 +128,17 @@ where
     }
 }
 
+/// The length of a page, from what was asked for.
+pub(super) fn limit(wanted: Option<u32>) -> Result<u32, Problem> {
+    match wanted {
+        None => Ok(LIST),
+        Some(wanted) if (1..=LIST_MAX).contains(&wanted) => Ok(wanted),
+        Some(wanted) => {
+            Err(Problem::new(Kind::InvalidParameter, format!("limit: {wanted} is not between 1 and {LIST_MAX}")).at("limit"))
+        }
+    }
+}
+
 /// The name among `known` that `wanted` was most likely meant to be, as the end of a sentence: a suggestion, or all there are.
 pub(super) fn nearest<'a>(wanted: &str, known: impl Iterator<Item = &'a str>) -> Option<String> {
     let known: Vec<&str> = known.collect();
@@ -135,11 +170,7 @@ mod tests {
             Some("task.command"),
             "task.command: data did not match any variant of untagged enum Command at line 1 column 22",
         );
-        check(
-            r#"{"task": {}, "gates": [{"name": "unit", "command": "make", "timeout": "soon"}]}"#,
-            Some("gates[0].timeout"),
-            "",
-        );
+        check(r#"{"task": {}, "gates": [{"name": "unit", "command": "make", "timeout": "soon"}]}"#, Some("gates[0].timeout"), "");
         check(r#"{"task": {"command": "true"}, "priority": "high"}"#, Some("priority"), "");
         check(r#"{"repo": "/srv/app.git"}"#, None, "missing field `task` at line 1 column 24");
     }

@@ -189,10 +189,7 @@ mod tests {
             assert_eq!(problem.path.as_deref(), expected.split(": ").next());
         };
         let task = serde_json::json!({"command": "true"});
-        check(
-            serde_json::json!({"project": "apq", "task": task}),
-            "project: there is no project \"apq\"; did you mean \"app\"?",
-        );
+        check(serde_json::json!({"project": "apq", "task": task}), "project: there is no project \"apq\"; did you mean \"app\"?");
         check(
             serde_json::json!({"repo": "/r", "backend": "shall", "task": task}),
             "backend: there is no backend \"shall\"; did you mean \"shell\"?",

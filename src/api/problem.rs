@@ -98,12 +98,8 @@ impl Kind {
                 ("urn:sawmill:problem:invalid-document", StatusCode::UNPROCESSABLE_ENTITY, "Invalid document")
             }
             Self::InvalidParameter => ("urn:sawmill:problem:invalid-parameter", StatusCode::BAD_REQUEST, "Invalid parameter"),
-            Self::UnknownProject => {
-                ("urn:sawmill:problem:unknown-project", StatusCode::UNPROCESSABLE_ENTITY, "Unknown project")
-            }
-            Self::UnknownBackend => {
-                ("urn:sawmill:problem:unknown-backend", StatusCode::UNPROCESSABLE_ENTITY, "Unknown backend")
-            }
+            Self::UnknownProject => ("urn:sawmill:problem:unknown-project", StatusCode::UNPROCESSABLE_ENTITY, "Unknown project"),
+            Self::UnknownBackend => ("urn:sawmill:problem:unknown-backend", StatusCode::UNPROCESSABLE_ENTITY, "Unknown backend"),
             Self::NotFound => ("urn:sawmill:problem:not-found", StatusCode::NOT_FOUND, "Not found"),
             Self::NoSuchRoute => ("urn:sawmill:problem:no-such-route", StatusCode::NOT_FOUND, "No such route"),
             Self::MethodNotAllowed => {
@@ -121,9 +117,7 @@ impl Kind {
             Self::DatabaseUnavailable => {
                 ("urn:sawmill:problem:database-unavailable", StatusCode::SERVICE_UNAVAILABLE, "Database unavailable")
             }
-            Self::CorruptRecord => {
-                ("urn:sawmill:problem:corrupt-record", StatusCode::INTERNAL_SERVER_ERROR, "Corrupt record")
-            }
+            Self::CorruptRecord => ("urn:sawmill:problem:corrupt-record", StatusCode::INTERNAL_SERVER_ERROR, "Corrupt record"),
             Self::Internal => ("urn:sawmill:problem:internal", StatusCode::INTERNAL_SERVER_ERROR, "Internal error"),
         }
     }

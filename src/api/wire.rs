@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::clock::{Timestamp, human};
-use crate::ids::{AttemptNo, ClaimToken, CompletionId, JobId, ObjectId};
+use crate::ids::{AttemptNo, ClaimToken, JobId, ObjectId};
 use crate::job::{CompletionEntry, DiffSummary, JobState, LogChunk, LogVerdict, Outcome, Stream};
 
 /// Some of a longer list.
@@ -89,9 +89,7 @@ impl From<LogChunk> for LogPiece {
         let LogChunk { stream, offset, at, data, .. } = chunk;
         match String::from_utf8(data) {
             Ok(data) => Self { stream, offset, at, encoding: Encoding::Utf8, data },
-            Err(error) => {
-                Self { stream, offset, at, encoding: Encoding::Base64, data: STANDARD.encode(error.as_bytes()) }
-            }
+            Err(error) => Self { stream, offset, at, encoding: Encoding::Base64, data: STANDARD.encode(error.as_bytes()) },
         }
     }
 }
@@ -195,15 +193,6 @@ pub struct RenewCompletion {
     #[serde(default, with = "human::option", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, example = "5m")]
     pub lease: Option<Duration>,
-}
-
-/// What became of a completion's lease.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct CompletionLease {
-    /// The completion.
-    pub id: CompletionId,
-    /// Until when it is held.
-    pub lease_until: Timestamp,
 }
 
 /// One key of the effective configuration.
