@@ -4,6 +4,7 @@
 //! never name each other. `docs/ARCHITECTURE.md` has the map, and `tests/tidy.rs` enforces it.
 
 pub mod api;
+pub mod cli;
 pub mod clock;
 pub mod ids;
 pub mod job;

@@ -6,7 +6,7 @@
 use std::io::{IsTerminal, Write};
 
 use anstyle::{AnsiColor, Style};
-use comfy_table::{Table, TableStyle};
+use comfy_table::{Table, presets};
 use serde::Serialize;
 
 use super::error::CliError;
@@ -57,6 +57,16 @@ impl Output {
         self.bytes(text.as_bytes())
     }
 
+    /// Writes a document as JSON on one line, for streams of them.
+    ///
+    /// # Errors
+    /// A reader that has gone, or a full disk.
+    pub fn json_line<T: Serialize>(self, document: &T) -> Result<(), CliError> {
+        let mut text = serde_json::to_string(document).map_err(std::io::Error::other)?;
+        text.push('\n');
+        self.bytes(text.as_bytes())
+    }
+
     /// Writes one line.
     ///
     /// # Errors
@@ -97,6 +107,25 @@ impl Output {
     }
 }
 
+/// Says something to whoever looks, on standard error.
+pub fn talk(line: &str) {
+    // Who has closed standard error does not want to hear.
+    drop(writeln!(std::io::stderr(), "{line}"));
+}
+
+/// Says why a command did not do what was asked.
+pub(super) fn complain(sentence: &str) {
+    let style = AnsiColor::Red.on_default().bold();
+    // Who has closed standard error does not want to hear.
+    drop(writeln!(anstream::stderr(), "{style}error{style:#}: {sentence}"));
+}
+
+/// A text on one line and without control characters: what a job says does not move the cursor.
+#[must_use]
+pub fn plain(text: impl ToString) -> String {
+    text.to_string().chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
 /// A value in a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cell {
@@ -114,11 +143,10 @@ enum Mood {
 }
 
 impl Cell {
-    /// A value as it is, on one line and without control characters: what a job says does not move the cursor.
+    /// A value as it is, made [`plain`].
     #[must_use]
     pub fn new(text: impl ToString) -> Self {
-        let text = text.to_string().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-        Self { text, mood: Mood::Plain }
+        Self { text: plain(text), mood: Mood::Plain }
     }
 
     /// A value that may be absent.
@@ -157,7 +185,7 @@ impl Cell {
 /// Aligned columns. Colour is put in after the columns are laid out, so that it takes no room.
 fn render(header: &[&str], rows: &[Vec<Cell>], colour: Colour) -> String {
     let mut table = Table::new();
-    table.load_style(TableStyle::nothing());
+    table.load_style(presets::NOTHING);
     table.set_header(header.to_vec());
     table.add_rows(rows.iter().map(|row| row.iter().map(|cell| cell.text.clone()).collect::<Vec<_>>()));
     let columns = table.column_count();
@@ -241,7 +269,10 @@ mod tests {
     #[test]
     fn times_read_in_one_unit() {
         let check = |ms: i64, age_text: &str, span_text: &str| {
-            assert_eq!((age(Timestamp(0), Timestamp(ms)).as_str(), span(Timestamp(0), Timestamp(ms)).as_str()), (age_text, span_text));
+            assert_eq!(
+                (age(Timestamp(0), Timestamp(ms)).as_str(), span(Timestamp(0), Timestamp(ms)).as_str()),
+                (age_text, span_text)
+            );
         };
         check(40, "0s", "0.04s");
         check(9_990, "9s", "9.99s");
