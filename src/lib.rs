@@ -3,7 +3,19 @@
 //! The library is a house of rooms on floors: a module names only strictly lower floors, and rooms of one floor
 //! never name each other. `docs/ARCHITECTURE.md` has the map, and `tests/tidy.rs` enforces it.
 
+pub mod api;
+pub mod attempt;
+pub mod backends;
+pub mod cli;
 pub mod clock;
+pub mod config;
+pub mod daemon;
+pub mod git;
 pub mod ids;
 pub mod job;
+pub mod logs;
+pub mod redact;
 pub mod sandbox;
+pub mod store;
+pub mod worker;
+pub mod workspace;

@@ -1,0 +1,237 @@
+//! The documents of the API that are not records of `job`: requests, pages, pieces of log. The CLI reads and writes the same.
+
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::clock::{Timestamp, human};
+use crate::ids::{AttemptNo, ClaimToken, JobId, ObjectId};
+use crate::job::{CompletionEntry, DiffSummary, JobState, LogChunk, LogVerdict, Outcome, Stream};
+
+/// Some of a longer list.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Page<T> {
+    /// The entries.
+    pub items: Vec<T>,
+    /// What to send as `before` for the entries that follow; absent at the end of the list.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
+/// Why a job is cancelled.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct CancelRequest {
+    /// For people; it becomes part of the job's outcome.
+    pub reason: Option<String>,
+}
+
+/// What a job changed, from its completion record.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct JobDiff {
+    /// The job.
+    pub job: JobId,
+    /// The attempt that delivered.
+    pub attempt: AttemptNo,
+    /// The commit that the work started from.
+    pub base: ObjectId,
+    /// The commit delivered; absent where there was no change.
+    pub commit: Option<ObjectId>,
+    /// The branch that holds it.
+    pub branch: Option<String>,
+    /// What changed.
+    pub diff: DiffSummary,
+}
+
+/// How a piece of log is written in JSON.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Encoding {
+    /// As it is: the bytes are UTF-8.
+    Utf8,
+    /// In base64 with padding (RFC 4648, section 4): the bytes are not UTF-8, perhaps only because a character was cut.
+    Base64,
+}
+
+/// A piece of an attempt's log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LogPiece {
+    /// Where it came from.
+    pub stream: Stream,
+    /// Where it begins in the attempt's log, in bytes.
+    pub offset: u64,
+    /// When the worker read it.
+    pub at: Timestamp,
+    /// How `data` is written.
+    pub encoding: Encoding,
+    /// The bytes.
+    pub data: String,
+}
+
+impl LogPiece {
+    /// The bytes.
+    ///
+    /// # Errors
+    /// Data that is not the base64 it claims to be.
+    pub fn bytes(self) -> Result<Vec<u8>, base64::DecodeError> {
+        match self.encoding {
+            Encoding::Utf8 => Ok(self.data.into_bytes()),
+            Encoding::Base64 => STANDARD.decode(self.data),
+        }
+    }
+}
+
+impl From<LogChunk> for LogPiece {
+    fn from(chunk: LogChunk) -> Self {
+        let LogChunk { stream, offset, at, data, .. } = chunk;
+        match String::from_utf8(data) {
+            Ok(data) => Self { stream, offset, at, encoding: Encoding::Utf8, data },
+            Err(error) => Self { stream, offset, at, encoding: Encoding::Base64, data: STANDARD.encode(error.as_bytes()) },
+        }
+    }
+}
+
+/// Some of an attempt's log, from an offset.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LogSlice {
+    /// The job.
+    pub job: JobId,
+    /// The attempt.
+    pub attempt: AttemptNo,
+    /// The pieces, in order.
+    pub chunks: Vec<LogPiece>,
+    /// What to send as `from` for what follows.
+    pub next: u64,
+    /// The length of the log so far, in bytes.
+    pub total: u64,
+    /// Whether the log is whole; absent while the attempt runs.
+    pub log: Option<LogVerdict>,
+}
+
+/// The last event of a followed log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LogEnd {
+    /// The job.
+    pub job: JobId,
+    /// Where the job is in its life: a job that is queued again will have a further attempt.
+    pub state: JobState,
+    /// The attempt; absent where the job ended without one.
+    pub attempt: Option<AttemptNo>,
+    /// How the attempt ended, or the job where there was no attempt.
+    pub outcome: Option<Outcome>,
+    /// Whether the log is whole.
+    pub log: Option<LogVerdict>,
+    /// The length of the log, in bytes.
+    pub total: u64,
+}
+
+/// Asks for completions.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ClaimCompletions {
+    /// Who asks: a name that tells integrators apart.
+    pub consumer: String,
+    /// How many at most.
+    #[serde(default = "one")]
+    #[schema(minimum = 1, maximum = 100)]
+    pub limit: u32,
+    /// For how long; the configuration's choice when absent.
+    #[serde(default, with = "human::option", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, example = "5m")]
+    pub lease: Option<Duration>,
+}
+
+const fn one() -> u32 {
+    1
+}
+
+/// A completion that the asker holds now.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct HeldCompletion {
+    /// The completion.
+    #[serde(flatten)]
+    pub entry: CompletionEntry,
+    /// What to name in ack, nack and renew.
+    pub token: ClaimToken,
+}
+
+/// Says that a completion is done with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AckCompletion {
+    /// The token of the claim.
+    pub token: ClaimToken,
+}
+
+/// Gives a completion back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NackCompletion {
+    /// The token of the claim.
+    pub token: ClaimToken,
+    /// Why.
+    pub reason: String,
+    /// Not again before this long; at once when absent.
+    #[serde(default, with = "human::option", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, example = "30s")]
+    pub retry_after: Option<Duration>,
+    /// Whether it is refused for good.
+    #[serde(default)]
+    pub dead: bool,
+}
+
+/// Holds a completion for longer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RenewCompletion {
+    /// The token of the claim.
+    pub token: ClaimToken,
+    /// For how long from now; the configuration's choice when absent.
+    #[serde(default, with = "human::option", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, example = "5m")]
+    pub lease: Option<Duration>,
+}
+
+/// One key of the effective configuration.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Setting {
+    /// The key with its sections, joined by dots.
+    #[schema(example = "queue.lease")]
+    pub key: String,
+    /// Its value; a secret is replaced by a text that says so.
+    #[schema(value_type = Object)]
+    pub value: serde_json::Value,
+    /// The layer that it came from.
+    #[schema(example = "built-in")]
+    pub origin: String,
+}
+
+/// The effective configuration.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Configuration {
+    /// The version of the server.
+    pub version: String,
+    /// All keys, in order.
+    pub settings: Vec<Setting>,
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_piece_of_log_keeps_its_bytes_whatever_they_are(data in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let chunk = LogChunk { seq: 0, stream: Stream::Stdout, offset: 7, spool_end: 0, at: Timestamp(1), data: data.clone() };
+            let json = serde_json::to_string(&LogPiece::from(chunk)).expect("a piece of log is JSON");
+            prop_assert!(!json.contains('\n'), "one line, so that it is one field of an event");
+            let read: LogPiece = serde_json::from_str(&json).expect("what was written can be read");
+            prop_assert_eq!(read.bytes().expect("its own base64"), data);
+        }
+    }
+}

@@ -1,0 +1,301 @@
+//! The command line: what can be said, before anything is done.
+//!
+//! The one rule: [`HostCommand`] has what works on this host and its database, [`ClientCommand`] what any client of the API
+//! could do. Where a client command goes (a server, or the router in this process) is decided once, in [`super::run`].
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+
+use super::enqueue::EnqueueArgs;
+use crate::clock::human;
+use crate::ids::{ClaimToken, CompletionId, JobId, WorkerId};
+use crate::job::{JobState, Stream};
+
+/// Turns queued tasks into commits
+#[derive(Debug, Parser)]
+#[command(name = "sawmill", disable_version_flag = true, propagate_version = false, max_term_width = 110)]
+pub struct Args {
+    /// What holds for every command.
+    #[command(flatten)]
+    pub global: Global,
+    /// The command.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What holds for every command.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct Global {
+    /// The configuration [default: ./workers.toml, where there is one]
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
+    pub config: Option<PathBuf>,
+    /// Ask the server at this address, instead of the configured database
+    #[arg(long, global = true, value_name = "URL", help_heading = "Global options")]
+    pub server: Option<String>,
+    /// Write JSON instead of tables
+    #[arg(long, global = true, help_heading = "Global options")]
+    pub json: bool,
+    /// Say more of what is done; twice for even more
+    #[arg(long, short, global = true, action = clap::ArgAction::Count, help_heading = "Global options")]
+    pub verbose: u8,
+}
+
+/// All commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Those that work on this host.
+    #[command(flatten)]
+    Host(HostCommand),
+    /// Those that are clients of the API.
+    #[command(flatten)]
+    Client(ClientCommand),
+    /// Write the completion script of a shell
+    #[command(display_order = 90)]
+    Completion {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Commands that work on this host and its database; they are carried out by whoever calls [`super::run`].
+#[derive(Debug, Clone, Subcommand)]
+pub enum HostCommand {
+    /// Show everything at once, on a scratch directory with a sample repository
+    #[command(display_order = 1)]
+    Demo(DemoArgs),
+    /// Run the API and one worker in one process
+    #[command(display_order = 2)]
+    Up,
+    /// Run the API
+    #[command(display_order = 3)]
+    Serve,
+    /// Run a worker
+    #[command(display_order = 4)]
+    Worker,
+    /// Check what Sawmill needs of this host, and say what to do about what is missing
+    #[command(display_order = 60)]
+    Doctor,
+    /// Bring the database to this version's schema
+    #[command(display_order = 61)]
+    Migrate,
+    /// Write the version of this build
+    #[command(display_order = 91)]
+    Version,
+}
+
+/// The arguments of `demo`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct DemoArgs {
+    /// Work on a copy of this repository instead of the sample
+    #[arg(long, value_name = "PATH")]
+    pub repo: Option<PathBuf>,
+    /// How many jobs
+    #[arg(long, value_name = "N")]
+    pub jobs: Option<u32>,
+    /// Keep the scratch directory
+    #[arg(long)]
+    pub keep: bool,
+}
+
+/// Commands that are clients of the API.
+#[derive(Debug, Clone, Subcommand)]
+pub enum ClientCommand {
+    /// Ask for a job
+    #[command(display_order = 10)]
+    Enqueue(Box<EnqueueArgs>),
+    /// List jobs, newest first
+    #[command(display_order = 11)]
+    Jobs(JobsArgs),
+    /// Look at a job, or change its fate
+    #[command(display_order = 12, subcommand)]
+    Job(JobCommand),
+    /// Write the log of a job
+    #[command(display_order = 13)]
+    Logs(LogsArgs),
+    /// Take delivered results from their queue
+    #[command(display_order = 14, subcommand)]
+    Completions(CompletionsCommand),
+    /// Look at the workers
+    #[command(display_order = 15, subcommand)]
+    Workers(WorkersCommand),
+    /// Look at the effective configuration
+    #[command(display_order = 59, subcommand)]
+    Config(ConfigCommand),
+}
+
+/// The arguments of `jobs`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct JobsArgs {
+    /// Only those in this state: queued, running, succeeded, failed or cancelled
+    #[arg(long, value_name = "STATE")]
+    pub state: Option<JobState>,
+    /// Only those of this project
+    #[arg(long, value_name = "PROJECT")]
+    pub project: Option<String>,
+    /// Only those of this execution
+    #[arg(long, value_name = "ID")]
+    pub execution: Option<String>,
+    /// How many at most
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    pub limit: u32,
+}
+
+/// The commands of `job`.
+#[derive(Debug, Clone, Subcommand)]
+pub enum JobCommand {
+    /// Show all that is on record of a job
+    Show {
+        /// The job
+        id: JobId,
+    },
+    /// Ask for the end of a job
+    Cancel {
+        /// The job
+        id: JobId,
+        /// Why, for people
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
+    },
+    /// Give a failed or cancelled job one more attempt
+    Retry {
+        /// The job
+        id: JobId,
+    },
+    /// Wait for the end of a job; exit status 0 when it succeeded, 1 when not
+    Wait {
+        /// The job
+        id: JobId,
+        /// Give up after this long
+        #[arg(long, value_name = "DURATION", value_parser = human::parse)]
+        timeout: Option<Duration>,
+    },
+    /// Show what a job changed
+    Diff {
+        /// The job
+        id: JobId,
+    },
+    /// List the attempts at a job with their stages
+    Attempts {
+        /// The job
+        id: JobId,
+    },
+}
+
+/// The arguments of `logs`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct LogsArgs {
+    /// The job
+    pub id: JobId,
+    /// Go on until the job has ended
+    #[arg(long, short)]
+    pub follow: bool,
+    /// The attempt [default: the latest]
+    #[arg(long, value_name = "N")]
+    pub attempt: Option<u32>,
+    /// Only what came from there: stdout, stderr or system
+    #[arg(long, value_name = "STREAM", value_parser = parse_stream)]
+    pub stream: Option<Stream>,
+    /// Begin at this offset, in bytes
+    #[arg(long, value_name = "OFFSET", default_value_t = 0)]
+    pub since: u64,
+    /// Put the time before every line
+    #[arg(long, short)]
+    pub timestamps: bool,
+}
+
+fn parse_stream(text: &str) -> Result<Stream, String> {
+    let known = Stream::ALL.into_iter().find(|stream| stream.as_str() == text);
+    known.ok_or_else(|| "there are stdout, stderr and system".to_owned())
+}
+
+/// The commands of `completions`.
+#[derive(Debug, Clone, Subcommand)]
+pub enum CompletionsCommand {
+    /// List completions, newest first
+    List {
+        /// Only those in this state: pending, claimed, acked or dead
+        #[arg(long, value_name = "STATE")]
+        state: Option<String>,
+        /// How many at most
+        #[arg(long, value_name = "N", default_value_t = 50)]
+        limit: u32,
+    },
+    /// Take the oldest pending completions under a lease
+    Claim {
+        /// Who takes them
+        #[arg(long, value_name = "NAME")]
+        consumer: String,
+        /// How many at most
+        #[arg(long, value_name = "N", default_value_t = 1)]
+        limit: u32,
+        /// For how long [default: as configured]
+        #[arg(long, value_name = "DURATION", value_parser = human::parse)]
+        lease: Option<Duration>,
+    },
+    /// Say that a completion is done with
+    Ack(Held),
+    /// Give a completion back
+    Nack {
+        /// Which
+        #[command(flatten)]
+        held: Held,
+        /// Why
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+        /// Not again before this long
+        #[arg(long, value_name = "DURATION", value_parser = human::parse, conflicts_with = "dead")]
+        retry_after: Option<Duration>,
+        /// Refuse it for good
+        #[arg(long)]
+        dead: bool,
+    },
+    /// Hold a completion for longer
+    Renew {
+        /// Which
+        #[command(flatten)]
+        held: Held,
+        /// For how long from now [default: as configured]
+        #[arg(long, value_name = "DURATION", value_parser = human::parse)]
+        lease: Option<Duration>,
+    },
+}
+
+/// A completion that is held.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Held {
+    /// The completion
+    pub id: CompletionId,
+    /// The token that claiming it gave
+    #[arg(long, value_name = "TOKEN")]
+    pub token: ClaimToken,
+}
+
+/// The commands of `workers`.
+#[derive(Debug, Clone, Subcommand)]
+pub enum WorkersCommand {
+    /// List the workers that have ever reported
+    List,
+    /// Show all that is on record of a worker
+    Show {
+        /// The worker
+        #[arg(value_parser = worker_id)]
+        id: WorkerId,
+    },
+}
+
+fn worker_id(text: &str) -> Result<WorkerId, std::convert::Infallible> {
+    Ok(WorkerId::new(text))
+}
+
+/// The commands of `config`.
+#[derive(Debug, Clone, Subcommand)]
+pub enum ConfigCommand {
+    /// Show every key with its value, secrets hidden
+    Show {
+        /// Also the layer that each value came from
+        #[arg(long)]
+        origin: bool,
+    },
+}

@@ -1,0 +1,24 @@
+//! `sawmill config show`: what is in force, and where it comes from.
+
+use super::args::ConfigCommand;
+use super::client::Client;
+use super::error::{CliError, Exit};
+use super::table::{Cell, Output};
+use crate::api::wire::{Configuration, Setting};
+
+/// Carries out a command about the configuration.
+pub(super) async fn run(client: &Client, out: Output, command: ConfigCommand) -> Result<Exit, CliError> {
+    let ConfigCommand::Show { origin } = command;
+    let configuration: Configuration = client.get("/v1/config").await?;
+    if out.is_json() {
+        out.document(&configuration)?;
+    } else if origin {
+        let row = |setting: &Setting| vec![Cell::new(&setting.key), Cell::new(&setting.value), Cell::new(&setting.origin)];
+        out.rows(&["KEY", "VALUE", "ORIGIN"], &configuration.settings.iter().map(row).collect::<Vec<_>>())?;
+    } else {
+        for setting in &configuration.settings {
+            out.line(&format!("{} = {}", setting.key, setting.value))?;
+        }
+    }
+    Ok(Exit::Done)
+}

@@ -1,0 +1,89 @@
+//! The command line: a client of the API, and the door to what works on this host.
+//!
+//! The one rule: a client command goes through [`Client`], to a server with `--server` and else to the same router in this
+//! process, so that there is one set of rules and one wire format. Commands that work on this host (`demo`, `up`, `serve`,
+//! `worker`, `doctor`, `migrate`, `version`) are parsed here and carried out by whoever calls [`run`].
+
+mod args;
+mod client;
+mod completions;
+mod configuration;
+mod enqueue;
+mod error;
+mod events;
+mod jobs;
+mod logs;
+mod table;
+mod workers;
+
+use clap::CommandFactory as _;
+
+pub use args::{Args, ClientCommand, Command, DemoArgs, Global, HostCommand, JobCommand};
+pub use client::{Broken, Client};
+pub use error::{CliError, Exit};
+pub use table::{Cell, Output, age, plain, span, talk};
+
+/// Does what the command line says, and says on standard error why not where it does not.
+///
+/// `router` is called for client commands without `--server`: it opens the configured database and builds the API over it.
+/// `host` is called for commands of this host, which handle signals themselves.
+pub async fn run<R, H>(args: Args, router: R, host: H) -> Exit
+where
+    R: AsyncFnOnce(&Global) -> Result<axum::Router, CliError>,
+    H: AsyncFnOnce(HostCommand, &Global) -> Result<Exit, CliError>,
+{
+    let Args { global, command } = args;
+    let ended = match command {
+        Command::Host(command) => host(command, &global).await,
+        Command::Completion { shell } => write_completion(shell),
+        Command::Client(command) => {
+            tokio::select! {
+                ended = ask(command, &global, router) => ended,
+                _ = tokio::signal::ctrl_c() => Ok(Exit::Interrupted),
+            }
+        }
+    };
+    match ended {
+        Ok(exit) => exit,
+        Err(error) => {
+            if !matches!(error, CliError::ReaderGone) {
+                table::complain(&error.sentence());
+            }
+            error.exit()
+        }
+    }
+}
+
+async fn ask<R>(command: ClientCommand, global: &Global, router: R) -> Result<Exit, CliError>
+where
+    R: AsyncFnOnce(&Global) -> Result<axum::Router, CliError>,
+{
+    let client = match &global.server {
+        Some(url) => Client::http(url)?,
+        None => Client::InProcess(router(global).await?),
+    };
+    perform(&client, Output::new(global.json), command).await
+}
+
+/// Carries out a client command.
+///
+/// # Errors
+/// Why it was not done.
+pub async fn perform(client: &Client, out: Output, command: ClientCommand) -> Result<Exit, CliError> {
+    match command {
+        ClientCommand::Enqueue(args) => enqueue::run(client, out, *args).await,
+        ClientCommand::Jobs(args) => jobs::list(client, out, args).await,
+        ClientCommand::Job(command) => jobs::run(client, out, command).await,
+        ClientCommand::Logs(args) => logs::run(client, out, args).await,
+        ClientCommand::Completions(command) => completions::run(client, out, command).await,
+        ClientCommand::Workers(command) => workers::run(client, out, command).await,
+        ClientCommand::Config(command) => configuration::run(client, out, command).await,
+    }
+}
+
+fn write_completion(shell: clap_complete::Shell) -> Result<Exit, CliError> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Args::command(), "sawmill", &mut script);
+    Output::new(false).bytes(&script)?;
+    Ok(Exit::Done)
+}

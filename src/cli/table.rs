@@ -1,0 +1,284 @@
+//! Writing to standard output: JSON, aligned columns, and colour where a person looks.
+//!
+//! The one rule: standard output is data and standard error is talk. What a program reads is the same whether or not there is
+//! a terminal, but for colour.
+
+use std::io::{IsTerminal, Write};
+
+use anstyle::{AnsiColor, Style};
+use comfy_table::{Table, presets};
+use serde::Serialize;
+
+use super::error::CliError;
+use crate::clock::Timestamp;
+
+/// Where a command writes its data, and in which form.
+#[derive(Debug, Clone, Copy)]
+pub struct Output {
+    form: Form,
+    colour: Colour,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Json,
+    Text,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Colour {
+    On,
+    Off,
+}
+
+impl Output {
+    /// Standard output: coloured on a terminal unless `NO_COLOR` or its like says otherwise.
+    #[must_use]
+    pub fn new(json: bool) -> Self {
+        let stdout = std::io::stdout();
+        let choice = anstream::AutoStream::choice(&stdout);
+        let colour = if stdout.is_terminal() && choice != anstream::ColorChoice::Never { Colour::On } else { Colour::Off };
+        Self { form: if json { Form::Json } else { Form::Text }, colour }
+    }
+
+    /// Whether JSON is wanted.
+    #[must_use]
+    pub fn is_json(self) -> bool {
+        self.form == Form::Json
+    }
+
+    /// Writes a document as indented JSON.
+    ///
+    /// # Errors
+    /// A reader that has gone, or a full disk.
+    pub fn document<T: Serialize>(self, document: &T) -> Result<(), CliError> {
+        let mut text = serde_json::to_string_pretty(document).map_err(std::io::Error::other)?;
+        text.push('\n');
+        self.bytes(text.as_bytes())
+    }
+
+    /// Writes a document as JSON on one line, for streams of them.
+    ///
+    /// # Errors
+    /// A reader that has gone, or a full disk.
+    pub fn json_line<T: Serialize>(self, document: &T) -> Result<(), CliError> {
+        let mut text = serde_json::to_string(document).map_err(std::io::Error::other)?;
+        text.push('\n');
+        self.bytes(text.as_bytes())
+    }
+
+    /// Writes one line.
+    ///
+    /// # Errors
+    /// A reader that has gone, or a full disk.
+    pub fn line(self, line: &str) -> Result<(), CliError> {
+        self.bytes(format!("{line}\n").as_bytes())
+    }
+
+    /// Writes bytes as they are, at once.
+    ///
+    /// # Errors
+    /// A reader that has gone, or a full disk.
+    pub fn bytes(self, bytes: &[u8]) -> Result<(), CliError> {
+        let mut out = std::io::stdout().lock();
+        out.write_all(bytes)?;
+        Ok(out.flush()?)
+    }
+
+    /// Writes rows under a header.
+    ///
+    /// # Errors
+    /// A reader that has gone, or a full disk.
+    pub fn rows(self, header: &[&str], rows: &[Vec<Cell>]) -> Result<(), CliError> {
+        self.bytes(render(header, rows, self.colour).as_bytes())
+    }
+
+    /// Writes names with their values, for one thing in detail.
+    ///
+    /// # Errors
+    /// A reader that has gone, or a full disk.
+    pub fn fields(self, fields: &[(&str, Cell)]) -> Result<(), CliError> {
+        let width = fields.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+        let mut text = String::new();
+        for (name, cell) in fields {
+            text.push_str(&format!("{name:width$}  {}\n", cell.paint(self.colour)));
+        }
+        self.bytes(text.as_bytes())
+    }
+}
+
+/// Says something to whoever looks, on standard error.
+pub fn talk(line: &str) {
+    // Who has closed standard error does not want to hear.
+    drop(writeln!(std::io::stderr(), "{line}"));
+}
+
+/// Says why a command did not do what was asked.
+pub(super) fn complain(sentence: &str) {
+    let style = AnsiColor::Red.on_default().bold();
+    // Who has closed standard error does not want to hear.
+    drop(writeln!(anstream::stderr(), "{style}error{style:#}: {sentence}"));
+}
+
+/// A text on one line and without control characters: what a job says does not move the cursor.
+#[must_use]
+pub fn plain(text: impl ToString) -> String {
+    text.to_string().chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// A value in a table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cell {
+    text: String,
+    mood: Mood,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mood {
+    Plain,
+    Good,
+    Bad,
+    Busy,
+    Quiet,
+}
+
+impl Cell {
+    /// A value as it is, made [`plain`].
+    #[must_use]
+    pub fn new(text: impl ToString) -> Self {
+        Self { text: plain(text), mood: Mood::Plain }
+    }
+
+    /// A value that may be absent.
+    #[must_use]
+    pub fn maybe(text: Option<impl ToString>) -> Self {
+        text.map_or_else(|| Self { text: "-".to_owned(), mood: Mood::Quiet }, Self::new)
+    }
+
+    /// The word for a state, in the colour that goes with it.
+    #[must_use]
+    pub fn state(word: impl ToString) -> Self {
+        let text = word.to_string();
+        let mood = match text.as_str() {
+            "succeeded" | "acked" | "ready" => Mood::Good,
+            "failed" | "dead" | "lost" => Mood::Bad,
+            "running" | "claimed" | "draining" => Mood::Busy,
+            "cancelled" | "stopped" => Mood::Quiet,
+            _ => Mood::Plain,
+        };
+        Self { text, mood }
+    }
+
+    fn paint(&self, colour: Colour) -> String {
+        let style = match self.mood {
+            _ if colour == Colour::Off => return self.text.clone(),
+            Mood::Plain => return self.text.clone(),
+            Mood::Good => AnsiColor::Green.on_default(),
+            Mood::Bad => AnsiColor::Red.on_default(),
+            Mood::Busy => AnsiColor::Cyan.on_default(),
+            Mood::Quiet => Style::new().dimmed(),
+        };
+        format!("{style}{}{style:#}", self.text)
+    }
+}
+
+/// Aligned columns. Colour is put in after the columns are laid out, so that it takes no room.
+fn render(header: &[&str], rows: &[Vec<Cell>], colour: Colour) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(header.to_vec());
+    table.add_rows(rows.iter().map(|row| row.iter().map(|cell| cell.text.clone()).collect::<Vec<_>>()));
+    let columns = table.column_count();
+    for (index, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((0, if index + 1 == columns { 0 } else { 2 }));
+    }
+    let mut text = String::new();
+    for (number, line) in table.lines().enumerate() {
+        let line = line.trim_end();
+        match number.checked_sub(1).and_then(|row| rows.get(row)) {
+            Some(row) => text.push_str(&paint_line(line, row, colour)),
+            None if colour == Colour::On => text.push_str(&format!("{0}{line}{0:#}", Style::new().bold())),
+            None => text.push_str(line),
+        }
+        text.push('\n');
+    }
+    text
+}
+
+/// Paints the cells of a line one after the other, from left to right.
+fn paint_line(line: &str, row: &[Cell], colour: Colour) -> String {
+    let mut painted = String::new();
+    let mut rest = line;
+    for cell in row {
+        let Some(at) = rest.find(&cell.text) else { continue };
+        let (before, tail) = rest.split_at(at);
+        painted.push_str(before);
+        painted.push_str(&cell.paint(colour));
+        rest = &tail[cell.text.len()..];
+    }
+    painted + rest
+}
+
+/// How long ago a moment is, in one unit: what `kubectl get` has taught people to read.
+#[must_use]
+pub fn age(moment: Timestamp, now: Timestamp) -> String {
+    let seconds = now.since(moment).as_secs();
+    match seconds {
+        0..=119 => format!("{seconds}s"),
+        120..=7_199 => format!("{}m", seconds / 60),
+        7_200..=172_799 => format!("{}h", seconds / 3_600),
+        _ => format!("{}d", seconds / 86_400),
+    }
+}
+
+/// How long something took, as precisely as a person cares for.
+#[must_use]
+pub fn span(from: Timestamp, to: Timestamp) -> String {
+    let ms = to.since(from).as_millis();
+    match ms {
+        0..=9_999 => format!("{}.{:02}s", ms / 1_000, ms % 1_000 / 10),
+        10_000..=119_999 => format!("{}s", ms / 1_000),
+        120_000..=7_199_999 => format!("{}m {}s", ms / 60_000, ms % 60_000 / 1_000),
+        _ => format!("{}h {}m", ms / 3_600_000, ms % 3_600_000 / 60_000),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows() -> Vec<Vec<Cell>> {
+        vec![
+            vec![Cell::new("0dead0"), Cell::state("dead"), Cell::new("one\ttwo")],
+            vec![Cell::new("1"), Cell::state("succeeded"), Cell::maybe(None::<String>)],
+        ]
+    }
+
+    #[test]
+    fn columns_are_aligned_and_plain_for_programs() {
+        insta::assert_snapshot!(render(&["ID", "STATE", "TITLE"], &rows(), Colour::Off), @"");
+    }
+
+    #[test]
+    fn colour_takes_no_room_and_falls_on_the_state_alone() {
+        let coloured = render(&["ID", "STATE", "TITLE"], &rows(), Colour::On);
+        assert!(coloured.contains("0dead0  \u{1b}[31mdead\u{1b}[0m       one two"), "{coloured:?}");
+        assert_eq!(anstream::adapter::strip_str(&coloured).to_string(), render(&["ID", "STATE", "TITLE"], &rows(), Colour::Off));
+    }
+
+    #[test]
+    fn times_read_in_one_unit() {
+        let check = |ms: i64, age_text: &str, span_text: &str| {
+            assert_eq!(
+                (age(Timestamp(0), Timestamp(ms)).as_str(), span(Timestamp(0), Timestamp(ms)).as_str()),
+                (age_text, span_text)
+            );
+        };
+        check(40, "0s", "0.04s");
+        check(9_990, "9s", "9.99s");
+        check(119_000, "119s", "119s");
+        check(125_000, "2m", "2m 5s");
+        check(8_000_000, "2h", "2h 13m");
+        check(900_000_000, "10d", "250h 0m");
+    }
+}
