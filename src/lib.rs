@@ -7,3 +7,4 @@ pub mod clock;
 pub mod ids;
 pub mod job;
 pub mod redact;
+pub mod store;

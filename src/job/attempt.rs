@@ -22,6 +22,8 @@ pub struct AttemptRecord {
     pub ended_at: Option<Timestamp>,
     /// How it ended.
     pub outcome: Option<Outcome>,
+    /// The commit that it started from, once that is known.
+    pub base: Option<ObjectId>,
     /// What its processes used.
     pub resources: Resources,
     /// The commit on `refs/sawmill/salvage/<job>/<attempt>` that holds what it left uncommitted.

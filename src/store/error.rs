@@ -1,0 +1,257 @@
+//! What can go wrong with the database, as far as a caller acts on it.
+//!
+//! The one rule: a message never shows a password, so the database is named by its label (see `address`), never by its URL.
+
+use std::path::PathBuf;
+
+use crate::ids::{JobId, WorkerId};
+use crate::job::{BranchName, JobState};
+
+/// Why the store did not do what it was asked. Unless a variant says otherwise, nothing has changed.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// There is no such thing.
+    #[error("cannot find {what} {id}")]
+    NotFound {
+        /// What was looked for.
+        what: &'static str,
+        /// Its id.
+        id: String,
+    },
+    /// The claim or lease is no longer the caller's. It must write, commit and push nothing more.
+    #[error("cannot write under a lease that is lost")]
+    LeaseLost,
+    /// The idempotency key belongs to a job with another document.
+    #[error("cannot enqueue under idempotency key {key:?}: job {job} has it, with another document")]
+    KeyConflict {
+        /// The key.
+        key: String,
+        /// The job that has it.
+        job: JobId,
+    },
+    /// The id of the new job belongs to a job with another document.
+    #[error("cannot enqueue job {0}: there is one of that id, with another document")]
+    IdConflict(JobId),
+    /// The branch that the job names belongs to another job.
+    #[error("cannot deliver on branch {branch} of {repo}: it belongs to job {job}; name another, or none")]
+    BranchTaken {
+        /// The branch.
+        branch: BranchName,
+        /// The remote.
+        repo: String,
+        /// The job that has it.
+        job: JobId,
+    },
+    /// Only failed and cancelled jobs can be retried.
+    #[error("cannot retry job {job}: it is {state}, and only a failed or cancelled job can be retried")]
+    NotRetryable {
+        /// The job.
+        job: JobId,
+        /// Its state.
+        state: JobState,
+    },
+    /// The chunks do not go on where the log ends.
+    #[error("cannot append chunk {seq} at byte {offset}: the log goes on with chunk {next_seq} at byte {end}")]
+    LogGap {
+        /// The chunk's number.
+        seq: u64,
+        /// Where it says that it begins.
+        offset: u64,
+        /// The number that the log expects.
+        next_seq: u64,
+        /// Where the log ends.
+        end: u64,
+    },
+    /// The completion given to `finish` is that of another attempt.
+    #[error("cannot finish job {0} with the completion of another attempt")]
+    ForeignCompletion(JobId),
+    /// A claim was asked to renew that another worker holds.
+    #[error("cannot renew a claim of worker {holder} for worker {asked}")]
+    ForeignClaim {
+        /// Who asked.
+        asked: WorkerId,
+        /// Whose claim it is.
+        holder: WorkerId,
+    },
+    /// The URL names no database that we know.
+    #[error("cannot use database url {url:?}: {why}")]
+    BadUrl {
+        /// The URL without its password.
+        url: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The directory of a SQLite file cannot be made.
+    #[error("cannot create directory {path:?} for the database")]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The database cannot be reached at the moment, is busy beyond patience, or lost the connection. Trying again can help.
+    /// Whether a transaction that was being committed took place is then not known.
+    #[error("cannot reach database {database}: {source}")]
+    Unreachable {
+        /// Its label.
+        database: String,
+        /// What the driver says.
+        source: sqlx::Error,
+    },
+    /// The database answers, and refuses us: a wrong password, a database that does not exist, a missing privilege.
+    #[error("cannot open database {database}: {source}; check [queue] url")]
+    Refused {
+        /// Its label.
+        database: String,
+        /// What the driver says.
+        source: sqlx::Error,
+    },
+    /// A newer build has migrated the database.
+    #[error(
+        "cannot use database {database}: its schema is version {found}, and this build of sawmill knows versions up to {known}; \
+         run a newer sawmill, or point [queue] url at another database"
+    )]
+    NewerSchema {
+        /// Its label.
+        database: String,
+        /// The newest migration that it has.
+        found: i64,
+        /// The newest migration that this build has.
+        known: i64,
+    },
+    /// The database has not been migrated to this build's schema.
+    #[error("cannot use database {database}: its schema is version {found}, and this build needs {known}; run `sawmill migrate`")]
+    OlderSchema {
+        /// Its label.
+        database: String,
+        /// The newest migration that it has; 0 for none.
+        found: i64,
+        /// The newest migration that this build has.
+        known: i64,
+    },
+    /// A migration failed; it was rolled back.
+    #[error("cannot apply migration {name} to database {database}: {source}")]
+    Migration {
+        /// The migration.
+        name: &'static str,
+        /// The database's label.
+        database: String,
+        /// What the driver says.
+        source: sqlx::Error,
+    },
+    /// What is stored cannot be what we stored.
+    #[error("cannot read {what} from the database: {why}")]
+    Corrupt {
+        /// What was read.
+        what: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The database reports an error that is neither the caller's nor the connection's.
+    #[error("cannot run a statement on database {database}: {source}")]
+    Database {
+        /// Its label.
+        database: String,
+        /// What the driver says.
+        source: sqlx::Error,
+    },
+}
+
+/// What the code of a database's error means for us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Meaning {
+    Away,
+    Refused,
+    Damaged,
+    Other,
+}
+
+impl StoreError {
+    /// Whether the same call may succeed later without anybody changing anything.
+    #[must_use]
+    pub const fn is_transient(&self) -> bool {
+        matches!(self, Self::Unreachable { .. })
+    }
+
+    /// Sorts what the driver reports about the database with `label`.
+    pub(super) fn from_driver(label: &str, source: sqlx::Error) -> Self {
+        let database = label.to_owned();
+        let meaning = match &source {
+            sqlx::Error::Io(_)
+            | sqlx::Error::Tls(_)
+            | sqlx::Error::Protocol(_)
+            | sqlx::Error::PoolTimedOut
+            | sqlx::Error::PoolClosed
+            | sqlx::Error::WorkerCrashed
+            | sqlx::Error::BeginFailed => Meaning::Away,
+            sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) | sqlx::Error::ColumnNotFound(_) => Meaning::Damaged,
+            sqlx::Error::Database(error) => meaning_of(error.code().as_deref().unwrap_or_default()),
+            _ => Meaning::Other,
+        };
+        match meaning {
+            Meaning::Away => Self::Unreachable { database, source },
+            Meaning::Refused => Self::Refused { database, source },
+            Meaning::Damaged => Self::Corrupt { what: format!("database {database}"), why: source.to_string() },
+            Meaning::Other => Self::Database { database, source },
+        }
+    }
+
+    pub(super) fn not_found(what: &'static str, id: impl ToString) -> Self {
+        Self::NotFound { what, id: id.to_string() }
+    }
+
+    pub(super) fn corrupt(what: impl Into<String>, why: impl ToString) -> Self {
+        Self::Corrupt { what: what.into(), why: why.to_string() }
+    }
+}
+
+/// SQLSTATE codes have five characters; SQLite's are numbers, whose low byte is the primary code
+/// (<https://www.postgresql.org/docs/15/errcodes-appendix.html>, <https://www.sqlite.org/rescode.html>).
+fn meaning_of(code: &str) -> Meaning {
+    if code.len() == 5 {
+        return match code {
+            // Shut down, crashed, starting up; a deadlock or a failed serialization; a wait or a statement that took too long.
+            "57P01" | "57P02" | "57P03" | "40001" | "40P01" | "55P03" | "57014" | "25P03" => Meaning::Away,
+            "3D000" | "42501" => Meaning::Refused,
+            "XX001" | "XX002" => Meaning::Damaged,
+            // Connection exceptions; insufficient resources (too many connections, the disk is full).
+            _ if code.starts_with("08") || code.starts_with("53") => Meaning::Away,
+            _ if code.starts_with("28") => Meaning::Refused,
+            _ => Meaning::Other,
+        };
+    }
+    match code.parse::<u32>().map(|code| code & 0xff) {
+        // BUSY, LOCKED, NOMEM, INTERRUPT, IOERR, FULL, PROTOCOL.
+        Ok(5 | 6 | 7 | 9 | 10 | 13 | 15) => Meaning::Away,
+        // PERM, READONLY, CANTOPEN, AUTH.
+        Ok(3 | 8 | 14 | 23) => Meaning::Refused,
+        // CORRUPT, NOTADB.
+        Ok(11 | 26) => Meaning::Damaged,
+        _ => Meaning::Other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_passes_by_itself_is_transient() {
+        let check = |code: &str, expected: Meaning| assert_eq!(meaning_of(code), expected, "{code}");
+        check("57P01", Meaning::Away);
+        check("53300", Meaning::Away);
+        check("08006", Meaning::Away);
+        check("40P01", Meaning::Away);
+        check("28P01", Meaning::Refused);
+        check("3D000", Meaning::Refused);
+        check("23505", Meaning::Other);
+        check("5", Meaning::Away);
+        check("517", Meaning::Away);
+        check("13", Meaning::Away);
+        check("14", Meaning::Refused);
+        check("26", Meaning::Damaged);
+        check("2067", Meaning::Other);
+        check("", Meaning::Other);
+    }
+}

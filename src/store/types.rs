@@ -1,0 +1,284 @@
+//! What goes into the store and what comes out of it, beyond the records of the `job` room.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::clock::Timestamp;
+use crate::ids::{AttemptNo, ClaimToken, CompletionId, JobId, ObjectId, WorkerId};
+use crate::job::attempt::{Resources, StageRecord};
+use crate::job::{
+    BranchName, Completion, CompletionEntry, CompletionState, Job, JobSpec, JobState, LogChunk, LogVerdict, Outcome,
+};
+
+/// A job to enqueue, with everything filled in that the planner left out.
+#[derive(Debug, Clone)]
+pub struct NewJob {
+    /// Its id. Enqueuing the same id with the same digest again is answered with the job that is there.
+    pub id: JobId,
+    /// The effective document; it names a backend.
+    pub spec: JobSpec,
+    /// The remote.
+    pub repo: String,
+    /// The branch, tag or commit to start from.
+    pub base: String,
+    /// The branch to deliver on. Explicit where `spec.deliver.branch` is there: then a taken one is an error. Otherwise a
+    /// taken one is told apart by the job's id.
+    pub branch: BranchName,
+    /// Attempts it may burn.
+    pub attempts_max: u32,
+    /// Not before this moment.
+    pub ready_at: Timestamp,
+    /// A digest of the document as it was sent, by which a repeated idempotency key is judged.
+    pub digest: String,
+}
+
+/// What became of a job that was to be enqueued.
+#[derive(Debug, Clone)]
+pub enum Enqueued {
+    /// It is new.
+    Created(Job),
+    /// It was there already, under the same idempotency key (or id) and with the same digest.
+    Existing(Job),
+}
+
+impl Enqueued {
+    /// The job, new or not.
+    #[must_use]
+    pub fn into_job(self) -> Job {
+        match self {
+            Self::Created(job) | Self::Existing(job) => job,
+        }
+    }
+}
+
+/// Which jobs to list.
+#[derive(Debug, Clone, Default)]
+pub struct JobFilter {
+    /// Only those in this state.
+    pub state: Option<JobState>,
+    /// Only those of this project.
+    pub project: Option<String>,
+    /// Only those of this execution.
+    pub execution: Option<String>,
+    /// Only those enqueued before this one: the last of the page before.
+    pub before: Option<JobId>,
+    /// At most so many.
+    pub limit: u32,
+}
+
+/// Which completions to list.
+#[derive(Debug, Clone, Default)]
+pub struct CompletionFilter {
+    /// Only those in this state.
+    pub state: Option<CompletionState>,
+    /// Only those of this job.
+    pub job: Option<JobId>,
+    /// Only those written before this one: the last of the page before.
+    pub before: Option<CompletionId>,
+    /// At most so many.
+    pub limit: u32,
+}
+
+/// A page of a list, newest first.
+#[derive(Debug, Clone)]
+pub struct Page<T> {
+    /// The items.
+    pub items: Vec<T>,
+    /// Whether there are more after the last one, whose id is the cursor for them.
+    pub more: bool,
+}
+
+/// What became of a request to cancel.
+#[derive(Debug, Clone)]
+pub enum Cancel {
+    /// The job waited, and is cancelled.
+    Done(Job),
+    /// The job runs; its worker learns of the request when it renews its claim.
+    Requested(Job),
+    /// The job had ended before.
+    AlreadyEnded(Job),
+}
+
+/// What a worker asks for.
+#[derive(Debug, Clone)]
+pub struct ClaimRequest {
+    /// Who asks.
+    pub worker: WorkerId,
+    /// The backends that it has. A job for another is never handed to it.
+    pub backends: Vec<String>,
+    /// At most so many jobs: its free slots.
+    pub limit: u32,
+    /// How long the claims hold without being renewed.
+    pub lease: Duration,
+}
+
+/// What became of a claim that was to be renewed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Renewal {
+    /// It holds.
+    Held {
+        /// Until when.
+        lease_until: Timestamp,
+        /// Why somebody asked for the job's end, if somebody did.
+        cancel: Option<String>,
+    },
+    /// It is no longer the worker's.
+    Lost,
+}
+
+/// How an attempt ended, with everything that is to be on record about it.
+#[derive(Debug, Clone)]
+pub struct Finish {
+    /// How.
+    pub outcome: Outcome,
+    /// What its processes used.
+    pub resources: Resources,
+    /// All of its stages, as they are now; those already on record under the same number are replaced.
+    pub stages: Vec<StageRecord>,
+    /// Whether its log is whole. The log is sealed with this.
+    pub log: LogVerdict,
+    /// The commit that holds what it left uncommitted.
+    pub salvage: Option<ObjectId>,
+    /// What it delivered. Written in the same transaction, so that there is never one without the other.
+    pub completion: Option<Completion>,
+    /// Where the job is tried again: not before this moment (a usage limit, say).
+    pub not_before: Option<Timestamp>,
+}
+
+/// Something whose lease had run out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Expired {
+    /// A job's claim.
+    Claim {
+        /// The job.
+        job: JobId,
+        /// The attempt, closed as `lease_lost`.
+        attempt: AttemptNo,
+        /// Who held it.
+        worker: WorkerId,
+        /// What the job is now: queued again, failed as a poison pill, or cancelled where that had been asked for.
+        state: JobState,
+    },
+    /// A completion.
+    Completion {
+        /// Which.
+        id: CompletionId,
+        /// Who held it.
+        consumer: String,
+        /// What it is now: pending again, or dead.
+        state: CompletionState,
+    },
+}
+
+/// How far an attempt's log is in the store, and the spool files with it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LogPosition {
+    /// The number of the next chunk.
+    pub next_seq: u64,
+    /// Where the next chunk begins.
+    pub offset: u64,
+    /// How far each stream's spool file has been read, in the order of [`crate::job::Stream::ALL`].
+    pub spool_end: [u64; 3],
+}
+
+/// A piece of an attempt's log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogPage {
+    /// The chunks, in order. The first one is cut so that it begins at the offset asked for.
+    pub chunks: Vec<LogChunk>,
+    /// The verdict, once the attempt has ended: the log is read to its end when this is there and `total` is reached.
+    pub end: Option<LogVerdict>,
+    /// The length of the log so far, in bytes.
+    pub total: u64,
+}
+
+impl LogPage {
+    /// The offset to ask for next.
+    #[must_use]
+    pub fn next_offset(&self, from: u64) -> u64 {
+        self.chunks.last().map_or(from, |chunk| chunk.offset + chunk.data.len() as u64)
+    }
+}
+
+/// A completion that a consumer holds.
+#[derive(Debug, Clone)]
+pub struct HeldCompletion {
+    /// The completion, with its lease.
+    pub entry: CompletionEntry,
+    /// The secret by which it is renewed, acknowledged and given back.
+    pub token: ClaimToken,
+}
+
+/// What is to become of a completion that a consumer gives back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// It is handed out again after this time, unless it has been handed out as often as is allowed.
+    Retry {
+        /// How long it waits.
+        after: Duration,
+    },
+    /// It is set aside for good.
+    Dead,
+}
+
+/// What a worker says of itself, for people to see. No decision rests on it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct WorkerRecord {
+    /// Its name.
+    pub id: WorkerId,
+    /// The host that it runs on.
+    pub host: String,
+    /// The build that it runs.
+    pub version: String,
+    /// Its process.
+    pub pid: u32,
+    /// The boot of the host that the process belongs to.
+    pub boot_id: String,
+    /// How many jobs it runs at once.
+    pub slots: u32,
+    /// Its labels.
+    pub labels: Vec<String>,
+    /// Its backends.
+    pub backends: Vec<String>,
+    /// What it is doing.
+    pub state: WorkerState,
+    /// When it started.
+    pub started_at: Timestamp,
+    /// When it last said so.
+    pub seen_at: Timestamp,
+}
+
+/// What a worker is doing, by its own account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum WorkerState {
+    /// It takes jobs.
+    Running,
+    /// It lets its jobs end, and takes no more.
+    Draining,
+    /// It has ended in good order.
+    Stopped,
+}
+
+impl WorkerState {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Running, Self::Draining, Self::Stopped];
+
+    /// The word used on the wire and in the database.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Draining => "draining",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+impl std::fmt::Display for WorkerState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.as_str())
+    }
+}
