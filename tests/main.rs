@@ -1,4 +1,5 @@
 //! The one integration binary. Its tests run side by side: each has its own directories, schema and ports.
 
 mod dependencies;
+mod redact;
 mod tidy;

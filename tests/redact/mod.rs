@@ -1,0 +1,12 @@
+//! What the redactor masks, what it leaves alone, and that borders make no difference.
+
+mod borders;
+mod shapes;
+mod speed;
+
+use sawmill::redact::Redactor;
+
+/// Redacts a text and gives it back as text.
+fn redacted(secrets: &[&str], text: &str) -> String {
+    String::from_utf8_lossy(&Redactor::new(secrets).redact(text.as_bytes())).into_owned()
+}
