@@ -1,12 +1,137 @@
 //! The `sawmill` command.
 
+use std::ffi::OsString;
 use std::process::ExitCode;
+
+use clap::Parser;
+use sawmill::cli::{self, Args, CliError, Command, Exit, Global, HostCommand};
+use sawmill::config::{self, ConfigError, Environment};
+use sawmill::daemon::{self, Audience, Composition, VERSION};
+use sawmill::store::StoreError;
+use sawmill::worker::Shutdown;
+use sawmill::workspace::SlotDir;
+use sawmill::{attempt, demo, doctor, sandbox};
+use tokio_util::sync::CancellationToken;
 
 fn main() -> ExitCode {
     let mut args = std::env::args_os().skip(1);
     // A supervisor is this executable again. It must stay small: nothing of the daemon may be set up before this line.
-    if args.next().is_some_and(|first| first == sawmill::sandbox::SUBCOMMAND) {
-        return sawmill::sandbox::supervise(args);
+    match args.next() {
+        Some(first) if first == sandbox::SUBCOMMAND => return sandbox::supervise(args),
+        Some(first) if first == attempt::SALVAGE_SUBCOMMAND => return in_runtime(salvage(args.next())),
+        Some(first) if first == "--version" || first == "-V" => return in_runtime(version()),
+        _ => {}
     }
-    ExitCode::SUCCESS
+    in_runtime(command(Args::parse()))
+}
+
+/// Runs a command to its end.
+fn in_runtime(command: impl Future<Output = ExitCode>) -> ExitCode {
+    match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => {
+            let exit = runtime.block_on(command);
+            // What still blocks (a name being looked up, say) does not keep us.
+            runtime.shutdown_background();
+            exit
+        }
+        Err(error) => {
+            cli::talk(&format!("error: cannot start: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn version() -> ExitCode {
+    cli::Output::new(false).line(&format!("sawmill {VERSION}")).map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS)
+}
+
+async fn command(args: Args) -> ExitCode {
+    let environment = Environment::read();
+    let audience = match &args.command {
+        Command::Host(HostCommand::Up | HostCommand::Serve | HostCommand::Worker) => Audience::Daemon,
+        _ => Audience::Command,
+    };
+    daemon::init(audience, args.global.verbose, environment.get("RUST_LOG"));
+    let for_host = environment.clone();
+    let router = async move |global: &Global| {
+        let composition = compose(global, environment)?;
+        let store = composition.store().await.map_err(failed)?;
+        Ok(composition.router(store, CancellationToken::new()))
+    };
+    cli::run(args, router, async move |command, global: &Global| host(command, global, for_host).await).await.into()
+}
+
+async fn host(command: HostCommand, global: &Global, environment: Environment) -> Result<Exit, CliError> {
+    if let HostCommand::Demo(args) = &command {
+        let code = demo::run(args, environment).await.map_err(failed)?;
+        return Ok(if code == ExitCode::SUCCESS { Exit::Done } else { Exit::Failed });
+    }
+    let out = cli::Output::new(global.json);
+    if matches!(command, HostCommand::Version) {
+        return out.line(&format!("sawmill {VERSION}")).map(|()| Exit::Done);
+    }
+    let composition = compose(global, environment)?;
+    let shutdown = Shutdown::default();
+    let done = match command {
+        HostCommand::Up | HostCommand::Serve | HostCommand::Worker => {
+            daemon::stop_on_signals(&shutdown).map_err(|error| failed(error.into()))?;
+            match command {
+                HostCommand::Up => composition.up(shutdown).await,
+                HostCommand::Serve => composition.serve(shutdown).await,
+                _ => composition.work(shutdown).await,
+            }
+        }
+        HostCommand::Doctor => {
+            let findings = doctor::examine(&composition).await;
+            return doctor::report(out, &findings);
+        }
+        HostCommand::Migrate => migrate(&composition, out).await,
+        HostCommand::Demo(_) | HostCommand::Version => Ok(()),
+    };
+    done.map(|()| Exit::Done).map_err(failed)
+}
+
+async fn migrate(composition: &Composition, out: cli::Output) -> anyhow::Result<()> {
+    let store = sawmill::store::Store::connect_unmigrated(&composition.config().queue).await?;
+    let migrated = store.migrate().await?;
+    match migrated.applied.as_slice() {
+        [] => out.line(&format!("{} is at schema {} already", store.label(), migrated.version))?,
+        applied => out.line(&format!("{} is now at schema {}: applied {}", store.label(), migrated.version, applied.join(", ")))?,
+    }
+    store.close().await;
+    Ok(())
+}
+
+fn compose(global: &Global, environment: Environment) -> Result<Composition, CliError> {
+    let loaded = config::load(global.config.as_deref(), &environment, &[]).map_err(|error| failed(error.into()))?;
+    Ok(Composition::new(loaded, environment))
+}
+
+/// The last act of a supervisor whose daemon is gone.
+async fn salvage(slot: Option<OsString>) -> ExitCode {
+    let Some(slot) = slot else { return ExitCode::from(2) };
+    match attempt::salvage_orphan(&SlotDir::at(slot.into())).await {
+        Ok(found) => {
+            cli::talk(&found.map_or_else(|| "nothing to salvage".to_owned(), |commit| format!("salvaged {commit}")));
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            cli::talk(&format!("error: cannot salvage: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The exit status that goes with the failure of a command of this host.
+fn failed(source: anyhow::Error) -> CliError {
+    let exit = if source.is::<ConfigError>() {
+        Exit::Usage
+    } else {
+        match source.downcast_ref::<StoreError>() {
+            Some(StoreError::Unreachable { .. } | StoreError::Refused { .. }) => Exit::Unreachable,
+            Some(StoreError::BadUrl { .. }) => Exit::Usage,
+            _ => Exit::Failed,
+        }
+    };
+    CliError::Host { exit, source }
 }

@@ -12,6 +12,7 @@ use crate::git::{SalvagePush, Worktree};
 use crate::ids::ObjectId;
 use crate::job::spec::Keep;
 use crate::job::{Claim, Completion, LogVerdict, Outcome, OutcomeClass, Stage};
+use crate::logs::LogsError;
 use crate::sandbox::{Status, Supervisor};
 use crate::store::{Finish, Store, StoreError};
 use crate::workspace::{Kept, Salvage};
@@ -76,13 +77,16 @@ impl Attempt {
     }
 
     async fn record_end(&mut self, outcome: Outcome, completion: Option<Completion>, salvage: Option<ObjectId>) -> Ended {
+        let shipped = self.shipper.position();
         let log = match self.shipper.drain(self.tools.config.close_timeout).await {
             Ok(verdict) => verdict,
-            Err(lost) if lost.is_lease_lost() => return Ended::Lost,
+            Err(LogsError::LeaseLost { .. }) => return Ended::Lost,
             Err(error) => {
                 warn!("the log of job {} is not whole: {}", self.claimed.claim.job, chain(&error));
-                let (from, to) = error.missing();
-                LogVerdict::Gap { from, to }
+                match error {
+                    LogsError::DrainDeadline { verdict, .. } => verdict,
+                    _ => LogVerdict::Gap { from: shipped, to: self.spool.length().max(shipped) },
+                }
             }
         };
         self.stages.enter(Stage::Complete, self.now());

@@ -4,12 +4,13 @@ use super::environment;
 use super::halt::Halt;
 use super::journal::{Phase, Said};
 use super::open::Attempt;
+use super::orphan::SALVAGE_SUBCOMMAND;
 use crate::backends::Verdict;
 use crate::clock::{Timestamp, human};
 use crate::ids::ObjectId;
 use crate::job::attempt::Resources;
 use crate::job::{OutcomeClass, Stage};
-use crate::sandbox::{Cause, CommandSpec, End, ExitReport, SandboxError, Will};
+use crate::sandbox::{Cause, CommandSpec, End, ExitReport, Refusal, SandboxError, Will};
 
 /// The id of the backend's command within the attempt.
 const BACKEND: &str = "backend";
@@ -62,7 +63,7 @@ fn will(attempt: &Attempt) -> Will {
     let slot = attempt.slot_root().to_string_lossy().into_owned();
     let path = attempt.tools.environment.get("PATH").cloned().unwrap_or_default();
     Will {
-        argv: vec![executable, "__salvage".to_owned(), slot],
+        argv: vec![executable, SALVAGE_SUBCOMMAND.to_owned(), slot],
         env: [("PATH".to_owned(), path)].into(),
         cwd: attempt.tools.state.root().to_owned(),
     }
@@ -88,7 +89,7 @@ pub(super) async fn ended(attempt: &Attempt, id: &str) -> Result<ExitReport, Hal
     match waited {
         Ok(report) => Ok(report),
         // The processes died with it, or were ended by the kernel after it: nothing is known of their end.
-        Err(SandboxError::Gone { .. } | SandboxError::UnknownCommand { .. }) => {
+        Err(SandboxError::Gone { .. } | SandboxError::Refused { refusal: Refusal::Lost { .. } | Refusal::Unknown { .. }, .. }) => {
             Err(Halt::failed(OutcomeClass::Infrastructure, "the supervisor of the job's processes is gone"))
         }
         Err(error) => Err(error.into()),

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::Ended;
@@ -18,7 +19,7 @@ use crate::clock::Timestamp;
 use crate::git::Remote;
 use crate::job::attempt::Resources;
 use crate::job::{Claim, ClaimedJob, Deadline, LogVerdict, Outcome, OutcomeClass};
-use crate::logs::{Shipper, Spool};
+use crate::logs::{Shipment, Shipper, Spool};
 use crate::sandbox::Supervisor;
 use crate::store::{Finish, Store};
 use crate::workspace::SlotDir;
@@ -87,7 +88,14 @@ impl Assignment {
         Ok(Attempt {
             deadline: Deadline::new(claimed.claimed_at, timeout, tools.config.publish_reserve),
             stages: Stages::resume(&tools.store, &claimed.claim, journal.stages.clone()),
-            shipper: Shipper::start(&tools.store, &claimed.claim, &spool, redactor, &tools.logs),
+            shipper: Shipper::start(Shipment {
+                store: tools.store.clone(),
+                claim: claimed.claim.clone(),
+                spool: spool.clone(),
+                redactor,
+                config: tools.logs.clone(),
+                cancel: CancellationToken::new(),
+            }),
             tools,
             claimed,
             slot,
@@ -165,9 +173,7 @@ impl Attempt {
 
     /// Says something in the job's own log, as the worker.
     pub(super) fn say(&self, line: &str) {
-        if let Err(error) = self.spool.say(line) {
-            warn!("cannot write to the log of job {}: {error}", self.claimed.claim.job);
-        }
+        self.spool.say(line);
     }
 }
 

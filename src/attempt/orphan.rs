@@ -5,6 +5,9 @@ use crate::git::{Git, SalvagePush, Worktree};
 use crate::ids::ObjectId;
 use crate::workspace::{Salvage, SlotDir};
 
+/// The hidden subcommand that salvages a slot.
+pub const SALVAGE_SUBCOMMAND: &str = "__salvage";
+
 /// Saves what the attempt in `slot` left uncommitted, by what its journal says, and needs neither configuration nor
 /// database. Doing it twice comes to the same.
 ///

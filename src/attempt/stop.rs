@@ -55,16 +55,18 @@ impl Stop {
     /// Waits until there is a reason. Never, when the other end is gone without having given one.
     pub async fn stopped(&self) -> StopReason {
         let mut receiver = self.receiver.clone();
-        match receiver.wait_for(Option::is_some).await {
-            Ok(reason) => reason.clone().unwrap_or(StopReason::Shutdown),
-            Err(_) => std::future::pending().await,
+        let heard = receiver.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone());
+        match heard {
+            Some(reason) => reason,
+            None => std::future::pending().await,
         }
     }
 
     /// Waits until the lease is lost, whatever was asked for before.
     pub async fn lease_lost(&self) {
         let mut receiver = self.receiver.clone();
-        if receiver.wait_for(|reason| *reason == Some(StopReason::LeaseLost)).await.is_err() {
+        let heard = receiver.wait_for(|reason| *reason == Some(StopReason::LeaseLost)).await.is_ok();
+        if !heard {
             std::future::pending::<()>().await;
         }
     }

@@ -39,6 +39,19 @@ pub fn load(file: Option<&Path>, environment: &Environment, flags: &[(&str, Stri
         let name = format!("SAWMILL_{}", key.replace('.', "__").to_ascii_uppercase());
         figment = figment.merge(named(Serialized::default(&key, parse(value)), &name));
     }
+    finish(figment, environment, flags)
+}
+
+/// The shipped configuration with `flags` over it, for what must not depend on the caller's files.
+///
+/// # Errors
+/// A flag's key does not exist, or its value cannot be.
+pub fn shipped(environment: &Environment, flags: &[(&str, String)]) -> Result<Loaded, ConfigError> {
+    let figment = Figment::new().merge(named(Toml::string(SHIPPED), "built-in defaults"));
+    finish(figment, environment, flags)
+}
+
+fn finish(mut figment: Figment, environment: &Environment, flags: &[(&str, String)]) -> Result<Loaded, ConfigError> {
     for (key, value) in flags {
         figment = figment.merge(named(Serialized::default(key, parse(value)), "command line"));
     }

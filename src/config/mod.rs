@@ -11,6 +11,6 @@ mod sections;
 
 pub use environment::Environment;
 pub use error::ConfigError;
-pub use layers::{Loaded, SHIPPED, load};
-pub use origin::{Setting, settings};
+pub use layers::{Loaded, SHIPPED, load, shipped};
+pub use origin::settings;
 pub use sections::{Config, ProjectConfig};

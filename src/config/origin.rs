@@ -1,21 +1,9 @@
 //! Where each value of the configuration came from.
 
 use figment::value::Value;
-use serde::Serialize;
-
 use super::error::source_name;
 use super::layers::Loaded;
-
-/// One value with its origin.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Setting {
-    /// Its key, with its section.
-    pub key: String,
-    /// The value; secrets are not shown.
-    pub value: serde_json::Value,
-    /// The layer that it came from.
-    pub origin: String,
-}
+use crate::api::wire::Setting;
 
 /// Every value of a configuration, in the order of its keys.
 #[must_use]

@@ -8,7 +8,7 @@ mod kept;
 mod slot;
 mod trash;
 
-pub use config::Config;
+pub use config::{Config, Salvage};
 pub use kept::Kept;
 pub use slot::{SlotDir, StateDir};
 pub use trash::Trash;

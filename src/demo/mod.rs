@@ -1,0 +1,44 @@
+//! `sawmill demo`: the main job on one screen, from a sample repository to what an integrator does, on embedded SQLite.
+//!
+//! Everything in it is the real thing: the API's router, a worker with its supervisors, git. Only the repository is a sample,
+//! and even that can be the caller's own.
+
+mod fates;
+mod integrate;
+mod sample;
+mod scene;
+mod watch;
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::Context;
+
+use crate::cli::{DemoArgs, Output, talk};
+use crate::config::Environment;
+use fates::Fate;
+use scene::Scene;
+
+/// Runs the demonstration. The exit status is 0 only when every job met the fate that was meant for it and every delivered
+/// branch was found on the remote.
+///
+/// # Errors
+/// The scene cannot be set, or the API or the worker fail.
+pub async fn run(args: &DemoArgs, environment: Environment) -> anyhow::Result<ExitCode> {
+    let started = Instant::now();
+    let scene = Scene::set(args, environment).await?;
+    talk(&format!("scratch directory  {}", scene.dir().display()));
+    talk(&format!("remote repository  {}", scene.remote().display()));
+
+    let fates = Fate::all(args.repo.is_some(), args.jobs.unwrap_or(8));
+    let ended = watch::run(&scene, fates).await.context("the jobs cannot be watched")?;
+    let took = started.elapsed();
+    let out = Output::new(false);
+    let as_meant = watch::report(out, &ended)?;
+    let delivered = integrate::run(&scene, out, &ended).await.context("the results cannot be integrated")?;
+
+    out.line(&format!("\n{} jobs in {:.1} s; {as_meant} met the fate that was meant for them", ended.len(), took.as_secs_f64()))?;
+    scene.strike(args.keep).await?;
+    let good = as_meant == ended.len() && delivered;
+    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

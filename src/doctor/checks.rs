@@ -1,0 +1,120 @@
+//! The checks one by one.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use super::{Finding, State};
+use crate::config::Config;
+use crate::git::Git;
+use crate::sandbox::{Launch, Mark, Supervisor};
+use crate::store::Store;
+
+/// Less free space than this is worth a warning, in bytes.
+const LITTLE_DISK: u64 = 5 * 1024 * 1024 * 1024;
+
+/// A difference of clocks that leases would feel.
+const CLOCK_SKEW: Duration = Duration::from_secs(2);
+
+fn good(check: &'static str, seen: impl Into<String>) -> Finding {
+    Finding { check, state: State::Good, seen: seen.into(), remedy: None }
+}
+
+fn flawed(check: &'static str, state: State, seen: impl Into<String>, remedy: &str) -> Finding {
+    Finding { check, state, seen: seen.into(), remedy: Some(remedy.to_owned()) }
+}
+
+pub(super) fn git(config: &Config) -> Finding {
+    match Git::open(&config.git, &config.worker.state_dir.join("mirrors")) {
+        Ok(git) => good("git", git.version()),
+        Err(error) => flawed("git", State::Bad, error.to_string(), "install git, or set git.program to where it is"),
+    }
+}
+
+pub(super) fn git_lfs(config: &Config) -> Finding {
+    match Git::open(&config.git, &config.worker.state_dir.join("mirrors")) {
+        Ok(git) if git.has_lfs() => good("git-lfs", "found"),
+        _ => flawed("git-lfs", State::Warning, "not found", "install git-lfs if a repository uses it"),
+    }
+}
+
+pub(super) fn state_directory(config: &Config) -> Finding {
+    let dir = &config.worker.state_dir;
+    let tried = fs::create_dir_all(dir).and_then(|()| {
+        let probe = dir.join("doctor");
+        fs::write(&probe, "probe")?;
+        fs::remove_file(probe)
+    });
+    match tried {
+        Ok(()) => good("state directory", dir.display().to_string()),
+        Err(error) => flawed(
+            "state directory",
+            State::Bad,
+            format!("{}: {error}", dir.display()),
+            "set worker.state_dir to a directory on a local disk that this user can write",
+        ),
+    }
+}
+
+pub(super) fn disk(config: &Config) -> Finding {
+    match free_space(&config.worker.state_dir) {
+        Ok(free) if free < LITTLE_DISK => flawed(
+            "disk",
+            State::Warning,
+            format!("{} free for worktrees and logs", bytesize::ByteSize(free)),
+            "free some space, or set worker.state_dir to a larger disk",
+        ),
+        Ok(free) => good("disk", format!("{} free", bytesize::ByteSize(free))),
+        Err(error) => flawed("disk", State::Warning, error.to_string(), "check worker.state_dir"),
+    }
+}
+
+fn free_space(path: &Path) -> nix::Result<u64> {
+    let found = nix::sys::statvfs::statvfs(path)?;
+    Ok(found.blocks_available() * found.fragment_size())
+}
+
+pub(super) async fn database(config: &Config) -> Vec<Finding> {
+    let store = match Store::connect(&config.queue).await {
+        Ok(store) => store,
+        Err(error) => return vec![flawed("database", State::Bad, error.to_string(), "check queue.url")],
+    };
+    let version = store.schema_version().await;
+    let skew = {
+        let (ours, theirs) = (crate::clock::Timestamp::now(), store.now());
+        ours.since(theirs).max(theirs.since(ours))
+    };
+    let findings = vec![
+        match version {
+            Ok(version) => good("database", format!("{} at schema {version}", store.label())),
+            Err(error) => flawed("database", State::Bad, error.to_string(), "run sawmill migrate"),
+        },
+        if skew > CLOCK_SKEW {
+            let seen = format!("{skew:?} apart from the database's");
+            flawed("clock", State::Warning, seen, "run an NTP client on both hosts; leases go by the database's clock all the same")
+        } else {
+            good("clock", "in step with the database's")
+        },
+    ];
+    store.close().await;
+    findings
+}
+
+/// Starts a supervisor as a slot would, and ends it again.
+pub(super) async fn supervisor(config: &Config) -> Finding {
+    let dir = match tempfile::tempdir() {
+        Ok(dir) => dir,
+        Err(error) => return flawed("supervisor", State::Bad, error.to_string(), "check the directory for temporary files"),
+    };
+    let launch = Launch {
+        executable: "/proc/self/exe".into(),
+        dir: dir.path().join("sup"),
+        mark: Mark { worker: "doctor".to_owned(), slot: "0".to_owned() },
+        orphan_after: config.queue.lease,
+    };
+    let tried = async { Supervisor::launch(&launch).await?.shutdown().await };
+    match tried.await {
+        Ok(()) => good("supervisor", "starts and ends"),
+        Err(error) => flawed("supervisor", State::Bad, error.to_string(), "check that /proc is mounted and processes may be started"),
+    }
+}

@@ -1,0 +1,73 @@
+//! `sawmill doctor`: what Sawmill needs of this host, checked, with what to do about what is missing.
+
+mod checks;
+
+use crate::cli::{Cell, CliError, Exit, Output};
+use crate::daemon::Composition;
+use serde::Serialize;
+
+/// What a check found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// What was checked.
+    pub check: &'static str,
+    /// How it is.
+    pub state: State,
+    /// What was seen.
+    pub seen: String,
+    /// What to do about it.
+    pub remedy: Option<String>,
+}
+
+/// How a thing is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// As it must be.
+    Good,
+    /// Good enough, with a drawback.
+    Warning,
+    /// Nothing works until it is mended.
+    Bad,
+}
+
+/// Checks everything. Nothing is changed, except that a SQLite database is made when it is not there.
+pub async fn examine(composition: &Composition) -> Vec<Finding> {
+    let config = composition.config();
+    let mut findings = vec![checks::git(config), checks::git_lfs(config)];
+    findings.push(checks::state_directory(config));
+    findings.push(checks::disk(config));
+    findings.extend(checks::database(config).await);
+    findings.push(checks::supervisor(config).await);
+    findings
+}
+
+/// Writes what was found; the exit status is 1 when something is bad.
+///
+/// # Errors
+/// The output cannot be written.
+pub fn report(out: Output, findings: &[Finding]) -> Result<Exit, CliError> {
+    if out.is_json() {
+        out.json(&findings)?;
+    } else {
+        let rows: Vec<Vec<Cell>> = findings
+            .iter()
+            .map(|finding| {
+                let word = match finding.state {
+                    State::Good => "ready",
+                    State::Warning => "warning",
+                    State::Bad => "failed",
+                };
+                vec![
+                    Cell::new(finding.check),
+                    Cell::state(word),
+                    Cell::new(&finding.seen),
+                    Cell::maybe(finding.remedy.as_ref()),
+                ]
+            })
+            .collect();
+        out.rows(&["CHECK", "STATE", "SEEN", "WHAT TO DO"], &rows)?;
+    }
+    let bad = findings.iter().any(|finding| finding.state == State::Bad);
+    Ok(if bad { Exit::Failed } else { Exit::Done })
+}
