@@ -4,5 +4,6 @@
 //! never name each other. `docs/ARCHITECTURE.md` has the map, and `tests/tidy.rs` enforces it.
 
 pub mod clock;
+pub mod git;
 pub mod ids;
 pub mod job;
