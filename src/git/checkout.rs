@@ -1,0 +1,100 @@
+//! A tree of files with the host's git directory for it.
+//!
+//! The host's git directory is a handful of files that are written here, without git: its objects are the mirror's own
+//! directory, so that a commit made from it needs no copying, and its index stays as the checkout left it. Every later
+//! command works on a copy of that index (see [`super::stage`]).
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::command::Invocation;
+use super::error::io_error;
+use super::{Git, GitError, index, lfs};
+use crate::ids::ObjectId;
+
+/// Where the host's side of a worktree, or of a submodule in it, is.
+#[derive(Debug, Clone)]
+pub(super) struct Checkout {
+    /// The host's git directory.
+    pub(super) git_dir: PathBuf,
+    /// The files.
+    pub(super) tree: PathBuf,
+    /// The objects of the mirror.
+    pub(super) objects: PathBuf,
+    /// The commit that was checked out.
+    pub(super) base: ObjectId,
+}
+
+impl Checkout {
+    /// The index as the checkout left it. Nothing changes it.
+    pub(super) fn index(&self) -> PathBuf {
+        self.git_dir.join("index")
+    }
+
+    /// The tree without entries, which git knows without having it.
+    pub(super) fn empty_tree(&self) -> &'static str {
+        match self.base.as_str().len() {
+            64 => "6ef19b41225c5369f1c104d45d8d85efa9b057b53b14b4b9b939dd74decc5321",
+            _ => "4b825dc642cb6eb9a060e54bf8d69288fbee4904",
+        }
+    }
+
+    /// Where LFS contents are kept: with the mirror, for all its worktrees.
+    pub(super) fn lfs_storage(&self) -> PathBuf {
+        self.objects.with_file_name("lfs")
+    }
+
+    /// A command on the host's git directory, whose objects go to the mirror.
+    pub(super) fn command<'a>(&self, git: &'a Git, action: impl Into<String>) -> Invocation<'a> {
+        git.command(action, &self.git_dir).env("GIT_OBJECT_DIRECTORY", &self.objects)
+    }
+
+    /// Writes the host's git directory and checks out the base; answers the gitlinks in it. `origin` gives the command the
+    /// remote, which LFS needs.
+    pub(super) async fn fill(&self, git: &Git, origin: &super::Remote) -> Result<Vec<index::Gitlink>, GitError> {
+        let base = &self.base;
+        self.write_git_dir()?;
+        fs::create_dir_all(&self.tree).map_err(io_error("create", &self.tree))?;
+        let action = format!("check out {}", base.short());
+        let finished = self
+            .command(git, &action)
+            .work_tree(&self.tree)
+            .origin(origin)
+            .lfs(git.host.lfs, &self.lfs_storage())
+            .setting("checkout.workers", "0")
+            .args(["read-tree", "-u", "--reset", base.as_str()])
+            .finish()
+            .await?;
+        if finished.code != Some(0) {
+            return Err(lfs::diagnose(git, &finished, &action));
+        }
+        let (index, tree, width) = (self.index(), self.tree.clone(), base.as_str().len() / 2);
+        super::blocking(move || index::settle(&index, &tree, width)).await
+    }
+
+    fn write_git_dir(&self) -> Result<(), GitError> {
+        let base = &self.base;
+        for directory in ["objects/info", "refs"] {
+            let path = self.git_dir.join(directory);
+            fs::create_dir_all(&path).map_err(io_error("create", &path))?;
+        }
+        write(&self.git_dir.join("config"), format!("[core]\n\tbare = false\n{}", format_settings(base)))?;
+        write(&self.git_dir.join("HEAD"), format!("{base}\n"))?;
+        // For a person who looks: the commands here name the mirror's objects in their environment.
+        write(&self.git_dir.join("objects/info/alternates"), format!("{}\n", self.objects.display()))
+    }
+}
+
+/// The lines of a configuration that say how object ids are made.
+pub(super) fn format_settings(id: &ObjectId) -> &'static str {
+    if id.as_str().len() == 64 {
+        "\trepositoryformatversion = 1\n[extensions]\n\tobjectformat = sha256\n"
+    } else {
+        "\trepositoryformatversion = 0\n"
+    }
+}
+
+/// Writes a whole file.
+pub(super) fn write(path: &Path, contents: impl AsRef<[u8]>) -> Result<(), GitError> {
+    fs::write(path, contents).map_err(io_error("write", path))
+}

@@ -1,0 +1,349 @@
+//! Running git: one command with arguments, an environment made from nothing, a limit of time and of output.
+//!
+//! The one rule: nothing that a user or a job left on this host configures git. Settings that must hold are given through
+//! git's own environment (`GIT_CONFIG_COUNT`), which has the last word over every file, and which git itself takes away
+//! from the far end of a local remote, so that the remote's own hooks still run there.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::process::{Child, Command};
+
+use super::diagnose;
+use super::error::GitError;
+use super::{Git, Remote};
+
+/// The oldest git that has everything used here (`GIT_ATTR_SOURCE` came with 2.41).
+const VERSION_NEEDED: &str = "2.41";
+/// How much of what git prints is kept: answers of known size need no more.
+const STDOUT_MAX: usize = 16 * 1024 * 1024;
+/// How much of git's complaints is kept.
+const STDERR_MAX: usize = 256 * 1024;
+
+/// Settings that hold for every command.
+const SETTINGS: [(&str, &str); 22] = [
+    ("core.hooksPath", "/dev/null"),
+    ("core.fsmonitor", "false"),
+    ("core.untrackedCache", "false"),
+    ("core.splitIndex", "false"),
+    ("core.attributesFile", "/dev/null"),
+    ("core.excludesFile", "/dev/null"),
+    ("core.autocrlf", "false"),
+    ("core.safecrlf", "false"),
+    ("core.fileMode", "true"),
+    ("core.symlinks", "true"),
+    ("core.ignoreCase", "false"),
+    ("core.quotePath", "false"),
+    ("core.askPass", ""),
+    ("core.bigFileThreshold", "32m"),
+    ("credential.helper", ""),
+    ("gc.auto", "0"),
+    ("maintenance.auto", "false"),
+    ("advice.addEmbeddedRepo", "false"),
+    ("commit.gpgSign", "false"),
+    ("index.skipHash", "true"),
+    ("submodule.recurse", "false"),
+    ("fetch.recurseSubmodules", "false"),
+];
+
+/// The file that takes the place of the user's configuration.
+pub(super) fn global_configuration(safe_directories: &[String]) -> String {
+    let mut text = "# Written by sawmill: what git reads here instead of a user's configuration.\n[safe]\n".to_owned();
+    for directory in safe_directories {
+        let quoted = directory.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "");
+        text.push_str(&format!("\tdirectory = \"{quoted}\"\n"));
+    }
+    text
+}
+
+/// The absolute path of `name`, which need not be looked up when it has a slash.
+pub(super) fn find_program(name: &Path, search_path: &str) -> Result<PathBuf, GitError> {
+    let missing = |kind: io::ErrorKind| GitError::Program { program: name.to_owned(), source: kind.into() };
+    if name.components().count() > 1 {
+        return std::path::absolute(name).map_err(|source| GitError::Program { program: name.to_owned(), source });
+    }
+    search_path
+        .split(':')
+        .filter(|directory| directory.starts_with('/'))
+        .map(|directory| Path::new(directory).join(name))
+        .find(|path| path.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0))
+        .ok_or_else(|| missing(io::ErrorKind::NotFound))
+}
+
+/// Asks the program for its version; at most five seconds.
+pub(super) fn check_version(program: &Path) -> Result<String, GitError> {
+    let failed = |source| GitError::Program { program: program.to_owned(), source };
+    let mut child = std::process::Command::new(program)
+        .arg("--version")
+        .env_clear()
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(failed)?;
+    let until = Instant::now() + Duration::from_secs(5);
+    while child.try_wait().map_err(failed)?.is_none() {
+        if Instant::now() > until {
+            child.kill().map_err(failed)?;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let output = child.wait_with_output().map_err(failed)?;
+    let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    let version = text.strip_prefix("git version ").and_then(|rest| rest.split_whitespace().next()).unwrap_or_default();
+    let number = |text: &str| -> Vec<u32> { text.split('.').take(2).map_while(|part| part.parse().ok()).collect() };
+    if number(version) < number(VERSION_NEEDED) {
+        return Err(GitError::Version { program: program.to_owned(), found: text, needed: VERSION_NEEDED });
+    }
+    Ok(version.to_owned())
+}
+
+/// How far a command reaches, which says how long it may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// Local files only.
+    Local,
+    /// A remote.
+    Network,
+}
+
+/// One git command, about to be run.
+pub(super) struct Invocation<'a> {
+    git: &'a Git,
+    action: String,
+    args: Vec<OsString>,
+    env: Vec<(&'static str, OsString)>,
+    settings: Vec<(String, String)>,
+    cwd: PathBuf,
+    stdin: Option<Vec<u8>>,
+    reach: Reach,
+    remote: Option<Remote>,
+    stdout_max: usize,
+}
+
+/// What a git command left.
+#[derive(Debug)]
+pub(super) struct Finished {
+    /// What was attempted, in words.
+    action: String,
+    /// Its exit status; absent where a signal ended it.
+    pub(super) code: Option<i32>,
+    /// What it answered.
+    pub(super) stdout: Vec<u8>,
+    /// What it complained about, secrets taken out.
+    pub(super) stderr: String,
+}
+
+impl Finished {
+    /// This, unless the command failed: then what its complaint means.
+    pub(super) fn success(self) -> Result<Self, GitError> {
+        if self.code == Some(0) { Ok(self) } else { Err(self.error()) }
+    }
+
+    /// What the complaint means where no remote is concerned.
+    pub(super) fn error(&self) -> GitError {
+        diagnose::local(&self.action, self.code, &self.stderr)
+    }
+
+    /// The one line that it answered.
+    pub(super) fn line(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).trim().to_owned()
+    }
+}
+
+impl Git {
+    /// A command that is attempted in order to do `action`.
+    pub(super) fn command(&self, action: impl Into<String>, git_dir: &Path) -> Invocation<'_> {
+        Invocation {
+            git: self,
+            action: action.into(),
+            args: Vec::new(),
+            env: vec![("GIT_DIR", git_dir.into())],
+            settings: Vec::new(),
+            cwd: git_dir.to_owned(),
+            stdin: None,
+            reach: Reach::Local,
+            remote: None,
+            stdout_max: STDOUT_MAX,
+        }
+    }
+}
+
+impl<'a> Invocation<'a> {
+    pub(super) fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
+        self.args.push(arg.as_ref().to_owned());
+        self
+    }
+
+    pub(super) fn args<S: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
+        self.args.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
+        self
+    }
+
+    pub(super) fn env(mut self, name: &'static str, value: impl AsRef<OsStr>) -> Self {
+        self.env.push((name, value.as_ref().to_owned()));
+        self
+    }
+
+    pub(super) fn setting(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.settings.push((name.into(), value.into()));
+        self
+    }
+
+    pub(super) fn work_tree(mut self, tree: &Path) -> Self {
+        self.env.push(("GIT_WORK_TREE", tree.into()));
+        self.cwd = tree.to_owned();
+        self
+    }
+
+    pub(super) fn stdin(mut self, bytes: Vec<u8>) -> Self {
+        self.stdin = Some(bytes);
+        self
+    }
+
+    /// Gives as much time as a remote gets.
+    pub(super) fn patient(mut self) -> Self {
+        self.reach = Reach::Network;
+        self
+    }
+
+    pub(super) fn stdout_max(mut self, bytes: usize) -> Self {
+        self.stdout_max = bytes;
+        self
+    }
+
+    /// Makes `remote` known as `origin`, without its address in the arguments.
+    pub(super) fn origin(mut self, remote: &Remote) -> Self {
+        self.settings.push(("remote.origin.url".to_owned(), remote.secret_url().to_owned()));
+        self.remote = Some(remote.clone());
+        self.patient()
+    }
+
+    /// Runs the command to its end. Dropping the future kills the command and everything that it started.
+    ///
+    /// # Errors
+    /// It cannot be started, takes too long, or answers more than is allowed. A failure that the command itself reports is
+    /// in [`Finished`].
+    pub(super) async fn finish(mut self) -> Result<Finished, GitError> {
+        let limit = match self.reach {
+            Reach::Local => self.git.host.config.local_timeout,
+            Reach::Network => self.git.host.config.network_timeout,
+        };
+        let stdin = self.stdin.take();
+        let mut group = Group { child: self.spawn(stdin.is_some())? };
+        tracing::debug!(action = %self.action, args = ?self.args, "git runs");
+        let Ok(result) = tokio::time::timeout(limit, group.talk(stdin, self.stdout_max)).await else {
+            return Err(GitError::Timeout { action: self.action, after: limit });
+        };
+        let ended = result.map_err(|source| GitError::Program { program: self.git.host.program.clone(), source })?;
+        if ended.stdout.cut {
+            let detail = format!("git answers more than {} bytes", self.stdout_max);
+            return Err(GitError::Command { action: self.action, detail });
+        }
+        let stderr = String::from_utf8_lossy(&ended.stderr.bytes);
+        let stderr = self.remote.as_ref().map_or_else(|| stderr.to_string(), |remote| remote.scrub(&stderr));
+        Ok(Finished { action: self.action, code: ended.status.code(), stdout: ended.stdout.bytes, stderr })
+    }
+
+    /// Runs the command, which must succeed.
+    pub(super) async fn run(self) -> Result<Finished, GitError> {
+        let remote = self.remote.clone();
+        let finished = self.finish().await?;
+        match remote {
+            Some(remote) if finished.code != Some(0) => Err(diagnose::network(&remote, &finished.action, &finished.stderr)),
+            _ => finished.success(),
+        }
+    }
+
+    fn spawn(&self, piped: bool) -> Result<Child, GitError> {
+        let host = &self.git.host;
+        let mut command = Command::new(&host.program);
+        command.args(&self.args).current_dir(&self.cwd).env_clear();
+        command.env("PATH", &host.config.search_path).env("HOME", &host.home).env("LC_ALL", "C");
+        command.env("GIT_CONFIG_NOSYSTEM", "1").env("GIT_CONFIG_GLOBAL", &host.global).env("GIT_ATTR_NOSYSTEM", "1");
+        command.env("GIT_TERMINAL_PROMPT", "0").env("GIT_ASKPASS", "").env("GCM_INTERACTIVE", "never");
+        command.env("GIT_SSH_COMMAND", "ssh -oBatchMode=yes").env("GIT_ALLOW_PROTOCOL", "https:http:ssh:git:file");
+        command.env("GIT_OPTIONAL_LOCKS", "0").env("GIT_NO_REPLACE_OBJECTS", "1").env("GIT_NO_LAZY_FETCH", "1");
+        command.envs(&host.config.environment).envs(self.env.iter().map(|(name, value)| (name, value)));
+        let fixed = SETTINGS.iter().map(|(name, value)| (*name, *value));
+        let own = self.settings.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let mut count = 0;
+        for (index, (name, value)) in fixed.chain(own).enumerate() {
+            command.env(format!("GIT_CONFIG_KEY_{index}"), name).env(format!("GIT_CONFIG_VALUE_{index}"), value);
+            count = index + 1;
+        }
+        command.env("GIT_CONFIG_COUNT", count.to_string());
+        command.stdin(if piped { Stdio::piped() } else { Stdio::null() }).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.process_group(0).kill_on_drop(true);
+        command.spawn().map_err(|source| GitError::Program { program: host.program.clone(), source })
+    }
+}
+
+/// A command in a process group of its own, which dies with this.
+struct Group {
+    child: Child,
+}
+
+struct Ended {
+    status: std::process::ExitStatus,
+    stdout: Kept,
+    stderr: Kept,
+}
+
+struct Kept {
+    bytes: Vec<u8>,
+    cut: bool,
+}
+
+impl Group {
+    async fn talk(&mut self, stdin: Option<Vec<u8>>, stdout_max: usize) -> io::Result<Ended> {
+        let input = self.child.stdin.take();
+        let feed = async {
+            if let (Some(mut pipe), Some(bytes)) = (input, stdin) {
+                match pipe.write_all(&bytes).await {
+                    // A command that stops reading has its reason, which its status tells.
+                    Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error),
+                    _ => {}
+                }
+            }
+            Ok(())
+        };
+        let (stdout, stderr) = (self.child.stdout.take(), self.child.stderr.take());
+        let ((), stdout, stderr) = tokio::try_join!(feed, keep(stdout, stdout_max), keep(stderr, STDERR_MAX))?;
+        Ok(Ended { status: self.child.wait().await?, stdout, stderr })
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // The id is absent once the child was waited for, so that it cannot name a stranger.
+        if let Some(pid) = self.child.id().and_then(|id| i32::try_from(id).ok())
+            && let Err(error) = killpg(Pid::from_raw(pid), Signal::SIGKILL)
+        {
+            tracing::warn!(pid, %error, "a git command could not be killed");
+        }
+    }
+}
+
+/// Reads a pipe to its end and keeps the first `max` bytes.
+async fn keep(pipe: Option<impl AsyncRead + Unpin>, max: usize) -> io::Result<Kept> {
+    let mut kept = Kept { bytes: Vec::new(), cut: false };
+    let Some(mut pipe) = pipe else { return Ok(kept) };
+    let mut buffer = vec![0; 16 * 1024];
+    loop {
+        let read = pipe.read(&mut buffer).await?;
+        if read == 0 {
+            return Ok(kept);
+        }
+        let room = max - kept.bytes.len();
+        kept.bytes.extend_from_slice(&buffer[..read.min(room)]);
+        kept.cut |= read > room;
+    }
+}

@@ -1,0 +1,106 @@
+//! The index of a fresh checkout, made so that no later command has to read a file that nobody touched.
+//!
+//! git takes a file for possibly changed ("racily clean") when it is as young as the index, and then compares contents; right
+//! after a checkout that is every file. So every file gets a time a few seconds in the past, and the index is told: a file
+//! that somebody changes later differs in its time, whatever the second. Format: gitformat-index(5), versions 2 and 3.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use nix::fcntl::AtFlags;
+use nix::sys::stat::{UtimensatFlags, fstatat, utimensat};
+use nix::sys::time::TimeSpec;
+
+use super::GitError;
+use super::error::io_error;
+use crate::ids::ObjectId;
+
+/// How far in the past the files of a checkout are: beyond the coarsest clock of a file system.
+const PAST_SECONDS: i64 = 3;
+
+const FIXED: usize = 40;
+const MODE: usize = 24;
+const SIZE_OF_HEADER: usize = 12;
+const EXTENDED: u16 = 0x4000;
+const GITLINK: u32 = 0o160_000;
+const TYPE_MASK: u32 = 0o170_000;
+
+/// A submodule's place in the tree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Gitlink {
+    /// Its path, as bytes.
+    pub(super) path: Vec<u8>,
+    /// The commit that the tree wants there.
+    pub(super) commit: ObjectId,
+}
+
+/// Settles the times of all files that `index` names below `tree`, writes them into it, and answers the gitlinks. `width` is
+/// the length of an object id in bytes.
+pub(super) fn settle(index: &Path, tree: &Path, width: usize) -> Result<Vec<Gitlink>, GitError> {
+    let mut bytes = fs::read(index).map_err(io_error("read", index))?;
+    let damaged = || GitError::Command { action: "read the index".to_owned(), detail: format!("{} is damaged", index.display()) };
+    let version = number(&bytes, 4).ok_or_else(damaged)?;
+    let count = number(&bytes, 8).ok_or_else(damaged)?;
+    if !bytes.starts_with(b"DIRC") || !(2..=3).contains(&version) {
+        return Err(damaged());
+    }
+    let directory = File::open(tree).map_err(io_error("open", tree))?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(0));
+    let past = TimeSpec::new(now - PAST_SECONDS, 0);
+    let mut gitlinks = Vec::new();
+    let mut at = SIZE_OF_HEADER;
+    for _ in 0..count {
+        let entry = Entry::read(&bytes, at, width).ok_or_else(damaged)?;
+        let path = bytes.get(entry.name.clone()).ok_or_else(damaged)?;
+        if entry.mode & TYPE_MASK == GITLINK {
+            let id = bytes.get(at + FIXED..at + FIXED + width).ok_or_else(damaged)?;
+            gitlinks.push(Gitlink { path: path.to_vec(), commit: to_id(id).ok_or_else(damaged)? });
+        } else {
+            let name = OsStr::from_bytes(path);
+            let failed = |errno: nix::Error| io_error("set the time of", Path::new(name))(errno.into());
+            utimensat(&directory, name, &past, &past, UtimensatFlags::NoFollowSymlink).map_err(failed)?;
+            let stat = fstatat(&directory, name, AtFlags::AT_SYMLINK_NOFOLLOW).map_err(failed)?;
+            let times = [stat.st_ctime, stat.st_ctime_nsec, past.tv_sec(), 0];
+            for (slot, time) in times.into_iter().enumerate() {
+                // Seconds are kept modulo 2^32, as git does.
+                let cut = u32::try_from(time & 0xffff_ffff).unwrap_or(0);
+                bytes[at + slot * 4..at + slot * 4 + 4].copy_from_slice(&cut.to_be_bytes());
+            }
+        }
+        at = entry.end;
+    }
+    // A checksum of zeros says that there is none (`index.skipHash`).
+    let trailer = bytes.len().checked_sub(width).filter(|trailer| *trailer >= at).ok_or_else(damaged)?;
+    bytes[trailer..].fill(0);
+    super::checkout::write(index, bytes)?;
+    Ok(gitlinks)
+}
+
+struct Entry {
+    mode: u32,
+    name: std::ops::Range<usize>,
+    end: usize,
+}
+
+impl Entry {
+    fn read(bytes: &[u8], at: usize, width: usize) -> Option<Self> {
+        let flags_at = at + FIXED + width;
+        let flags = u16::from_be_bytes(bytes.get(flags_at..flags_at + 2)?.try_into().ok()?);
+        let start = flags_at + if flags & EXTENDED == 0 { 2 } else { 4 };
+        let length = bytes.get(start..)?.iter().position(|byte| *byte == 0)?;
+        let end = at + ((start - at + length + 8) & !7);
+        Some(Self { mode: number(bytes, at + MODE)?, name: start..start + length, end })
+    }
+}
+
+fn number(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_be_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
+}
+
+fn to_id(bytes: &[u8]) -> Option<ObjectId> {
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    hex.parse().ok()
+}

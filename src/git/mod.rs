@@ -1,0 +1,132 @@
+//! Everything that is done with git: mirrors, worktrees, commits, pushes, salvage.
+//!
+//! The one rule: the host never runs git on a repository that a job could write. A worktree has two git directories: the
+//! host's (`<slot>/host.git`, outside of the tree), which alone is used here, and the job's own (`<slot>/tree/.git`), which is
+//! written once and from then on only read as plain files. No hook, filter, file monitor or configuration of a job or of
+//! this host's users takes part; the one exception is git-lfs, from the operator's search path.
+//!
+//! What host mode cannot promise: a job that runs as the daemon's own user can write wherever the daemon can, so also into
+//! mirrors. What git makes there is read-only and named by its content, the job's view borrows it by path and has no remote,
+//! but only a container, or a user of its own, keeps a hostile job out.
+//!
+//! Who may push where, and which commit message, is decided above; the trash is emptied elsewhere.
+
+mod checkout;
+mod command;
+mod commit;
+mod config;
+mod diagnose;
+mod diff;
+mod error;
+mod fetch;
+mod index;
+mod job_view;
+mod journal;
+mod lfs;
+mod lock;
+mod mirror;
+mod nested;
+mod provision;
+mod push;
+mod remote;
+mod salvage;
+mod stage;
+mod submodules;
+mod tree_path;
+mod worktree;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+pub use commit::{Change, Committed};
+pub use config::Config;
+pub use error::GitError;
+pub use mirror::Mirror;
+pub use push::Pushed;
+pub use remote::{Remote, RemoteError};
+pub use salvage::SalvagePush;
+pub use worktree::Worktree;
+
+use error::io_error;
+
+/// git as this host has it, with the directory of its mirrors. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Git {
+    host: Arc<Host>,
+}
+
+#[derive(Debug)]
+struct Host {
+    config: Config,
+    program: PathBuf,
+    version: String,
+    lfs: lfs::Installed,
+    mirrors: PathBuf,
+    home: PathBuf,
+    global: PathBuf,
+}
+
+impl Git {
+    /// Finds git and checks its version, and makes the directory of the mirrors. Blocks for a few milliseconds.
+    ///
+    /// # Errors
+    /// [`GitError::Program`], [`GitError::Version`], [`GitError::Identity`], or a directory that cannot be made.
+    pub fn open(config: &Config, mirrors: &Path) -> Result<Self, GitError> {
+        for text in [&config.author_name, &config.author_email] {
+            if text.trim().is_empty() || text.contains(['<', '>', '\n', '\r', '\0']) {
+                return Err(GitError::Identity(text.clone()));
+            }
+        }
+        let program = command::find_program(&config.program, &config.search_path)?;
+        let version = command::check_version(&program)?;
+        fs::create_dir_all(mirrors).map_err(io_error("create", mirrors))?;
+        let mirrors = fs::canonicalize(mirrors).map_err(io_error("find", mirrors))?;
+        let home = mirrors.join(".home");
+        fs::create_dir_all(&home).map_err(io_error("create", &home))?;
+        let global = home.join("gitconfig");
+        let text = command::global_configuration(&config.safe_directories);
+        if fs::read_to_string(&global).ok().as_deref() != Some(&text) {
+            let new = tempfile::NamedTempFile::new_in(&home).map_err(io_error("write", &global))?;
+            fs::write(new.path(), text).map_err(io_error("write", &global))?;
+            new.persist(&global).map_err(|error| io_error("write", &global)(error.error))?;
+        }
+        let lfs = lfs::Installed::find(&config.search_path);
+        Ok(Self { host: Arc::new(Host { config: config.clone(), program, version, lfs, mirrors, home, global }) })
+    }
+
+    /// The version that git reports, such as `2.47.3`.
+    #[must_use]
+    pub fn version(&self) -> &str {
+        &self.host.version
+    }
+
+    /// Whether `git-lfs` was found when this was opened.
+    #[must_use]
+    pub fn has_lfs(&self) -> bool {
+        self.host.lfs == lfs::Installed::Yes
+    }
+
+    /// The mirror of `remote`, which need not exist yet: it is cloned when it is first asked for something.
+    #[must_use]
+    pub fn mirror(&self, remote: &Remote) -> Mirror {
+        Mirror::new(self.clone(), remote.clone())
+    }
+
+    /// Where what is no longer wanted is moved, beside the mirrors.
+    fn trash(&self) -> PathBuf {
+        self.host.mirrors.with_file_name("trash")
+    }
+}
+
+/// Runs what blocks away from the threads that others wait on.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(value) => value,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime shuts down: this future is never asked again.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}

@@ -1,0 +1,121 @@
+//! A commit reaches the remote, on a branch that must not be there yet.
+//!
+//! The one rule: nothing on the remote is ever overwritten. Every push says that it expects no such ref, and the remote
+//! itself holds that against what it has in the moment of the update.
+
+use super::checkout::Checkout;
+use super::command::Finished;
+use super::error::GitError;
+use super::mirror::Mirror;
+use super::worktree::Worktree;
+use super::{diagnose, lfs};
+use crate::ids::ObjectId;
+use crate::job::BranchName;
+
+/// What a push did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pushed {
+    /// The branch is new.
+    New,
+    /// The branch was there already, at this very commit: an earlier push of ours whose answer was lost.
+    Already,
+}
+
+/// What the ref on the remote is expected to be before a push.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Expected<'a> {
+    /// Not there.
+    Absent,
+    /// At this commit.
+    At(&'a ObjectId),
+}
+
+impl Worktree {
+    /// Pushes `commit`, which [`Worktree::commit`] answered, as `branch`. Cancelling it leaves open whether the branch
+    /// arrived; calling it again finds out.
+    ///
+    /// # Errors
+    /// [`GitError::BranchMoved`] when the branch is there at another commit; [`GitError::PushRefused`] with the remote's
+    /// reason; [`GitError::Unreachable`], [`GitError::NeedsPassword`], [`GitError::RemoteMissing`]; LFS files that cannot be
+    /// uploaded.
+    pub async fn push(&self, commit: &ObjectId, branch: &BranchName) -> Result<Pushed, GitError> {
+        let pushed = push_ref(&self.mirror, &self.checkout, commit, &branch.to_ref(), Expected::Absent).await?;
+        self.note_delivered(commit)?;
+        Ok(pushed)
+    }
+}
+
+/// Pushes `commit` as `target` if the remote has what is expected there.
+pub(super) async fn push_ref(
+    mirror: &Mirror,
+    checkout: &Checkout,
+    commit: &ObjectId,
+    target: &str,
+    expected: Expected<'_>,
+) -> Result<Pushed, GitError> {
+    let (git, remote) = (&mirror.git, &mirror.remote);
+    lfs::upload(git, checkout, remote, commit, target).await?;
+    let old = match expected {
+        Expected::Absent => String::new(),
+        Expected::At(old) => old.to_string(),
+    };
+    let action = format!("push {target} to {remote}");
+    let finished = checkout
+        .command(git, &action)
+        .origin(remote)
+        .args(["push", "--porcelain", "--no-verify", "--atomic", "--no-follow-tags", "--recurse-submodules=no"])
+        .arg(format!("--force-with-lease={target}:{old}"))
+        .args(["origin", &format!("{commit}:{target}")])
+        .finish()
+        .await?;
+    match Answer::read(&finished, target) {
+        Some(Answer::Done(pushed)) => Ok(pushed),
+        Some(Answer::Rejected(reason)) => why_rejected(mirror, commit, target, &reason, &finished).await,
+        None => Err(diagnose::network(remote, &action, &finished.stderr)),
+    }
+}
+
+/// What `git push --porcelain` says of one ref: a flag, the refspec, and a remark, with tabs between.
+enum Answer {
+    Done(Pushed),
+    Rejected(String),
+}
+
+impl Answer {
+    fn read(finished: &Finished, target: &str) -> Option<Self> {
+        let text = String::from_utf8_lossy(&finished.stdout);
+        let mut fields = text.lines().map(|line| line.splitn(3, '\t')).find_map(|mut fields| {
+            let flag = fields.next()?;
+            let spec = fields.next()?;
+            spec.ends_with(&format!(":{target}")).then(|| (flag.to_owned(), fields.next().unwrap_or_default().to_owned()))
+        });
+        let (flag, remark) = fields.take()?;
+        match flag.as_str() {
+            "=" => Some(Self::Done(Pushed::Already)),
+            "!" => Some(Self::Rejected(remark)),
+            _ if finished.code == Some(0) => Some(Self::Done(Pushed::New)),
+            _ => None,
+        }
+    }
+}
+
+/// Tells a branch that moved from a remote that does not want it, by looking at what the remote has now.
+async fn why_rejected(
+    mirror: &Mirror,
+    commit: &ObjectId,
+    target: &str,
+    reason: &str,
+    finished: &Finished,
+) -> Result<Pushed, GitError> {
+    let (remote, branch) = (mirror.remote.clone(), target.strip_prefix("refs/heads/").unwrap_or(target).to_owned());
+    let now = mirror.remote_refs(&[target.to_owned()]).await?.into_iter().find(|one| one.name == target);
+    match now {
+        Some(found) if found.commit == *commit => Ok(Pushed::Already),
+        Some(found) => Err(GitError::BranchMoved { remote, branch, found: found.commit }),
+        None => {
+            let said = diagnose::remote_says(&finished.stderr);
+            let message = if said.is_empty() { reason.to_owned() } else { format!("{reason}: {said}") };
+            Err(GitError::PushRefused { remote, branch, message })
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! Nothing is lost: what a job left uncommitted is kept on a ref of its own before its worktree goes.
+//!
+//! The one rule: salvage never refuses for what the tree contains. What git will not take as it is (a nested repository, a
+//! submodule with changes, an attribute that cannot be obeyed) is taken as plain files; what cannot be read is left out.
+
+use std::os::unix::ffi::OsStrExt;
+
+use super::diff::Changes;
+use super::error::{GitError, io_error};
+use super::journal::Identity;
+use super::mirror::Mirror;
+use super::nested;
+use super::push::{Expected, push_ref};
+use super::stage::{Attributes, Stage};
+use super::submodules::{State, inspect};
+use super::worktree::Worktree;
+use crate::ids::{AttemptNo, JobId, ObjectId};
+
+/// How far a salvage goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SalvagePush {
+    /// Into this worker's mirror.
+    Local,
+    /// To the remote as well, where other workers find it.
+    Remote,
+}
+
+/// The name of the file with the commit that reached the remote.
+const DELIVERED: &str = "delivered";
+
+impl Worktree {
+    /// Commits everything that differs from the base, and from what was already pushed from here, and keeps it as
+    /// `refs/sawmill/salvage/<job>/<attempt>`. It works whatever the job did to its own `.git`. Called again for the same
+    /// attempt it answers the same commit, or one on top of it where the tree changed since.
+    ///
+    /// # Errors
+    /// Never for what the tree contains. The mirror's disk is full, or the remote does not take it: then the mirror has it.
+    pub async fn salvage(&self, job: JobId, attempt: AttemptNo, push: SalvagePush) -> Result<Option<ObjectId>, GitError> {
+        if Identity::of(self.tree()).is_none() {
+            tracing::warn!(job.id = %job, tree = %self.tree().display(), "there is no tree to salvage from");
+            return Ok(None);
+        }
+        let tree = match self.salvage_tree(Attributes::OfTree).await {
+            Err(error @ (GitError::DiskFull { .. } | GitError::Timeout { .. } | GitError::Program { .. })) => return Err(error),
+            Err(error) => {
+                tracing::warn!(job.id = %job, %error, "salvaging byte by byte, without attributes");
+                self.salvage_tree(Attributes::Without).await?
+            }
+            Ok(tree) => tree,
+        };
+        let Some(tree) = tree else { return Ok(None) };
+        let name = salvage_ref(job, attempt);
+        let mirror = &self.mirror;
+        let before = mirror.salvages_here(&name).await?.into_iter().next().map(|(_, commit)| commit);
+        let stage = Stage::empty(&mirror.git, &self.checkout, self.tree());
+        let commit = match &before {
+            Some(before) if stage.tree_of(before).await? == tree => before.clone(),
+            _ => {
+                let message = format!(
+                    "Salvage of what attempt {attempt} left uncommitted\n\nSawmill-Job: {job}\nSawmill-Attempt: {attempt}\n"
+                );
+                let parents: Vec<&ObjectId> = std::iter::once(self.base()).chain(&before).collect();
+                let commit = self.commit_tree(&tree, &parents, &message).await?;
+                let update = mirror.git.command(format!("keep {name}"), &mirror.dir);
+                update.args(["update-ref", &name, commit.as_str()]).run().await?;
+                commit
+            }
+        };
+        if push == SalvagePush::Remote {
+            let there = mirror.remote_refs(std::slice::from_ref(&name)).await?.into_iter().find(|one| one.name == name);
+            let expected = there.as_ref().map_or(Expected::Absent, |one| Expected::At(&one.commit));
+            push_ref(mirror, &self.checkout, &commit, &name, expected).await?;
+        }
+        Ok(Some(commit))
+    }
+
+    /// The tree to keep; nothing when it is the base's, or that of a commit that already reached the remote.
+    async fn salvage_tree(&self, attributes: Attributes) -> Result<Option<ObjectId>, GitError> {
+        let git = &self.mirror.git;
+        let stage = Stage::open(git, &self.checkout)?.with_attributes(attributes);
+        let mut kept_out = Vec::new();
+        let mut changed = Vec::new();
+        for submodule in &self.journal.submodules {
+            match inspect(git, self.tree(), submodule).await {
+                Ok(State::Gone) => continue,
+                Ok(State::Unchanged) => {}
+                Ok(State::Moved(_) | State::Dirty(_)) => changed.push(submodule.path.clone()),
+                Err(error) => {
+                    tracing::warn!(path = %submodule.path.display(), %error, "a submodule is salvaged as plain files");
+                    changed.push(submodule.path.clone());
+                }
+            }
+            kept_out.push(submodule.path.as_os_str().as_bytes().to_vec());
+        }
+        let unborn = stage.add_what_can_be(&kept_out).await?;
+        let linked = Changes::parse(&stage.listing(self.base().as_str()).await?).gitlinks;
+        for path in nested::all(unborn, linked).iter().chain(&changed) {
+            nested::flatten(&stage, &self.checkout, path, attributes, 0).await?;
+        }
+        let tree = stage.write_tree().await?;
+        let known = tree == stage.tree_of(self.base()).await?;
+        let delivered = match self.delivered() {
+            Some(commit) => tree == stage.tree_of(&commit).await?,
+            None => false,
+        };
+        Ok((!known && !delivered).then_some(tree))
+    }
+
+    /// Notes that a commit of this tree reached the remote, so that it need not be salvaged.
+    pub(super) fn note_delivered(&self, commit: &ObjectId) -> Result<(), GitError> {
+        super::checkout::write(&self.checkout.git_dir.join(DELIVERED), commit.as_str())
+    }
+
+    fn delivered(&self) -> Option<ObjectId> {
+        std::fs::read_to_string(self.checkout.git_dir.join(DELIVERED)).ok()?.parse().ok()
+    }
+
+    /// Keeps a commit that is not pushed as `refs/sawmill/kept/<branch>` in the mirror, where a person finds it.
+    ///
+    /// # Errors
+    /// The mirror cannot be written to.
+    pub async fn keep(&self, commit: &ObjectId, branch: &crate::job::BranchName) -> Result<(), GitError> {
+        let mirror = &self.mirror;
+        let name = format!("refs/sawmill/kept/{branch}");
+        mirror.git.command(format!("keep {name}"), &mirror.dir).args(["update-ref", &name, commit.as_str()]).run().await?;
+        self.note_delivered(commit)
+    }
+}
+
+impl Mirror {
+    /// The salvages of a job's attempts, in order, from this mirror and from the remote, whose own are fetched. A remote that
+    /// does not answer is passed over with a warning: what is here is still good.
+    ///
+    /// # Errors
+    /// The mirror cannot be made or read.
+    pub async fn salvages(&self, job: JobId) -> Result<Vec<(AttemptNo, ObjectId)>, GitError> {
+        self.ensure_cloned().await?;
+        let pattern = format!("refs/sawmill/salvage/{job}/*");
+        let here = self.salvages_here(&pattern).await?;
+        match self.remote_refs(std::slice::from_ref(&pattern)).await {
+            Ok(there) if there.iter().any(|one| !here.iter().any(|(_, commit)| *commit == one.commit)) => {
+                self.fetch_same(&pattern).await?;
+                self.salvages_here(&pattern).await
+            }
+            Ok(_) => Ok(here),
+            Err(error) => {
+                tracing::warn!(job.id = %job, %error, "salvages on the remote cannot be seen");
+                Ok(here)
+            }
+        }
+    }
+
+    async fn salvages_here(&self, pattern: &str) -> Result<Vec<(AttemptNo, ObjectId)>, GitError> {
+        if !self.dir.is_dir() {
+            return Err(io_error("find", &self.dir)(std::io::ErrorKind::NotFound.into()));
+        }
+        let command = self.git.command("list salvages", &self.dir);
+        let answer = command.args(["for-each-ref", "--format=%(objectname) %(refname)", pattern]).run().await?;
+        let text = String::from_utf8_lossy(&answer.stdout);
+        let mut found: Vec<_> = text.lines().filter_map(parse_salvage).collect();
+        found.sort();
+        Ok(found)
+    }
+}
+
+fn parse_salvage(line: &str) -> Option<(AttemptNo, ObjectId)> {
+    let (id, name) = line.split_once(' ')?;
+    Some((AttemptNo(name.rsplit('/').next()?.parse().ok()?), id.parse().ok()?))
+}
+
+/// The ref that keeps what an attempt left.
+fn salvage_ref(job: JobId, attempt: AttemptNo) -> String {
+    format!("refs/sawmill/salvage/{job}/{attempt}")
+}

@@ -1,0 +1,102 @@
+//! A worktree: a tree of files at a base commit, in a slot, that a job may change.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use super::checkout::Checkout;
+use super::error::{GitError, io_error};
+use super::journal::{Identity, Journal};
+use super::mirror::Mirror;
+use super::{Git, Remote};
+use crate::ids::ObjectId;
+
+/// A worktree. Everything about it is on disk: dropping this leaves it, and [`Worktree::open`] finds it again.
+#[derive(Debug)]
+pub struct Worktree {
+    pub(super) mirror: Mirror,
+    pub(super) checkout: Checkout,
+    pub(super) journal: Journal,
+    slot: PathBuf,
+}
+
+impl Worktree {
+    pub(super) fn new(mirror: Mirror, slot: &Path, checkout: Checkout, journal: Journal) -> Self {
+        Self { mirror, checkout, journal, slot: slot.to_owned() }
+    }
+
+    /// Finds the worktree in a slot after a restart of the daemon.
+    ///
+    /// # Errors
+    /// [`GitError::NoWorktree`] when the slot has none that was provisioned to its end.
+    pub fn open(git: &Git, slot: &Path) -> Result<Self, GitError> {
+        let git_dir = slot.join("host.git");
+        let journal = Journal::read(&git_dir).map_err(|why| GitError::NoWorktree { slot: slot.to_owned(), why })?;
+        let mirror = git.mirror(&journal.remote);
+        let checkout = Checkout { git_dir, tree: slot.join("tree"), objects: mirror.objects(), base: journal.base.clone() };
+        Ok(Self::new(mirror, slot, checkout, journal))
+    }
+
+    /// The directory that the job works in.
+    #[must_use]
+    pub fn tree(&self) -> &Path {
+        &self.checkout.tree
+    }
+
+    /// The commit that it was made from.
+    #[must_use]
+    pub fn base(&self) -> &ObjectId {
+        &self.journal.base
+    }
+
+    /// The name of the branch that the job's view is on.
+    #[must_use]
+    pub fn branch(&self) -> &str {
+        &self.journal.branch
+    }
+
+    /// Where it came from.
+    #[must_use]
+    pub fn remote(&self) -> &Remote {
+        &self.mirror.remote
+    }
+
+    /// Makes sure that the tree is the very directory that was provisioned, and not a link to another.
+    pub(super) fn check_tree(&self) -> Result<(), GitError> {
+        if Identity::of(self.tree()) == Some(self.journal.identity) {
+            return Ok(());
+        }
+        let why = "the job removed its worktree or put something else in its place".to_owned();
+        Err(GitError::Refused { path: ".".to_owned(), why })
+    }
+
+    /// Moves the worktree into the trash; what is uncommitted is to be salvaged before. It takes two renames, whatever the
+    /// size and whatever the rights inside; emptying the trash is somebody else's duty.
+    ///
+    /// # Errors
+    /// A rename that fails. A worktree that was half moved is no worktree any more, and the next provision moves the rest.
+    pub async fn discard(self, trash: &Path) -> Result<(), GitError> {
+        // The journal goes first, with the host's side: a tree without it is nobody's.
+        for path in [&self.checkout.git_dir, &self.checkout.tree] {
+            if path.symlink_metadata().is_ok() {
+                move_to_trash(path, trash)?;
+            }
+        }
+        tracing::debug!(slot = %self.slot.display(), "worktree discarded");
+        Ok(())
+    }
+}
+
+/// Renames `path` into the trash, under a name that nothing there has.
+pub(super) fn move_to_trash(path: &Path, trash: &Path) -> Result<(), GitError> {
+    fs::create_dir_all(trash).map_err(io_error("create", trash))?;
+    let meta = path.symlink_metadata().map_err(io_error("find", path))?;
+    if meta.is_dir() && meta.permissions().mode() & 0o700 != 0o700 {
+        // A directory moves to another parent only when it can itself be written to.
+        let mode = fs::Permissions::from_mode(meta.permissions().mode() | 0o700);
+        fs::set_permissions(path, mode).map_err(io_error("open up", path))?;
+    }
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let place = trash.join(format!("{}-{name}", uuid::Uuid::now_v7().simple()));
+    fs::rename(path, &place).map_err(io_error("move to the trash", path))
+}
