@@ -1,9 +1,11 @@
 //! The supervisor, proven from outside: the real binary, real processes.
 //!
 //! A [`Slot`] fails its test when a process of it is left.
+#![expect(clippy::unwrap_used, reason = "what cannot be prepared has failed")]
 
 mod daemon;
 mod ends;
+mod measure;
 mod orphan;
 mod start;
 mod strangers;

@@ -1,7 +1,7 @@
 //! Who breaks the format, and who has no business here.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -16,10 +16,9 @@ use super::{PATIENCE, Slot, until};
 fn say(dir: &Path, bytes: &[u8]) -> std::io::Result<Vec<u8>> {
     let mut stream = UnixStream::connect(dir.join("sock"))?;
     stream.set_read_timeout(Some(PATIENCE))?;
-    stream.write_all(bytes)?;
     let mut answer = Vec::new();
-    match stream.read_to_end(&mut answer) {
-        Err(error) if error.kind() != std::io::ErrorKind::ConnectionReset => Err(error),
+    match stream.write_all(bytes).and_then(|()| stream.read_to_end(&mut answer)) {
+        Err(error) if !matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => Err(error),
         _ => Ok(answer),
     }
 }
