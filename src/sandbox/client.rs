@@ -160,7 +160,7 @@ impl Supervisor {
                 other => return Err(line.unexpected(&other)),
             }
             // It closes all connections as its last act.
-            stream.read_to_end(&mut Vec::new()).await.map(drop).or_else(|_| Ok(()))
+            stream.read_to_end(&mut Vec::new()).await.map(drop).or(Ok(()))
         });
         match gone.await.map_err(|_| line.silent())? {
             Err(SandboxError::Gone { .. }) => Ok(()),

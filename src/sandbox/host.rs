@@ -56,6 +56,7 @@ impl Supervisor {
         prepare(&launch.dir)?;
         let give_up = Instant::now() + LAUNCH_WITHIN;
         loop {
+            let mut patience = LOOK_AGAIN_AFTER;
             match Self::attach_for(&launch.dir, launch.orphan_after).await? {
                 Some((supervisor, Mood::Serving)) => return Ok(supervisor),
                 Some((_, Mood::Leaving)) => {}
@@ -63,15 +64,15 @@ impl Supervisor {
                     let task = launch.clone();
                     let spawned = tokio::task::spawn_blocking(move || spawn(&task)).await;
                     match spawned.map_err(|error| launch.failed(error.to_string()))?? {
-                        Spawned::Ready => continue,
+                        Spawned::Ready => patience = Duration::ZERO,
                         Spawned::Taken => {}
                     }
                 }
             }
             if Instant::now() >= give_up {
-                return Err(launch.failed("an earlier supervisor holds the directory and does not answer".to_owned()));
+                return Err(launch.failed("no supervisor answers; supervisor.log there may say why".to_owned()));
             }
-            sleep(LOOK_AGAIN_AFTER).await;
+            sleep(patience).await;
         }
     }
 }

@@ -49,9 +49,12 @@ pub(super) fn isolate(command: &mut Command) {
 
 fn prepare_child() -> io::Result<()> {
     setsid()?;
+    // The kernel's own `sigaction`, all zero: the default action, no flag, nothing blocked. The one of libc would refuse
+    // two signals that it keeps for itself, and a parent may have left these ignored.
+    let default = [0_u64; 4];
     for signal in 1..=64 {
-        // SAFETY: it installs no handler of ours. KILL, STOP and the numbers that libc keeps for itself are refused.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+        // SAFETY: the pointer is valid for the call, and no handler is installed. KILL and STOP are refused.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), std::ptr::null::<u8>(), size_of::<u64>()) };
     }
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
     umask(Mode::S_IWGRP | Mode::S_IWOTH);

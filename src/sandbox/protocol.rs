@@ -143,12 +143,12 @@ mod tests {
 
     #[test]
     fn a_message_that_arrives_byte_by_byte_is_read_once_and_whole() {
-        let mut sent = encode(&Request::Wait { id: "a".to_owned() }).unwrap();
-        sent.extend(encode(&Request::Status).unwrap());
+        let mut sent = encode(&Request::Wait { id: "a".to_owned() }).expect("a frame");
+        sent.extend(encode(&Request::Status).expect("a frame"));
         let (mut arrived, mut read) = (Vec::new(), Vec::new());
         for byte in sent {
             arrived.push(byte);
-            read.extend(decode::<Request>(&mut arrived).unwrap());
+            read.extend(decode::<Request>(&mut arrived).expect("a frame"));
         }
         assert!(matches!(&read[..], [Request::Wait { id }, Request::Status] if id == "a"), "{read:?}");
         assert!(arrived.is_empty());
@@ -164,7 +164,7 @@ mod tests {
     #[test]
     fn what_is_not_json_or_has_an_unknown_key_is_refused() {
         for bad in ["{", "{\"status\":1}", "{\"wait\":{\"id\":\"a\",\"more\":1}}"] {
-            let mut arrived = u32::try_from(bad.len()).unwrap().to_be_bytes().to_vec();
+            let mut arrived = u32::try_from(bad.len()).expect("a frame").to_be_bytes().to_vec();
             arrived.extend(bad.as_bytes());
             assert!(matches!(decode::<Request>(&mut arrived), Err(FrameError::Json(_))), "{bad}");
         }

@@ -183,7 +183,7 @@ mod tests {
     #[test]
     fn a_process_name_with_spaces_and_parentheses_does_not_shift_the_fields() {
         let line = "42 (a) b (c) S 7 42 42 0 -1 4194560 1 0 0 0 3 4 0 0 20 0 1 0 987 1000 25 18446744073709551615 1";
-        let process = parse(42, line).unwrap();
+        let process = parse(42, line).expect("a process");
         assert_eq!(process.name, ProcessName { pid: 42, began: 987 });
         assert_eq!((process.parent, process.zombie, process.rss_pages), (7, false, 25));
         assert!(parse(42, "42 (cut").is_none());

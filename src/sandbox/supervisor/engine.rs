@@ -14,7 +14,7 @@ use nix::sys::signal::Signal;
 
 use super::super::command::Cause;
 use super::super::kernel;
-use super::super::protocol::{Refusal, Request, Response, SOCKET};
+use super::super::protocol::{Refusal, Request, Response, SOCKET, VERSION};
 use super::connections::{self, Asked, Connection};
 use super::desk::Desk;
 use super::detach::Post;
@@ -60,9 +60,9 @@ impl Engine {
                 break;
             }
         }
-        // The lock goes last, with the process: who takes it finds no socket.
+        // The lock goes last: who takes it finds no socket.
         std::fs::remove_file(SOCKET)?;
-        Ok(())
+        self.post.lock.unlock().map_err(|(_, error)| error.into()).map(drop)
     }
 
     fn turn(&mut self) -> io::Result<()> {
@@ -129,7 +129,7 @@ impl Engine {
                     self.post.orphan_after = Duration::from_millis(ms);
                 }
                 let leaving = self.stay != Stay::Serving;
-                Ok(Response::Alive { version: super::super::protocol::VERSION, leaving })
+                Ok(Response::Alive { version: VERSION, leaving })
             }
             Request::Start(order) => match self.stay {
                 Stay::Serving => self.desk.start(*order, descriptors).map(Response::Started),
