@@ -1,10 +1,213 @@
-//! The database: the only room that holds SQL.
-mod config;
-mod error;
-mod surface;
-mod types;
+//! The queue in its database: jobs and claims, attempts, logs, completions, workers.
+//!
+//! The one rule is the fence: every write for a running job names job, attempt, token and worker, and either finds exactly
+//! that row running or reports [`StoreError::LeaseLost`] and changes nothing. It holds on SQLite and on PostgreSQL alike; each
+//! statement is written once, and where the two must differ a comment says why.
+//!
+//! This is the only room that holds SQL. One call is one statement or one transaction. Dropping a call's future rolls its
+//! transaction back, but a future that is kept without being polled keeps its transaction open (on SQLite: everybody else's
+//! writes waiting), so a call that may be abandoned belongs into a task of its own. What the ends of attempts lead to is
+//! decided in `job::retry`; how often the `…_once` duties run is up to the worker.
 
-pub use config::Config;
-pub use error::StoreError;
-pub use surface::{Hints, Migrated, Store};
-pub use types::*;
+mod address;
+mod attempts;
+mod cancel;
+mod claims;
+mod completions;
+mod config;
+mod db;
+mod enqueue;
+mod error;
+mod expire;
+mod fence;
+mod finish;
+mod hints;
+mod jobs;
+mod listener;
+mod logs;
+mod migrate;
+mod promote;
+mod rows;
+mod settle;
+mod statement;
+mod types;
+mod workers;
+
+use std::sync::Arc;
+
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use self::db::{Db, Kind, Tx};
+use self::hints::Hinter;
+use self::listener::{LeaseClock, Listener};
+use self::statement::args;
+use crate::clock::Timestamp;
+
+pub use self::config::Config;
+pub use self::error::StoreError;
+pub use self::hints::Hints;
+pub use self::migrate::{MIGRATIONS, Migrated, Migration};
+pub use self::types::{
+    Cancel, ClaimRequest, CompletionFilter, Enqueued, Expired, Finish, HeldCompletion, JobFilter, LogPage, LogPosition, NewJob,
+    Page, Refusal, Renewal, WorkerRecord, WorkerState,
+};
+
+/// The queue. Cheap to clone; all clones share their connections.
+#[derive(Debug, Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    db: Db,
+    config: Config,
+    clock: LeaseClock,
+    hinter: Hinter,
+    channel: Option<Channel>,
+    /// Ends the listener when the last clone goes.
+    listening: DropGuard,
+}
+
+/// Where hints for other processes are sent.
+#[derive(Debug)]
+struct Channel {
+    name: String,
+    payload: String,
+}
+
+const NOTIFY: &str = "SELECT pg_notify($1, $2)";
+
+impl Store {
+    /// Opens the database and brings it to this build's schema. A SQLite file is created with its directory.
+    ///
+    /// # Errors
+    /// [`StoreError::BadUrl`], [`StoreError::Refused`] and [`StoreError::Unreachable`] for what cannot be opened,
+    /// [`StoreError::NewerSchema`] for what a newer build has migrated.
+    pub async fn connect(config: &Config) -> Result<Self, StoreError> {
+        let store = Self::connect_unmigrated(config).await?;
+        store.migrate().await?;
+        Ok(store)
+    }
+
+    /// Opens the database as it is. Before anything but [`Store::migrate`], [`Store::schema_version`] and
+    /// [`Store::check_schema`] is called, one of the first and the last must have succeeded.
+    ///
+    /// # Errors
+    /// Those of [`Store::connect`] that do not concern the schema.
+    pub async fn connect_unmigrated(config: &Config) -> Result<Self, StoreError> {
+        let (address, label) = address::parse(&config.url)?;
+        let db = Db::open(address, &label).await?;
+        let hinter = Hinter::new();
+        let stop = CancellationToken::new();
+        let (clock, channel) = match db.server() {
+            None => (LeaseClock::Host, None),
+            Some(options) => {
+                let clock = db.server_clock().await?;
+                let channel = Channel::of_schema(&db).await?;
+                let listener = Listener {
+                    options,
+                    label: label.as_str().into(),
+                    channel: channel.name.clone(),
+                    own_payload: channel.payload.clone(),
+                    hinter: hinter.clone(),
+                    clock: clock.clone(),
+                    stop: stop.clone(),
+                };
+                tokio::spawn(listener.listen_loop());
+                (clock, Some(channel))
+            }
+        };
+        let inner = Inner { db, config: config.clone(), clock, hinter, channel, listening: stop.drop_guard() };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Brings the database to this build's schema. Safe while other processes do the same, or work with it.
+    ///
+    /// # Errors
+    /// [`StoreError::NewerSchema`]; [`StoreError::Migration`], after which the database is as it was.
+    pub async fn migrate(&self) -> Result<Migrated, StoreError> {
+        migrate::run(&self.inner.db, self.now()).await
+    }
+
+    /// The version of the schema that the database is at; 0 for an empty one.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    pub async fn schema_version(&self) -> Result<i64, StoreError> {
+        migrate::version(&self.inner.db).await
+    }
+
+    /// Checks that the database is at this build's schema, and changes nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::OlderSchema`] or [`StoreError::NewerSchema`] when it is not.
+    pub async fn check_schema(&self) -> Result<(), StoreError> {
+        migrate::check(&self.inner.db).await
+    }
+
+    /// The name by which messages call the database: its URL without credentials and parameters.
+    #[must_use]
+    pub fn label(&self) -> &str {
+        self.inner.db.label()
+    }
+
+    /// The time by which leases run: this host's for SQLite, the server's for PostgreSQL. It asks nobody.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        self.inner.clock.now()
+    }
+
+    /// Hints from now on. Take them out before looking at what they are to be hints about.
+    #[must_use]
+    pub fn hints(&self) -> Hints {
+        self.inner.hinter.subscribe()
+    }
+
+    /// Closes all connections, for all clones, once the calls that use them are over.
+    pub async fn close(self) {
+        self.inner.close_listener();
+        self.inner.db.close().await;
+    }
+
+    fn db(&self) -> &Db {
+        &self.inner.db
+    }
+
+    fn config(&self) -> &Config {
+        &self.inner.config
+    }
+
+    /// Commits a transaction that changed a job or a completion, and hints at it: once, however much it changed.
+    async fn commit_change(&self, mut tx: Tx) -> Result<(), StoreError> {
+        if let Some(channel) = &self.inner.channel {
+            tx.run(NOTIFY, args![&channel.name, &channel.payload]).await?;
+        }
+        tx.commit().await?;
+        self.inner.hinter.job_changed();
+        Ok(())
+    }
+}
+
+impl Inner {
+    fn close_listener(&self) {
+        self.listening.token().cancel();
+    }
+}
+
+impl Channel {
+    /// The channel of the current schema: queues that share a database do not wake each other.
+    async fn of_schema(db: &Db) -> Result<Self, StoreError> {
+        #[derive(sqlx::FromRow)]
+        struct Current {
+            schema: Option<String>,
+        }
+        let current = db.first::<Current>("SELECT current_schema()::TEXT AS schema", args![]).await?;
+        let Some(schema) = current.and_then(|current| current.schema) else {
+            let why = "its search_path names no schema that exists".to_owned();
+            return Err(StoreError::BadUrl { url: db.label().to_owned(), why });
+        };
+        let name = format!("sawmill_{:08x}", crc32fast::hash(schema.as_bytes()));
+        Ok(Self { name, payload: format!("{:08x}", rand::random::<u32>()) })
+    }
+}

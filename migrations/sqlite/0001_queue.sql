@@ -1,0 +1,171 @@
+-- The queue. Keep in step with ../postgres/0001_queue.sql: same tables, columns, constraints and indexes.
+-- Ids are UUIDs as 16 bytes, times are milliseconds since the epoch, states are words.
+
+-- What a claim, a renewal or a finish rewrites stays narrow: documents are in job_specs.
+CREATE TABLE jobs (
+    id                  BLOB    NOT NULL PRIMARY KEY CHECK (length(id) = 16),
+    repo                TEXT    NOT NULL,
+    base                TEXT    NOT NULL,
+    branch              TEXT    NOT NULL,
+    project             TEXT,
+    execution           TEXT,
+    backend             TEXT    NOT NULL,
+    priority            INTEGER NOT NULL,
+    idempotency_key     TEXT,
+    state               TEXT    NOT NULL CHECK (state IN ('queued', 'running', 'succeeded', 'failed', 'cancelled')),
+    -- Why a queued job cannot be claimed yet; NULL when it can.
+    held                TEXT    CHECK (held IN ('scheduled', 'backoff')),
+    ready_at            INTEGER NOT NULL,
+    attempt             INTEGER NOT NULL DEFAULT 0 CHECK (attempt >= 0),
+    attempts_used       INTEGER NOT NULL DEFAULT 0 CHECK (attempts_used BETWEEN 0 AND attempt),
+    attempts_max        INTEGER NOT NULL CHECK (attempts_max >= 1),
+    resets              INTEGER NOT NULL DEFAULT 0 CHECK (resets BETWEEN 0 AND attempt),
+    worker              TEXT,
+    token               BLOB    CHECK (length(token) = 16),
+    lease_until         INTEGER,
+    cancel_requested_at INTEGER,
+    cancel_reason       TEXT,
+    outcome_class       TEXT,
+    outcome_message     TEXT,
+    commit_id           TEXT,
+    created_at          INTEGER NOT NULL,
+    started_at          INTEGER,
+    finished_at         INTEGER,
+    CHECK (held IS NULL OR state = 'queued'),
+    CHECK ((state = 'running') = (worker IS NOT NULL)),
+    CHECK ((state = 'running') = (token IS NOT NULL)),
+    CHECK ((state = 'running') = (lease_until IS NOT NULL)),
+    CHECK ((state = 'running') <= (attempt >= 1)),
+    CHECK ((state IN ('succeeded', 'failed', 'cancelled')) = (finished_at IS NOT NULL)),
+    CHECK ((state IN ('succeeded', 'failed', 'cancelled')) <= (outcome_class IS NOT NULL)),
+    CHECK (state <> 'queued' OR cancel_requested_at IS NULL),
+    CHECK ((cancel_requested_at IS NULL) = (cancel_reason IS NULL)),
+    CHECK ((outcome_class IS NULL) = (outcome_message IS NULL)),
+    CHECK (commit_id IS NULL OR state = 'succeeded')
+) STRICT;
+
+-- Exactly the order in which jobs are claimed; a waiting row is not in it.
+CREATE INDEX jobs_claim ON jobs (backend, priority, id) WHERE state = 'queued' AND held IS NULL;
+CREATE INDEX jobs_held ON jobs (ready_at) WHERE state = 'queued' AND held IS NOT NULL;
+CREATE INDEX jobs_lease ON jobs (lease_until) WHERE state = 'running';
+CREATE INDEX jobs_worker ON jobs (worker) WHERE state = 'running';
+CREATE INDEX jobs_state ON jobs (state, id);
+CREATE INDEX jobs_project ON jobs (project, id) WHERE project IS NOT NULL;
+CREATE INDEX jobs_execution ON jobs (execution, id) WHERE execution IS NOT NULL;
+CREATE UNIQUE INDEX jobs_idempotency_key ON jobs (idempotency_key) WHERE idempotency_key IS NOT NULL;
+CREATE UNIQUE INDEX jobs_branch ON jobs (repo, branch);
+
+CREATE TABLE job_specs (
+    job      BLOB NOT NULL PRIMARY KEY REFERENCES jobs (id) ON DELETE CASCADE,
+    digest   TEXT NOT NULL,
+    document TEXT NOT NULL
+) STRICT;
+
+CREATE TABLE attempts (
+    job               BLOB    NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
+    attempt           INTEGER NOT NULL CHECK (attempt >= 1),
+    worker            TEXT    NOT NULL,
+    started_at        INTEGER NOT NULL,
+    ended_at          INTEGER,
+    outcome_class     TEXT,
+    outcome_message   TEXT,
+    base              TEXT,
+    exit_code         INTEGER,
+    signal            INTEGER,
+    peak_memory_bytes INTEGER,
+    cpu_ms            INTEGER,
+    salvage           TEXT,
+    log_verdict       TEXT,
+    log_next_seq      INTEGER NOT NULL DEFAULT 0,
+    log_bytes         INTEGER NOT NULL DEFAULT 0,
+    log_stdout_end    INTEGER NOT NULL DEFAULT 0,
+    log_stderr_end    INTEGER NOT NULL DEFAULT 0,
+    log_system_end    INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (job, attempt),
+    CHECK ((ended_at IS NULL) = (outcome_class IS NULL)),
+    CHECK ((ended_at IS NULL) = (outcome_message IS NULL)),
+    CHECK ((ended_at IS NULL) = (log_verdict IS NULL))
+) STRICT;
+
+CREATE TABLE attempt_stages (
+    job        BLOB    NOT NULL,
+    attempt    INTEGER NOT NULL,
+    seq        INTEGER NOT NULL CHECK (seq >= 0),
+    stage      TEXT    NOT NULL,
+    started_at INTEGER NOT NULL,
+    ended_at   INTEGER,
+    outcome    TEXT,
+    detail     TEXT,
+    PRIMARY KEY (job, attempt, seq),
+    FOREIGN KEY (job, attempt) REFERENCES attempts (job, attempt) ON DELETE CASCADE
+) STRICT;
+
+CREATE TABLE log_chunks (
+    job          BLOB    NOT NULL,
+    attempt      INTEGER NOT NULL,
+    seq          INTEGER NOT NULL CHECK (seq >= 0),
+    stream       TEXT    NOT NULL CHECK (stream IN ('stdout', 'stderr', 'system')),
+    start_offset INTEGER NOT NULL CHECK (start_offset >= 0),
+    end_offset   INTEGER NOT NULL CHECK (end_offset >= start_offset),
+    spool_end    INTEGER NOT NULL CHECK (spool_end >= 0),
+    at           INTEGER NOT NULL,
+    -- CRC-32 (IEEE) of the bytes before compression.
+    crc          INTEGER NOT NULL,
+    -- One zstd frame.
+    data         BLOB    NOT NULL,
+    PRIMARY KEY (job, attempt, seq),
+    FOREIGN KEY (job, attempt) REFERENCES attempts (job, attempt) ON DELETE CASCADE
+) STRICT;
+
+-- Where a reader goes on.
+CREATE INDEX log_chunks_offset ON log_chunks (job, attempt, end_offset);
+
+CREATE TABLE completions (
+    id          BLOB    NOT NULL PRIMARY KEY CHECK (length(id) = 16),
+    job         BLOB    NOT NULL,
+    attempt     INTEGER NOT NULL,
+    state       TEXT    NOT NULL CHECK (state IN ('pending', 'claimed', 'acked', 'dead')),
+    visible_at  INTEGER NOT NULL,
+    consumer    TEXT,
+    -- Kept when acknowledged, so that the one who acknowledged may say so again.
+    token       BLOB    CHECK (length(token) = 16),
+    lease_until INTEGER,
+    deliveries  INTEGER NOT NULL DEFAULT 0 CHECK (deliveries >= 0),
+    last_error  TEXT,
+    created_at  INTEGER NOT NULL,
+    ended_at    INTEGER,
+    body        TEXT    NOT NULL,
+    UNIQUE (job, attempt),
+    FOREIGN KEY (job, attempt) REFERENCES attempts (job, attempt) ON DELETE CASCADE,
+    CHECK ((state IN ('claimed', 'acked')) = (token IS NOT NULL)),
+    CHECK ((state IN ('claimed', 'acked')) = (consumer IS NOT NULL)),
+    CHECK ((state = 'claimed') = (lease_until IS NOT NULL)),
+    CHECK ((state IN ('acked', 'dead')) = (ended_at IS NOT NULL))
+) STRICT;
+
+CREATE INDEX completions_claim ON completions (visible_at, id) WHERE state = 'pending';
+CREATE INDEX completions_lease ON completions (lease_until) WHERE state = 'claimed';
+CREATE INDEX completions_state ON completions (state, id);
+
+-- What is still to be told to others: a row is written with each completion, in its transaction.
+CREATE TABLE outbox (
+    completion BLOB    NOT NULL PRIMARY KEY REFERENCES completions (id) ON DELETE CASCADE,
+    created_at INTEGER NOT NULL,
+    sent_at    INTEGER
+) STRICT;
+
+CREATE INDEX outbox_unsent ON outbox (created_at) WHERE sent_at IS NULL;
+
+CREATE TABLE workers (
+    id         TEXT    NOT NULL PRIMARY KEY,
+    host       TEXT    NOT NULL,
+    version    TEXT    NOT NULL,
+    pid        INTEGER NOT NULL,
+    boot_id    TEXT    NOT NULL,
+    slots      INTEGER NOT NULL,
+    labels     TEXT    NOT NULL,
+    backends   TEXT    NOT NULL,
+    state      TEXT    NOT NULL CHECK (state IN ('running', 'draining', 'stopped')),
+    started_at INTEGER NOT NULL,
+    seen_at    INTEGER NOT NULL
+) STRICT;

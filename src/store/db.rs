@@ -1,0 +1,304 @@
+//! The connections: one file or one server behind one set of methods, so that a statement is written once.
+//!
+//! SQLite has one connection that writes and a few that only read. PostgreSQL has one pool for both. Every wait has a
+//! deadline: [`ACQUIRE`] for a connection, [`ANSWER`] for each answer of the database.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{AssertSqlSafe, Connection, Executor, Postgres, Sqlite, Transaction};
+
+use super::address::Address;
+use super::error::StoreError;
+use super::listener::LeaseClock;
+use super::statement::{Arg, Row, for_postgres, for_sqlite};
+
+/// How long a caller waits for a connection.
+const ACQUIRE: Duration = Duration::from_secs(10);
+/// How long a caller waits for one answer: longer than any statement takes, SQLite's wait for its lock included.
+const ANSWER: Duration = Duration::from_secs(20);
+/// How long SQLite waits for another process to end its write.
+const BUSY: Duration = Duration::from_secs(10);
+/// Connections to PostgreSQL, for each process.
+const SERVER_CONNECTIONS: u32 = 10;
+/// Connections that read a SQLite file, for each process.
+const FILE_READERS: u32 = 4;
+/// A connection that was idle for so long is tried before it is used.
+const TRUSTED_IDLE: Duration = Duration::from_secs(5);
+
+/// What each connection to PostgreSQL is told. Every statement of this room has an index to go by, but after a burst the
+/// planner's statistics are those of an empty table, for which it prefers to read all of it; these make it see no merit in
+/// that. The timeouts keep a lost client from holding a row.
+const SESSION: &str = "SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; \
+     SET jit = off; SET lock_timeout = '10s'; SET statement_timeout = '15s'; SET idle_in_transaction_session_timeout = '30s'";
+
+/// A database.
+#[derive(Debug, Clone)]
+pub(super) struct Db {
+    pools: Pools,
+    label: Arc<str>,
+}
+
+#[derive(Debug, Clone)]
+enum Pools {
+    Sqlite { writer: SqlitePool, readers: SqlitePool },
+    Postgres(PgPool),
+}
+
+/// Which of the two, for the few places where they must differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Sqlite,
+    Postgres,
+}
+
+impl Db {
+    /// Opens the database at `address`. Nothing is migrated yet.
+    pub(super) async fn open(address: Address, label: &str) -> Result<Self, StoreError> {
+        let pools = match address {
+            Address::Sqlite(path) => {
+                if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
+                    tokio::fs::create_dir_all(directory)
+                        .await
+                        .map_err(|source| StoreError::Directory { path: directory.to_owned(), source })?;
+                }
+                open_file(SqliteConnectOptions::new().filename(path)).await
+            }
+            Address::Postgres(options) => open_server(*options).await,
+        };
+        Ok(Self { pools: pools.map_err(|error| StoreError::from_driver(label, error))?, label: label.into() })
+    }
+
+    pub(super) fn kind(&self) -> Kind {
+        match self.pools {
+            Pools::Sqlite { .. } => Kind::Sqlite,
+            Pools::Postgres(_) => Kind::Postgres,
+        }
+    }
+
+    pub(super) fn label(&self) -> &str {
+        &self.label
+    }
+
+    /// Begins a transaction that may write.
+    pub(super) async fn begin(&self) -> Result<Tx, StoreError> {
+        let inner = match &self.pools {
+            // IMMEDIATE takes the lock at once: a transaction that reads first and takes it later can fail with BUSY_SNAPSHOT.
+            Pools::Sqlite { writer, .. } => in_time(writer.begin_with("BEGIN IMMEDIATE")).await.map(AnyTx::Sqlite),
+            Pools::Postgres(pool) => in_time(pool.begin()).await.map(AnyTx::Postgres),
+        };
+        let inner = inner.map_err(|error| StoreError::from_driver(&self.label, error))?;
+        Ok(Tx { inner, label: Arc::clone(&self.label) })
+    }
+
+    /// All rows that a query yields, outside of a transaction.
+    pub(super) async fn all<R: Row>(&self, sql: &str, args: Vec<Arg>) -> Result<Vec<R>, StoreError> {
+        let rows = match &self.pools {
+            Pools::Sqlite { readers, .. } => sqlite_all(readers, sql, args).await,
+            Pools::Postgres(pool) => postgres_all(pool, sql, args).await,
+        };
+        rows.map_err(|error| StoreError::from_driver(&self.label, error))
+    }
+
+    /// The first row that a query yields, outside of a transaction.
+    pub(super) async fn first<R: Row>(&self, sql: &str, args: Vec<Arg>) -> Result<Option<R>, StoreError> {
+        Ok(self.all(sql, args).await?.into_iter().next())
+    }
+
+    /// Reads the clock by which leases run.
+    pub(super) async fn server_clock(&self) -> Result<LeaseClock, StoreError> {
+        match &self.pools {
+            Pools::Sqlite { .. } => Ok(LeaseClock::Host),
+            Pools::Postgres(pool) => {
+                LeaseClock::of_server(pool).await.map_err(|error| StoreError::from_driver(&self.label, error))
+            }
+        }
+    }
+
+    /// How a connection of its own reaches the server, where there is one.
+    pub(super) fn server(&self) -> Option<PgConnectOptions> {
+        match &self.pools {
+            Pools::Sqlite { .. } => None,
+            Pools::Postgres(pool) => Some((*pool.connect_options()).clone()),
+        }
+    }
+
+    /// Closes all connections, waiting for those in use.
+    pub(super) async fn close(&self) {
+        match &self.pools {
+            Pools::Sqlite { writer, readers } => {
+                readers.close().await;
+                writer.close().await;
+            }
+            Pools::Postgres(pool) => pool.close().await,
+        }
+    }
+}
+
+async fn open_file(options: SqliteConnectOptions) -> Result<Pools, sqlx::Error> {
+    // Set per connection, not once through a pool that has several.
+    let options = options.busy_timeout(BUSY).foreign_keys(true).synchronous(SqliteSynchronous::Full);
+    let pool =
+        || SqlitePoolOptions::new().acquire_timeout(ACQUIRE).idle_timeout(None).max_lifetime(None).test_before_acquire(false);
+    let writing = options
+        .clone()
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        .pragma("journal_size_limit", "67108864")
+        .optimize_on_close(true, 400);
+    let writer = in_time(pool().max_connections(1).connect_with(writing)).await?;
+    // Opened for writing all the same: a connection opened read-only cannot recover the log of a process that died.
+    let readers = pool().max_connections(FILE_READERS).connect_lazy_with(options.pragma("query_only", "on"));
+    Ok(Pools::Sqlite { writer, readers })
+}
+
+async fn open_server(options: PgConnectOptions) -> Result<Pools, sqlx::Error> {
+    // The pool tries for as long as it may wait, and then says no more than that it waited; one connection made directly says why.
+    in_time(sqlx::PgConnection::connect_with(&options)).await?.close().await?;
+    let pool = PgPoolOptions::new()
+        .max_connections(SERVER_CONNECTIONS)
+        .acquire_timeout(ACQUIRE)
+        .idle_timeout(Duration::from_secs(300))
+        .test_before_acquire(false)
+        .after_connect(|connection, _| {
+            Box::pin(async move {
+                connection.execute(SESSION).await?;
+                Ok(())
+            })
+        })
+        // Trying every time would cost a round trip each.
+        .before_acquire(|connection, meta| {
+            Box::pin(async move { if meta.idle_for < TRUSTED_IDLE { Ok(true) } else { Ok(connection.ping().await.is_ok()) } })
+        })
+        .connect_with(options)
+        .await?;
+    Ok(Pools::Postgres(pool))
+}
+
+/// Waits for one answer, and takes none in time for a lost connection.
+pub(super) async fn in_time<T>(answer: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
+    match tokio::time::timeout(ANSWER, answer).await {
+        Ok(result) => result,
+        Err(_) => Err(sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, "no answer in time"))),
+    }
+}
+
+/// A transaction. Dropped without [`Tx::commit`], it is rolled back.
+pub(super) struct Tx {
+    inner: AnyTx,
+    label: Arc<str>,
+}
+
+enum AnyTx {
+    Sqlite(Transaction<'static, Sqlite>),
+    Postgres(Transaction<'static, Postgres>),
+}
+
+impl Tx {
+    /// Runs a statement and counts the rows that it changed.
+    pub(super) async fn run(&mut self, sql: &str, args: Vec<Arg>) -> Result<u64, StoreError> {
+        let changed = match &mut self.inner {
+            AnyTx::Sqlite(tx) => sqlite_run(tx, sql, args).await,
+            AnyTx::Postgres(tx) => postgres_run(tx, sql, args).await,
+        };
+        changed.map_err(|error| StoreError::from_driver(&self.label, error))
+    }
+
+    /// All rows that a statement yields.
+    pub(super) async fn all<R: Row>(&mut self, sql: &str, args: Vec<Arg>) -> Result<Vec<R>, StoreError> {
+        let rows = match &mut self.inner {
+            AnyTx::Sqlite(tx) => sqlite_all(&mut **tx, sql, args).await,
+            AnyTx::Postgres(tx) => postgres_all(&mut **tx, sql, args).await,
+        };
+        rows.map_err(|error| StoreError::from_driver(&self.label, error))
+    }
+
+    /// The first row that a statement yields.
+    pub(super) async fn first<R: Row>(&mut self, sql: &str, args: Vec<Arg>) -> Result<Option<R>, StoreError> {
+        Ok(self.all(sql, args).await?.into_iter().next())
+    }
+
+    /// Like [`Tx::all`], for a query that ends with the table whose rows it locks until the end of the transaction.
+    pub(super) async fn all_locked<R: Row>(&mut self, sql: &str, lock: Lock, args: Vec<Arg>) -> Result<Vec<R>, StoreError> {
+        match self.inner {
+            // The one writer of a SQLite file is alone already, and the syntax is unknown there.
+            AnyTx::Sqlite(_) => self.all(sql, args).await,
+            AnyTx::Postgres(_) => self.all(&format!("{sql}{}", lock.clause()), args).await,
+        }
+    }
+
+    /// Like [`Tx::first`], locking.
+    pub(super) async fn first_locked<R: Row>(&mut self, sql: &str, lock: Lock, args: Vec<Arg>) -> Result<Option<R>, StoreError> {
+        Ok(self.all_locked(sql, lock, args).await?.into_iter().next())
+    }
+
+    /// Runs several statements without arguments.
+    pub(super) async fn script(&mut self, sql: &'static str) -> Result<(), sqlx::Error> {
+        match &mut self.inner {
+            AnyTx::Sqlite(tx) => in_time(sqlx::raw_sql(sql).execute(&mut **tx)).await.map(drop),
+            AnyTx::Postgres(tx) => in_time(sqlx::raw_sql(sql).execute(&mut **tx)).await.map(drop),
+        }
+    }
+
+    /// Makes it last. When this fails as unreachable it is not known whether it did.
+    pub(super) async fn commit(self) -> Result<(), StoreError> {
+        let done = match self.inner {
+            AnyTx::Sqlite(tx) => in_time(tx.commit()).await,
+            AnyTx::Postgres(tx) => in_time(tx.commit()).await,
+        };
+        done.map_err(|error| StoreError::from_driver(&self.label, error))
+    }
+}
+
+/// How PostgreSQL locks the rows that a query names `j`. None of these is in the way of a foreign key's check.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lock {
+    /// To change them; waits for whoever else does.
+    Change,
+    /// To change those that nobody else is changing.
+    ChangeFree,
+    /// To keep others from changing them.
+    Keep,
+}
+
+impl Lock {
+    const fn clause(self) -> &'static str {
+        match self {
+            Self::Change => " FOR NO KEY UPDATE OF j",
+            Self::ChangeFree => " FOR NO KEY UPDATE OF j SKIP LOCKED",
+            Self::Keep => " FOR SHARE OF j",
+        }
+    }
+}
+
+// The texts of all statements are constants of this room, put together from constants and placeholders; what comes from
+// outside is bound. Hence `AssertSqlSafe`.
+
+async fn sqlite_run(tx: &mut Transaction<'static, Sqlite>, sql: &str, args: Vec<Arg>) -> Result<u64, sqlx::Error> {
+    let query = sqlx::query_with(AssertSqlSafe(sql), for_sqlite(args)?);
+    Ok(in_time(query.execute(&mut **tx)).await?.rows_affected())
+}
+
+async fn postgres_run(tx: &mut Transaction<'static, Postgres>, sql: &str, args: Vec<Arg>) -> Result<u64, sqlx::Error> {
+    let query = sqlx::query_with(AssertSqlSafe(sql), for_postgres(args)?);
+    Ok(in_time(query.execute(&mut **tx)).await?.rows_affected())
+}
+
+async fn sqlite_all<'c, R: Row>(
+    executor: impl Executor<'c, Database = Sqlite>,
+    sql: &str,
+    args: Vec<Arg>,
+) -> Result<Vec<R>, sqlx::Error> {
+    in_time(sqlx::query_as_with(AssertSqlSafe(sql), for_sqlite(args)?).fetch_all(executor)).await
+}
+
+async fn postgres_all<'c, R: Row>(
+    executor: impl Executor<'c, Database = Postgres>,
+    sql: &str,
+    args: Vec<Arg>,
+) -> Result<Vec<R>, sqlx::Error> {
+    in_time(sqlx::query_as_with(AssertSqlSafe(sql), for_postgres(args)?).fetch_all(executor)).await
+}

@@ -1,0 +1,109 @@
+//! Putting jobs into the queue.
+//!
+//! The one rule: one key is one job and one branch is one job, whoever comes first and however many come at once. The unique
+//! indexes decide; what is looked up afterwards only says who won.
+
+use super::db::Tx;
+use super::error::StoreError;
+use super::statement::args;
+use super::types::{Enqueued, NewJob};
+use super::{Store, jobs};
+use crate::ids::JobId;
+use crate::job::{BranchName, Job};
+
+const INSERT: &str = "INSERT INTO jobs (id, repo, base, branch, project, execution, backend, priority, idempotency_key, state, \
+    held, ready_at, attempts_max, created_at) \
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'queued', $10, $11, $12, $13) ON CONFLICT DO NOTHING";
+const INSERT_SPEC: &str = "INSERT INTO job_specs (job, digest, document) VALUES ($1, $2, $3)";
+const BY_KEY: &str = "SELECT j.id, s.digest FROM jobs j JOIN job_specs s ON s.job = j.id WHERE j.idempotency_key = $1 AND j.idempotency_key IS NOT NULL";
+const BY_ID: &str = "SELECT j.id, s.digest FROM jobs j JOIN job_specs s ON s.job = j.id WHERE j.id = $1";
+const BY_BRANCH: &str = "SELECT j.id, s.digest FROM jobs j JOIN job_specs s ON s.job = j.id WHERE j.repo = $1 AND j.branch = $2";
+
+#[derive(sqlx::FromRow)]
+struct Owner {
+    id: uuid::Uuid,
+    digest: String,
+}
+
+impl Store {
+    /// Enqueues a job.
+    ///
+    /// A job with the same idempotency key, or with the same id, is returned in place of the new one when its document had the
+    /// same digest. Branches are unique for each remote among *all* jobs, ended ones too: what a failed job pushed before it
+    /// failed is never met by another.
+    ///
+    /// # Errors
+    /// [`StoreError::KeyConflict`], [`StoreError::IdConflict`] and [`StoreError::BranchTaken`].
+    pub async fn enqueue(&self, new: NewJob) -> Result<Enqueued, StoreError> {
+        let mut tx = self.db().begin().await?;
+        if let Some(existing) = self.existing(&mut tx, &new).await? {
+            return Ok(Enqueued::Existing(existing));
+        }
+        let mut branch = new.branch.clone();
+        while !self.insert(&mut tx, &new, &branch).await? {
+            // Looked for again: whoever was first may have committed only now.
+            if let Some(existing) = self.existing(&mut tx, &new).await? {
+                return Ok(Enqueued::Existing(existing));
+            }
+            let suffixed = new.branch.with_suffix(new.id);
+            if new.spec.deliver.branch.is_some() || branch == suffixed {
+                return Err(taken(&mut tx, &new, branch).await?);
+            }
+            branch = suffixed;
+        }
+        let job = jobs::get(&mut tx, new.id).await?;
+        self.commit_change(tx).await?;
+        Ok(Enqueued::Created(job))
+    }
+
+    async fn existing(&self, tx: &mut Tx, new: &NewJob) -> Result<Option<Job>, StoreError> {
+        if let Some(key) = &new.spec.idempotency_key
+            && let Some(owner) = tx.first::<Owner>(BY_KEY, args![key]).await?
+        {
+            let job = JobId::from_uuid(owner.id);
+            if owner.digest != new.digest {
+                return Err(StoreError::KeyConflict { key: key.clone(), job });
+            }
+            return jobs::get(tx, job).await.map(Some);
+        }
+        match tx.first::<Owner>(BY_ID, args![new.id]).await? {
+            None => Ok(None),
+            Some(owner) if owner.digest == new.digest => jobs::get(tx, new.id).await.map(Some),
+            Some(_) => Err(StoreError::IdConflict(new.id)),
+        }
+    }
+
+    /// Whether the row went in: it does not where a key, id or branch is there already.
+    async fn insert(&self, tx: &mut Tx, new: &NewJob, branch: &BranchName) -> Result<bool, StoreError> {
+        let now = self.now();
+        let spec = &new.spec;
+        let document = serde_json::to_string(spec).map_err(|error| StoreError::corrupt(format!("job {}", new.id), error))?;
+        let held = (new.ready_at > now).then_some("scheduled");
+        let row = args![
+            new.id,
+            &new.repo,
+            &new.base,
+            branch.as_str(),
+            spec.project.as_deref(),
+            spec.execution.id.as_deref(),
+            spec.backend.as_deref().unwrap_or_default(),
+            spec.priority.rank(),
+            spec.idempotency_key.as_deref(),
+            held,
+            new.ready_at,
+            new.attempts_max.max(1),
+            now,
+        ];
+        if tx.run(INSERT, row).await? == 0 {
+            return Ok(false);
+        }
+        tx.run(INSERT_SPEC, args![new.id, &new.digest, &document]).await?;
+        Ok(true)
+    }
+}
+
+async fn taken(tx: &mut Tx, new: &NewJob, branch: BranchName) -> Result<StoreError, StoreError> {
+    let owner: Option<Owner> = tx.first(BY_BRANCH, args![&new.repo, branch.as_str()]).await?;
+    let job = owner.map_or(new.id, |owner| JobId::from_uuid(owner.id));
+    Ok(StoreError::BranchTaken { branch, repo: new.repo.clone(), job })
+}

@@ -1,0 +1,60 @@
+//! Ending an attempt.
+//!
+//! The one rule: job, attempt, stages, completion and outbox change in one transaction or not at all.
+
+use super::db::{Lock, Tx};
+use super::error::StoreError;
+use super::fence::{hold, put_stages};
+use super::settle::{AttemptEnd, close_attempt, settle, write_job};
+use super::statement::args;
+use super::types::Finish;
+use super::{Store, jobs};
+use crate::clock::Timestamp;
+use crate::job::{Claim, Completion, Job};
+
+const ADD_COMPLETION: &str = "INSERT INTO completions (id, job, attempt, state, visible_at, created_at, body) \
+    VALUES ($1, $2, $3, 'pending', $4, $4, $5)";
+const ADD_TO_OUTBOX: &str = "INSERT INTO outbox (completion, created_at) VALUES ($1, $2)";
+
+impl Store {
+    /// Ends an attempt and gives its job the next state: ended, or queued again as the retry policy says. A job whose end was
+    /// asked for ends as cancelled unless it succeeded. Returns the job as it is then.
+    ///
+    /// # Errors
+    /// [`StoreError::LeaseLost`], and nothing has changed. When the database becomes unreachable it may have happened: a
+    /// second try then reports the lease as lost, and [`Store::job`] tells.
+    pub async fn finish(&self, claim: &Claim, end: Finish) -> Result<Job, StoreError> {
+        if end.completion.as_ref().is_some_and(|completion| (completion.job, completion.attempt) != (claim.job, claim.attempt)) {
+            return Err(StoreError::ForeignCompletion(claim.job));
+        }
+        let mut tx = self.db().begin().await?;
+        let held = hold(&mut tx, claim, Lock::Change).await?;
+        let now = self.now();
+        let mut settled = settle(&held, &end.outcome, &self.config().retry, now)?;
+        settled.ready_at =
+            settled.ready_at.map(|ready_at| end.not_before.map_or(ready_at, |not_before| ready_at.max(not_before)));
+        let commit = end.completion.as_ref().and_then(|completion| completion.commit.as_ref());
+        let at = (claim.job, claim.attempt);
+        write_job(&mut tx, at, &settled, commit, now).await?;
+        let attempt_end =
+            AttemptEnd { outcome: &end.outcome, resources: end.resources, salvage: end.salvage.as_ref(), log: end.log };
+        close_attempt(&mut tx, at, attempt_end, now).await?;
+        put_stages(&mut tx, claim, &end.stages).await?;
+        if let Some(completion) = &end.completion {
+            add_completion(&mut tx, completion, now).await?;
+        }
+        let job = jobs::get(&mut tx, claim.job).await?;
+        self.commit_change(tx).await?;
+        // Whoever follows the log waits for its verdict.
+        self.inner.hinter.log_grew();
+        Ok(job)
+    }
+}
+
+async fn add_completion(tx: &mut Tx, completion: &Completion, now: Timestamp) -> Result<(), StoreError> {
+    let what = || format!("completion {}", completion.id);
+    let body = serde_json::to_string(completion).map_err(|error| StoreError::corrupt(what(), error))?;
+    tx.run(ADD_COMPLETION, args![completion.id, completion.job, completion.attempt, now, &body]).await?;
+    tx.run(ADD_TO_OUTBOX, args![completion.id, now]).await?;
+    Ok(())
+}

@@ -1,0 +1,66 @@
+//! Hints: word that something may have changed, so that nobody has to poll often.
+//!
+//! The one rule: a hint is never the truth. Hints merge, come late, come for nothing and get lost; whoever waits for one
+//! takes out its [`Hints`] *before* it looks at the database, and looks again after a while all the same.
+//!
+//! Within a process they are direct. Between processes PostgreSQL carries them (see `listener`); processes that share a
+//! SQLite file find each other's changes by polling. New chunks of a log are hinted within the process only: a `NOTIFY` for
+//! each would serialize all commits of the server.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+/// Word that something may have changed since this was taken out, or since the last word.
+#[derive(Debug)]
+pub struct Hints {
+    jobs: watch::Receiver<u64>,
+    logs: watch::Receiver<u64>,
+}
+
+impl Hints {
+    /// Waits until a job, a completion or a log may have changed. Safe to cancel. Never resolves once the store is gone.
+    pub async fn next(&mut self) {
+        tokio::select! {
+            () = changed(&mut self.jobs) => {}
+            () = changed(&mut self.logs) => {}
+        }
+    }
+
+    /// Waits until a job or a completion may have changed, whatever happens to logs. Safe to cancel. Never resolves once the
+    /// store is gone.
+    pub async fn next_change(&mut self) {
+        changed(&mut self.jobs).await;
+    }
+}
+
+async fn changed(receiver: &mut watch::Receiver<u64>) {
+    if receiver.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// The giving end.
+#[derive(Debug, Clone)]
+pub(super) struct Hinter {
+    jobs: Arc<watch::Sender<u64>>,
+    logs: Arc<watch::Sender<u64>>,
+}
+
+impl Hinter {
+    pub(super) fn new() -> Self {
+        Self { jobs: Arc::new(watch::Sender::new(0)), logs: Arc::new(watch::Sender::new(0)) }
+    }
+
+    pub(super) fn subscribe(&self) -> Hints {
+        Hints { jobs: self.jobs.subscribe(), logs: self.logs.subscribe() }
+    }
+
+    pub(super) fn job_changed(&self) {
+        self.jobs.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    pub(super) fn log_grew(&self) {
+        self.logs.send_modify(|count| *count = count.wrapping_add(1));
+    }
+}

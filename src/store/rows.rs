@@ -1,0 +1,215 @@
+//! Rows as both databases yield them, and what they become.
+//!
+//! The one rule: what does not become one of our types is [`StoreError::Corrupt`], never a default.
+
+use std::str::FromStr;
+
+use sqlx::FromRow;
+use uuid::Uuid;
+
+use super::error::StoreError;
+use crate::clock::Timestamp;
+use crate::ids::{AttemptNo, ClaimToken, JobId, ObjectId, WorkerId};
+use crate::job::attempt::Resources;
+use crate::job::{AttemptRecord, Claim, ClaimedJob, Job, Outcome, PreviousAttempt, StageRecord};
+
+/// The columns of a [`JobRow`], from `jobs j` and `job_specs s`.
+macro_rules! job_columns {
+    () => {
+        "j.id, j.repo, j.base, j.branch, j.state, j.ready_at, j.attempt, j.attempts_used, j.attempts_max, j.resets, j.worker, \
+         j.cancel_requested_at, j.outcome_class, j.outcome_message, j.commit_id, j.created_at, j.started_at, j.finished_at, s.document"
+    };
+}
+pub(super) use job_columns;
+
+#[derive(FromRow)]
+pub(super) struct JobRow {
+    id: Uuid,
+    repo: String,
+    base: String,
+    branch: String,
+    state: String,
+    ready_at: i64,
+    attempt: i64,
+    attempts_used: i64,
+    attempts_max: i64,
+    resets: i64,
+    worker: Option<String>,
+    cancel_requested_at: Option<i64>,
+    outcome_class: Option<String>,
+    outcome_message: Option<String>,
+    commit_id: Option<String>,
+    created_at: i64,
+    started_at: Option<i64>,
+    finished_at: Option<i64>,
+    document: String,
+}
+
+impl TryFrom<JobRow> for Job {
+    type Error = StoreError;
+
+    fn try_from(row: JobRow) -> Result<Self, StoreError> {
+        let what = || format!("job {}", row.id);
+        Ok(Self {
+            id: JobId::from_uuid(row.id),
+            spec: serde_json::from_str(&row.document).map_err(|error| StoreError::corrupt(what(), error))?,
+            branch: parse(&row.branch, what)?,
+            state: parse(&row.state, what)?,
+            ready_at: Timestamp(row.ready_at),
+            attempt: Some(number(row.attempt, what)?).filter(|attempt| *attempt > 0).map(AttemptNo),
+            attempts_used: number(row.attempts_used, what)?,
+            attempts_max: number(row.attempts_max, what)?,
+            resets: number(row.resets, what)?,
+            cancel_requested_at: row.cancel_requested_at.map(Timestamp),
+            outcome: outcome(row.outcome_class.as_deref(), row.outcome_message.as_deref(), what)?,
+            commit: object(row.commit_id.as_deref(), what)?,
+            created_at: Timestamp(row.created_at),
+            started_at: row.started_at.map(Timestamp),
+            finished_at: row.finished_at.map(Timestamp),
+            worker: row.worker.map(WorkerId::new),
+            repo: row.repo,
+            base: row.base,
+        })
+    }
+}
+
+/// A running job with its claim and the attempt before it.
+#[derive(FromRow)]
+pub(super) struct ClaimedRow {
+    #[sqlx(flatten)]
+    job: JobRow,
+    token: Uuid,
+    lease_until: i64,
+    claimed_at: i64,
+    previous_attempt: Option<i64>,
+    previous_class: Option<String>,
+    previous_message: Option<String>,
+    previous_salvage: Option<String>,
+}
+
+impl TryFrom<ClaimedRow> for ClaimedJob {
+    type Error = StoreError;
+
+    fn try_from(row: ClaimedRow) -> Result<Self, StoreError> {
+        let job = Job::try_from(row.job)?;
+        let what = || format!("job {}", job.id);
+        let (Some(attempt), Some(worker)) = (job.attempt, job.worker.clone()) else {
+            return Err(StoreError::corrupt(what(), "it is claimed and has no attempt"));
+        };
+        let previous = match row.previous_attempt {
+            None => None,
+            Some(attempt) => Some(PreviousAttempt {
+                attempt: AttemptNo(number(attempt, what)?),
+                outcome: outcome(row.previous_class.as_deref(), row.previous_message.as_deref(), what)?,
+                salvage: object(row.previous_salvage.as_deref(), what)?,
+            }),
+        };
+        Ok(Self {
+            claim: Claim { job: job.id, attempt, token: ClaimToken::from_uuid(row.token), worker },
+            claimed_at: Timestamp(row.claimed_at),
+            lease_until: Timestamp(row.lease_until),
+            previous,
+            job,
+        })
+    }
+}
+
+/// The columns of an [`AttemptRow`].
+pub(super) const ATTEMPT_COLUMNS: &str = "attempt, worker, started_at, ended_at, outcome_class, outcome_message, base, \
+    exit_code, signal, peak_memory_bytes, cpu_ms, salvage, log_verdict, log_bytes";
+
+#[derive(FromRow)]
+pub(super) struct AttemptRow {
+    attempt: i64,
+    worker: String,
+    started_at: i64,
+    ended_at: Option<i64>,
+    outcome_class: Option<String>,
+    outcome_message: Option<String>,
+    base: Option<String>,
+    exit_code: Option<i64>,
+    signal: Option<i64>,
+    peak_memory_bytes: Option<i64>,
+    cpu_ms: Option<i64>,
+    salvage: Option<String>,
+    log_verdict: Option<String>,
+    log_bytes: i64,
+}
+
+impl AttemptRow {
+    /// The record of this attempt at `job`, with those of `stages` that are its own.
+    pub(super) fn record(self, job: JobId, stages: &[StageRow]) -> Result<AttemptRecord, StoreError> {
+        let what = || format!("attempt {} of job {job}", self.attempt);
+        let own = stages.iter().filter(|stage| stage.attempt == self.attempt);
+        Ok(AttemptRecord {
+            attempt: AttemptNo(number(self.attempt, what)?),
+            worker: WorkerId::new(self.worker.clone()),
+            started_at: Timestamp(self.started_at),
+            ended_at: self.ended_at.map(Timestamp),
+            outcome: outcome(self.outcome_class.as_deref(), self.outcome_message.as_deref(), what)?,
+            base: object(self.base.as_deref(), what)?,
+            resources: Resources {
+                exit_code: self.exit_code.map(|value| number(value, what)).transpose()?,
+                signal: self.signal.map(|value| number(value, what)).transpose()?,
+                peak_memory_bytes: self.peak_memory_bytes.map(|value| number(value, what)).transpose()?,
+                cpu_ms: self.cpu_ms.map(|value| number(value, what)).transpose()?,
+            },
+            salvage: object(self.salvage.as_deref(), what)?,
+            log_verdict: self.log_verdict.as_deref().map(|text| json(text, what)).transpose()?,
+            log_bytes: number(self.log_bytes, what)?,
+            stages: own.map(|stage| stage.record(what)).collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+#[derive(FromRow)]
+pub(super) struct StageRow {
+    attempt: i64,
+    seq: i64,
+    stage: String,
+    started_at: i64,
+    ended_at: Option<i64>,
+    outcome: Option<String>,
+    detail: Option<String>,
+}
+
+impl StageRow {
+    fn record(&self, what: impl Fn() -> String + Copy) -> Result<StageRecord, StoreError> {
+        Ok(StageRecord {
+            seq: number(self.seq, what)?,
+            stage: word(&self.stage, what)?,
+            started_at: Timestamp(self.started_at),
+            ended_at: self.ended_at.map(Timestamp),
+            outcome: self.outcome.as_deref().map(|class| parse(class, what)).transpose()?,
+            detail: self.detail.clone(),
+        })
+    }
+}
+
+pub(super) fn number<T: TryFrom<i64>>(value: i64, what: impl Fn() -> String) -> Result<T, StoreError> {
+    T::try_from(value).map_err(|_| StoreError::corrupt(what(), format!("{value} is out of range")))
+}
+
+pub(super) fn parse<T: FromStr<Err: ToString>>(text: &str, what: impl Fn() -> String) -> Result<T, StoreError> {
+    text.parse().map_err(|error: T::Err| StoreError::corrupt(what(), error))
+}
+
+pub(super) fn json<T: serde::de::DeserializeOwned>(text: &str, what: impl Fn() -> String) -> Result<T, StoreError> {
+    serde_json::from_str(text).map_err(|error| StoreError::corrupt(what(), error))
+}
+
+/// Reads a word by the name that serde gives it, for enums that have no parser of their own.
+pub(super) fn word<T: serde::de::DeserializeOwned>(text: &str, what: impl Fn() -> String) -> Result<T, StoreError> {
+    serde_json::from_value(serde_json::Value::String(text.to_owned())).map_err(|error| StoreError::corrupt(what(), error))
+}
+
+fn object(text: Option<&str>, what: impl Fn() -> String) -> Result<Option<ObjectId>, StoreError> {
+    text.map(|text| parse(text, what)).transpose()
+}
+
+fn outcome(class: Option<&str>, message: Option<&str>, what: impl Fn() -> String) -> Result<Option<Outcome>, StoreError> {
+    match (class, message) {
+        (Some(class), Some(message)) => Ok(Some(Outcome::new(parse(class, what)?, message))),
+        _ => Ok(None),
+    }
+}
