@@ -74,6 +74,10 @@ fn unreadable(rejection: &BytesRejection) -> Problem {
 
 /// Reads a JSON document; what is wrong with its form is said with the path to the field.
 pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    // serde would take an array for a document whose fields are given by their order alone.
+    if bytes.trim_ascii_start().starts_with(b"[") {
+        return Err(Problem::new(Kind::InvalidDocument, "the document must be a JSON object, not an array"));
+    }
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     let document = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
         let path = error.path().to_string();
@@ -164,7 +168,8 @@ mod tests {
         check("", None, "the body is not JSON: EOF while parsing a value at line 1 column 0");
         check("{\"task\": {}", None, "the body is not JSON: EOF while parsing an object at line 1 column 11");
         check("{\"task\": {}} {}", None, "the body is not one JSON document: trailing characters at line 1 column 14");
-        check("[]", None, "invalid length 0, expected struct JobSpec with 16 elements at line 1 column 2");
+        check("[]", None, "the document must be a JSON object, not an array");
+        check("5", None, "invalid type: integer `5`, expected struct JobSpec at line 1 column 1");
         check(
             r#"{"task": {"command": 5}}"#,
             Some("task.command"),

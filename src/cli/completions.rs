@@ -3,13 +3,14 @@
 use super::args::{CompletionsCommand, Held};
 use super::client::{Client, escape};
 use super::error::{CliError, Exit};
-use super::table::{Cell, Output, age, talk};
+use super::output::{Output, talk};
+use super::table::{Cell, age};
 use crate::api::wire::{AckCompletion, ClaimCompletions, HeldCompletion, NackCompletion, Page, RenewCompletion};
 use crate::clock::Timestamp;
 use crate::job::CompletionEntry;
 
 /// Carries out a command about completions.
-pub(super) async fn run(client: &Client, out: Output, command: CompletionsCommand) -> Result<Exit, CliError> {
+pub(super) async fn run(client: &Client, out: &Output, command: CompletionsCommand) -> Result<Exit, CliError> {
     match command {
         CompletionsCommand::List { state, limit } => list(client, out, state, limit).await,
         CompletionsCommand::Claim { consumer, limit, lease } => {
@@ -30,7 +31,7 @@ pub(super) async fn run(client: &Client, out: Output, command: CompletionsComman
     }
 }
 
-async fn list(client: &Client, out: Output, state: Option<String>, limit: u32) -> Result<Exit, CliError> {
+async fn list(client: &Client, out: &Output, state: Option<String>, limit: u32) -> Result<Exit, CliError> {
     let state = state.map(|state| format!("&state={}", escape(&state))).unwrap_or_default();
     let page: Page<CompletionEntry> = client.get(&format!("/v1/completions?limit={limit}{state}")).await?;
     if out.is_json() {
@@ -56,7 +57,7 @@ fn row(entry: &CompletionEntry, now: Timestamp) -> Vec<Cell> {
     ]
 }
 
-async fn claim(client: &Client, out: Output, request: &ClaimCompletions) -> Result<Exit, CliError> {
+async fn claim(client: &Client, out: &Output, request: &ClaimCompletions) -> Result<Exit, CliError> {
     let page: Page<HeldCompletion> = client.post("/v1/completions/claim", request).await?;
     if out.is_json() {
         out.document(&page)?;
@@ -87,7 +88,7 @@ async fn claim(client: &Client, out: Output, request: &ClaimCompletions) -> Resu
     Ok(Exit::Done)
 }
 
-fn report(out: Output, entry: &CompletionEntry) -> Result<Exit, CliError> {
+fn report(out: &Output, entry: &CompletionEntry) -> Result<Exit, CliError> {
     if out.is_json() {
         out.document(entry)?;
     } else {

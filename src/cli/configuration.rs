@@ -3,11 +3,12 @@
 use super::args::ConfigCommand;
 use super::client::Client;
 use super::error::{CliError, Exit};
-use super::table::{Cell, Output};
+use super::output::Output;
+use super::table::Cell;
 use crate::api::wire::{Configuration, Setting};
 
 /// Carries out a command about the configuration.
-pub(super) async fn run(client: &Client, out: Output, command: ConfigCommand) -> Result<Exit, CliError> {
+pub(super) async fn run(client: &Client, out: &Output, command: ConfigCommand) -> Result<Exit, CliError> {
     let ConfigCommand::Show { origin } = command;
     let configuration: Configuration = client.get("/v1/config").await?;
     if out.is_json() {

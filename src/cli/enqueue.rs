@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::client::Client;
 use super::error::{CliError, Exit};
-use super::table::{Output, talk};
+use super::output::{Output, talk};
 use super::{jobs, logs};
 use crate::clock::{Timestamp, human};
 use crate::job::spec::{Changes, Command, Deliver, Execution, Priority, SCHEMA, Task};
@@ -113,7 +113,7 @@ fn parse_moment(text: &str) -> Result<Timestamp, String> {
 }
 
 /// Asks for a job, and waits for its end where that is wanted.
-pub(super) async fn run(client: &Client, out: Output, args: EnqueueArgs) -> Result<Exit, CliError> {
+pub(super) async fn run(client: &Client, out: &Output, args: EnqueueArgs) -> Result<Exit, CliError> {
     let (wait, follow) = (args.wait, args.follow);
     let job: Job = match &args.spec {
         Some(path) => client.post_bytes("/v1/jobs", read(path)?).await?,

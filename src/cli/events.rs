@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 
 use super::client::{Cause, Client, Pieces};
 use super::error::CliError;
-use super::table::talk;
+use super::output::talk;
 use crate::api::Problem;
 
 /// How soon a lost connection is made again at first; each failure doubles it, up to [`BACKOFF_MAX`].

@@ -6,7 +6,8 @@ use super::args::{JobCommand, JobsArgs};
 use super::client::{Client, escape};
 use super::error::{CliError, Exit};
 use super::events::Events;
-use super::table::{Cell, Output, age, plain, span, talk};
+use super::output::{Output, talk};
+use super::table::{Cell, age, plain, span};
 use crate::api::LIST_MAX;
 use crate::api::wire::{CancelRequest, JobDiff, Page};
 use crate::clock::{Timestamp, human};
@@ -14,7 +15,7 @@ use crate::ids::JobId;
 use crate::job::{AttemptRecord, Job, JobState};
 
 /// Lists jobs.
-pub(super) async fn list(client: &Client, out: Output, args: JobsArgs) -> Result<Exit, CliError> {
+pub(super) async fn list(client: &Client, out: &Output, args: JobsArgs) -> Result<Exit, CliError> {
     let mut query = String::new();
     for (name, value) in
         [("state", args.state.map(|state| state.to_string())), ("project", args.project), ("execution", args.execution)]
@@ -60,7 +61,7 @@ fn row(job: &Job, now: Timestamp) -> Vec<Cell> {
 }
 
 /// Carries out a command about one job.
-pub(super) async fn run(client: &Client, out: Output, command: JobCommand) -> Result<Exit, CliError> {
+pub(super) async fn run(client: &Client, out: &Output, command: JobCommand) -> Result<Exit, CliError> {
     match command {
         JobCommand::Show { id } => show(client, out, id).await,
         JobCommand::Cancel { id, reason } => cancel(client, out, id, reason).await,
@@ -74,7 +75,7 @@ pub(super) async fn run(client: &Client, out: Output, command: JobCommand) -> Re
     }
 }
 
-fn report(out: Output, job: &Job, line: &str) -> Result<Exit, CliError> {
+fn report(out: &Output, job: &Job, line: &str) -> Result<Exit, CliError> {
     if out.is_json() {
         out.document(job)?
     } else {
@@ -83,7 +84,7 @@ fn report(out: Output, job: &Job, line: &str) -> Result<Exit, CliError> {
     Ok(Exit::Done)
 }
 
-async fn show(client: &Client, out: Output, id: JobId) -> Result<Exit, CliError> {
+async fn show(client: &Client, out: &Output, id: JobId) -> Result<Exit, CliError> {
     let job: Job = client.get(&format!("/v1/jobs/{id}")).await?;
     if out.is_json() {
         out.document(&job)?;
@@ -120,7 +121,7 @@ async fn show(client: &Client, out: Output, id: JobId) -> Result<Exit, CliError>
     Ok(Exit::Done)
 }
 
-async fn cancel(client: &Client, out: Output, id: JobId, reason: Option<String>) -> Result<Exit, CliError> {
+async fn cancel(client: &Client, out: &Output, id: JobId, reason: Option<String>) -> Result<Exit, CliError> {
     let job: Job = client.post(&format!("/v1/jobs/{id}/cancel"), &CancelRequest { reason }).await?;
     let line = if job.state == JobState::Cancelled {
         format!("{id} is cancelled")
@@ -131,7 +132,7 @@ async fn cancel(client: &Client, out: Output, id: JobId, reason: Option<String>)
 }
 
 /// Waits for the end of a job.
-pub(super) async fn wait(client: &Client, out: Output, id: JobId, patience: Option<Duration>) -> Result<Exit, CliError> {
+pub(super) async fn wait(client: &Client, out: &Output, id: JobId, patience: Option<Duration>) -> Result<Exit, CliError> {
     let ended = ended(client, id);
     let job = match patience {
         None => ended.await?,
@@ -176,7 +177,7 @@ fn progress(job: &Job) -> String {
     }
 }
 
-async fn diff(client: &Client, out: Output, id: JobId) -> Result<Exit, CliError> {
+async fn diff(client: &Client, out: &Output, id: JobId) -> Result<Exit, CliError> {
     let diff: JobDiff = client.get(&format!("/v1/jobs/{id}/diff")).await?;
     if out.is_json() {
         out.document(&diff)?;
@@ -202,7 +203,7 @@ async fn diff(client: &Client, out: Output, id: JobId) -> Result<Exit, CliError>
     Ok(Exit::Done)
 }
 
-async fn attempts(client: &Client, out: Output, id: JobId) -> Result<Exit, CliError> {
+async fn attempts(client: &Client, out: &Output, id: JobId) -> Result<Exit, CliError> {
     let page: Page<AttemptRecord> = client.get(&format!("/v1/jobs/{id}/attempts")).await?;
     if out.is_json() {
         out.document(&page)?;

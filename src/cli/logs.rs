@@ -4,7 +4,7 @@ use super::args::LogsArgs;
 use super::client::Client;
 use super::error::{CliError, Exit};
 use super::events::Events;
-use super::table::{Output, talk};
+use super::output::{Output, talk};
 use crate::api::wire::{LogEnd, LogPiece, LogSlice};
 use crate::ids::{AttemptNo, JobId};
 use crate::job::{LogVerdict, Stream};
@@ -27,7 +27,7 @@ enum Lines {
 }
 
 /// Writes a log.
-pub(super) async fn run(client: &Client, out: Output, args: LogsArgs) -> Result<Exit, CliError> {
+pub(super) async fn run(client: &Client, out: &Output, args: LogsArgs) -> Result<Exit, CliError> {
     let LogsArgs { id, follow: on, attempt, stream, since, timestamps } = args;
     let lines = if timestamps { Lines::Timed } else { Lines::Bare };
     let wanted = Wanted { attempt: attempt.map(AttemptNo), stream, since, lines };
@@ -40,7 +40,7 @@ pub(super) async fn run(client: &Client, out: Output, args: LogsArgs) -> Result<
 }
 
 /// Writes what there is.
-async fn write_all(client: &Client, out: Output, id: JobId, mut wanted: Wanted) -> Result<(), CliError> {
+async fn write_all(client: &Client, out: &Output, id: JobId, mut wanted: Wanted) -> Result<(), CliError> {
     let mut writer = Writer::new(out, wanted.lines);
     loop {
         let slice: LogSlice = client.get(&address(id, wanted)).await?;
@@ -60,7 +60,7 @@ async fn write_all(client: &Client, out: Output, id: JobId, mut wanted: Wanted) 
 }
 
 /// Writes the log as it grows: to the end of the attempt when one was named, else to the end of the job.
-pub(super) async fn follow(client: &Client, out: Output, id: JobId, mut wanted: Wanted) -> Result<(), CliError> {
+pub(super) async fn follow(client: &Client, out: &Output, id: JobId, mut wanted: Wanted) -> Result<(), CliError> {
     let named = wanted.attempt.is_some();
     let mut writer = Writer::new(out, wanted.lines);
     loop {
@@ -82,7 +82,7 @@ pub(super) async fn follow(client: &Client, out: Output, id: JobId, mut wanted: 
     }
 }
 
-async fn follow_attempt(client: &Client, writer: &mut Writer, id: JobId, wanted: Wanted) -> Result<LogEnd, CliError> {
+async fn follow_attempt(client: &Client, writer: &mut Writer<'_>, id: JobId, wanted: Wanted) -> Result<LogEnd, CliError> {
     let mut events = Events::open(client, address(id, wanted)).await?;
     loop {
         let event = events.next().await?;
@@ -115,14 +115,14 @@ fn warn_of(attempt: AttemptNo, verdict: LogVerdict) {
 }
 
 /// Writes pieces of log: bytes as they are, or one JSON document on each line.
-struct Writer {
-    out: Output,
+struct Writer<'a> {
+    out: &'a Output,
     lines: Lines,
     at_start: bool,
 }
 
-impl Writer {
-    const fn new(out: Output, lines: Lines) -> Self {
+impl<'a> Writer<'a> {
+    const fn new(out: &'a Output, lines: Lines) -> Self {
         Self { out, lines, at_start: true }
     }
 
@@ -156,10 +156,12 @@ impl Writer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::Form;
 
     #[test]
     fn the_time_stands_before_every_line_also_where_a_piece_ends_in_the_middle_of_one() {
-        let mut writer = Writer::new(Output::new(false), Lines::Timed);
+        let (out, _) = Output::captured(Form::Text);
+        let mut writer = Writer::new(&out, Lines::Timed);
         let mut written = writer.timed(b"one\ntw", "T1");
         written.extend(writer.timed(b"o\nthree\n", "T2"));
         assert_eq!(String::from_utf8_lossy(&written), "T1 one\nT1 two\nT2 three\n");

@@ -13,6 +13,7 @@ mod error;
 mod events;
 mod jobs;
 mod logs;
+mod output;
 mod table;
 mod workers;
 
@@ -21,7 +22,8 @@ use clap::CommandFactory as _;
 pub use args::{Args, ClientCommand, Command, DemoArgs, Global, HostCommand, JobCommand};
 pub use client::{Broken, Client};
 pub use error::{CliError, Exit};
-pub use table::{Cell, Output, age, plain, span, talk};
+pub use output::{Captured, Form, Output, talk};
+pub use table::{Cell, age, plain, span};
 
 /// Does what the command line says, and says on standard error why not where it does not.
 ///
@@ -47,7 +49,7 @@ where
         Ok(exit) => exit,
         Err(error) => {
             if !matches!(error, CliError::ReaderGone) {
-                table::complain(&error.sentence());
+                output::complain(&error.sentence());
             }
             error.exit()
         }
@@ -62,14 +64,15 @@ where
         Some(url) => Client::http(url)?,
         None => Client::InProcess(router(global).await?),
     };
-    perform(&client, Output::new(global.json), command).await
+    let form = if global.json { Form::Json } else { Form::Text };
+    perform(&client, &Output::new(form), command).await
 }
 
 /// Carries out a client command.
 ///
 /// # Errors
 /// Why it was not done.
-pub async fn perform(client: &Client, out: Output, command: ClientCommand) -> Result<Exit, CliError> {
+pub async fn perform(client: &Client, out: &Output, command: ClientCommand) -> Result<Exit, CliError> {
     match command {
         ClientCommand::Enqueue(args) => enqueue::run(client, out, *args).await,
         ClientCommand::Jobs(args) => jobs::list(client, out, args).await,
@@ -84,6 +87,6 @@ pub async fn perform(client: &Client, out: Output, command: ClientCommand) -> Re
 fn write_completion(shell: clap_complete::Shell) -> Result<Exit, CliError> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Args::command(), "sawmill", &mut script);
-    Output::new(false).bytes(&script)?;
+    Output::new(Form::Text).bytes(&script)?;
     Ok(Exit::Done)
 }

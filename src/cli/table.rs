@@ -1,123 +1,17 @@
-//! Writing to standard output: JSON, aligned columns, and colour where a person looks.
+//! Tables: aligned columns, and colour where a person looks.
 //!
-//! The one rule: standard output is data and standard error is talk. What a program reads is the same whether or not there is
-//! a terminal, but for colour.
-
-use std::io::{IsTerminal, Write};
+//! The one rule: a value is on one line and cannot move the cursor, whatever a job wrote into it.
 
 use anstyle::{AnsiColor, Style};
 use comfy_table::{Table, presets};
-use serde::Serialize;
 
-use super::error::CliError;
 use crate::clock::Timestamp;
 
-/// Where a command writes its data, and in which form.
-#[derive(Debug, Clone, Copy)]
-pub struct Output {
-    form: Form,
-    colour: Colour,
-}
-
+/// Whether states are coloured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Form {
-    Json,
-    Text,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Colour {
+pub(super) enum Colour {
     On,
     Off,
-}
-
-impl Output {
-    /// Standard output: coloured on a terminal unless `NO_COLOR` or its like says otherwise.
-    #[must_use]
-    pub fn new(json: bool) -> Self {
-        let stdout = std::io::stdout();
-        let choice = anstream::AutoStream::choice(&stdout);
-        let colour = if stdout.is_terminal() && choice != anstream::ColorChoice::Never { Colour::On } else { Colour::Off };
-        Self { form: if json { Form::Json } else { Form::Text }, colour }
-    }
-
-    /// Whether JSON is wanted.
-    #[must_use]
-    pub fn is_json(self) -> bool {
-        self.form == Form::Json
-    }
-
-    /// Writes a document as indented JSON.
-    ///
-    /// # Errors
-    /// A reader that has gone, or a full disk.
-    pub fn document<T: Serialize>(self, document: &T) -> Result<(), CliError> {
-        let mut text = serde_json::to_string_pretty(document).map_err(std::io::Error::other)?;
-        text.push('\n');
-        self.bytes(text.as_bytes())
-    }
-
-    /// Writes a document as JSON on one line, for streams of them.
-    ///
-    /// # Errors
-    /// A reader that has gone, or a full disk.
-    pub fn json_line<T: Serialize>(self, document: &T) -> Result<(), CliError> {
-        let mut text = serde_json::to_string(document).map_err(std::io::Error::other)?;
-        text.push('\n');
-        self.bytes(text.as_bytes())
-    }
-
-    /// Writes one line.
-    ///
-    /// # Errors
-    /// A reader that has gone, or a full disk.
-    pub fn line(self, line: &str) -> Result<(), CliError> {
-        self.bytes(format!("{line}\n").as_bytes())
-    }
-
-    /// Writes bytes as they are, at once.
-    ///
-    /// # Errors
-    /// A reader that has gone, or a full disk.
-    pub fn bytes(self, bytes: &[u8]) -> Result<(), CliError> {
-        let mut out = std::io::stdout().lock();
-        out.write_all(bytes)?;
-        Ok(out.flush()?)
-    }
-
-    /// Writes rows under a header.
-    ///
-    /// # Errors
-    /// A reader that has gone, or a full disk.
-    pub fn rows(self, header: &[&str], rows: &[Vec<Cell>]) -> Result<(), CliError> {
-        self.bytes(render(header, rows, self.colour).as_bytes())
-    }
-
-    /// Writes names with their values, for one thing in detail.
-    ///
-    /// # Errors
-    /// A reader that has gone, or a full disk.
-    pub fn fields(self, fields: &[(&str, Cell)]) -> Result<(), CliError> {
-        let width = fields.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
-        let mut text = String::new();
-        for (name, cell) in fields {
-            text.push_str(&format!("{name:width$}  {}\n", cell.paint(self.colour)));
-        }
-        self.bytes(text.as_bytes())
-    }
-}
-
-/// Says something to whoever looks, on standard error.
-pub fn talk(line: &str) {
-    // Who has closed standard error does not want to hear.
-    drop(writeln!(std::io::stderr(), "{line}"));
-}
-
-/// Says why a command did not do what was asked.
-pub(super) fn complain(sentence: &str) {
-    let style = AnsiColor::Red.on_default().bold();
-    // Who has closed standard error does not want to hear.
-    drop(writeln!(anstream::stderr(), "{style}error{style:#}: {sentence}"));
 }
 
 /// A text on one line and without control characters: what a job says does not move the cursor.
@@ -169,7 +63,7 @@ impl Cell {
         Self { text, mood }
     }
 
-    fn paint(&self, colour: Colour) -> String {
+    pub(super) fn paint(&self, colour: Colour) -> String {
         let style = match self.mood {
             _ if colour == Colour::Off => return self.text.clone(),
             Mood::Plain => return self.text.clone(),
@@ -183,7 +77,7 @@ impl Cell {
 }
 
 /// Aligned columns. Colour is put in after the columns are laid out, so that it takes no room.
-fn render(header: &[&str], rows: &[Vec<Cell>], colour: Colour) -> String {
+pub(super) fn render(header: &[&str], rows: &[Vec<Cell>], colour: Colour) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table.set_header(header.to_vec());
@@ -256,7 +150,11 @@ mod tests {
 
     #[test]
     fn columns_are_aligned_and_plain_for_programs() {
-        insta::assert_snapshot!(render(&["ID", "STATE", "TITLE"], &rows(), Colour::Off), @"");
+        insta::assert_snapshot!(render(&["ID", "STATE", "TITLE"], &rows(), Colour::Off), @r"
+        ID      STATE      TITLE
+        0dead0  dead       one two
+        1       succeeded  -
+        ");
     }
 
     #[test]

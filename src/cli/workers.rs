@@ -3,13 +3,14 @@
 use super::args::WorkersCommand;
 use super::client::{Client, escape};
 use super::error::{CliError, Exit};
-use super::table::{Cell, Output, age};
+use super::output::Output;
+use super::table::{Cell, age};
 use crate::api::wire::Page;
 use crate::clock::Timestamp;
 use crate::store::WorkerRecord;
 
 /// Carries out a command about workers.
-pub(super) async fn run(client: &Client, out: Output, command: WorkersCommand) -> Result<Exit, CliError> {
+pub(super) async fn run(client: &Client, out: &Output, command: WorkersCommand) -> Result<Exit, CliError> {
     match command {
         WorkersCommand::List => list(client, out).await,
         WorkersCommand::Show { id } => {
@@ -19,7 +20,7 @@ pub(super) async fn run(client: &Client, out: Output, command: WorkersCommand) -
     }
 }
 
-async fn list(client: &Client, out: Output) -> Result<Exit, CliError> {
+async fn list(client: &Client, out: &Output) -> Result<Exit, CliError> {
     let page: Page<WorkerRecord> = client.get("/v1/workers").await?;
     if out.is_json() {
         out.document(&page)?;
@@ -45,7 +46,7 @@ async fn list(client: &Client, out: Output) -> Result<Exit, CliError> {
     Ok(Exit::Done)
 }
 
-fn show(out: Output, worker: &WorkerRecord) -> Result<Exit, CliError> {
+fn show(out: &Output, worker: &WorkerRecord) -> Result<Exit, CliError> {
     if out.is_json() {
         out.document(worker)?;
         return Ok(Exit::Done);

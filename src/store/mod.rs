@@ -1,4 +1,5 @@
 <<<<<<< HEAD
+<<<<<<< HEAD
 //! The database: the only room that holds SQL.
 mod config;
 mod counts;
@@ -12,6 +13,8 @@ pub use error::StoreError;
 pub use surface::{Hints, Migrated, Store};
 pub use types::*;
 =======
+=======
+>>>>>>> 0983f9c5a868542fe90a7bc7eaa075d83528d929
 //! The queue in its database: jobs and claims, attempts, logs, completions, workers.
 //!
 //! The one rule is the fence: every write for a running job names job, attempt, token and worker, and either finds exactly
@@ -225,4 +228,7 @@ impl Channel {
         Ok(Self { name, payload: format!("{:08x}", rand::random::<u32>()) })
     }
 }
+<<<<<<< HEAD
 >>>>>>> 4d9d455ef1d3fafc5701b054cfbdfeba791c5efa
+=======
+>>>>>>> 0983f9c5a868542fe90a7bc7eaa075d83528d929
