@@ -42,7 +42,7 @@ fn in_runtime(command: impl Future<Output = ExitCode>) -> ExitCode {
 }
 
 async fn version() -> ExitCode {
-    cli::Output::new(false).line(&format!("sawmill {VERSION}")).map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS)
+    cli::Output::new(cli::Form::Text).line(&format!("sawmill {VERSION}")).map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS)
 }
 
 async fn command(args: Args) -> ExitCode {
@@ -66,7 +66,7 @@ async fn host(command: HostCommand, global: &Global, environment: Environment) -
         let code = demo::run(args, environment).await.map_err(failed)?;
         return Ok(if code == ExitCode::SUCCESS { Exit::Done } else { Exit::Failed });
     }
-    let out = cli::Output::new(global.json);
+    let out = cli::Output::new(form_of(global));
     if matches!(command, HostCommand::Version) {
         return out.line(&format!("sawmill {VERSION}")).map(|()| Exit::Done);
     }
@@ -83,15 +83,15 @@ async fn host(command: HostCommand, global: &Global, environment: Environment) -
         }
         HostCommand::Doctor => {
             let findings = doctor::examine(&composition).await;
-            return doctor::report(out, &findings);
+            return doctor::report(&out, &findings);
         }
-        HostCommand::Migrate => migrate(&composition, out).await,
+        HostCommand::Migrate => migrate(&composition, &out).await,
         HostCommand::Demo(_) | HostCommand::Version => Ok(()),
     };
     done.map(|()| Exit::Done).map_err(failed)
 }
 
-async fn migrate(composition: &Composition, out: cli::Output) -> anyhow::Result<()> {
+async fn migrate(composition: &Composition, out: &cli::Output) -> anyhow::Result<()> {
     let store = sawmill::store::Store::connect_unmigrated(&composition.config().queue).await?;
     let migrated = store.migrate().await?;
     match migrated.applied.as_slice() {
@@ -134,4 +134,8 @@ fn failed(source: anyhow::Error) -> CliError {
         }
     };
     CliError::Host { exit, source }
+}
+
+const fn form_of(global: &Global) -> cli::Form {
+    if global.json { cli::Form::Json } else { cli::Form::Text }
 }

@@ -24,8 +24,6 @@ pub struct Policy {
     pub backends: BTreeSet<String>,
     /// The backend of a job that names none.
     pub default_backend: String,
-    /// The timeout of a job that names none.
-    pub default_timeout: Duration,
     /// The attempts of a job that names no number.
     pub attempts: u32,
     /// How branches are named.
@@ -76,7 +74,7 @@ impl Policy {
         spec.base = Some(base.clone());
         spec.backend = Some(backend);
         spec.attempts = Some(attempts);
-        spec.timeout = spec.timeout.or_else(|| project.and_then(|p| p.timeout)).or(Some(self.default_timeout));
+        spec.timeout = spec.timeout.or_else(|| project.and_then(|p| p.timeout));
         let own_gates = std::mem::take(&mut spec.gates);
         spec.gates = project.map(|p| p.gates.clone()).unwrap_or_default();
         spec.gates.extend(own_gates);
@@ -156,7 +154,6 @@ mod tests {
             projects: BTreeMap::from([("app".to_owned(), app)]),
             backends: BTreeSet::from(["shell".to_owned()]),
             default_backend: "shell".to_owned(),
-            default_timeout: Duration::from_secs(1800),
             attempts: 3,
             branch: "sawmill/{execution}/{role}/{slug}".parse().expect("a legal template"),
             version: "0.1.0".to_owned(),

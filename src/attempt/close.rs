@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tracing::{debug, error, warn};
+use tracing::{error, info, warn};
 
 use super::Ended;
 use super::halt::{Halt, chain};
@@ -15,7 +15,7 @@ use crate::job::{Claim, Completion, LogVerdict, Outcome, OutcomeClass, Stage};
 use crate::logs::LogsError;
 use crate::sandbox::{Status, Supervisor};
 use crate::store::{Finish, Store, StoreError};
-use crate::workspace::{Kept, Salvage};
+use crate::workspace::{Kept, Salvage, SlotDir, StateDir};
 
 /// The first wait before the end is written again to a database that is away, and the longest.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
@@ -39,11 +39,12 @@ impl Attempt {
             self.say(&outcome.to_string());
         }
         let lost = outcome.is_none() || self.stop.reason() == Some(StopReason::LeaseLost);
+        let place = Place::of(&self);
         let ended = match outcome {
             Some(outcome) if !lost => self.record_end(outcome, completion, salvage).await,
             _ => Ended::Lost,
         };
-        self.leave_slot(delivered);
+        place.leave(delivered);
         ended
     }
 
@@ -63,61 +64,80 @@ impl Attempt {
                 found
             }
             Ok(Err(error)) => {
-                error!("cannot salvage job {}: {}; its slot is kept", claim.job, chain(&error));
+                error!("cannot salvage job {}: {}", claim.job, chain(&error));
                 self.say(&format!("cannot salvage what was left: {}", chain(&error)));
-                self.keep();
+                Place::of(self).keep();
                 None
             }
             Err(_) => {
-                error!("salvaging job {} took too long; its slot is kept", claim.job);
-                self.keep();
+                error!("salvaging job {} took too long", claim.job);
+                Place::of(self).keep();
                 None
             }
         }
     }
 
-    async fn record_end(&mut self, outcome: Outcome, completion: Option<Completion>, salvage: Option<ObjectId>) -> Ended {
-        let shipped = self.shipper.position();
-        let log = match self.shipper.drain(self.tools.config.close_timeout).await {
+    async fn record_end(self, outcome: Outcome, completion: Option<Completion>, salvage: Option<ObjectId>) -> Ended {
+        let Self { tools, claimed, journal, mut stages, spool, shipper, stop, .. } = self;
+        let shipped = shipper.position();
+        let log = match shipper.drain(tools.config.close_timeout).await {
             Ok(verdict) => verdict,
             Err(LogsError::LeaseLost { .. }) => return Ended::Lost,
             Err(error) => {
-                warn!("the log of job {} is not whole: {}", self.claimed.claim.job, chain(&error));
+                warn!("the log of job {} is not whole: {}", claimed.claim.job, chain(&error));
                 match error {
                     LogsError::DrainDeadline { verdict, .. } => verdict,
-                    _ => LogVerdict::Gap { from: shipped, to: self.spool.length().max(shipped) },
+                    _ => LogVerdict::Gap { from: shipped, to: spool.written().max(shipped) },
                 }
             }
         };
-        self.stages.enter(Stage::Complete, self.now());
-        self.stages.end(OutcomeClass::Succeeded, None, self.now());
+        stages.enter(Stage::Complete, tools.store.now());
+        stages.end(OutcomeClass::Succeeded, None, tools.store.now());
         let finish = Finish {
             outcome,
-            resources: self.journal.resources,
-            stages: self.stages.records().to_vec(),
+            resources: journal.resources,
+            stages: stages.records().to_vec(),
             log,
             salvage,
             completion,
             not_before: None,
         };
-        record(&self.tools.store, &self.claimed.claim, finish, &self.stop).await
+        record(&tools.store, &claimed.claim, finish, &stop).await
+    }
+}
+
+/// The slot of an attempt, which outlives the attempt by what becomes of its files.
+struct Place {
+    state: StateDir,
+    slot: SlotDir,
+    claim: Claim,
+    keep: Keep,
+}
+
+impl Place {
+    fn of(attempt: &Attempt) -> Self {
+        Self {
+            state: attempt.tools.state.clone(),
+            slot: attempt.slot.clone(),
+            claim: attempt.claimed.claim.clone(),
+            keep: attempt.claimed.job.spec.workspace.keep.unwrap_or(attempt.tools.workspace.keep),
+        }
     }
 
-    fn leave_slot(&self, delivered: bool) {
-        let keep = self.claimed.job.spec.workspace.keep.unwrap_or(self.tools.workspace.keep);
-        if keep == Keep::Always || (keep == Keep::OnFailure && !delivered) {
+    /// Leaves the slot empty for the next attempt.
+    fn leave(&self, delivered: bool) {
+        if self.keep == Keep::Always || (self.keep == Keep::OnFailure && !delivered) {
             self.keep();
         }
-        if let Err(error) = self.slot.clear(&self.tools.state.trash()) {
+        if let Err(error) = self.slot.clear(&self.state.trash()) {
             error!("cannot clear slot {}: {error}", self.slot.number());
         }
     }
 
     fn keep(&self) {
-        let claim = &self.claimed.claim;
-        match Kept::new(self.tools.state.kept()).keep(&self.slot, claim.job, claim.attempt) {
-            Ok(place) => warn!("the workspace of job {} is kept at {}", claim.job, place.display()),
-            Err(error) => debug!("the workspace of job {} cannot be kept: {error}", claim.job),
+        match Kept::new(self.state.kept()).keep(&self.slot, self.claim.job, self.claim.attempt) {
+            Ok(place) => info!("the workspace of job {} is kept at {}", self.claim.job, place.display()),
+            Err(error) => error!("the workspace of job {} cannot be kept: {error}", self.claim.job),
         }
     }
 }

@@ -9,6 +9,9 @@ use crate::ids::ObjectId;
 use crate::job::spec::Gate;
 use crate::job::{GateEvidence, OutcomeClass, Stage};
 
+/// How long a gate's output may take to reach the store before its place in the log is noted.
+const SETTLE: std::time::Duration = std::time::Duration::from_secs(2);
+
 pub(super) async fn run(
     attempt: &mut Attempt,
     base: ObjectId,
@@ -35,13 +38,13 @@ async fn judge(attempt: &Attempt, index: usize, gate: &Gate) -> Result<GateEvide
     let now = attempt.now();
     let until = attempt.deadline.work_until();
     let until = gate.timeout.map_or(until, |timeout| until.min(now + timeout));
-    let log_from = attempt.shipper.settle(attempt.work_left()).await?;
+    let log_from = attempt.shipper.settle(SETTLE).await;
 
     attempt.supervisor.start(&execute::command(attempt, &id, argv.clone(), until)).await?;
     let report = execute::ended(attempt, &id).await?;
     execute::note_stragglers(attempt, &report);
     let exit = execute::exit_of(attempt, &report).map_err(|halt| in_gate(gate, halt))?;
-    let log_to = attempt.shipper.settle(attempt.work_left()).await?;
+    let log_to = attempt.shipper.settle(SETTLE).await;
     if let Err(how) = &exit {
         attempt.say(&format!("gate {} {how}", gate.name));
     }

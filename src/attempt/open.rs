@@ -2,7 +2,6 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -140,11 +139,6 @@ impl Attempt {
     /// The moment, by the database's clock.
     pub(super) fn now(&self) -> Timestamp {
         self.tools.store.now()
-    }
-
-    /// What is left for backend and gates.
-    pub(super) fn work_left(&self) -> Duration {
-        self.deadline.work_left(self.now())
     }
 
     /// The directory in which the job works.

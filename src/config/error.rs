@@ -11,7 +11,7 @@ pub enum ConfigError {
     #[error("cannot find the configuration file {0}")]
     NoFile(PathBuf),
     /// A key that does not exist.
-    #[error("{source_name}: unknown key {key}{}", nearest(.nearest.as_deref()))]
+    #[error("{source_name}: unknown key {key}{}", suggestion(.nearest.as_deref()))]
     UnknownKey {
         /// Where it was found.
         source_name: String,
@@ -32,7 +32,7 @@ pub enum ConfigError {
     },
 }
 
-fn nearest(key: Option<&str>) -> String {
+fn suggestion(key: Option<&str>) -> String {
     key.map_or_else(String::new, |key| format!("; did you mean {key}?"))
 }
 

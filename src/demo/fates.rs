@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use crate::job::spec::{Command, Execution, Gate, Task};
-use crate::job::{Deliver, JobSpec, OutcomeClass};
+use crate::job::spec::{Command, Deliver, Execution, Gate, Task};
+use crate::job::{JobSpec, OutcomeClass};
 
 /// A job with the fate that is meant for it.
 #[derive(Debug, Clone)]

@@ -2,16 +2,17 @@
 
 use super::scene::Scene;
 use super::watch::Ended;
-use crate::api::wire::{AckCompletion, ClaimCompletions, HeldCompletion};
+use crate::api::wire::{AckCompletion, ClaimCompletions, HeldCompletion, Page};
 use crate::cli::{Cell, Output};
 use crate::job::{CompletionEntry, JobState};
 
 /// Takes every completion, checks that its commit is on the remote under its branch, and acknowledges it. Says whether there
 /// was exactly one for every job that succeeded, and every one was as it said.
-pub(super) async fn run(scene: &Scene, out: Output, ended: &[Ended]) -> anyhow::Result<bool> {
+pub(super) async fn run(scene: &Scene, out: &Output, ended: &[Ended]) -> anyhow::Result<bool> {
     let limit = u32::try_from(ended.len()).unwrap_or(u32::MAX);
-    let ask = ClaimCompletions { consumer: "integrator".to_owned(), limit: Some(limit), lease: None };
-    let held: Vec<HeldCompletion> = scene.client().post("/v1/completions/claim", &ask).await?;
+    let ask = ClaimCompletions { consumer: "integrator".to_owned(), limit, lease: None };
+    let held: Page<HeldCompletion> = scene.client().post("/v1/completions/claim", &ask).await?;
+    let held = held.items;
     let clone = scene.clone_remote().await?;
     let mut rows = Vec::new();
     let mut good = held.len() == ended.iter().filter(|ended| ended.job.state == JobState::Succeeded).count();

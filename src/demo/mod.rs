@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use anyhow::Context;
 
-use crate::cli::{DemoArgs, Output, talk};
+use crate::cli::{DemoArgs, Form, Output, talk};
 use crate::config::Environment;
 use fates::Fate;
 use scene::Scene;
@@ -33,9 +33,9 @@ pub async fn run(args: &DemoArgs, environment: Environment) -> anyhow::Result<Ex
     let fates = Fate::all(args.repo.is_some(), args.jobs.unwrap_or(8));
     let ended = watch::run(&scene, fates).await.context("the jobs cannot be watched")?;
     let took = started.elapsed();
-    let out = Output::new(false);
-    let as_meant = watch::report(out, &ended)?;
-    let delivered = integrate::run(&scene, out, &ended).await.context("the results cannot be integrated")?;
+    let out = Output::new(Form::Text);
+    let as_meant = watch::report(&out, &ended)?;
+    let delivered = integrate::run(&scene, &out, &ended).await.context("the results cannot be integrated")?;
 
     out.line(&format!("\n{} jobs in {:.1} s; {as_meant} met the fate that was meant for them", ended.len(), took.as_secs_f64()))?;
     scene.strike(args.keep).await?;

@@ -7,7 +7,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use super::fates::Fate;
 use super::scene::Scene;
-use crate::api::wire::CancelRequest;
+use crate::api::wire::{CancelRequest, Page};
 use crate::cli::{Cell, Output, span};
 use crate::ids::JobId;
 use crate::job::{AttemptRecord, Job, JobState, LogVerdict};
@@ -61,7 +61,8 @@ async fn watch(scene: &Scene, fate: Fate, id: JobId, bar: ProgressBar) -> anyhow
     let mut asked = false;
     loop {
         let job: Job = scene.client().get(&format!("/v1/jobs/{id}")).await?;
-        let attempts: Vec<AttemptRecord> = scene.client().get(&format!("/v1/jobs/{id}/attempts")).await?;
+        let attempts: Page<AttemptRecord> = scene.client().get(&format!("/v1/jobs/{id}/attempts")).await?;
+        let attempts = attempts.items;
         bar.set_message(line(&fate, &job, &attempts));
         if job.state.is_final() {
             bar.finish();
@@ -103,7 +104,7 @@ fn line(fate: &Fate, job: &Job, attempts: &[AttemptRecord]) -> String {
 }
 
 /// Writes the results, and says how many jobs met the fate that was meant for them.
-pub(super) fn report(out: Output, ended: &[Ended]) -> anyhow::Result<usize> {
+pub(super) fn report(out: &Output, ended: &[Ended]) -> anyhow::Result<usize> {
     let rows: Vec<Vec<Cell>> = ended.iter().map(row).collect();
     out.line("")?;
     out.rows(&["WHAT WAS MEANT", "JOB", "STATE", "OUTCOME", "ATTEMPTS", "TOOK", "LOG", "AS MEANT"], &rows)?;
@@ -112,7 +113,7 @@ pub(super) fn report(out: Output, ended: &[Ended]) -> anyhow::Result<usize> {
 
 fn row(ended: &Ended) -> Vec<Cell> {
     let job = &ended.job;
-    let took = job.finished_at.zip(job.started_at).map(|(finished, started)| span(finished.since(started)));
+    let took = job.finished_at.zip(job.started_at).map(|(finished, started)| span(started, finished));
     vec![
         Cell::new(ended.fate.name),
         Cell::new(job.id.short()),

@@ -46,9 +46,9 @@ pub async fn examine(composition: &Composition) -> Vec<Finding> {
 ///
 /// # Errors
 /// The output cannot be written.
-pub fn report(out: Output, findings: &[Finding]) -> Result<Exit, CliError> {
+pub fn report(out: &Output, findings: &[Finding]) -> Result<Exit, CliError> {
     if out.is_json() {
-        out.json(&findings)?;
+        out.document(&findings)?;
     } else {
         let rows: Vec<Vec<Cell>> = findings
             .iter()

@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
+
 use super::diff::Changes;
 use super::error::GitError;
 use super::stage::{Stage, parse_id};
@@ -22,7 +24,7 @@ pub enum Change {
 }
 
 /// A commit in the mirror, on no branch yet.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Committed {
     /// The commit.
     pub commit: ObjectId,

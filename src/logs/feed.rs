@@ -227,9 +227,9 @@ impl Feed {
     /// Reads both streams up to these places, but no more than a round's share of each.
     fn read_until(&mut self, until: [u64; 2], part: PartLine, pieces: &mut Vec<Piece>) -> Reached {
         let mut reached = Reached::Wholly;
-        for index in 0..2 {
+        for (index, until) in until.into_iter().enumerate() {
             let enough = self.offset + ROUND_BYTES / 2;
-            while self.sources[index].position() < until[index] {
+            while self.sources[index].position() < until {
                 if self.offset >= enough {
                     reached = Reached::NotYet;
                     break;
@@ -239,11 +239,11 @@ impl Feed {
                     self.fill_head();
                     return Reached::Wholly;
                 }
-                match self.sources[index].read(until[index], self.limits.chunk.min(room), part) {
+                match self.sources[index].read(until, self.limits.chunk.min(room), part) {
                     Read::Nothing => break,
                     Read::Taken(piece) => self.give(piece, pieces),
                     Read::Unreadable => {
-                        let piece = self.sources[index].skip_unreadable(until[index], &mut self.journal);
+                        let piece = self.sources[index].skip_unreadable(until, &mut self.journal);
                         self.give(piece, pieces);
                         self.journal.write(self.spool.dir());
                     }
@@ -294,11 +294,12 @@ impl Feed {
 /// What is to be said of a log of which the store has only so much: of the stream that lacks the most, what it lacks.
 pub(super) fn verdict_without_rest(spool: &Spool, stored: LogPosition) -> LogVerdict {
     let journal = Journal::read(spool.dir());
-    let missing = [Stream::Stdout, Stream::Stderr].into_iter().zip(journal.shift).zip(stored.spool_end).map(|((stream, shift), from)| {
-        // A file that is gone has nothing that could still be shipped.
-        let length = std::fs::metadata(spool.path(stream)).map_or(0, |metadata| metadata.len());
-        (from, length.saturating_add_signed(shift).max(from))
-    });
+    let missing =
+        [Stream::Stdout, Stream::Stderr].into_iter().zip(journal.shift).zip(stored.spool_end).map(|((stream, shift), from)| {
+            // A file that is gone has nothing that could still be shipped.
+            let length = std::fs::metadata(spool.path(stream)).map_or(0, |metadata| metadata.len());
+            (from, length.saturating_add_signed(shift).max(from))
+        });
     match missing.max_by_key(|(from, to)| to - from) {
         Some((from, to)) if to > from => LogVerdict::Gap { from, to },
         _ => journal.verdict(),

@@ -40,9 +40,9 @@ impl Feed {
         if self.holes.support == Support::Missing || self.allocated() <= self.limits.spool {
             return;
         }
-        for index in 0..2 {
+        for (index, stored) in stored.into_iter().enumerate() {
             let source = &self.sources[index];
-            let behind = source.position().saturating_sub(source.logical().saturating_sub(stored[index]));
+            let behind = source.position().saturating_sub(source.logical().saturating_sub(stored));
             let ahead = if self.head_is_full() { self.tail_floor(index) } else { 0 };
             self.punch(index, behind.saturating_sub(MARGIN).max(ahead));
         }

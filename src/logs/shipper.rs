@@ -99,6 +99,17 @@ impl Shipper {
         self.position.borrow().offset
     }
 
+    /// Waits until what the job has written so far is in the store, or `within` is over (a log beyond its cap is shipped at the
+    /// end only), and says how long the log in the store is then, in bytes.
+    pub async fn settle(&self, within: Duration) -> u64 {
+        let written = [Stream::Stdout, Stream::Stderr].map(|stream| self.spool.length(stream));
+        let mut position = self.position.clone();
+        let reached = position.wait_for(|at| at.spool_end[0] >= written[0] && at.spool_end[1] >= written[1]);
+        // Too late, or the shipper has ended: what is in the store by then is the answer all the same.
+        _ = tokio::time::timeout(within, reached).await.is_ok();
+        self.position()
+    }
+
     /// Waits until the shipper has ended by itself: the lease is lost, or the store refuses for good. [`Shipper::drain`] then
     /// says which. Safe to cancel.
     pub async fn ended(&self) {
@@ -262,6 +273,8 @@ impl Run {
 
     async fn store_position(&self) -> Result<LogPosition, LogsError> {
         let Shipment { store, claim, .. } = &self.shipment;
+        // An append of a shipper before this one may still be under way; behind its lock we see what came of it.
+        self.persist(|| store.append_log(claim, &[])).await?;
         self.persist(|| store.log_position(claim.job, claim.attempt)).await
     }
 

@@ -44,7 +44,7 @@ impl Spool {
     /// # Errors
     /// [`LogsError::Spool`] when a file cannot be made.
     pub fn create(run: &Path) -> Result<Self, LogsError> {
-        for name in Stream::ALL.map(|stream| file_name(stream)).into_iter().chain([super::journal::FILE]) {
+        for name in Stream::ALL.map(file_name).into_iter().chain([super::journal::FILE]) {
             let path = run.join(name);
             match std::fs::remove_file(&path) {
                 Err(source) if source.kind() != std::io::ErrorKind::NotFound => return Err(LogsError::Spool { path, source }),
@@ -60,10 +60,9 @@ impl Spool {
     /// # Errors
     /// [`LogsError::Spool`] when a file cannot be opened.
     pub fn open(run: &Path) -> Result<Self, LogsError> {
-        let opened = Stream::ALL.map(|stream| open_file(run, stream));
-        let [stdout, stderr, system] = opened;
-        (stdout?, stderr?);
-        let voice = Voice { system: system?, state: VoiceState::Speaking };
+        let [stdout, stderr, system] = Stream::ALL.map(|stream| open_file(run, stream));
+        let (_, _, system) = (stdout?, stderr?, system?);
+        let voice = Voice { system, state: VoiceState::Speaking };
         Ok(Self { dir: run.to_owned(), voice: Arc::new(Mutex::new(voice)) })
     }
 
@@ -89,6 +88,12 @@ impl Spool {
         }
     }
 
+    /// How much has been written to the spool, in bytes of raw output.
+    #[must_use]
+    pub fn written(&self) -> u64 {
+        Stream::ALL.into_iter().map(|stream| self.length(stream)).sum()
+    }
+
     pub(super) fn path(&self, stream: Stream) -> PathBuf {
         self.dir.join(file_name(stream))
     }
@@ -102,7 +107,7 @@ impl Spool {
         open_file(&self.dir, stream)
     }
 
-    fn length(&self, stream: Stream) -> u64 {
+    pub(super) fn length(&self, stream: Stream) -> u64 {
         // A file that cannot be looked at has nothing that the line would come after.
         std::fs::metadata(self.path(stream)).map_or(0, |metadata| metadata.len())
     }

@@ -121,7 +121,7 @@ impl Store {
         // The end is read first: chunks that come meanwhile are there all the same, and none comes after the end.
         let log = self.attempt_log(job, attempt).await?;
         let what = || format!("the log of attempt {attempt} of job {job}");
-        let mut total = number(log.log_bytes, what)?;
+        let mut total: u64 = number(log.log_bytes, what)?;
         let end = log.log_verdict.as_deref().map(|verdict| json(verdict, what)).transpose()?;
         let until = from.saturating_add(u64::try_from(max_bytes).unwrap_or(u64::MAX));
         let rows: Vec<ChunkRow> = self.db().all(READ, args![job, attempt, from, until, READ_CHUNKS]).await?;

@@ -1,20 +1,3 @@
-<<<<<<< HEAD
-<<<<<<< HEAD
-//! The database: the only room that holds SQL.
-mod config;
-mod counts;
-mod error;
-mod surface;
-mod types;
-
-pub use config::Config;
-pub use counts::Counts;
-pub use error::StoreError;
-pub use surface::{Hints, Migrated, Store};
-pub use types::*;
-=======
-=======
->>>>>>> 0983f9c5a868542fe90a7bc7eaa075d83528d929
 //! The queue in its database: jobs and claims, attempts, logs, completions, workers.
 //!
 //! The one rule is the fence: every write for a running job names job, attempt, token and worker, and either finds exactly
@@ -31,6 +14,7 @@ mod attempts;
 mod cancel;
 mod claims;
 mod completions;
+mod counts;
 mod config;
 mod db;
 mod enqueue;
@@ -61,6 +45,7 @@ use self::statement::args;
 use crate::clock::Timestamp;
 
 pub use self::config::Config;
+pub use self::counts::Counts;
 pub use self::error::StoreError;
 pub use self::hints::Hints;
 pub use self::migrate::{MIGRATIONS, Migrated, Migration};
@@ -228,7 +213,3 @@ impl Channel {
         Ok(Self { name, payload: format!("{:08x}", rand::random::<u32>()) })
     }
 }
-<<<<<<< HEAD
->>>>>>> 4d9d455ef1d3fafc5701b054cfbdfeba791c5efa
-=======
->>>>>>> 0983f9c5a868542fe90a7bc7eaa075d83528d929

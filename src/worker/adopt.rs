@@ -8,7 +8,7 @@ use tracing::{error, info, warn};
 
 use super::claims::{Assigned, give_back};
 use super::leases::Leases;
-use super::slots::{Slots, SupervisorSetup};
+use super::slots::Slots;
 use crate::attempt::{Journal, salvage_orphan};
 use crate::ids::{JobId, WorkerId};
 use crate::job::ClaimedJob;
@@ -23,7 +23,6 @@ pub(super) struct Adoption<'a> {
     pub(super) state: &'a StateDir,
     pub(super) slots: &'a Slots,
     pub(super) leases: &'a Leases,
-    pub(super) supervisors: &'a SupervisorSetup,
     pub(super) lease: std::time::Duration,
 }
 

@@ -138,7 +138,6 @@ impl Daemon {
             state: &state,
             slots: &slots,
             leases: &leases,
-            supervisors: &supervisors,
             lease: setup.queue.lease,
         };
         let adopted = adoption.adopt().await?;
