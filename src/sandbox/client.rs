@@ -61,7 +61,7 @@ impl Supervisor {
 
     async fn greet(dir: &Path, orphan_after: Option<Duration>) -> Result<Mood, SandboxError> {
         let request = Request::KeepAlive { orphan_after_ms: orphan_after.map(milliseconds) };
-        let line = Line { dir, asked: "keep-alive" };
+        let line = Line { dir, asked: "say that the daemon lives" };
         let response = timeout(ANSWER_WITHIN, line.ask(&request, &[])).await.map_err(|_| line.silent())??;
         line.alive(response)
     }
@@ -93,9 +93,9 @@ impl Supervisor {
             deadline: command.deadline,
             will: command.will.clone(),
         };
-        match self.ask("start", &Request::Start(Box::new(order)), &files).await? {
+        match self.ask("start a command", &Request::Start(Box::new(order)), &files).await? {
             Response::Started(started) => Ok(started),
-            other => Err(self.line("start").unexpected(&other)),
+            other => Err(self.line("start a command").unexpected(&other)),
         }
     }
 
@@ -104,9 +104,9 @@ impl Supervisor {
     /// # Errors
     /// The supervisor is gone.
     pub async fn status(&self) -> Result<Status, SandboxError> {
-        match self.ask("status", &Request::Status, &[]).await? {
+        match self.ask("ask for the status", &Request::Status, &[]).await? {
             Response::Status(status) => Ok(status),
-            other => Err(self.line("status").unexpected(&other)),
+            other => Err(self.line("ask for the status").unexpected(&other)),
         }
     }
 
@@ -116,7 +116,7 @@ impl Supervisor {
     /// # Errors
     /// The supervisor goes away, does not know the command, or succeeded one that died while it ran.
     pub async fn wait(&self, id: &str) -> Result<ExitReport, SandboxError> {
-        let line = self.line("wait");
+        let line = self.line("wait for a command");
         match line.ask(&Request::Wait { id: id.to_owned() }, &[]).await? {
             Response::Report(report) => Ok(report),
             other => Err(line.unexpected(&other)),
@@ -128,7 +128,7 @@ impl Supervisor {
     /// # Errors
     /// The supervisor is gone or does not know the command. A command that has ended is no error.
     pub async fn stop(&self, id: &str) -> Result<(), SandboxError> {
-        self.done("stop", &Request::Stop { id: id.to_owned() }).await
+        self.done("stop a command", &Request::Stop { id: id.to_owned() }).await
     }
 
     /// Lets it forget a report, and the will that came with the command.
@@ -136,7 +136,7 @@ impl Supervisor {
     /// # Errors
     /// The supervisor is gone or does not know the command, or the command still runs ([`Refusal::Busy`]).
     pub async fn collect(&self, id: &str) -> Result<(), SandboxError> {
-        self.done("collect", &Request::Collect { id: id.to_owned() }).await
+        self.done("collect a report", &Request::Collect { id: id.to_owned() }).await
     }
 
     /// Says that the daemon lives. Every other request says so too.
@@ -152,7 +152,7 @@ impl Supervisor {
     /// # Errors
     /// It is not gone after two minutes.
     pub async fn shutdown(self) -> Result<(), SandboxError> {
-        let line = self.line("shutdown");
+        let line = self.line("end it");
         let gone = timeout(LEAVE_WITHIN, async {
             let mut stream = line.send(&Request::Shutdown, &[]).await?;
             match line.answer(&mut stream).await? {
@@ -198,7 +198,7 @@ pub(super) enum Mood {
 /// As [`Supervisor::keep_alive`].
 pub fn touch(dir: &Path) -> Result<(), SandboxError> {
     const PATIENCE: Duration = Duration::from_secs(5);
-    let line = Line { dir, asked: "keep-alive" };
+    let line = Line { dir, asked: "say that the daemon lives" };
     let door = Door::open(dir)?;
     let mut stream = BlockingStream::connect(door.path()).map_err(|error| line.broken(error))?;
     line.check_owner(&stream)?;

@@ -16,7 +16,7 @@ pub enum SandboxError {
         dir: PathBuf,
     },
     /// The supervisor lives and does not answer.
-    #[error("cannot {asked} of the supervisor at {}: no answer in time", dir.display())]
+    #[error("cannot {asked}: the supervisor at {} does not answer", dir.display())]
     Silent {
         /// What was asked.
         asked: &'static str,
@@ -24,7 +24,7 @@ pub enum SandboxError {
         dir: PathBuf,
     },
     /// The supervisor says no.
-    #[error("cannot {asked} of the supervisor at {}: {refusal}", dir.display())]
+    #[error("cannot {asked} with the supervisor at {}: {refusal}", dir.display())]
     Refused {
         /// What was asked.
         asked: &'static str,

@@ -107,7 +107,7 @@ fn spawn(launch: &Launch) -> Result<Spawned, SandboxError> {
         .map_err(|error| launch.failed(format!("{}: {error}", launch.executable.display())))?;
     match output.status.code() {
         Some(0) => Ok(Spawned::Ready),
-        Some(EXIT_TAKEN) => Ok(Spawned::Taken),
+        Some(code) if code == i32::from(EXIT_TAKEN) => Ok(Spawned::Taken),
         _ => Err(launch.failed(format!("{}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim()))),
     }
 }

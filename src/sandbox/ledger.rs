@@ -1,7 +1,7 @@
 //! What a supervisor writes down in its directory, so that it is known even when the supervisor itself has died.
 //!
 //! `running.json` names the command that runs and its long-lived processes; `reports/<id>.json` is how a command ended.
-//! Both are moved into place. They hold no environment and no arguments of the job, which may be secret.
+//! Both are moved into place. They hold no environment, and of command lines only those of stragglers.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -130,8 +130,12 @@ async fn an_executable_that_was_replaced_does_not_matter_to_the_living() {
     let supervisor = Supervisor::launch(&launch).await.unwrap();
     fs::remove_file(&copy).unwrap();
     fs::write(&copy, "the next version").unwrap();
-    supervisor.start(&slot.script("job", "exit 2")).await.unwrap();
-    assert_eq!(supervisor.wait("job").await.unwrap().end, End::Exited(2));
+    let mut command = slot.script("job", "");
+    command.argv = ["/proc/self/exe", "__supervise"].map(str::to_owned).into();
+    supervisor.start(&command).await.unwrap();
+    assert_eq!(supervisor.wait("job").await.unwrap().end, End::Exited(1));
+    let said = fs::read_to_string(slot.path("err")).unwrap();
+    assert!(said.contains("cannot read the supervisor's arguments"), "a will can run the same program: {said}");
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! How commands end, and that nothing of them is left then.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sawmill::clock::Timestamp;
@@ -129,11 +130,11 @@ async fn processes_that_are_just_about_to_end_are_no_stragglers() {
 #[tokio::test]
 async fn processes_that_fork_as_fast_as_they_can_do_not_outrun_the_end() {
     let slot = Slot::open().await;
-    let script = "for i in 1 2 3 4 5 6; do (trap '' TERM; while :; do setsid sleep 0.05 & done) & done; echo ready; wait";
+    let script = "for i in 1 2 3 4; do (trap '' TERM; while :; do (setsid sleep 0.02 &); done) & done; echo ready; wait";
     let mut command = slot.script("bomb", script);
     command.grace = Duration::ZERO;
     slot.supervisor.start(&command).await.unwrap();
-    until("it forks", || slot.output() == "ready\n" && slot.job_processes().len() > 12).await;
+    until("it forks", || slot.output() == "ready\n" && slot.job_processes().len() > 6).await;
     slot.supervisor.stop("bomb").await.unwrap();
     let report = tokio::time::timeout(super::PATIENCE, slot.supervisor.wait("bomb")).await.expect("it ends").unwrap();
     assert_eq!(report.cause, Cause::Stopped);
@@ -153,4 +154,44 @@ async fn time_and_memory_of_all_processes_are_added_up() {
     let both = slot.run(&format!("({count}) & ({count}) & wait")).await;
     assert!(one.cpu_ms > 0 && both.cpu_ms > one.cpu_ms * 5 / 4, "{} and {}", one.cpu_ms, both.cpu_ms);
     assert!(both.peak_memory_bytes < 80_000_000, "the account begins anew with each command: {both:?}");
+}
+
+#[tokio::test]
+async fn a_job_that_the_kernel_ended_for_want_of_memory_is_told_apart() {
+    let Some(cgroup) = Cgroup::with_memory("20000000") else {
+        eprintln!("not shown: only root with a memory cgroup can let a job run out of memory");
+        return;
+    };
+    let slot = Slot::open().await;
+    let report = slot.run(&format!("echo $$ > {}; exec tail /dev/zero", cgroup.0.join("cgroup.procs").display())).await;
+    assert_eq!((report.end, report.cause, report.out_of_memory), (End::Signalled(9), Cause::Itself, true));
+    let script = format!("sh -c 'echo $$ > {}; exec tail /dev/zero'; exit $?", cgroup.0.join("cgroup.procs").display());
+    let report = slot.run(&script).await;
+    assert_eq!((report.end, report.out_of_memory), (End::Exited(137), true), "also when a shell stands between");
+}
+
+/// A memory cgroup, version 1 or 2, removed when dropped.
+struct Cgroup(PathBuf);
+
+impl Cgroup {
+    fn with_memory(bytes: &str) -> Option<Self> {
+        let name = format!("sawmill-test-{}", std::process::id());
+        let versions = [("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")];
+        versions.into_iter().find_map(|(root, limit)| {
+            let cgroup = Path::new(root).join(&name);
+            if !Path::new(root).join("cgroup.procs").exists() {
+                return None;
+            }
+            fs::create_dir(&cgroup).ok()?;
+            let cgroup = Self(cgroup);
+            fs::write(cgroup.0.join(limit), bytes).ok().map(|()| cgroup)
+        })
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        // One that is left is empty, and named after the test.
+        fs::remove_dir(&self.0).ok();
+    }
 }

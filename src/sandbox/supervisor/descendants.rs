@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::Read;
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
@@ -48,7 +48,8 @@ impl Census {
         self.counts = self.counts.wrapping_add(1);
         let own = std::process::id().cast_signed();
         let table = table(|pid| pid != own && !self.foreign.contains(&pid));
-        let (ours, others): (Vec<Process>, Vec<Process>) = table.values().partition(|p| descends(&table, p, own));
+        let below = below(&table, &[own]);
+        let (ours, others): (Vec<Process>, Vec<Process>) = table.values().partition(|p| below.contains(&p.name.pid));
         // One whose parent is missing from the table may be ours: the parent could have ended while we looked.
         let known = others.iter().filter(|p| p.parent == 0 || table.contains_key(&p.parent) || self.foreign.contains(&p.parent));
         let known: Vec<i32> = known.map(|p| p.name.pid).collect();
@@ -68,23 +69,25 @@ pub(super) fn is(process: ProcessName) -> bool {
 }
 
 /// Stops every descendant until no new one appears, then kills all of them: a process that forks as fast as it can
-/// does not outrun this.
+/// does not outrun this. It gives up looking for new ones after a second, for the next round to go on.
 pub(super) fn kill_all() {
-    const LOOKS: usize = 50;
-    let mut frozen = BTreeSet::new();
-    for _ in 0..LOOKS {
-        let fresh: Vec<ProcessName> = all().into_iter().map(|p| p.name).filter(|name| frozen.insert(*name)).collect();
-        if fresh.is_empty() {
+    const LOOK_FOR: Duration = Duration::from_secs(1);
+    let begun = Instant::now();
+    let mut met = BTreeSet::new();
+    loop {
+        let fresh: Vec<Process> = all().into_iter().filter(|process| met.insert(process.name)).collect();
+        if fresh.is_empty() || begun.elapsed() > LOOK_FOR {
             break;
         }
-        fresh.into_iter().for_each(|name| signal(name, Signal::SIGSTOP));
+        fresh.into_iter().filter(|process| !process.zombie).for_each(|process| signal(process.name, Signal::SIGSTOP));
     }
-    frozen.into_iter().for_each(|name| signal(name, Signal::SIGKILL));
+    // The zombies too: one may be the first thread of a process that goes on without it.
+    met.into_iter().for_each(|name| signal(name, Signal::SIGKILL));
 }
 
 /// Asks every descendant to end, and wakes the stopped ones so that they can.
 pub(super) fn terminate_all() {
-    for process in all() {
+    for process in all().into_iter().filter(|process| !process.zombie) {
         signal(process.name, Signal::SIGTERM);
         signal(process.name, Signal::SIGCONT);
     }
@@ -111,7 +114,7 @@ pub(super) fn end_foreign(roots: &[ProcessName]) -> bool {
         if living.is_empty() {
             return true;
         }
-        meant.extend(table.values().filter(|p| living.iter().any(|root| descends(&table, p, *root))).map(|p| p.name));
+        meant.extend(below(&table, &living).iter().map(|pid| table[pid].name));
         meant.iter().for_each(|name| signal(*name, Signal::SIGSTOP));
         meant.iter().for_each(|name| signal(*name, Signal::SIGKILL));
         sleep(BETWEEN_ROUNDS);
@@ -130,19 +133,20 @@ pub(super) fn command_line(process: ProcessName, characters: usize) -> Option<St
     is(process).then_some(line)
 }
 
-fn descends(table: &BTreeMap<i32, Process>, process: &Process, ancestor: i32) -> bool {
-    let mut parent = process.parent;
-    // A table read over a while is no tree for certain, so the walk is bounded by its size.
-    for _ in 0..=table.len() {
-        if parent == ancestor {
-            return true;
-        }
-        match table.get(&parent) {
-            Some(next) => parent = next.parent,
-            None => return false,
-        }
+/// The numbers of all that descend from one of these, themselves not counted. It takes time in proportion to the table,
+/// however deep the tree is.
+fn below(table: &BTreeMap<i32, Process>, roots: &[i32]) -> BTreeSet<i32> {
+    let mut children: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
+    for process in table.values() {
+        children.entry(process.parent).or_default().push(process.name.pid);
     }
-    false
+    let mut found = BTreeSet::new();
+    let mut ahead = roots.to_vec();
+    while let Some(next) = ahead.pop() {
+        // A table read over a while is no tree for certain; whom we have met is not followed again.
+        ahead.extend(children.remove(&next).into_iter().flatten().filter(|child| found.insert(*child)));
+    }
+    found
 }
 
 /// The processes of the host whose number is `wanted`.
@@ -190,14 +194,16 @@ mod tests {
     }
 
     #[test]
-    fn a_process_descends_from_its_ancestors_and_a_circle_ends() {
+    fn the_descendants_are_found_at_any_depth_and_a_circle_ends() {
         let process = |pid, parent| {
             let name = ProcessName { pid, began: 0 };
             (pid, Process { name, zombie: false, rss_pages: 0, parent })
         };
-        let table: BTreeMap<i32, Process> = [process(2, 1), process(3, 2), process(4, 9), process(9, 4)].into();
-        assert!(descends(&table, &table[&3], 1));
-        assert!(!descends(&table, &table[&2], 3));
-        assert!(!descends(&table, &table[&4], 1));
+        let chain = (2..100_000).map(|pid| process(pid, pid - 1));
+        let table: BTreeMap<i32, Process> = chain.chain([process(200_001, 200_002), process(200_002, 200_001)]).collect();
+        assert_eq!(below(&table, &[1]).len(), 99_998);
+        assert_eq!(below(&table, &[99_998]), [99_999].into());
+        assert_eq!(below(&table, &[200_001]), [200_001, 200_002].into());
+        assert!(below(&table, &[300_000]).is_empty());
     }
 }

@@ -13,7 +13,7 @@ use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{ForkResult, chdir, dup2_stderr, setsid};
+use nix::unistd::{ForkResult, chdir, dup2_stderr, dup2_stdout, setsid};
 
 use super::super::kernel;
 use super::super::protocol::SOCKET;
@@ -119,6 +119,7 @@ fn stand_alone(log: &OwnedFd) -> io::Result<()> {
     setsid()?;
     // The starter's standard error is the launching daemon's pipe, which waits for it to be closed.
     dup2_stderr(log)?;
+    dup2_stdout(log)?;
     prctl::set_child_subreaper(true)?;
     prctl::set_name(c"sawmill-sup")?;
     // Only the privileged may ask to be spared; for others the kernel still takes the job first, by its higher score.

@@ -163,17 +163,25 @@ impl Engine {
 
     /// Takes in those that have ended. A report is told only after the kernel has said that no child is left.
     fn look_after_children(&mut self) {
+        // Bounded, so that a job that forks without end cannot keep the supervisor from its timers.
+        const AT_A_TIME: usize = 4096;
         if !self.desk.is_busy() {
             return;
         }
-        loop {
+        for _ in 0..AT_A_TIME {
             match kernel::reap() {
                 Ok(Some(reaped)) => self.desk.reaped(&reaped),
                 Ok(None) | Err(Errno::EINTR) => return,
-                Err(_) => break,
+                Err(_) => {
+                    self.desk.finish();
+                    return self.tell();
+                }
             }
         }
-        self.desk.finish();
+    }
+
+    /// Answers those that waited for what is known now.
+    fn tell(&mut self) {
         for connection in &mut self.connections {
             let Some(id) = &connection.waits_for else { continue };
             match self.desk.report(id) {

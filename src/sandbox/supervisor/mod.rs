@@ -19,7 +19,7 @@ use std::process::ExitCode;
 pub const SUBCOMMAND: &str = "__supervise";
 
 /// The exit status that says: the directory has a supervisor already.
-pub(super) const EXIT_TAKEN: i32 = 75;
+pub(super) const EXIT_TAKEN: u8 = 75;
 
 /// Becomes a supervisor. `args` is what follows [`SUBCOMMAND`].
 ///
@@ -36,7 +36,7 @@ pub fn supervise(args: impl Iterator<Item = OsString>) -> ExitCode {
                 ExitCode::FAILURE
             }
         },
-        Err(detach::DetachError::Taken) => ExitCode::from(75),
+        Err(detach::DetachError::Taken) => ExitCode::from(EXIT_TAKEN),
         Err(error) => {
             eprintln!("{error}");
             ExitCode::FAILURE

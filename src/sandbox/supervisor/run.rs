@@ -1,7 +1,7 @@
 //! One command from its start to the proof that nothing of it is left.
 //!
-//! The phases go one way: running ▸ lingering (the main process ended by itself, others have not) ▸ terminating ▸
-//! killing. Any of them ends when the kernel says that the supervisor has no child.
+//! The phases go one way: running ▸ ending (asked for) or lingering (the main process ended by itself, others have not) ▸
+//! terminating ▸ killing. Any of them ends when the kernel says that the supervisor has no child.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -55,9 +55,20 @@ pub(super) struct Run {
 
 enum Phase {
     Running,
-    Lingering { until: Instant },
-    Terminating { until: Instant },
-    Killing { again: Instant, pause: Duration },
+    Lingering {
+        until: Instant,
+    },
+    /// TERM is due: it is sent in [`Run::advance`], after the request for it has been answered.
+    Ending {
+        grace: Duration,
+    },
+    Terminating {
+        until: Instant,
+    },
+    Killing {
+        again: Instant,
+        pause: Duration,
+    },
 }
 
 impl Run {
@@ -94,11 +105,11 @@ impl Run {
         }
     }
 
-    /// Ends it, with its grace; nothing changes when that has begun already.
+    /// Begins to end it, with its grace; nothing changes when that has begun already.
     pub(super) fn stop(&mut self, cause: Cause) {
         if matches!(self.phase, Phase::Running) {
             self.cause = cause;
-            self.terminate(self.grace);
+            self.phase = Phase::Ending { grace: self.grace };
         }
     }
 
@@ -122,6 +133,7 @@ impl Run {
         let due = match self.phase {
             Phase::Running => self.deadline,
             Phase::Lingering { until } | Phase::Terminating { until } => Some(until),
+            Phase::Ending { .. } => Some(Instant::now()),
             Phase::Killing { again, .. } => Some(again),
         };
         due.map_or(self.usage.next, |due| due.min(self.usage.next))
@@ -129,8 +141,11 @@ impl Run {
 
     /// Does what is due.
     pub(super) fn advance(&mut self, now: Instant) {
+        if self.deadline.is_some_and(|deadline| deadline <= now) {
+            self.stop(Cause::Deadline);
+        }
         match self.phase {
-            Phase::Running if self.deadline.is_some_and(|deadline| deadline <= now) => self.stop(Cause::Deadline),
+            Phase::Ending { grace } => self.terminate(grace),
             Phase::Lingering { until } if until <= now => {
                 self.stragglers = stragglers();
                 self.terminate(self.grace.min(STRAGGLER_GRACE));

@@ -1,5 +1,6 @@
 //! What a command has used: memory sampled over its processes, time added up as they end.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,13 @@ use super::descendants::Census;
 const FIRST_SAMPLE_AFTER: Duration = Duration::from_millis(20);
 const SAMPLE_EVERY: Duration = Duration::from_millis(200);
 
+/// A look at very many processes takes long, and the pause after it grows, so that looking never takes more than a
+/// twentieth of the time.
+const COST_TO_PAUSE: u32 = 20;
+
+/// How many processes are written down for a successor.
+const LASTING_MAX: usize = 256;
+
 /// The account of one command.
 pub(super) struct Usage {
     pub(super) peak_bytes: u64,
@@ -22,7 +30,7 @@ pub(super) struct Usage {
     /// The processes of the last two samples: the ones that last.
     pub(super) lasting: Vec<ProcessName>,
     census: Census,
-    seen: Vec<ProcessName>,
+    seen: BTreeSet<ProcessName>,
     page_bytes: u64,
     out_of_memory_kills: u64,
 }
@@ -36,7 +44,7 @@ impl Usage {
             next: Instant::now() + FIRST_SAMPLE_AFTER,
             lasting: Vec::new(),
             census: Census::default(),
-            seen: Vec::new(),
+            seen: BTreeSet::new(),
             page_bytes: page.unwrap_or(4096),
             out_of_memory_kills: out_of_memory_kills(),
         }
@@ -44,14 +52,14 @@ impl Usage {
 
     /// Looks at all processes. True when the set of those that last has changed.
     pub(super) fn sample(&mut self, now: Instant) -> bool {
-        self.next = now + SAMPLE_EVERY;
         let processes = self.census.count();
         self.peak_bytes = self.peak_bytes.max(processes.iter().map(|p| p.rss_pages).sum::<u64>() * self.page_bytes);
-        let seen: Vec<ProcessName> = processes.iter().filter(|p| !p.zombie).map(|p| p.name).collect();
-        let lasting: Vec<ProcessName> = seen.iter().copied().filter(|name| self.seen.contains(name)).collect();
+        let seen: BTreeSet<ProcessName> = processes.iter().filter(|p| !p.zombie).map(|p| p.name).collect();
+        let lasting: Vec<ProcessName> = seen.intersection(&self.seen).take(LASTING_MAX).copied().collect();
         self.seen = seen;
         let changed = lasting != self.lasting;
         self.lasting = lasting;
+        self.next = now + SAMPLE_EVERY.max(now.elapsed() * COST_TO_PAUSE);
         changed
     }
 
