@@ -30,15 +30,19 @@ pub async fn run(args: &DemoArgs, environment: Environment) -> anyhow::Result<Ex
     talk(&format!("scratch directory  {}", scene.dir().display()));
     talk(&format!("remote repository  {}", scene.remote().display()));
 
+    let played = play(&scene, args, started).await;
+    scene.strike(args.keep).await?;
+    Ok(if played? { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Plays on the scene, and says whether everything went as it was meant to.
+async fn play(scene: &Scene, args: &DemoArgs, started: Instant) -> anyhow::Result<bool> {
     let fates = Fate::all(args.repo.is_some(), args.jobs.unwrap_or(8));
-    let ended = watch::run(&scene, fates).await.context("the jobs cannot be watched")?;
+    let ended = watch::run(scene, fates).await.context("the jobs cannot be watched")?;
     let took = started.elapsed();
     let out = Output::new(Form::Text);
     let as_meant = watch::report(&out, &ended)?;
-    let delivered = integrate::run(&scene, &out, &ended).await.context("the results cannot be integrated")?;
-
+    let delivered = integrate::run(scene, &out, &ended).await.context("the results cannot be integrated")?;
     out.line(&format!("\n{} jobs in {:.1} s; {as_meant} met the fate that was meant for them", ended.len(), took.as_secs_f64()))?;
-    scene.strike(args.keep).await?;
-    let good = as_meant == ended.len() && delivered;
-    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(as_meant == ended.len() && delivered)
 }

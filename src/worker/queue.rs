@@ -55,7 +55,7 @@ impl Backend for Queue {
         self.claims.poll_recv(cx).map(|claim| claim.map(|assigned| Ok(Task::new(assigned))))
     }
 
-    fn poll_close(&mut self, cx: &mut Context<'_>, _: &WorkerContext) -> Poll<Result<(), Infallible>> {
+    fn poll_close(&mut self, cx: &mut Context<'_>, worker: &WorkerContext) -> Poll<Result<(), Infallible>> {
         let closing = self.closing.get_or_insert_with(|| {
             self.claims.close();
             let mut left = Vec::new();
@@ -70,6 +70,11 @@ impl Backend for Queue {
             })
         });
         ready!(closing.as_mut().poll(cx));
+        // A stream that has ended does not end apalis' worker by itself: it waits to be told. It cannot fail to hear, as it
+        // has been started.
+        if !worker.is_shutting_down() && worker.stop().is_err() {
+            tracing::debug!("the loop had not been started");
+        }
         Poll::Ready(Ok(()))
     }
 }
