@@ -2,4 +2,6 @@
 
 mod dependencies;
 mod redact;
+mod sandbox;
+mod store;
 mod tidy;

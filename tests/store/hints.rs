@@ -1,0 +1,68 @@
+//! Hints within a process and between processes.
+
+use std::time::Duration;
+
+use sawmill::job::OutcomeClass;
+use sawmill::store::{Hints, Store};
+
+use super::{Queue, finish, new_job, on_both};
+
+async fn hinted(hints: &mut Hints) {
+    tokio::time::timeout(Duration::from_secs(10), hints.next_change()).await.expect("a hint within ten seconds");
+}
+
+on_both! {
+    async fn a_change_in_this_process_is_hinted_at(queue) {
+        let mut hints = queue.store.hints();
+        queue.enqueue().await;
+        hinted(&mut hints).await;
+        let mut hints = queue.store.hints();
+        let claim = queue.claim("w").await.claim;
+        queue.store.finish(&claim, finish(OutcomeClass::Backend)).await.expect("finished");
+        hinted(&mut hints).await;
+        let job = queue.enqueue().await;
+        let mut hints = queue.store.hints();
+        queue.store.cancel(job.id, "").await.expect("cancelled");
+        hinted(&mut hints).await;
+        let mut hints = queue.store.hints();
+        queue.store.retry(job.id).await.expect("retried");
+        tokio::time::timeout(Duration::from_secs(10), hints.next()).await.expect("a hint within ten seconds");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn postgres_carries_hints_between_processes_and_after_its_connections_were_cut() {
+    let queue = Queue::on_postgres().await;
+    let other = queue.other(|_| ()).await;
+    enqueue_until_hinted(&queue, &other).await;
+    queue.place.cut_sessions().await;
+    enqueue_until_hinted(&queue, &other).await;
+    other.close().await;
+    queue.end().await;
+}
+
+/// Waits until the listener of `other` is connected, which it announces with a hint, and all is quiet; then one job is enqueued
+/// elsewhere, of which only a notification can tell `other`.
+async fn enqueue_until_hinted(queue: &Queue, other: &Store) {
+    let mut hints = other.hints();
+    for _ in 0..100 {
+        // Fails where its own connection was one of those that were cut.
+        drop(queue.store.enqueue(new_job()).await);
+        if quiet_for(&mut hints, Duration::from_millis(100)).await {
+            continue;
+        }
+        while !quiet_for(&mut hints, Duration::from_millis(300)).await {}
+        // Each of its connections that were cut fails once.
+        let mut tries = 0;
+        while let Err(error) = queue.store.enqueue(new_job()).await {
+            tries += 1;
+            assert!(error.is_transient() && tries < 20, "{error}");
+        }
+        return hinted(&mut hints).await;
+    }
+    panic!("no hint of a hundred arrived");
+}
+
+async fn quiet_for(hints: &mut Hints, time: Duration) -> bool {
+    tokio::time::timeout(time, hints.next_change()).await.is_err()
+}
