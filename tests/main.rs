@@ -1,1 +1,3 @@
-//! x
+//! The one integration binary. Its tests run side by side: each has its own directories, schema and ports.
+
+mod api;

@@ -15,6 +15,7 @@ mod cancel;
 mod claims;
 mod completions;
 mod config;
+mod counts;
 mod db;
 mod enqueue;
 mod error;
@@ -44,6 +45,7 @@ use self::statement::args;
 use crate::clock::Timestamp;
 
 pub use self::config::Config;
+pub use self::counts::Counts;
 pub use self::error::StoreError;
 pub use self::hints::Hints;
 pub use self::migrate::{MIGRATIONS, Migrated, Migration};
