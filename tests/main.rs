@@ -1,3 +1,4 @@
 //! The one integration binary. Its tests run side by side: each has its own directories, schema and ports.
 
 mod api;
+mod store;

@@ -45,11 +45,12 @@ CREATE TABLE jobs (
     CHECK (commit_id IS NULL OR state = 'succeeded')
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.01, autovacuum_analyze_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
 
--- Exactly the order in which jobs are claimed; a waiting row is not in it.
+-- Exactly the order in which jobs are claimed; a waiting row is not in it. The conditions of the next three follow from the
+-- states (see the checks above), but do not name them: SQLite would take jobs_state for a query that does.
 CREATE INDEX jobs_claim ON jobs (backend, priority, id) WHERE state = 'queued' AND held IS NULL;
-CREATE INDEX jobs_held ON jobs (ready_at) WHERE state = 'queued' AND held IS NOT NULL;
-CREATE INDEX jobs_lease ON jobs (lease_until) WHERE state = 'running';
-CREATE INDEX jobs_worker ON jobs (worker) WHERE state = 'running';
+CREATE INDEX jobs_held ON jobs (ready_at) WHERE held IS NOT NULL;
+CREATE INDEX jobs_lease ON jobs (lease_until) WHERE lease_until IS NOT NULL;
+CREATE INDEX jobs_worker ON jobs (worker) WHERE worker IS NOT NULL;
 CREATE INDEX jobs_state ON jobs (state, id);
 CREATE INDEX jobs_project ON jobs (project, id) WHERE project IS NOT NULL;
 CREATE INDEX jobs_execution ON jobs (execution, id) WHERE execution IS NOT NULL;
@@ -129,7 +130,8 @@ CREATE TABLE completions (
     job         UUID    NOT NULL,
     attempt     BIGINT  NOT NULL,
     state       TEXT    NOT NULL CHECK (state IN ('pending', 'claimed', 'acked', 'dead')),
-    visible_at  BIGINT  NOT NULL,
+    -- Since when it may be handed out; NULL when it may not.
+    visible_at  BIGINT,
     consumer    TEXT,
     -- Kept when acknowledged, so that the one who acknowledged may say so again.
     token       UUID,
@@ -143,12 +145,13 @@ CREATE TABLE completions (
     FOREIGN KEY (job, attempt) REFERENCES attempts (job, attempt) ON DELETE CASCADE,
     CHECK ((state IN ('claimed', 'acked')) = (token IS NOT NULL)),
     CHECK ((state IN ('claimed', 'acked')) = (consumer IS NOT NULL)),
+    CHECK ((state = 'pending') = (visible_at IS NOT NULL)),
     CHECK ((state = 'claimed') = (lease_until IS NOT NULL)),
     CHECK ((state IN ('acked', 'dead')) = (ended_at IS NOT NULL))
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.01, autovacuum_analyze_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
 
-CREATE INDEX completions_claim ON completions (visible_at, id) WHERE state = 'pending';
-CREATE INDEX completions_lease ON completions (lease_until) WHERE state = 'claimed';
+CREATE INDEX completions_claim ON completions (visible_at, id) WHERE visible_at IS NOT NULL;
+CREATE INDEX completions_lease ON completions (lease_until) WHERE lease_until IS NOT NULL;
 CREATE INDEX completions_state ON completions (state, id);
 
 -- What is still to be told to others: a row is written with each completion, in its transaction.

@@ -37,7 +37,9 @@ pub(super) fn parse(url: &str) -> Result<(Address, String), StoreError> {
     if url.starts_with("postgres://") || url.starts_with("postgresql://") {
         let parsed = url::Url::parse(url).map_err(|error| bad(&error.to_string()))?;
         let options = PgConnectOptions::from_str(url).map_err(|error| bad(&error.to_string()))?;
-        return Ok((Address::Postgres(Box::new(options.application_name("sawmill"))), label(&parsed)));
+        let named = parsed.query_pairs().any(|(key, _)| key == "application_name");
+        let options = if named { options } else { options.application_name("sawmill") };
+        return Ok((Address::Postgres(Box::new(options)), label(&parsed)));
     }
     Err(bad("it begins neither with \"sqlite:\" nor with \"postgres://\""))
 }

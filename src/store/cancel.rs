@@ -40,23 +40,25 @@ impl Store {
     /// [`StoreError::NotFound`].
     pub async fn cancel(&self, id: JobId, reason: &str) -> Result<Cancel, StoreError> {
         let mut tx = self.db().begin().await?;
-        let (state, _) = locked(&mut tx, id).await?;
+        let result = self.cancel_within(&mut tx, id, reason).await;
+        self.conclude(tx, result).await
+    }
+
+    async fn cancel_within(&self, tx: &mut Tx, id: JobId, reason: &str) -> Result<Cancel, StoreError> {
+        let (state, _) = locked(tx, id).await?;
         let now = self.now();
         match state {
             JobState::Queued => {
                 let outcome = cancelled(reason);
                 tx.run(CANCEL_QUEUED, args![id, now, reason, outcome.class.as_str(), &outcome.message]).await?;
+                Ok(Cancel::Done(jobs::get(tx, id).await?))
             }
             JobState::Running => {
                 tx.run(REQUEST, args![id, now, reason]).await?;
+                Ok(Cancel::Requested(jobs::get(tx, id).await?))
             }
-            JobState::Succeeded | JobState::Failed | JobState::Cancelled => {
-                return Ok(Cancel::AlreadyEnded(jobs::get(&mut tx, id).await?));
-            }
+            JobState::Succeeded | JobState::Failed | JobState::Cancelled => Ok(Cancel::AlreadyEnded(jobs::get(tx, id).await?)),
         }
-        let job = jobs::get(&mut tx, id).await?;
-        self.commit_change(tx).await?;
-        Ok(if job.state == JobState::Running { Cancel::Requested(job) } else { Cancel::Done(job) })
     }
 
     /// Queues a failed or cancelled job again, with at least one more attempt than it has used and with no resets counted.
@@ -65,14 +67,17 @@ impl Store {
     /// [`StoreError::NotFound`]; [`StoreError::NotRetryable`] for a job in another state.
     pub async fn retry(&self, id: JobId) -> Result<Job, StoreError> {
         let mut tx = self.db().begin().await?;
-        let (state, attempts_max) = locked(&mut tx, id).await?;
+        let result = self.retry_within(&mut tx, id).await;
+        self.conclude(tx, result).await
+    }
+
+    async fn retry_within(&self, tx: &mut Tx, id: JobId) -> Result<Job, StoreError> {
+        let (state, attempts_max) = locked(tx, id).await?;
         if !matches!(state, JobState::Failed | JobState::Cancelled) {
             return Err(StoreError::NotRetryable { job: id, state });
         }
         tx.run(RETRY, args![id, self.now(), attempts_max]).await?;
-        let job = jobs::get(&mut tx, id).await?;
-        self.commit_change(tx).await?;
-        Ok(job)
+        jobs::get(tx, id).await
     }
 }
 

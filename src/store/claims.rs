@@ -20,8 +20,10 @@ use crate::job::ClaimedJob;
 const HEADS: &str = "SELECT backend, priority, id FROM jobs WHERE state = 'queued' AND held IS NULL AND backend = ";
 const PICK: &str =
     "SELECT j.id FROM jobs j WHERE j.state = 'queued' AND j.held IS NULL AND j.backend = $1 ORDER BY j.priority, j.id LIMIT ";
+/// The rows are locked, and a row without a token does not run. Naming state and `held` again would let PostgreSQL look for the
+/// rows by walking all of `jobs_claim`.
 const START: &str = " UPDATE jobs SET state = 'running', attempt = attempt + 1, worker = $1, started_at = coalesce(started_at, $2), \
-    lease_until = $3, token = picked_token FROM picked WHERE id = picked_job AND state = 'queued' AND held IS NULL";
+    lease_until = $3, token = picked_token FROM picked WHERE id = picked_job AND token IS NULL";
 const ADD_ATTEMPTS: &str =
     "INSERT INTO attempts (job, attempt, worker, started_at) SELECT id, attempt, worker, $1 FROM jobs WHERE id IN ";
 const CLAIMED: &str = concat!(
@@ -75,6 +77,7 @@ impl Store {
         let ids: Vec<JobId> = picked.into_iter().map(|row| JobId::from_uuid(row.id)).collect();
         let claimed = start(&mut tx, &ids, ask, self.now()).await?;
         tx.commit().await?;
+        self.inner.hinter.progressed();
         Ok(claimed)
     }
 
@@ -83,7 +86,7 @@ impl Store {
     /// # Errors
     /// When the database cannot be asked.
     pub async fn held_by(&self, worker: &WorkerId) -> Result<Vec<ClaimedJob>, StoreError> {
-        let sql = format!("{CLAIMED} j.worker = $1 AND j.state = 'running' AND j.lease_until > $2 ORDER BY j.id");
+        let sql = format!("{CLAIMED} j.worker = $1 AND j.lease_until > $2 ORDER BY j.id");
         let rows: Vec<ClaimedRow> = self.db().all(&sql, args![worker, self.now()]).await?;
         rows.into_iter().map(ClaimedJob::try_from).collect()
     }

@@ -14,7 +14,7 @@ use super::statement::{Arg, args, tuples};
 use super::types::{CompletionFilter, HeldCompletion, Page, Refusal};
 use crate::clock::Timestamp;
 use crate::ids::{ClaimToken, CompletionId};
-use crate::job::CompletionEntry;
+use crate::job::{CompletionEntry, CompletionState};
 
 /// The columns of an [`EntryRow`], from `completions j`.
 macro_rules! entry_columns {
@@ -24,15 +24,14 @@ macro_rules! entry_columns {
 }
 
 const LIST: &str = concat!("SELECT ", entry_columns!(), " FROM completions j WHERE ");
-const VISIBLE: &str =
-    "SELECT j.id FROM completions j WHERE j.state = 'pending' AND j.visible_at <= $1 ORDER BY j.visible_at, j.id LIMIT ";
-const HAND_OUT: &str = " UPDATE completions SET state = 'claimed', consumer = $1, lease_until = $2, deliveries = deliveries + 1, \
+const VISIBLE: &str = "SELECT j.id FROM completions j WHERE j.visible_at <= $1 ORDER BY j.visible_at, j.id LIMIT ";
+const HAND_OUT: &str = " UPDATE completions SET state = 'claimed', visible_at = NULL, consumer = $1, lease_until = $2, deliveries = deliveries + 1, \
     token = picked_token FROM picked WHERE id = picked_id AND state = 'pending'";
 const RENEW: &str = "UPDATE completions SET lease_until = $3 WHERE id = $1 AND token = $2 AND state = 'claimed'";
 const ACK: &str = "UPDATE completions SET state = 'acked', lease_until = NULL, ended_at = coalesce(ended_at, $3) \
     WHERE id = $1 AND token = $2 AND state IN ('claimed', 'acked')";
 const NACK: &str = "UPDATE completions SET state = CASE WHEN deliveries >= $3 THEN 'dead' ELSE 'pending' END, \
-    ended_at = CASE WHEN deliveries >= $3 THEN $4 END, visible_at = $5, last_error = $6, \
+    ended_at = CASE WHEN deliveries >= $3 THEN $4 END, visible_at = CASE WHEN deliveries >= $3 THEN NULL ELSE $5 END, last_error = $6, \
     consumer = NULL, token = NULL, lease_until = NULL WHERE id = $1 AND token = $2 AND state = 'claimed'";
 
 /// At most so many in one call.
@@ -120,9 +119,11 @@ impl Store {
         let picked = tuples(3, visible.len(), 2);
         tx.run(&format!("WITH picked (picked_id, picked_token) AS (VALUES {picked}){HAND_OUT}"), args).await?;
         let args = visible.iter().map(|row| Arg::from(row.id)).collect();
-        let sql = format!("{LIST} j.id IN {} ORDER BY j.visible_at, j.id", tuples(1, 1, visible.len()));
-        let rows: Vec<EntryRow> = tx.all(&sql, args).await?;
-        self.commit_change(tx).await?;
+        let sql = format!("{LIST} j.id IN {} ", tuples(1, 1, visible.len()));
+        let mut rows: Vec<EntryRow> = tx.all(&sql, args).await?;
+        rows.sort_by_key(|row| visible.iter().position(|picked| picked.id == row.id));
+        tx.commit().await?;
+        self.inner.hinter.progressed();
         rows.into_iter().map(HeldCompletion::try_from).collect()
     }
 
@@ -178,7 +179,13 @@ impl Store {
         if changed != 1 {
             return Err(StoreError::LeaseLost);
         }
-        self.commit_change(tx).await?;
-        row.try_into()
+        let entry = CompletionEntry::try_from(row)?;
+        if entry.state == CompletionState::Pending {
+            self.commit_change(tx).await?;
+        } else {
+            tx.commit().await?;
+            self.inner.hinter.progressed();
+        }
+        Ok(entry)
     }
 }

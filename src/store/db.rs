@@ -186,7 +186,8 @@ pub(super) async fn in_time<T>(answer: impl Future<Output = Result<T, sqlx::Erro
     }
 }
 
-/// A transaction. Dropped without [`Tx::commit`], it is rolled back.
+/// A transaction. Dropped without an end it is rolled back too, but only some time later; until then its rows stay locked, and a
+/// claim passes them over. So whoever gives up after locking something calls [`Tx::rollback`].
 pub(super) struct Tx {
     inner: AnyTx,
     label: Arc<str>,
@@ -235,11 +236,23 @@ impl Tx {
         Ok(self.all_locked(sql, lock, args).await?.into_iter().next())
     }
 
-    /// Runs several statements without arguments.
+    /// Runs several statements without arguments, for as long as they take.
     pub(super) async fn script(&mut self, sql: &'static str) -> Result<(), sqlx::Error> {
         match &mut self.inner {
-            AnyTx::Sqlite(tx) => in_time(sqlx::raw_sql(sql).execute(&mut **tx)).await.map(drop),
-            AnyTx::Postgres(tx) => in_time(sqlx::raw_sql(sql).execute(&mut **tx)).await.map(drop),
+            AnyTx::Sqlite(tx) => sqlx::raw_sql(sql).execute(&mut **tx).await.map(drop),
+            AnyTx::Postgres(tx) => sqlx::raw_sql(sql).execute(&mut **tx).await.map(drop),
+        }
+    }
+
+    /// Undoes it, and waits until that is done.
+    pub(super) async fn rollback(self) {
+        let done = match self.inner {
+            AnyTx::Sqlite(tx) => in_time(tx.rollback()).await,
+            AnyTx::Postgres(tx) => in_time(tx.rollback()).await,
+        };
+        if let Err(error) = done {
+            // The connection is gone, and with it the transaction.
+            tracing::debug!(database = %self.label, %error, "could not roll back");
         }
     }
 

@@ -36,24 +36,32 @@ impl Store {
     /// [`StoreError::KeyConflict`], [`StoreError::IdConflict`] and [`StoreError::BranchTaken`].
     pub async fn enqueue(&self, new: NewJob) -> Result<Enqueued, StoreError> {
         let mut tx = self.db().begin().await?;
-        if let Some(existing) = self.existing(&mut tx, &new).await? {
+        match self.enqueue_within(&mut tx, &new).await {
+            Ok(existing @ Enqueued::Existing(_)) => {
+                tx.rollback().await;
+                Ok(existing)
+            }
+            result => self.conclude(tx, result).await,
+        }
+    }
+
+    async fn enqueue_within(&self, tx: &mut Tx, new: &NewJob) -> Result<Enqueued, StoreError> {
+        if let Some(existing) = self.existing(tx, new).await? {
             return Ok(Enqueued::Existing(existing));
         }
         let mut branch = new.branch.clone();
-        while !self.insert(&mut tx, &new, &branch).await? {
+        while !self.insert(tx, new, &branch).await? {
             // Looked for again: whoever was first may have committed only now.
-            if let Some(existing) = self.existing(&mut tx, &new).await? {
+            if let Some(existing) = self.existing(tx, new).await? {
                 return Ok(Enqueued::Existing(existing));
             }
             let suffixed = new.branch.with_suffix(new.id);
             if new.spec.deliver.branch.is_some() || branch == suffixed {
-                return Err(taken(&mut tx, &new, branch).await?);
+                return Err(taken(tx, new, branch).await?);
             }
             branch = suffixed;
         }
-        let job = jobs::get(&mut tx, new.id).await?;
-        self.commit_change(tx).await?;
-        Ok(Enqueued::Created(job))
+        Ok(Enqueued::Created(jobs::get(tx, new.id).await?))
     }
 
     async fn existing(&self, tx: &mut Tx, new: &NewJob) -> Result<Option<Job>, StoreError> {

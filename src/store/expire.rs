@@ -16,14 +16,14 @@ use crate::ids::{AttemptNo, CompletionId, JobId, WorkerId};
 use crate::job::attempt::Resources;
 use crate::job::{CompletionState, LogVerdict, Outcome, OutcomeClass};
 
-const DUE: &str = "SELECT 1 AS due WHERE EXISTS (SELECT 1 FROM jobs WHERE state = 'running' AND lease_until <= $1) \
-    OR EXISTS (SELECT 1 FROM completions WHERE state = 'claimed' AND lease_until <= $1)";
+const DUE: &str = "SELECT 1 AS due WHERE EXISTS (SELECT 1 FROM jobs WHERE lease_until <= $1) \
+    OR EXISTS (SELECT 1 FROM completions WHERE lease_until <= $1)";
 const EXPIRED_CLAIMS: &str = "SELECT j.id, j.attempt, j.worker, j.lease_until, j.cancel_reason, j.attempts_used, j.attempts_max, \
-    j.resets FROM jobs j WHERE j.state = 'running' AND j.lease_until <= $1 ORDER BY j.lease_until LIMIT $2";
+    j.resets FROM jobs j WHERE j.lease_until <= $1 ORDER BY j.lease_until LIMIT $2";
 const LOG_BYTES: &str = "SELECT log_bytes FROM attempts WHERE job = $1 AND attempt = $2";
 const EXPIRED_COMPLETIONS: &str = "SELECT j.id, j.consumer, j.deliveries FROM completions j \
-    WHERE j.state = 'claimed' AND j.lease_until <= $1 ORDER BY j.lease_until LIMIT $2";
-const RETURN_COMPLETION: &str = "UPDATE completions SET state = $2, consumer = NULL, token = NULL, lease_until = NULL, \
+    WHERE j.lease_until <= $1 ORDER BY j.lease_until LIMIT $2";
+const RETURN_COMPLETION: &str = "UPDATE completions SET state = $2, visible_at = $5, consumer = NULL, token = NULL, lease_until = NULL, \
     last_error = $3, ended_at = $4 WHERE id = $1 AND state = 'claimed'";
 
 #[derive(sqlx::FromRow)]
@@ -79,7 +79,7 @@ impl Store {
         }
         if !expired.is_empty() {
             self.commit_change(tx).await?;
-            self.inner.hinter.log_grew();
+            self.inner.hinter.progressed();
         }
         Ok(expired)
     }
@@ -106,7 +106,7 @@ impl Store {
         let dead = row.deliveries >= i64::from(self.config().completion_deliveries);
         let state = if dead { CompletionState::Dead } else { CompletionState::Pending };
         let why = format!("consumer {} let its lease run out", row.consumer);
-        tx.run(RETURN_COMPLETION, args![row.id, state.as_str(), &why, dead.then_some(now)]).await?;
+        tx.run(RETURN_COMPLETION, args![row.id, state.as_str(), &why, dead.then_some(now), (!dead).then_some(now)]).await?;
         Ok(Expired::Completion { id: CompletionId::from_uuid(row.id), consumer: row.consumer, state })
     }
 }

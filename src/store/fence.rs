@@ -141,6 +141,8 @@ impl Store {
         let mut tx = self.db().begin().await?;
         hold(&mut tx, claim, Lock::Keep).await?;
         put_stages(&mut tx, claim, stages).await?;
-        self.commit_change(tx).await
+        tx.commit().await?;
+        self.inner.hinter.progressed();
+        Ok(())
     }
 }

@@ -28,26 +28,30 @@ impl Store {
             return Err(StoreError::ForeignCompletion(claim.job));
         }
         let mut tx = self.db().begin().await?;
-        let held = hold(&mut tx, claim, Lock::Change).await?;
+        let result = self.finish_within(&mut tx, claim, end).await;
+        let job = self.conclude(tx, result).await?;
+        // Whoever follows the log waits for its verdict.
+        self.inner.hinter.progressed();
+        Ok(job)
+    }
+
+    async fn finish_within(&self, tx: &mut Tx, claim: &Claim, end: Finish) -> Result<Job, StoreError> {
+        let held = hold(tx, claim, Lock::Change).await?;
         let now = self.now();
         let mut settled = settle(&held, &end.outcome, &self.config().retry, now)?;
         settled.ready_at =
             settled.ready_at.map(|ready_at| end.not_before.map_or(ready_at, |not_before| ready_at.max(not_before)));
         let commit = end.completion.as_ref().and_then(|completion| completion.commit.as_ref());
         let at = (claim.job, claim.attempt);
-        write_job(&mut tx, at, &settled, commit, now).await?;
+        write_job(tx, at, &settled, commit, now).await?;
         let attempt_end =
             AttemptEnd { outcome: &end.outcome, resources: end.resources, salvage: end.salvage.as_ref(), log: end.log };
-        close_attempt(&mut tx, at, attempt_end, now).await?;
-        put_stages(&mut tx, claim, &end.stages).await?;
+        close_attempt(tx, at, attempt_end, now).await?;
+        put_stages(tx, claim, &end.stages).await?;
         if let Some(completion) = &end.completion {
-            add_completion(&mut tx, completion, now).await?;
+            add_completion(tx, completion, now).await?;
         }
-        let job = jobs::get(&mut tx, claim.job).await?;
-        self.commit_change(tx).await?;
-        // Whoever follows the log waits for its verdict.
-        self.inner.hinter.log_grew();
-        Ok(job)
+        jobs::get(tx, claim.job).await
     }
 }
 

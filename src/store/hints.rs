@@ -4,8 +4,8 @@
 //! takes out its [`Hints`] *before* it looks at the database, and looks again after a while all the same.
 //!
 //! Within a process they are direct. Between processes PostgreSQL carries them (see `listener`); processes that share a
-//! SQLite file find each other's changes by polling. New chunks of a log are hinted within the process only: a `NOTIFY` for
-//! each would serialize all commits of the server.
+//! SQLite file find each other's changes by polling. Progress (an attempt that began, a stage, new chunks of a log) is hinted
+//! within the process only: it makes nothing claimable, and a `NOTIFY` for each would serialize all commits of the server.
 
 use std::sync::Arc;
 
@@ -15,19 +15,19 @@ use tokio::sync::watch;
 #[derive(Debug)]
 pub struct Hints {
     jobs: watch::Receiver<u64>,
-    logs: watch::Receiver<u64>,
+    progress: watch::Receiver<u64>,
 }
 
 impl Hints {
-    /// Waits until a job, a completion or a log may have changed. Safe to cancel. Never resolves once the store is gone.
+    /// Waits until a job, an attempt, a completion or a log may have changed. Safe to cancel. Never resolves once the store is gone.
     pub async fn next(&mut self) {
         tokio::select! {
             () = changed(&mut self.jobs) => {}
-            () = changed(&mut self.logs) => {}
+            () = changed(&mut self.progress) => {}
         }
     }
 
-    /// Waits until a job or a completion may have changed, whatever happens to logs. Safe to cancel. Never resolves once the
+    /// Waits until something may have become claimable or may have ended, whatever progress is made. Safe to cancel. Never resolves once the
     /// store is gone.
     pub async fn next_change(&mut self) {
         changed(&mut self.jobs).await;
@@ -44,23 +44,23 @@ async fn changed(receiver: &mut watch::Receiver<u64>) {
 #[derive(Debug, Clone)]
 pub(super) struct Hinter {
     jobs: Arc<watch::Sender<u64>>,
-    logs: Arc<watch::Sender<u64>>,
+    progress: Arc<watch::Sender<u64>>,
 }
 
 impl Hinter {
     pub(super) fn new() -> Self {
-        Self { jobs: Arc::new(watch::Sender::new(0)), logs: Arc::new(watch::Sender::new(0)) }
+        Self { jobs: Arc::new(watch::Sender::new(0)), progress: Arc::new(watch::Sender::new(0)) }
     }
 
     pub(super) fn subscribe(&self) -> Hints {
-        Hints { jobs: self.jobs.subscribe(), logs: self.logs.subscribe() }
+        Hints { jobs: self.jobs.subscribe(), progress: self.progress.subscribe() }
     }
 
     pub(super) fn job_changed(&self) {
         self.jobs.send_modify(|count| *count = count.wrapping_add(1));
     }
 
-    pub(super) fn log_grew(&self) {
-        self.logs.send_modify(|count| *count = count.wrapping_add(1));
+    pub(super) fn progressed(&self) {
+        self.progress.send_modify(|count| *count = count.wrapping_add(1));
     }
 }

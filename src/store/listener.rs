@@ -95,7 +95,7 @@ impl Listener {
                     if warned {
                         tracing::info!(database = %self.label, "hears hints of the database again");
                     }
-                    (pause, warned) = (PAUSE.0, false);
+                    pause = PAUSE.0;
                     self.hinter.job_changed();
                     let error = self.hear(&mut listener).await;
                     tracing::warn!(database = %self.label, %error, "lost the connection that hears hints; polling until it is back");

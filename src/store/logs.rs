@@ -5,7 +5,7 @@
 //! log ends is refused. Redaction, cutting and the cap are done before, in the `logs` room.
 
 use super::Store;
-use super::db::Lock;
+use super::db::{Lock, Tx};
 use super::error::StoreError;
 use super::fence::hold;
 use super::rows::{json, number, word};
@@ -76,31 +76,12 @@ impl Store {
     pub async fn append_log(&self, claim: &Claim, chunks: &[LogChunk]) -> Result<(), StoreError> {
         let rows = compress(claim, chunks).await?;
         let mut tx = self.db().begin().await?;
-        hold(&mut tx, claim, Lock::Keep).await?;
-        let log: Option<AttemptLog> = tx.first_locked(ATTEMPT, Lock::Change, args![claim.job, claim.attempt]).await?;
-        let what = || format!("attempt {} of job {}", claim.attempt, claim.job);
-        let before = log.ok_or_else(|| StoreError::corrupt(what(), "its job runs, and it is not there"))?.position(what)?;
-        let mut position = before;
-        let mut new: Vec<Vec<Arg>> = Vec::new();
-        for (chunk, row) in chunks.iter().zip(rows) {
-            if chunk.seq >= before.next_seq {
-                position = follow(position, chunk)?;
-                new.push(row);
-            }
+        if let Err(error) = append_within(&mut tx, claim, chunks, rows).await {
+            tx.rollback().await;
+            return Err(error);
         }
-        if new.is_empty() {
-            return Ok(());
-        }
-        let mut new = new.into_iter().peekable();
-        while new.peek().is_some() {
-            let batch: Vec<Vec<Arg>> = new.by_ref().take(BATCH).collect();
-            let sql = format!("{ADD}{}", tuples(1, batch.len(), 10));
-            tx.run(&sql, batch.into_iter().flatten().collect()).await?;
-        }
-        let [stdout, stderr, system] = position.spool_end;
-        tx.run(ADVANCE, args![claim.job, claim.attempt, position.next_seq, position.offset, stdout, stderr, system]).await?;
         tx.commit().await?;
-        self.inner.hinter.log_grew();
+        self.inner.hinter.progressed();
         Ok(())
     }
 
@@ -121,7 +102,7 @@ impl Store {
         // The end is read first: chunks that come meanwhile are there all the same, and none comes after the end.
         let log = self.attempt_log(job, attempt).await?;
         let what = || format!("the log of attempt {attempt} of job {job}");
-        let mut total = number(log.log_bytes, what)?;
+        let mut total: u64 = number(log.log_bytes, what)?;
         let end = log.log_verdict.as_deref().map(|verdict| json(verdict, what)).transpose()?;
         let until = from.saturating_add(u64::try_from(max_bytes).unwrap_or(u64::MAX));
         let rows: Vec<ChunkRow> = self.db().all(READ, args![job, attempt, from, until, READ_CHUNKS]).await?;
@@ -143,6 +124,33 @@ impl Store {
         let log: Option<AttemptLog> = self.db().first(ATTEMPT, args![job, attempt]).await?;
         log.ok_or_else(|| StoreError::not_found("attempt", format!("{attempt} of job {job}")))
     }
+}
+
+async fn append_within(tx: &mut Tx, claim: &Claim, chunks: &[LogChunk], rows: Vec<Vec<Arg>>) -> Result<(), StoreError> {
+    hold(tx, claim, Lock::Keep).await?;
+    let log: Option<AttemptLog> = tx.first_locked(ATTEMPT, Lock::Change, args![claim.job, claim.attempt]).await?;
+    let what = || format!("attempt {} of job {}", claim.attempt, claim.job);
+    let before = log.ok_or_else(|| StoreError::corrupt(what(), "its job runs, and it is not there"))?.position(what)?;
+    let mut position = before;
+    let mut new: Vec<Vec<Arg>> = Vec::new();
+    for (chunk, row) in chunks.iter().zip(rows) {
+        if chunk.seq >= before.next_seq {
+            position = follow(position, chunk)?;
+            new.push(row);
+        }
+    }
+    if new.is_empty() {
+        return Ok(());
+    }
+    let mut new = new.into_iter().peekable();
+    while new.peek().is_some() {
+        let batch: Vec<Vec<Arg>> = new.by_ref().take(BATCH).collect();
+        let sql = format!("{ADD}{}", tuples(1, batch.len(), 10));
+        tx.run(&sql, batch.into_iter().flatten().collect()).await?;
+    }
+    let [stdout, stderr, system] = position.spool_end;
+    tx.run(ADVANCE, args![claim.job, claim.attempt, position.next_seq, position.offset, stdout, stderr, system]).await?;
+    Ok(())
 }
 
 /// The rows of chunks. Done before the transaction, which is not to be held up by it.

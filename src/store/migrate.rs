@@ -134,6 +134,8 @@ async fn lock(db: &Db, tx: &mut Tx) -> Result<(), StoreError> {
     const LOCK: &str =
         "SELECT 1::BIGINT AS locked FROM (SELECT pg_advisory_xact_lock(hashtext('sawmill migrate ' || current_schema()))) AS l";
     if db.kind() == Kind::Postgres {
+        // A migration of a large table takes longer than any other statement may.
+        tx.script("SET LOCAL statement_timeout = 0").await.map_err(|error| StoreError::from_driver(db.label(), error))?;
         tx.first::<Locked>(LOCK, args![]).await?;
     }
     Ok(())

@@ -38,7 +38,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use self::db::{Db, Kind, Tx};
+use self::db::{Db, Tx};
 use self::hints::Hinter;
 use self::listener::{LeaseClock, Listener};
 use self::statement::args;
@@ -178,6 +178,20 @@ impl Store {
 
     fn config(&self) -> &Config {
         &self.inner.config
+    }
+
+    /// Ends a transaction as its result says: commits a change, or undoes everything.
+    async fn conclude<T>(&self, tx: Tx, result: Result<T, StoreError>) -> Result<T, StoreError> {
+        match result {
+            Ok(value) => {
+                self.commit_change(tx).await?;
+                Ok(value)
+            }
+            Err(error) => {
+                tx.rollback().await;
+                Err(error)
+            }
+        }
     }
 
     /// Commits a transaction that changed a job or a completion, and hints at it: once, however much it changed.

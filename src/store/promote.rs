@@ -9,8 +9,8 @@ use super::error::StoreError;
 use super::statement::{Arg, args, tuples};
 use crate::clock::Timestamp;
 
-const NEXT: &str = "SELECT ready_at FROM jobs WHERE state = 'queued' AND held IS NOT NULL ORDER BY ready_at LIMIT 1";
-const DUE: &str = "SELECT j.id FROM jobs j WHERE j.state = 'queued' AND j.held IS NOT NULL AND j.ready_at <= $1 \
+const NEXT: &str = "SELECT ready_at FROM jobs WHERE held IS NOT NULL ORDER BY ready_at LIMIT 1";
+const DUE: &str = "SELECT j.id FROM jobs j WHERE j.held IS NOT NULL AND j.ready_at <= $1 \
     ORDER BY j.ready_at LIMIT ";
 const RELEASE: &str = "UPDATE jobs SET held = NULL WHERE state = 'queued' AND id IN ";
 

@@ -1,0 +1,58 @@
+//! Hints within a process and between processes.
+
+use std::time::Duration;
+
+use sawmill::job::OutcomeClass;
+use sawmill::store::Hints;
+
+use super::{Queue, finish, new_job, on_both};
+
+async fn hinted(hints: &mut Hints) {
+    tokio::time::timeout(Duration::from_secs(10), hints.next_change()).await.expect("a hint within ten seconds");
+}
+
+on_both! {
+    async fn a_change_in_this_process_is_hinted_at(queue) {
+        let mut hints = queue.store.hints();
+        queue.enqueue().await;
+        hinted(&mut hints).await;
+        let mut hints = queue.store.hints();
+        let claim = queue.claim("w").await.claim;
+        queue.store.finish(&claim, finish(OutcomeClass::Backend)).await.expect("finished");
+        hinted(&mut hints).await;
+        let job = queue.enqueue().await;
+        let mut hints = queue.store.hints();
+        queue.store.cancel(job.id, "").await.expect("cancelled");
+        hinted(&mut hints).await;
+        let mut hints = queue.store.hints();
+        queue.store.retry(job.id).await.expect("retried");
+        tokio::time::timeout(Duration::from_secs(10), hints.next()).await.expect("a hint within ten seconds");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn postgres_carries_hints_between_processes_and_after_its_connections_were_cut() {
+    let queue = Queue::on_postgres().await;
+    let other = queue.other(|_| ()).await;
+    // Its listener announces each connection that it makes with a hint: from then on it hears.
+    let mut hints = other.hints();
+    enqueue_until_hinted(&queue, &mut hints).await;
+
+    let mut hints = other.hints();
+    queue.place.cut_sessions().await;
+    enqueue_until_hinted(&queue, &mut hints).await;
+    other.close().await;
+    queue.end().await;
+}
+
+/// A notification sent before the listener listens is lost, as hints may be; so this sends until one arrives.
+async fn enqueue_until_hinted(queue: &Queue, hints: &mut Hints) {
+    for _ in 0..100 {
+        // Fails where its own connection was one of those that were cut.
+        drop(queue.store.enqueue(new_job()).await);
+        if tokio::time::timeout(Duration::from_millis(100), hints.next_change()).await.is_ok() {
+            return;
+        }
+    }
+    panic!("no hint of a hundred arrived");
+}

@@ -1,0 +1,154 @@
+//! What the queue's statements cost: no more with a hundred thousand jobs waiting than with one, also right after a burst, when
+//! the statistics are still those of an empty table.
+
+use sqlx::{AssertSqlSafe, Connection, PgConnection, Row, SqliteConnection};
+
+use super::{LONG, Place, Queue, ask, delivered, finish};
+use sawmill::job::{LogChunk, OutcomeClass, Stream};
+use sawmill::store::{CompletionFilter, JobFilter};
+
+const BACKLOG: usize = 20_000;
+
+/// The order of the hot statements, and the index that each goes by. SQLite has no counters that would tell what was read.
+const PLANS: [(&str, &str); 10] = [
+    (
+        "SELECT j.id FROM jobs j WHERE j.state = 'queued' AND j.held IS NULL AND j.backend = 'a' ORDER BY j.priority, j.id LIMIT 1",
+        "SEARCH j USING INDEX jobs_claim (backend=?)",
+    ),
+    ("SELECT ready_at FROM jobs WHERE held IS NOT NULL ORDER BY ready_at LIMIT 1", "SCAN jobs USING INDEX jobs_held"),
+    (
+        "SELECT j.id FROM jobs j WHERE j.lease_until <= 1 ORDER BY j.lease_until LIMIT 1",
+        "SEARCH j USING INDEX jobs_lease (lease_until<?)",
+    ),
+    (
+        "SELECT j.id FROM jobs j WHERE j.id = x'00' AND j.attempt = 1 AND j.token = x'00' AND j.worker = 'w' AND j.state = 'running'",
+        "SEARCH j USING INDEX sqlite_autoindex_jobs_1 (id=?)",
+    ),
+    (
+        "SELECT j.id FROM completions j WHERE j.visible_at <= 1 ORDER BY j.visible_at, j.id LIMIT 1",
+        "SEARCH j USING COVERING INDEX completions_claim (visible_at<?)",
+    ),
+    (
+        "SELECT data FROM log_chunks WHERE job = x'00' AND attempt = 1 AND end_offset > 3 AND start_offset < 9 ORDER BY end_offset, seq",
+        "SEARCH log_chunks USING INDEX log_chunks_offset (job=? AND attempt=? AND end_offset>?)",
+    ),
+    (
+        "WITH picked (picked_job, picked_token) AS (VALUES (x'00', x'01')) UPDATE jobs SET state = 'running', token = picked_token \
+         FROM picked WHERE id = picked_job AND token IS NULL",
+        "SEARCH jobs USING INDEX sqlite_autoindex_jobs_1 (id=?)",
+    ),
+    (
+        "WITH asked (asked_job, asked_attempt, asked_token) AS (VALUES (x'00', 1, x'01')) UPDATE jobs SET lease_until = 2 FROM asked \
+         WHERE id = asked_job AND attempt = asked_attempt AND token = asked_token AND worker = 'w' AND state = 'running'",
+        "SEARCH jobs USING INDEX jobs_state (state=? AND id=?)",
+    ),
+    (
+        "UPDATE jobs SET state = 'queued' WHERE id = x'00' AND attempt = 1 AND state = 'running'",
+        "SEARCH jobs USING INDEX sqlite_autoindex_jobs_1 (id=?)",
+    ),
+    (
+        "UPDATE jobs SET held = NULL WHERE state = 'queued' AND id IN (x'00', x'01')",
+        "SEARCH jobs USING INDEX jobs_state (state=? AND id=?)",
+    ),
+];
+
+#[tokio::test]
+async fn sqlite_finds_the_next_job_by_the_index_made_for_it() {
+    let queue = Queue::on_sqlite().await;
+    let mut connection = SqliteConnection::connect(&queue.place.url()).await.expect("the file can be opened");
+    for (statement, expected) in PLANS {
+        let explain = AssertSqlSafe(format!("EXPLAIN QUERY PLAN {statement}"));
+        let rows = sqlx::query(explain).fetch_all(&mut connection).await.expect("the statement is legal");
+        let plan: Vec<String> = rows.iter().map(|row| row.get("detail")).collect();
+        assert!(plan.iter().any(|step| step == expected), "{statement}: {plan:?}");
+        assert!(!plan.iter().any(|step| step.starts_with("SCAN jobs") && step != expected), "{statement}: {plan:?}");
+        // Where two rows have the same place in the index their order may take a sort of these alone.
+        assert!(!plan.iter().any(|step| step == "USE TEMP B-TREE FOR ORDER BY"), "{statement}: {plan:?}");
+    }
+    queue.end().await;
+}
+
+/// A backlog, most of it waiting for later, made in one statement.
+fn backlog() -> String {
+    format!(
+        "ANALYZE jobs; INSERT INTO jobs (id, repo, base, branch, backend, priority, state, held, ready_at, attempts_max, created_at) \
+         SELECT gen_random_uuid(), 'r', 'b', 'n' || n, CASE WHEN n % 3 = 0 THEN 'other' ELSE 'shell' END, 1, 'queued', \
+         CASE WHEN n % 2 = 0 THEN 'scheduled' END, 9000000000000 + n, 1, 0 FROM generate_series(1, {BACKLOG}) n; \
+         INSERT INTO job_specs (job, digest, document) SELECT id, 'd', '{{\"task\":{{}}}}' FROM jobs"
+    )
+}
+
+async fn whole_lives(queue: &Queue) {
+    let job = queue.enqueue().await;
+    for _ in 0..5 {
+        queue.store.promote_once(5).await.expect("done");
+        queue.store.expire_once(5).await.expect("done");
+        let claimed = queue.claim("w").await;
+        let claim = &claimed.claim;
+        queue.store.renew(&claim.worker, std::slice::from_ref(claim), LONG).await.expect("renewed");
+        queue.store.held_by(&claim.worker).await.expect("answered");
+        let stream = Stream::Stdout;
+        let chunk = LogChunk { seq: 0, stream, offset: 0, spool_end: 1, at: claimed.claimed_at, data: vec![b'x'] };
+        queue.store.append_log(claim, &[chunk]).await.expect("appended");
+        queue.store.read_log(claim.job, claim.attempt, 0, 10).await.expect("read");
+        queue.store.finish(claim, delivered(&claimed)).await.expect("finished");
+        let held = queue.store.claim_completions("i", 1, None).await.expect("answered").remove(0);
+        queue.store.ack_completion(held.entry.completion.id, held.token).await.expect("acknowledged");
+    }
+    let released = queue.store.claim(&ask("w", 3, LONG)).await.expect("claimed");
+    for claimed in &released {
+        let not_before = Some(queue.store.now() + std::time::Duration::from_millis(20));
+        let end = sawmill::store::Finish { not_before, ..finish(OutcomeClass::Released) };
+        queue.store.finish(&claimed.claim, end).await.expect("finished");
+    }
+    let mut promoted = 0;
+    while promoted < released.len() as u64 {
+        promoted += queue.store.promote_once(5).await.expect("done");
+    }
+    queue.store.cancel(job.id, "").await.expect("cancelled");
+    queue.store.jobs(&JobFilter { limit: 5, ..JobFilter::default() }).await.expect("listed");
+    queue.store.completions(&CompletionFilter { limit: 5, ..CompletionFilter::default() }).await.expect("listed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn postgres_reads_no_table_from_end_to_end_and_few_rows_whatever_waits() {
+    let queue = Queue::on_postgres().await;
+    queue.place.tamper(&backlog()).await;
+    let Place::Schema { server, schema } = &queue.place else { panic!("a schema") };
+    let mut connection = PgConnection::connect(server).await.expect("the test server answers");
+    // A session's counters arrive with its end at the latest.
+    let before = reads_once(&mut connection, schema, BACKLOG as i64).await;
+    whole_lives(&queue).await;
+    queue.store.close().await;
+    let after = reads_once(&mut connection, schema, before.jobs_from_index + 1).await;
+    assert_eq!(after.end_to_end, before.end_to_end, "rows read by going through a whole table");
+    let read = after.jobs_from_index - before.jobs_from_index;
+    assert!(read < 2_000, "{read} index entries of jobs were read for a few of {BACKLOG}");
+    queue.place.remove().await;
+}
+
+struct Reads {
+    end_to_end: i64,
+    jobs_from_index: i64,
+}
+
+/// What was read, once the counters are at least at `jobs_from_index`.
+async fn reads_once(connection: &mut PgConnection, schema: &str, jobs_from_index: i64) -> Reads {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    loop {
+        let now = reads(connection, schema).await;
+        if now.jobs_from_index >= jobs_from_index {
+            return now;
+        }
+        assert!(std::time::Instant::now() < deadline, "the counters arrive: {} of {jobs_from_index}", now.jobs_from_index);
+        tokio::task::yield_now().await;
+    }
+}
+
+async fn reads(connection: &mut PgConnection, schema: &str) -> Reads {
+    let sql = "SELECT (SELECT sum(seq_tup_read)::BIGINT FROM pg_stat_user_tables WHERE schemaname = $1 \
+               AND relname IN ('jobs', 'job_specs', 'attempts', 'attempt_stages', 'log_chunks', 'completions')) AS scans, \
+               (SELECT sum(idx_tup_read)::BIGINT FROM pg_stat_user_indexes WHERE schemaname = $1 AND relname = 'jobs') AS tuples";
+    let row = sqlx::query(sql).bind(schema).fetch_one(connection).await.expect("the statistics are there");
+    Reads { end_to_end: row.get("scans"), jobs_from_index: row.get("tuples") }
+}
