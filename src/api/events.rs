@@ -25,8 +25,10 @@ use crate::store::{Hints, JobFilter, Store, StoreError};
 
 /// How soon after a look the next one comes, however many hints there are.
 const PAUSE: Duration = Duration::from_millis(100);
-/// How long at most until the next look, without any hint.
+/// How long at most until the next look, without any hint: processes that share a SQLite file give each other none.
 const POLL: Duration = Duration::from_secs(1);
+/// The same where a single job is watched: somebody waits for it, and a look is cheap.
+const POLL_ONE: Duration = Duration::from_millis(250);
 
 /// Which jobs to tell of.
 #[derive(Debug, Clone, Deserialize, IntoParams)]
@@ -106,8 +108,9 @@ impl Watch {
 
     async fn pause(&mut self) {
         let earliest = Instant::now() + PAUSE;
+        let poll = if self.query.job.is_some() { POLL_ONE } else { POLL };
         // Without a hint in time the poll takes its place.
-        drop(timeout(POLL, self.hints.next_change()).await);
+        drop(timeout(poll, self.hints.next_change()).await);
         sleep_until(earliest).await;
     }
 

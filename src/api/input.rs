@@ -11,6 +11,7 @@ use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
 use serde::de::DeserializeOwned;
 
+use super::document::parse;
 use super::problem::{Kind, Problem};
 
 /// The largest body that is taken, in bytes.
@@ -72,28 +73,6 @@ fn unreadable(rejection: &BytesRejection) -> Problem {
     }
 }
 
-/// Reads a JSON document; what is wrong with its form is said with the path to the field.
-pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
-    // serde would take an array for a document whose fields are given by their order alone.
-    if bytes.trim_ascii_start().starts_with(b"[") {
-        return Err(Problem::new(Kind::InvalidDocument, "the document must be a JSON object, not an array"));
-    }
-    let mut reader = serde_json::Deserializer::from_slice(bytes);
-    let document = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
-        let path = error.path().to_string();
-        let cause = error.into_inner();
-        match cause.classify() {
-            serde_json::error::Category::Data if path != "." => {
-                Problem::new(Kind::InvalidDocument, format!("{path}: {cause}")).at(path)
-            }
-            serde_json::error::Category::Data => Problem::new(Kind::InvalidDocument, cause.to_string()),
-            _ => Problem::new(Kind::MalformedJson, format!("the body is not JSON: {cause}")),
-        }
-    })?;
-    reader.end().map_err(|error| Problem::new(Kind::MalformedJson, format!("the body is not one JSON document: {error}")))?;
-    Ok(document)
-}
-
 /// The query string.
 pub(super) struct Params<T>(pub(super) T);
 
@@ -105,7 +84,8 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
         read.map(|Query(params)| Self(params)).map_err(|rejection| {
             let text = rejection.body_text();
             let cause = text.rsplit_once("query string: ").map_or(text.as_str(), |(_, cause)| cause);
-            let problem = Problem::new(Kind::InvalidParameter, cause);
+            let cause = cause.replace("invalid digit found in string", "it is not a whole number of zero or more");
+            let problem = Problem::new(Kind::InvalidParameter, cause.as_str());
             match cause.split_once(": ") {
                 Some((name, _)) if !name.contains(' ') => problem.at(name),
                 _ => problem,
@@ -140,53 +120,5 @@ pub(super) fn limit(wanted: Option<u32>) -> Result<u32, Problem> {
         Some(wanted) => {
             Err(Problem::new(Kind::InvalidParameter, format!("limit: {wanted} is not between 1 and {LIST_MAX}")).at("limit"))
         }
-    }
-}
-
-/// The name among `known` that `wanted` was most likely meant to be, as the end of a sentence: a suggestion, or all there are.
-pub(super) fn nearest<'a>(wanted: &str, known: impl Iterator<Item = &'a str>) -> Option<String> {
-    let known: Vec<&str> = known.collect();
-    let close = known.iter().map(|name| (strsim::jaro_winkler(wanted, name), *name)).max_by(|a, b| a.0.total_cmp(&b.0));
-    match close {
-        None => None,
-        Some((likeness, name)) if likeness > 0.8 => Some(format!("did you mean {name:?}?")),
-        Some(_) => Some(format!("there are: {}", known.join(", "))),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::job::JobSpec;
-
-    #[test]
-    fn a_malformed_document_is_answered_with_the_path_to_the_field() {
-        let check = |body: &str, path: Option<&str>, detail: &str| {
-            let problem = parse::<JobSpec>(body.as_bytes()).expect_err("the document is malformed");
-            assert_eq!((problem.path.as_deref(), problem.detail.as_str()), (path, detail), "{body}");
-        };
-        check("", None, "the body is not JSON: EOF while parsing a value at line 1 column 0");
-        check("{\"task\": {}", None, "the body is not JSON: EOF while parsing an object at line 1 column 11");
-        check("{\"task\": {}} {}", None, "the body is not one JSON document: trailing characters at line 1 column 14");
-        check("[]", None, "the document must be a JSON object, not an array");
-        check("5", None, "invalid type: integer `5`, expected struct JobSpec at line 1 column 1");
-        check(
-            r#"{"task": {"command": 5}}"#,
-            Some("task.command"),
-            "task.command: data did not match any variant of untagged enum Command at line 1 column 22",
-        );
-        check(r#"{"task": {}, "gates": [{"name": "unit", "command": "make", "timeout": "soon"}]}"#, Some("gates[0].timeout"), "");
-        check(r#"{"task": {"command": "true"}, "priority": "high"}"#, Some("priority"), "");
-        check(r#"{"repo": "/srv/app.git"}"#, None, "missing field `task` at line 1 column 24");
-    }
-
-    #[test]
-    fn a_name_that_is_not_known_is_answered_with_the_nearest() {
-        let check = |wanted: &str, known: &[&str], expected: Option<&str>| {
-            assert_eq!(nearest(wanted, known.iter().copied()).as_deref(), expected, "{wanted}");
-        };
-        check("sawmil", &["other", "sawmill"], Some("did you mean \"sawmill\"?"));
-        check("zzz", &["app", "site"], Some("there are: app, site"));
-        check("app", &[], None);
     }
 }

@@ -6,6 +6,7 @@
 
 mod completions;
 mod configuration;
+mod document;
 mod events;
 mod follow;
 mod guard;
@@ -68,7 +69,6 @@ struct Description;
 /// The whole API.
 ///
 /// The in-process client sends its requests to `http://localhost`, as every request must come under a loopback name.
-#[must_use]
 pub fn router(state: State) -> axum::Router {
     let (router, mut description) = OpenApiRouter::with_openapi(Description::openapi())
         .routes(routes!(jobs::enqueue, jobs::list))
@@ -124,4 +124,28 @@ async fn no_such_route(uri: Uri) -> Problem {
 async fn method_not_allowed(method: Method, uri: Uri) -> Problem {
     let detail = format!("{} does not answer to {method}; /openapi.json says what it answers to", uri.path());
     Problem::new(Kind::MethodNotAllowed, detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use axum::http::StatusCode;
+    use http_body_util::BodyExt as _;
+    use tower::ServiceExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_handler_that_panics_is_answered_as_a_problem() {
+        async fn broken() -> &'static str {
+            panic!("on purpose")
+        }
+        let router = axum::Router::new().route("/", get(broken)).layer(CatchPanicLayer::custom(panicked));
+        let response = router.oneshot(Request::new(Body::empty())).await.expect("a router always answers");
+        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        let body = response.into_body().collect().await.expect("a body").to_bytes();
+        let problem: Problem = serde_json::from_slice(&body).expect("a problem");
+        assert!(problem.is(Kind::Internal));
+        assert!(!problem.detail.contains("on purpose"), "what went wrong inside is for the log");
+    }
 }

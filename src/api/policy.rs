@@ -11,7 +11,7 @@ use crate::job::spec::Gate;
 use crate::job::{BranchTemplate, JobSpec};
 use crate::store::NewJob;
 
-use super::input::nearest;
+use super::document::nearest;
 use super::problem::{Kind, Problem};
 use super::wire::Setting;
 

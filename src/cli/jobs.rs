@@ -196,7 +196,9 @@ async fn diff(client: &Client, out: &Output, id: JobId) -> Result<Exit, CliError
         out.rows(&["FILE", "LINES"], &rows)?;
     }
     let all = &diff.diff;
-    out.line(&format!("{} files changed, {} insertions, {} deletions", all.files, all.insertions, all.deletions))?;
+    let count = |number: u64, what: &str| if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") };
+    let (insertions, deletions) = (count(all.insertions, "insertion"), count(all.deletions, "deletion"));
+    out.line(&format!("{} changed, {insertions}, {deletions}", count(all.files, "file")))?;
     if let (Some(commit), Some(branch)) = (&diff.commit, &diff.branch) {
         talk(&format!("see the lines with: git fetch REMOTE {branch} && git diff {} {}", diff.base.short(), commit.short()));
     }

@@ -94,7 +94,7 @@ pub struct Task {
 
 /// A command: a line for `sh -c`, or a program with its arguments.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "a command is a line of text, or a list of a program and its arguments")]
 pub enum Command {
     /// A line for the shell.
     Line(String),

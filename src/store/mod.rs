@@ -16,6 +16,7 @@ mod claims;
 mod completions;
 mod counts;
 mod config;
+mod counts;
 mod db;
 mod enqueue;
 mod error;

@@ -1,0 +1,109 @@
+//! The command line, before anything is done.
+
+use clap::{CommandFactory as _, Parser as _};
+use sawmill::cli::Args;
+
+fn refusal(line: &[&str]) -> String {
+    let parsed = Args::try_parse_from(std::iter::once(&"sawmill").chain(line));
+    parsed.expect_err("the command line is wrong").render().to_string()
+}
+
+#[test]
+fn the_help_lists_every_command() {
+    insta::assert_snapshot!(Args::command().term_width(100).render_help(), @r#"
+    Turns queued tasks into commits
+
+    Usage: sawmill [OPTIONS] <COMMAND>
+
+    Commands:
+      demo         Show everything at once, on a scratch directory with a sample repository
+      up           Run the API and one worker in one process
+      serve        Run the API
+      worker       Run a worker
+      enqueue      Ask for a job
+      jobs         List jobs, newest first
+      job          Look at a job, or change its fate
+      logs         Write the log of a job
+      completions  Take delivered results from their queue
+      workers      Look at the workers
+      config       Look at the effective configuration
+      doctor       Check what Sawmill needs of this host, and say what to do about what is missing
+      migrate      Bring the database to this version's schema
+      completion   Write the completion script of a shell
+      version      Write the version of this build
+      help         Print this message or the help of the given subcommand(s)
+
+    Options:
+      -h, --help  Print help
+
+    Global options:
+          --config <FILE>  The configuration [default: ./workers.toml, where there is one]
+          --server <URL>   Ask the server at this address, instead of the configured database
+          --json           Write JSON instead of tables
+      -v, --verbose...     Say more of what is done; twice for even more
+    "#);
+}
+
+#[test]
+fn the_definition_of_the_command_line_is_sound() {
+    Args::command().debug_assert();
+}
+
+#[test]
+fn a_command_line_that_means_nothing_is_explained() {
+    let said: Vec<String> = [
+        &["jbos"][..],
+        &["jobs", "--state", "done"],
+        &["job", "show", "7"],
+        &["logs", "018f0000-0000-7000-8000-000000000000", "--stream", "stdin"],
+        &["enqueue", "--timeout", "soon", "--", "true"],
+        &["enqueue", "--spec", "job.json", "--repo", "/r"],
+        &["enqueue", "--env", "PATH", "--", "true"],
+        &["completions", "claim"],
+    ]
+    .into_iter()
+    .map(refusal)
+    .collect();
+    insta::assert_snapshot!(said.join("----\n"), @r#"
+    error: unrecognized subcommand 'jbos'
+
+      tip: some similar subcommands exist: 'job', 'jobs'
+
+    Usage: sawmill [OPTIONS] <COMMAND>
+
+    For more information, try '--help'.
+    ----
+    error: invalid value 'done' for '--state <STATE>': "done" is not a job state (queued, running, succeeded, failed or cancelled)
+
+    For more information, try '--help'.
+    ----
+    error: invalid value '7' for '<ID>': "7" is not a job id
+
+    For more information, try '--help'.
+    ----
+    error: invalid value 'stdin' for '--stream <STREAM>': there are stdout, stderr and system
+
+    For more information, try '--help'.
+    ----
+    error: invalid value 'soon' for '--timeout <DURATION>': "soon" is not a duration such as "90s", "15m" or "1h 30m"
+
+    For more information, try '--help'.
+    ----
+    error: the argument '--spec <FILE>' cannot be used with '--repo <REPO>'
+
+    Usage: sawmill enqueue --spec <FILE> [-- <CMD>...]
+
+    For more information, try '--help'.
+    ----
+    error: invalid value 'PATH' for '--env <NAME=VALUE>': it has no "=": write NAME=VALUE
+
+    For more information, try '--help'.
+    ----
+    error: the following required arguments were not provided:
+      --consumer <NAME>
+
+    Usage: sawmill completions claim --consumer <NAME>
+
+    For more information, try '--help'.
+    "#);
+}

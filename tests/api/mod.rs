@@ -1,0 +1,10 @@
+//! The API and the client half of the command line, against the real router over SQLite and PostgreSQL.
+
+mod arguments;
+mod completions;
+mod jobs;
+mod logs;
+mod problems;
+mod reconnect;
+mod tables;
+mod world;
