@@ -49,7 +49,6 @@ impl Composition {
     }
 
     /// The API over a database. Streams end when `shutdown` is cancelled.
-    #[must_use]
     pub fn router(&self, store: Store, shutdown: CancellationToken) -> axum::Router {
         api::router(api::State { store, policy: Arc::new(self.policy()), shutdown })
     }

@@ -14,7 +14,6 @@ mod attempts;
 mod cancel;
 mod claims;
 mod completions;
-mod counts;
 mod config;
 mod counts;
 mod db;

@@ -71,7 +71,7 @@ impl Claimer {
             };
             backoff = Duration::from_millis(100);
             tokio::select! {
-                () = hints.next() => {}
+                () = hints.next_change() => {}
                 () = tokio::time::sleep(wait) => {}
                 () = self.draining.cancelled() => return,
             }

@@ -263,7 +263,6 @@ fn policy() -> Policy {
         projects: BTreeMap::from([("app".to_owned(), app)]),
         backends: BTreeSet::from(["shell".to_owned()]),
         default_backend: "shell".to_owned(),
-        default_timeout: Duration::from_secs(1800),
         attempts: 3,
         branch: "sawmill/{execution}/{role}/{slug}".parse().expect("a legal template"),
         version: "0.1.0 (test)".to_owned(),
