@@ -2,6 +2,7 @@
 
 mod api;
 mod dependencies;
+mod git;
 mod redact;
 mod sandbox;
 mod store;

@@ -21,11 +21,11 @@ const FLOORS: [(&str, u8); 20] = [
     ("api", 5),
     ("config", 6),
     ("cli", 7),
-    ("demo", 7),
+    ("demo", 8),
     ("daemon", 7),
-    ("doctor", 7),
-    ("lib", 8),
-    ("main", 9),
+    ("doctor", 8),
+    ("lib", 9),
+    ("main", 10),
 ];
 
 /// What the API may name: it meets the worker in the database only.

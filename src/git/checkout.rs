@@ -39,8 +39,28 @@ impl Checkout {
         }
     }
 
+    /// The file that overrules the attributes in the tree, while it is there.
+    pub(super) fn attributes(&self) -> PathBuf {
+        self.git_dir.join("info/attributes")
+    }
+
+    /// Takes away what overrules the attributes in the tree; a salvage that was killed may have left it.
+    pub(super) fn obey_attributes(&self) {
+        let path = self.attributes();
+        if let Err(error) = fs::remove_file(&path)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(path = %path.display(), %error, "attributes stay overruled");
+        }
+    }
+
+    /// Whether git-lfs ever kept a file for this mirror.
+    pub(super) fn has_lfs_contents(&self) -> bool {
+        self.lfs_storage().join("objects").is_dir()
+    }
+
     /// Where LFS contents are kept: with the mirror, for all its worktrees.
-    pub(super) fn lfs_storage(&self) -> PathBuf {
+    fn lfs_storage(&self) -> PathBuf {
         self.objects.with_file_name("lfs")
     }
 
@@ -60,7 +80,7 @@ impl Checkout {
             .command(git, &action)
             .work_tree(&self.tree)
             .origin(origin)
-            .lfs(git.host.lfs, &self.lfs_storage())
+            .lfs(git.host.lfs)
             .setting("checkout.workers", "0")
             .args(["read-tree", "-u", "--reset", base.as_str()])
             .finish()
@@ -80,6 +100,8 @@ impl Checkout {
         }
         write(&self.git_dir.join("config"), format!("[core]\n\tbare = false\n{}", format_settings(base)))?;
         write(&self.git_dir.join("HEAD"), format!("{base}\n"))?;
+        let lfs = self.git_dir.join("lfs");
+        std::os::unix::fs::symlink(self.lfs_storage(), &lfs).map_err(io_error("link", &lfs))?;
         // For a person who looks: the commands here name the mirror's objects in their environment.
         write(&self.git_dir.join("objects/info/alternates"), format!("{}\n", self.objects.display()))
     }

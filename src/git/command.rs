@@ -20,8 +20,8 @@ use super::diagnose;
 use super::error::GitError;
 use super::{Git, Remote};
 
-/// The oldest git that has everything used here (`GIT_ATTR_SOURCE` came with 2.41).
-const VERSION_NEEDED: &str = "2.41";
+/// The oldest git that has everything used here (`GIT_CONFIG_GLOBAL` and `checkout.workers` came with 2.32).
+const VERSION_NEEDED: &str = "2.32";
 /// How much of what git prints is kept: answers of known size need no more.
 const STDOUT_MAX: usize = 16 * 1024 * 1024;
 /// How much of git's complaints is kept.

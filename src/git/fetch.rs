@@ -145,7 +145,7 @@ impl Mirror {
 
 /// Writes an empty bare repository.
 fn write_bare(dir: &Path, format: &str) -> Result<(), GitError> {
-    for part in ["objects/info", "objects/pack", "refs/heads", "refs/tags"] {
+    for part in ["objects/info", "objects/pack", "refs/heads", "refs/tags", "lfs"] {
         let path = dir.join(part);
         fs::create_dir_all(&path).map_err(io_error("create", &path))?;
     }

@@ -28,7 +28,7 @@ pub(super) fn write_view(git: &Git, checkout: &Checkout, head: Head<'_>) -> Resu
     let config_ = &git.host.config;
     config.push_str(&format!("[user]\n\tname = {}\n\temail = {}\n", quote(&config_.author_name), quote(&config_.author_email)));
     config.push_str("[gc]\n\tauto = 0\n[maintenance]\n\tauto = false\n");
-    if checkout.lfs_storage().is_dir() && git.has_lfs() {
+    if checkout.has_lfs_contents() && git.has_lfs() {
         config.push_str("[filter \"lfs\"]\n\tclean = git-lfs clean -- %f\n\tsmudge = git-lfs smudge -- %f\n");
         config.push_str("\tprocess = git-lfs filter-process\n\trequired = true\n");
     }

@@ -55,7 +55,7 @@ pub(super) struct Source {
     /// The remote's whole address.
     #[serde(with = "address")]
     pub(super) remote: Remote,
-    /// The host's git directory for it.
+    /// The host's git directory for it, below that of its parent.
     pub(super) git_dir: PathBuf,
     /// Its own submodules.
     pub(super) submodules: Vec<Submodule>,

@@ -2,7 +2,8 @@
 //!
 //! The filter is always named, and git starts it only for a path whose attributes ask for it: a repository without LFS costs
 //! nothing. Where `git-lfs` is not installed the filter is a command that fails, so that pointers are never taken for files.
-//! Contents are kept beside the mirror, and uploaded before the commit that needs them is pushed.
+//! Contents are kept with the mirror, and uploaded before the commit that needs them is pushed. The host's git directory has a
+//! link to them: a setting (`lfs.storage`) would reach the far end of a local remote as well, and send it to the wrong place.
 
 use std::path::Path;
 
@@ -27,14 +28,13 @@ impl Installed {
 }
 
 impl<'a> Invocation<'a> {
-    /// Lets paths with the attribute `filter=lfs` go through `git-lfs`, with their contents in `storage`.
-    pub(super) fn lfs(self, installed: Installed, storage: &Path) -> Self {
+    /// Lets paths with the attribute `filter=lfs` go through `git-lfs`.
+    pub(super) fn lfs(self, installed: Installed) -> Self {
         let command = |text: &'static str| if installed == Installed::Yes { text } else { "false" };
         let with = self
             .setting("filter.lfs.clean", command("git-lfs clean -- %f"))
             .setting("filter.lfs.smudge", command("git-lfs smudge -- %f"))
             .setting("filter.lfs.required", "true")
-            .setting("lfs.storage", storage.to_string_lossy())
             .setting("lfs.locksverify", "false");
         if installed == Installed::Yes { with.setting("filter.lfs.process", "git-lfs filter-process") } else { with }
     }
@@ -62,7 +62,7 @@ pub(super) async fn upload(
     commit: &ObjectId,
     target: &str,
 ) -> Result<(), GitError> {
-    if !checkout.lfs_storage().join("objects").is_dir() || !git.has_lfs() {
+    if !checkout.has_lfs_contents() || !git.has_lfs() {
         return Ok(());
     }
     let action = format!("upload LFS files to {remote}");
@@ -71,7 +71,7 @@ pub(super) async fn upload(
         .command(&action, &checkout.git_dir)
         .env("GIT_OBJECT_DIRECTORY", &checkout.objects)
         .origin(remote)
-        .lfs(git.host.lfs, &checkout.lfs_storage())
+        .lfs(git.host.lfs)
         .args(["lfs", "pre-push", "origin"])
         .stdin(format!("{target} {commit} {target} {zeros}\n").into_bytes())
         .finish()

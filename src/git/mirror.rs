@@ -93,12 +93,7 @@ impl Mirror {
     async fn parse_revision(&self, text: &str) -> Result<Option<ObjectId>, GitError> {
         let action = format!("look for {text} in {}", self.dir.display());
         let wanted = format!("{text}^{{commit}}");
-        let finished = self
-            .git
-            .command(action, &self.dir)
-            .args(["rev-parse", "--verify", "--quiet", "--end-of-options", &wanted])
-            .finish()
-            .await?;
+        let finished = self.git.command(action, &self.dir).args(["rev-parse", "--verify", "--quiet", &wanted]).finish().await?;
         Ok(finished.line().parse().ok().filter(|_| finished.code == Some(0)))
     }
 

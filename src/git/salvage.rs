@@ -5,13 +5,14 @@
 
 use std::os::unix::ffi::OsStrExt;
 
+use super::checkout::Checkout;
 use super::diff::Changes;
 use super::error::{GitError, io_error};
 use super::journal::Identity;
 use super::mirror::Mirror;
 use super::nested;
 use super::push::{Expected, push_ref};
-use super::stage::{Attributes, Stage};
+use super::stage::Stage;
 use super::submodules::{State, inspect};
 use super::worktree::Worktree;
 use crate::ids::{AttemptNo, JobId, ObjectId};
@@ -40,11 +41,12 @@ impl Worktree {
             tracing::warn!(job.id = %job, tree = %self.tree().display(), "there is no tree to salvage from");
             return Ok(None);
         }
-        let tree = match self.salvage_tree(Attributes::OfTree).await {
+        let tree = match self.salvage_tree().await {
             Err(error @ (GitError::DiskFull { .. } | GitError::Timeout { .. } | GitError::Program { .. })) => return Err(error),
             Err(error) => {
                 tracing::warn!(job.id = %job, %error, "salvaging byte by byte, without attributes");
-                self.salvage_tree(Attributes::Without).await?
+                let _without = WithoutAttributes::set(&self.checkout)?;
+                self.salvage_tree().await?
             }
             Ok(tree) => tree,
         };
@@ -75,13 +77,13 @@ impl Worktree {
     }
 
     /// The tree to keep; nothing when it is the base's, or that of a commit that already reached the remote.
-    async fn salvage_tree(&self, attributes: Attributes) -> Result<Option<ObjectId>, GitError> {
+    async fn salvage_tree(&self) -> Result<Option<ObjectId>, GitError> {
         let git = &self.mirror.git;
-        let stage = Stage::open(git, &self.checkout)?.with_attributes(attributes);
+        let stage = Stage::open(git, &self.checkout)?;
         let mut kept_out = Vec::new();
         let mut changed = Vec::new();
         for submodule in &self.journal.submodules {
-            match inspect(git, self.tree(), submodule).await {
+            match inspect(git, &self.checkout, submodule).await {
                 Ok(State::Gone) => continue,
                 Ok(State::Unchanged) => {}
                 Ok(State::Moved(_) | State::Dirty(_)) => changed.push(submodule.path.clone()),
@@ -95,7 +97,7 @@ impl Worktree {
         let unborn = stage.add_what_can_be(&kept_out).await?;
         let linked = Changes::parse(&stage.listing(self.base().as_str()).await?).gitlinks;
         for path in nested::all(unborn, linked).iter().chain(&changed) {
-            nested::flatten(&stage, &self.checkout, path, attributes, 0).await?;
+            nested::flatten(&stage, &self.checkout, path, 0).await?;
         }
         let tree = stage.write_tree().await?;
         let known = tree == stage.tree_of(self.base()).await?;
@@ -160,6 +162,26 @@ impl Mirror {
         let mut found: Vec<_> = text.lines().filter_map(parse_salvage).collect();
         found.sort();
         Ok(found)
+    }
+}
+
+/// While this lives, the host's git directory overrules every attribute of the tree: files are taken byte by byte.
+struct WithoutAttributes<'a>(&'a Checkout);
+
+impl<'a> WithoutAttributes<'a> {
+    fn set(checkout: &'a Checkout) -> Result<Self, GitError> {
+        let path = checkout.attributes();
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent).map_err(io_error("create", parent))?;
+        }
+        super::checkout::write(&path, "* -text !eol !crlf !filter !ident !working-tree-encoding\n")?;
+        Ok(Self(checkout))
+    }
+}
+
+impl Drop for WithoutAttributes<'_> {
+    fn drop(&mut self) {
+        self.0.obey_attributes();
     }
 }
 

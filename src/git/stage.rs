@@ -20,16 +20,6 @@ pub(super) struct Stage<'a> {
     checkout: &'a Checkout,
     tree: PathBuf,
     index: PathBuf,
-    attributes: Attributes,
-}
-
-/// Whose attributes (line endings, filters) hold while files are added.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Attributes {
-    /// Those in the tree.
-    OfTree,
-    /// None: every file byte by byte.
-    Without,
 }
 
 impl Drop for Stage<'_> {
@@ -55,17 +45,15 @@ impl<'a> Stage<'a> {
     /// A stage that begins with nothing, for the files in `tree`.
     pub(super) fn empty(git: &'a Git, checkout: &'a Checkout, tree: &Path) -> Self {
         let index = checkout.git_dir.join(format!("stage-{}.index", uuid::Uuid::new_v4().simple()));
-        Self { git, checkout, tree: tree.to_owned(), index, attributes: Attributes::OfTree }
-    }
-
-    /// The same with these attributes.
-    pub(super) fn with_attributes(mut self, attributes: Attributes) -> Self {
-        self.attributes = attributes;
-        self
+        Self { git, checkout, tree: tree.to_owned(), index }
     }
 
     pub(super) fn git(&self) -> &'a Git {
         self.git
+    }
+
+    pub(super) fn checkout(&self) -> &'a Checkout {
+        self.checkout
     }
 
     pub(super) fn tree(&self) -> &Path {
@@ -74,11 +62,7 @@ impl<'a> Stage<'a> {
 
     fn command(&self, action: &str) -> Invocation<'a> {
         let command = self.checkout.command(self.git, action).work_tree(&self.tree).env("GIT_INDEX_FILE", &self.index);
-        let command = command.lfs(self.git.host.lfs, &self.checkout.lfs_storage());
-        match self.attributes {
-            Attributes::OfTree => command,
-            Attributes::Without => command.env("GIT_ATTR_SOURCE", self.checkout.empty_tree()),
-        }
+        command.lfs(self.git.host.lfs)
     }
 
     /// Adds every change of the tree, except below the paths that are kept out.

@@ -8,6 +8,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
+use super::Git;
 use super::checkout::Checkout;
 use super::error::GitError;
 use super::index::Gitlink;
@@ -16,7 +17,6 @@ use super::journal::{Source, Submodule};
 use super::mirror::Mirror;
 use super::stage::Stage;
 use super::tree_path::{Found, directory, is_empty};
-use super::{Git, Remote};
 use crate::ids::ObjectId;
 
 /// How deep submodules may be within submodules.
@@ -42,29 +42,22 @@ pub(super) async fn check_out(
             Some(_) if depth >= DEPTH_MAX => return Err(failed(format!("submodules are nested deeper than {DEPTH_MAX}"))),
             Some(address) => {
                 let remote = parent.remote.submodule(address).map_err(failed)?;
-                let git_dir = checkout.git_dir.join("modules").join(number.to_string());
-                let tree = checkout.tree.join(&path);
-                Some(fill_one(&parent.git, remote, &gitlink.commit, git_dir, tree, depth).await?)
+                let git_dir = Path::new("modules").join(number.to_string());
+                let mirror = parent.git.mirror(&remote);
+                let base = mirror.resolve(gitlink.commit.as_str()).await?;
+                let checkout = Checkout {
+                    git_dir: checkout.git_dir.join(&git_dir),
+                    tree: checkout.tree.join(&path),
+                    objects: mirror.objects(),
+                    base,
+                };
+                let submodules = Box::pin(mirror.fill(&checkout, Head::Detached, depth + 1)).await?;
+                Some(Source { remote, git_dir, submodules })
             }
         };
         submodules.push(Submodule { path, commit: gitlink.commit, source });
     }
     Ok(submodules)
-}
-
-async fn fill_one(
-    git: &Git,
-    remote: Remote,
-    commit: &ObjectId,
-    git_dir: PathBuf,
-    tree: PathBuf,
-    depth: usize,
-) -> Result<Source, GitError> {
-    let mirror = git.mirror(&remote);
-    mirror.resolve(commit.as_str()).await?;
-    let checkout = Checkout { git_dir: git_dir.clone(), tree, objects: mirror.objects(), base: commit.clone() };
-    let submodules = Box::pin(mirror.fill(&checkout, Head::Detached, depth + 1)).await?;
-    Ok(Source { remote, git_dir, submodules })
 }
 
 /// The addresses in the base's own `.gitmodules`, by path. Read from the commit, where nothing can be included into it.
@@ -101,9 +94,9 @@ pub(super) enum State {
     Dirty(String),
 }
 
-/// Looks at one submodule of the tree at `tree`.
-pub(super) async fn inspect(git: &Git, tree: &Path, submodule: &Submodule) -> Result<State, GitError> {
-    let Found::Directory(place) = directory(tree, &submodule.path) else { return Ok(State::Gone) };
+/// Looks at one submodule of the parent's tree.
+pub(super) async fn inspect(git: &Git, parent: &Checkout, submodule: &Submodule) -> Result<State, GitError> {
+    let Found::Directory(place) = directory(&parent.tree, &submodule.path) else { return Ok(State::Gone) };
     if is_empty(&place) {
         return Ok(State::Unchanged);
     }
@@ -112,7 +105,7 @@ pub(super) async fn inspect(git: &Git, tree: &Path, submodule: &Submodule) -> Re
     };
     let mirror = git.mirror(&source.remote);
     let checkout = Checkout {
-        git_dir: source.git_dir.clone(),
+        git_dir: parent.git_dir.join(&source.git_dir),
         tree: place.clone(),
         objects: mirror.objects(),
         base: submodule.commit.clone(),
@@ -161,7 +154,7 @@ pub(super) async fn stage_all(stage: &Stage<'_>, submodules: &[Submodule]) -> Re
     let mut kept_out = Vec::new();
     let mut moved = Vec::new();
     for submodule in submodules {
-        match inspect(stage.git(), stage.tree(), submodule).await? {
+        match inspect(stage.git(), stage.checkout(), submodule).await? {
             State::Gone => continue,
             State::Unchanged => {}
             State::Moved(commit) => moved.push((submodule.path.clone(), commit)),

@@ -34,6 +34,7 @@ impl Worktree {
         let journal = Journal::read(&git_dir).map_err(|why| GitError::NoWorktree { slot: slot.to_owned(), why })?;
         let mirror = git.mirror(&journal.remote);
         let checkout = Checkout { git_dir, tree: slot.join("tree"), objects: mirror.objects(), base: journal.base.clone() };
+        checkout.obey_attributes();
         Ok(Self::new(mirror, slot, checkout, journal))
     }
 

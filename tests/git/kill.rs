@@ -1,0 +1,102 @@
+//! A daemon that is killed, or a future that is dropped, at any moment.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use sawmill::git::{Git, GitError, Worktree};
+
+use super::fixture::{Place, branch, committed, config, run, write};
+
+/// Set in the process that the test starts and kills.
+const CHILD: &str = "SAWMILL_TEST_GIT_KILLED";
+
+fn start(place: &Place) -> Child {
+    Command::new(std::env::current_exe().expect("this test"))
+        .args(["git::kill::one_that_is_killed", "--exact", "--nocapture"])
+        .env(CHILD, place.root.path())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("a child")
+}
+
+#[tokio::test]
+async fn one_that_is_killed() {
+    // On its own this does nothing: the test below runs it in a process of its own.
+    let Ok(root) = std::env::var(CHILD) else { return };
+    let root = Path::new(&root);
+    let git = Git::open(&config(), &root.join("state/mirrors")).expect("git");
+    let mirror = git.mirror(&format!("{}/remote.git", root.display()).parse().expect("a path"));
+    for round in 0.. {
+        let base = mirror.resolve("main").await.expect("main");
+        let worktree = mirror.provision(&base, &branch("b"), &root.join("state/slots/1")).await.expect("a worktree");
+        for number in 0..50 {
+            write(worktree.tree(), &format!("made/{number}"), format!("{round} {number}"));
+        }
+        let made = committed(&worktree).await;
+        worktree.push(&made.commit, &branch(&format!("killed/{round}"))).await.expect("pushed");
+        worktree.discard(&root.join("state/trash")).await.expect("discarded");
+    }
+}
+
+/// Kills at moments spread over clone, provision, commit, push and discard; the next daemon always goes on.
+#[tokio::test]
+async fn after_a_kill_at_any_moment_the_next_daemon_goes_on() {
+    let place = Place::new();
+    place.seed(|seed| (0..300).for_each(|number| write(seed, &format!("many/{number}"), format!("{number}\n"))));
+    let slot = place.slot("1");
+    let mut opened = 0;
+    for round in 0..25_u64 {
+        let mut child = start(&place);
+        // The moment itself is what is varied, from before the clone to some rounds in.
+        std::thread::sleep(Duration::from_millis(12 * round));
+        child.kill().expect("killed");
+        child.wait().expect("an end");
+        match Worktree::open(&place.git, &slot) {
+            Ok(worktree) => {
+                opened += 1;
+                write(worktree.tree(), "after", round.to_string());
+                committed(&worktree).await;
+                worktree.discard(&place.trash()).await.expect("discarded");
+            }
+            Err(GitError::NoWorktree { .. }) => {}
+            Err(error) => panic!("{error}"),
+        }
+        let worktree = place.worktree("1").await;
+        assert_eq!(run(worktree.tree(), ["status", "--porcelain"]), "");
+        worktree.discard(&place.trash()).await.expect("discarded");
+        for name in run(&place.remote_dir(), ["for-each-ref", "--format=%(refname)", "refs/heads/killed"]).lines() {
+            run(&place.remote_dir(), ["update-ref", "-d", name]);
+        }
+    }
+    assert!(opened > 0, "no kill left a whole worktree");
+    run(place.mirror.directory(), ["fsck", "--strict"]);
+}
+
+#[tokio::test]
+async fn a_dropped_commit_leaves_no_process_and_no_lock() {
+    let place = Place::new();
+    let worktree = place.worktree("1").await;
+    for number in 0..2_000 {
+        write(worktree.tree(), &format!("many/{number}"), format!("{number}"));
+    }
+    tokio::select! {
+        biased;
+        result = worktree.commit("x") => panic!("too fast: {result:?}"),
+        () = tokio::time::sleep(Duration::from_millis(10)) => {}
+    }
+    let until = Instant::now() + Duration::from_secs(10);
+    while git_works_in(&place.slot("1")) {
+        assert!(Instant::now() < until, "git still runs");
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(committed(&worktree).await.diff.files, 2_000);
+    run(place.mirror.directory(), ["fsck", "--strict"]);
+}
+
+fn git_works_in(slot: &Path) -> bool {
+    let entries = fs::read_dir("/proc").expect("/proc").flatten();
+    entries.into_iter().any(|entry| fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd.starts_with(slot)))
+}

@@ -1,0 +1,14 @@
+//! The git room against real git and local bare remotes.
+
+mod bench;
+mod commit;
+mod concurrency;
+mod equality;
+mod fixture;
+mod kill;
+mod lfs;
+mod push;
+mod resolve;
+mod salvage;
+mod submodules;
+mod view;
