@@ -6,4 +6,5 @@
 pub mod clock;
 pub mod ids;
 pub mod job;
+pub mod redact;
 pub mod store;
