@@ -6,5 +6,6 @@
 pub mod clock;
 pub mod ids;
 pub mod job;
+pub mod logs;
 pub mod redact;
 pub mod store;

@@ -1,4 +1,5 @@
 //! The one integration binary.
 
+mod logs;
 mod redact;
 mod store;
