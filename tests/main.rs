@@ -3,6 +3,7 @@
 mod api;
 mod dependencies;
 mod git;
+mod logs;
 mod redact;
 mod sandbox;
 mod store;

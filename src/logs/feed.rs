@@ -30,6 +30,7 @@ pub(super) struct Feed {
     pub(super) limits: Limits,
     /// The length of the log with everything that has been given out.
     offset: u64,
+    part: Part,
     /// Whether the line about what is left out has been given out.
     left_out: LeftOut,
     pub(super) holes: reclaim::Holes,
@@ -40,6 +41,15 @@ pub(super) struct Feed {
 enum Reached {
     Wholly,
     NotYet,
+}
+
+/// Which part of the log is being read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// Up to where the head ends.
+    Head,
+    /// All that is left.
+    Tail,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,6 +95,7 @@ impl Feed {
         };
         let said = journal.tail.is_some_and(|tail| from.offset > tail.said_at);
         Ok(Self {
+            part: Part::Head,
             left_out: if said { LeftOut::Said } else { LeftOut::Unsaid },
             sources: [source(Stream::Stdout, 0)?, source(Stream::Stderr, 1)?],
             system: SystemLines::new(spool.open_to_read(Stream::System)?, from.spool_end[2]),
@@ -159,6 +170,7 @@ impl Feed {
     pub(super) fn begin_tail(&mut self) -> Vec<Piece> {
         let mut pieces = Vec::new();
         let lengths = self.lengths(&mut pieces);
+        self.part = Part::Tail;
         let rest = [0, 1].map(|index: usize| lengths[index].saturating_sub(self.sources[index].position()));
         if self.journal.tail.is_none() && self.head_is_full() && rest[0] + rest[1] > self.limits.tail {
             self.plan_tail(rest, lengths);
@@ -200,8 +212,9 @@ impl Feed {
     }
 
     /// Whether no more of the job's output is shipped before the attempt's end.
-    pub(super) const fn head_is_full(&self) -> bool {
-        self.journal.head_full
+    pub(super) fn head_is_full(&self) -> bool {
+        let ends = self.sources.iter().zip(self.journal.head_ends);
+        ends.into_iter().all(|(source, end)| end.is_some_and(|end| source.logical() >= end))
     }
 
     /// Shares the tail out: each stream may have half, and what the other does not need.
@@ -236,8 +249,8 @@ impl Feed {
                 }
                 let room = self.room(index);
                 if room == 0 {
-                    self.fill_head();
-                    return Reached::Wholly;
+                    self.end_head();
+                    break;
                 }
                 match self.sources[index].read(until, self.limits.chunk.min(room), part) {
                     Read::Nothing => break,
@@ -253,18 +266,25 @@ impl Feed {
         reached
     }
 
-    /// How much more may be read of a stream: all of it once the head is full, since then only the tail is read.
+    /// How much more may be read of a stream.
     fn room(&self, index: usize) -> usize {
-        if self.head_is_full() {
+        if self.part == Part::Tail {
             return usize::MAX;
         }
         let head = self.limits.head.saturating_sub(self.offset);
-        let file = self.journal.head_ends[index].map_or(u64::MAX, |end| end.saturating_sub(self.sources[index].logical()));
-        usize::try_from(head.min(file)).unwrap_or(usize::MAX)
+        let room = self.journal.head_ends[index].map_or(head, |end| end.saturating_sub(self.sources[index].logical()));
+        usize::try_from(room).unwrap_or(usize::MAX)
     }
 
-    fn fill_head(&mut self) {
-        self.journal.head_full = true;
+    /// The head ends for both streams where they have been read to. That is noted before it is in the store, so that a
+    /// shipper after this one reads the same head.
+    fn end_head(&mut self) {
+        if self.journal.head_ends.iter().all(Option::is_some) {
+            return;
+        }
+        for source in &self.sources {
+            self.journal.head_ends[source.index].get_or_insert(source.logical());
+        }
         self.journal.write(self.spool.dir());
         let head = bytesize::ByteSize(self.limits.head);
         let tail = bytesize::ByteSize(self.limits.tail);

@@ -18,10 +18,8 @@ pub(super) struct Journal {
     pub shift: [i64; 2],
     /// What was lost, over all streams.
     pub lost: Option<Lost>,
-    /// Where each stream's head ends, because what follows has been given back to the file system.
+    /// Where each stream's head ends: the cap was met there, or what follows has been given back to the file system.
     pub head_ends: [Option<u64>; 2],
-    /// Whether it was said that the head is full.
-    pub head_full: bool,
     /// Which tail is shipped.
     pub tail: Option<TailPlan>,
 }

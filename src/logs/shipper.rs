@@ -29,6 +29,9 @@ const BACKOFF: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(2
 /// An append that takes longer than this is given up and made again: its connection may be dead.
 const APPEND_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// How long a shipper that is told to stop may take to do so.
+const STOP: Duration = Duration::from_secs(1);
+
 /// What a shipper needs.
 #[derive(Debug)]
 pub struct Shipment {
@@ -75,7 +78,7 @@ enum Life {
 
 impl Shipper {
     /// Starts to ship, where the store's log of this attempt ends: at its beginning, or where a shipper before this one
-    /// stopped, however it stopped. A store that is away is waited for, in the background.
+    /// stopped, however it stopped. A store that is away is waited for, in the background. A spool has one shipper at a time.
     #[must_use]
     pub fn start(shipment: Shipment) -> Self {
         let (job, attempt) = (shipment.claim.job, shipment.claim.attempt);
@@ -134,6 +137,8 @@ impl Shipper {
             Ok(Err(_)) => Err(LogsError::Stopped { job: self.job, attempt: self.attempt }),
             Err(_) => {
                 self.stop.disarm().cancel();
+                // It may be reading a file just now: another one is not to begin before that is over.
+                _ = tokio::time::timeout(STOP, &mut self.task).await;
                 let shipped = *self.position.borrow();
                 let verdict = feed::verdict_without_rest(&self.spool, shipped);
                 let LogPosition { offset, .. } = shipped;

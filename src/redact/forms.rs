@@ -151,7 +151,7 @@ mod tests {
     fn forms(secret: &str) -> Vec<String> {
         let mut forms = Vec::new();
         of_secret(secret.as_bytes(), &mut forms);
-        forms.into_iter().map(|form| String::from_utf8(form).unwrap()).collect()
+        forms.into_iter().map(|form| String::from_utf8(form).expect("the forms of text are text")).collect()
     }
 
     #[test]

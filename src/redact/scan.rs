@@ -184,7 +184,7 @@ fn into_runs(mut secrets: Vec<Secret>) -> Vec<Run> {
 
 impl Run {
     fn of(secret: &Secret) -> Self {
-        Self { extent: secret.anchor..secret.end, masks: Vec::from([secret.mask..secret.end]) }
+        Self { extent: secret.anchor..secret.end, masks: std::iter::once(secret.mask..secret.end).collect() }
     }
 
     fn end_at(&mut self, end: usize) {

@@ -1,0 +1,120 @@
+//! A database that is away costs no line, and the job does not notice.
+
+use std::io::Write as _;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sawmill::job::{LogVerdict, Stream};
+use sqlx::{Connection as _, Executor as _, SqliteConnection};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+use super::harness::{DEADLINE, server_url};
+use super::{Attempt, Db, text};
+
+/// How long the database is away, and how the job goes on writing: a line every few milliseconds.
+const AWAY: Duration = Duration::from_secs(3);
+const PACE: Duration = Duration::from_millis(5);
+
+/// A job that writes steadily for as long as the database is away. Gives the lines, and the longest that one of them took.
+fn steady_job(attempt: &Attempt) -> std::thread::JoinHandle<(String, Duration)> {
+    let mut writer = attempt.writer(Stream::Stdout);
+    std::thread::spawn(move || {
+        let (begun, mut written, mut slowest) = (Instant::now(), String::new(), Duration::ZERO);
+        while begun.elapsed() < AWAY {
+            let line = format!("at {} ms\n", begun.elapsed().as_millis());
+            let before = Instant::now();
+            writer.write_all(line.as_bytes()).unwrap();
+            slowest = slowest.max(before.elapsed());
+            written.push_str(&line);
+            std::thread::sleep(PACE);
+        }
+        (written, slowest)
+    })
+}
+
+async fn nothing_is_lost_while(attempt: &Attempt, away: impl AsyncFnOnce(), back: impl AsyncFnOnce()) {
+    let shipper = attempt.ship();
+    attempt.write(Stream::Stdout, b"before\n");
+    attempt.wait_for_stored(7).await;
+    away().await;
+    let job = steady_job(attempt);
+    let (written, slowest) = tokio::task::spawn_blocking(|| job.join().unwrap()).await.unwrap();
+    assert!(slowest < AWAY / 3, "a line took {slowest:?} to write");
+    assert_eq!(shipper.position(), 7, "the database was away");
+    back().await;
+    attempt.write(Stream::Stdout, b"after\n");
+    assert_eq!(shipper.drain(DEADLINE).await.unwrap(), LogVerdict::Complete);
+    attempt.seal(LogVerdict::Complete, sawmill::job::OutcomeClass::Succeeded).await;
+    assert_eq!(text(&attempt.read(0).await.all()), format!("before\n{written}after\n"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_another_process_locks_costs_no_line() {
+    let db = Db::on_sqlite().await;
+    let attempt = db.attempt().await;
+    let url = format!("sqlite:{}/queue.db", db.dir.path().display());
+    let mut other = SqliteConnection::connect(&url).await.unwrap();
+    let lock = tokio::sync::Mutex::new(&mut other);
+    nothing_is_lost_while(
+        &attempt,
+        async || _ = lock.lock().await.execute("BEGIN EXCLUSIVE").await.unwrap(),
+        async || _ = lock.lock().await.execute("ROLLBACK").await.unwrap(),
+    )
+    .await;
+    db.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_cannot_be_reached_costs_no_line() {
+    let db = Db::on_postgres().await;
+    let wire = Wire::to_server().await;
+    let mut attempt = db.attempt().await;
+    attempt.store = db.through_port(wire.port).await;
+    nothing_is_lost_while(&attempt, async || wire.set(State::Cut), async || wire.set(State::Whole)).await;
+    attempt.store.close().await;
+    db.end().await;
+}
+
+/// A way to the PostgreSQL server that can be cut.
+struct Wire {
+    port: u16,
+    state: Arc<watch::Sender<State>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Whole,
+    Cut,
+}
+
+impl Wire {
+    async fn to_server() -> Self {
+        let url = server_url();
+        let server = (url.host_str().unwrap().to_owned(), url.port().unwrap_or(5432));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let state = Arc::new(watch::Sender::new(State::Whole));
+        let changes = Arc::clone(&state);
+        tokio::spawn(async move {
+            while let Ok((mut client, _)) = listener.accept().await {
+                let (server, mut state) = (server.clone(), changes.subscribe());
+                tokio::spawn(async move {
+                    if *state.borrow() == State::Whole
+                        && let Ok(mut upstream) = TcpStream::connect((server.0.as_str(), server.1)).await
+                    {
+                        tokio::select! {
+                            _ = tokio::io::copy_bidirectional(&mut client, &mut upstream) => {}
+                            _ = state.wait_for(|state| *state == State::Cut) => {}
+                        }
+                    }
+                });
+            }
+        });
+        Self { port, state }
+    }
+
+    fn set(&self, state: State) {
+        self.state.send_replace(state);
+    }
+}
