@@ -59,7 +59,7 @@ impl Worktree {
     /// Refuses what can be staged and still must not be delivered.
     fn check(&self, changes: &Changes) -> Result<(), GitError> {
         let known = |path: &PathBuf| self.journal.submodules.iter().any(|submodule| submodule.path == *path);
-        if let Some(path) = changes.gitlinks.iter().find(|path| !known(*path)) {
+        if let Some(path) = changes.gitlinks.iter().find(|path| !known(path)) {
             let why = "it is a repository of its own; remove its .git to deliver its files".to_owned();
             return Err(GitError::Refused { path: path.display().to_string(), why });
         }
