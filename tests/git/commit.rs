@@ -301,7 +301,7 @@ async fn what_cannot_be_read_is_refused_and_not_taken_for_deleted() {
     write(tree, "closed/file", "x");
     let git = unprivileged(&place);
     let worktree = Worktree::open(&git, &place.slot("1")).expect("a worktree");
-    let close = |path: &str| fs::set_permissions(tree.join(path), fs::Permissions::from_mode(0)).expect("closed");
+    let close = |path: &str| fs::set_permissions(tree.join(path), fs::Permissions::from_mode(0o000)).expect("closed");
     close("secret");
     let (path, why) = refused(&worktree).await;
     assert_eq!((path.as_str(), why.as_str()), ("secret", "it cannot be read: permission denied"));
