@@ -30,13 +30,9 @@ pub(super) async fn commit(attempt: &mut Attempt, base: ObjectId, said: Said) ->
         (Change::Commit(committed), Changes::Required | Changes::Optional) => Some(committed),
     };
     match &commit {
-        Some(Committed { commit, diff, .. }) => attempt.say(&format!(
-            "commit {}: {} files, +{} -{}",
-            commit.short(),
-            diff.files,
-            diff.insertions,
-            diff.deletions
-        )),
+        Some(Committed { commit, diff, .. }) => {
+            attempt.say(&format!("commit {}: {} files, +{} -{}", commit.short(), diff.files, diff.insertions, diff.deletions))
+        }
         None => attempt.say("nothing changed"),
     }
     Ok(Phase::Committed { base, said, commit })

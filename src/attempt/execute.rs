@@ -89,9 +89,9 @@ pub(super) async fn ended(attempt: &Attempt, id: &str) -> Result<ExitReport, Hal
     match waited {
         Ok(report) => Ok(report),
         // The processes died with it, or were ended by the kernel after it: nothing is known of their end.
-        Err(SandboxError::Gone { .. } | SandboxError::Refused { refusal: Refusal::Lost { .. } | Refusal::Unknown { .. }, .. }) => {
-            Err(Halt::failed(OutcomeClass::Infrastructure, "the supervisor of the job's processes is gone"))
-        }
+        Err(
+            SandboxError::Gone { .. } | SandboxError::Refused { refusal: Refusal::Lost { .. } | Refusal::Unknown { .. }, .. },
+        ) => Err(Halt::failed(OutcomeClass::Infrastructure, "the supervisor of the job's processes is gone")),
         Err(error) => Err(error.into()),
     }
 }
@@ -103,9 +103,7 @@ pub(super) fn exit_of(attempt: &Attempt, report: &ExitReport) -> Result<Result<i
             let after = human::format(report.ended_at.since(report.started_at));
             Err(Halt::failed(OutcomeClass::Timeout, format!("met its deadline and was ended after {after}")))
         }
-        (Cause::Orphaned, _) => {
-            Err(Halt::failed(OutcomeClass::Infrastructure, "the worker was away for longer than its lease"))
-        }
+        (Cause::Orphaned, _) => Err(Halt::failed(OutcomeClass::Infrastructure, "the worker was away for longer than its lease")),
         (Cause::Stopped, _) => match attempt.stop.reason() {
             Some(reason) => Err(Halt::Stopped(reason)),
             None => Err(Halt::failed(OutcomeClass::Infrastructure, "was stopped for no reason on record")),

@@ -12,12 +12,7 @@ use crate::job::{GateEvidence, OutcomeClass, Stage};
 /// How long a gate's output may take to reach the store before its place in the log is noted.
 const SETTLE: std::time::Duration = std::time::Duration::from_secs(2);
 
-pub(super) async fn run(
-    attempt: &mut Attempt,
-    base: ObjectId,
-    said: Said,
-    commit: Option<Committed>,
-) -> Result<Phase, Halt> {
+pub(super) async fn run(attempt: &mut Attempt, base: ObjectId, said: Said, commit: Option<Committed>) -> Result<Phase, Halt> {
     attempt.stages.enter(Stage::Judge, attempt.now());
     let mut gates = Vec::new();
     for (index, gate) in attempt.claimed.job.spec.gates.clone().iter().enumerate() {

@@ -29,10 +29,7 @@ pub(super) async fn run(attempt: &mut Attempt) -> Result<Phase, Halt> {
 }
 
 /// Runs a step of git's under the attempt's deadline and its requests to stop.
-pub(super) async fn within<T>(
-    attempt: &Attempt,
-    step: impl Future<Output = Result<T, crate::git::GitError>>,
-) -> Result<T, Halt> {
+pub(super) async fn within<T>(attempt: &Attempt, step: impl Future<Output = Result<T, crate::git::GitError>>) -> Result<T, Halt> {
     let left = attempt.deadline.left(attempt.now());
     tokio::select! {
         biased;

@@ -23,12 +23,28 @@ pub(super) struct Checkout {
     pub(super) objects: PathBuf,
     /// The commit that was checked out.
     pub(super) base: ObjectId,
+    /// How sure it is that a loss of power takes nothing of what is written.
+    pub(super) durability: Durability,
+}
+
+/// When what git writes is on the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Durability {
+    /// When the kernel sees fit: enough for a commit, which is pushed, or made again.
+    Later,
+    /// Before each command ends: for what is nowhere else.
+    AtOnce,
 }
 
 impl Checkout {
     /// The index as the checkout left it. Nothing changes it.
     pub(super) fn index(&self) -> PathBuf {
         self.git_dir.join("index")
+    }
+
+    /// The same, for what is nowhere else.
+    pub(super) fn durable(&self) -> Self {
+        Self { durability: Durability::AtOnce, ..self.clone() }
     }
 
     /// The tree without entries, which git knows without having it.
@@ -66,7 +82,8 @@ impl Checkout {
 
     /// A command on the host's git directory, whose objects go to the mirror.
     pub(super) fn command<'a>(&self, git: &'a Git, action: impl Into<String>) -> Invocation<'a> {
-        git.command(action, &self.git_dir).env("GIT_OBJECT_DIRECTORY", &self.objects)
+        let command = git.command(action, &self.git_dir).env("GIT_OBJECT_DIRECTORY", &self.objects);
+        if self.durability == Durability::AtOnce { command.durable() } else { command }
     }
 
     /// Writes the host's git directory and checks out the base; answers the gitlinks in it. `origin` gives the command the

@@ -208,6 +208,11 @@ impl<'a> Invocation<'a> {
         self
     }
 
+    /// Has everything that the command writes on the disk before it ends, at the price of some ten milliseconds.
+    pub(super) fn durable(self) -> Self {
+        self.setting("core.fsync", "committed,loose-object,reference").setting("core.fsyncMethod", "batch")
+    }
+
     /// Gives as much time as a remote gets.
     pub(super) fn patient(mut self) -> Self {
         self.reach = Reach::Network;

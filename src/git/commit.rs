@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::checkout::Checkout;
 use super::diff::Changes;
 use super::error::GitError;
 use super::stage::{Stage, parse_id};
@@ -52,7 +53,7 @@ impl Worktree {
             return Ok(Change::None);
         }
         self.check(&changes)?;
-        let commit = self.commit_tree(&tree, &[self.base()], message).await?;
+        let commit = self.commit_tree(&self.checkout, &tree, &[self.base()], message).await?;
         Ok(Change::Commit(Committed { commit, tree, diff: changes.summary }))
     }
 
@@ -76,12 +77,17 @@ impl Worktree {
     }
 
     /// Makes a commit object by the configured author, now.
-    pub(super) async fn commit_tree(&self, tree: &ObjectId, parents: &[&ObjectId], message: &str) -> Result<ObjectId, GitError> {
+    pub(super) async fn commit_tree(
+        &self,
+        checkout: &Checkout,
+        tree: &ObjectId,
+        parents: &[&ObjectId],
+        message: &str,
+    ) -> Result<ObjectId, GitError> {
         let git = &self.mirror.git;
         let config = &git.host.config;
         let date = format!("@{} +0000", Timestamp::now().0 / 1000);
-        let command = self
-            .checkout
+        let command = checkout
             .command(git, "write the commit")
             .env("GIT_AUTHOR_NAME", &config.author_name)
             .env("GIT_AUTHOR_EMAIL", &config.author_email)

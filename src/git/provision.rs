@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use super::checkout::Checkout;
+use super::checkout::{Checkout, Durability};
 use super::error::{GitError, io_error};
 use super::job_view::{Head, write_view};
 use super::journal::{Identity, Journal};
@@ -31,8 +31,13 @@ impl Mirror {
         self.clear(slot)?;
         // A git that outlived its daemon writes to names that nobody has any more.
         let new = slot.join(format!("{NEW}{}", uuid::Uuid::now_v7().simple()));
-        let checkout =
-            Checkout { git_dir: new.join("host.git"), tree: new.join("tree"), objects: self.objects(), base: base.clone() };
+        let checkout = Checkout {
+            git_dir: new.join("host.git"),
+            tree: new.join("tree"),
+            objects: self.objects(),
+            base: base.clone(),
+            durability: Durability::Later,
+        };
         let submodules = self.fill(&checkout, Head::Branch(branch.as_str()), 0).await?;
         let identity = Identity::of(&checkout.tree);
         let identity = identity.ok_or_else(|| io_error("find", &checkout.tree)(std::io::ErrorKind::NotFound.into()))?;

@@ -62,8 +62,8 @@ impl Worktree {
                     "Salvage of what attempt {attempt} left uncommitted\n\nSawmill-Job: {job}\nSawmill-Attempt: {attempt}\n"
                 );
                 let parents: Vec<&ObjectId> = std::iter::once(self.base()).chain(&before).collect();
-                let commit = self.commit_tree(&tree, &parents, &message).await?;
-                let update = mirror.git.command(format!("keep {name}"), &mirror.dir);
+                let commit = self.commit_tree(&self.checkout.durable(), &tree, &parents, &message).await?;
+                let update = mirror.git.command(format!("keep {name}"), &mirror.dir).durable();
                 update.args(["update-ref", &name, commit.as_str()]).run().await?;
                 commit
             }
@@ -79,7 +79,8 @@ impl Worktree {
     /// The tree to keep; nothing when it is the base's, or that of a commit that already reached the remote.
     async fn salvage_tree(&self) -> Result<Option<ObjectId>, GitError> {
         let git = &self.mirror.git;
-        let stage = Stage::open(git, &self.checkout)?;
+        let checkout = self.checkout.durable();
+        let stage = Stage::open(git, &checkout)?;
         let mut kept_out = Vec::new();
         let mut changed = Vec::new();
         for submodule in &self.journal.submodules {
@@ -97,7 +98,7 @@ impl Worktree {
         let unborn = stage.add_what_can_be(&kept_out).await?;
         let linked = Changes::parse(&stage.listing(self.base().as_str()).await?).gitlinks;
         for path in nested::all(unborn, linked).iter().chain(&changed) {
-            nested::flatten(&stage, &self.checkout, path, 0).await?;
+            nested::flatten(&stage, &checkout, path, 0).await?;
         }
         let tree = stage.write_tree().await?;
         let known = tree == stage.tree_of(self.base()).await?;

@@ -9,7 +9,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use super::Git;
-use super::checkout::Checkout;
+use super::checkout::{Checkout, Durability};
 use super::error::GitError;
 use super::index::Gitlink;
 use super::job_view::{Head, read_head};
@@ -50,6 +50,7 @@ pub(super) async fn check_out(
                     tree: checkout.tree.join(&path),
                     objects: mirror.objects(),
                     base,
+                    durability: Durability::Later,
                 };
                 let submodules = Box::pin(mirror.fill(&checkout, Head::Detached, depth + 1)).await?;
                 Some(Source { remote, git_dir, submodules })
@@ -109,6 +110,7 @@ pub(super) async fn inspect(git: &Git, parent: &Checkout, submodule: &Submodule)
         tree: place.clone(),
         objects: mirror.objects(),
         base: submodule.commit.clone(),
+        durability: Durability::Later,
     };
     let stage = Stage::open(git, &checkout)?;
     if let Err(error) = Box::pin(stage_all(&stage, &source.submodules)).await {

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use super::checkout::Checkout;
+use super::checkout::{Checkout, Durability};
 use super::error::{GitError, io_error};
 use super::journal::{Identity, Journal};
 use super::mirror::Mirror;
@@ -33,7 +33,13 @@ impl Worktree {
         let git_dir = slot.join("host.git");
         let journal = Journal::read(&git_dir).map_err(|why| GitError::NoWorktree { slot: slot.to_owned(), why })?;
         let mirror = git.mirror(&journal.remote);
-        let checkout = Checkout { git_dir, tree: slot.join("tree"), objects: mirror.objects(), base: journal.base.clone() };
+        let checkout = Checkout {
+            git_dir,
+            tree: slot.join("tree"),
+            objects: mirror.objects(),
+            base: journal.base.clone(),
+            durability: Durability::Later,
+        };
         checkout.obey_attributes();
         Ok(Self::new(mirror, slot, checkout, journal))
     }

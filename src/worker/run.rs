@@ -33,7 +33,8 @@ impl Runner {
                 }
                 Err(error) => {
                     let message = format!("slot {} has no supervisor: {error}", slot.dir().number());
-                    attempt::refuse(&tools.store, &claimed.claim, &stop, Outcome::new(OutcomeClass::Infrastructure, message)).await
+                    attempt::refuse(&tools.store, &claimed.claim, &stop, Outcome::new(OutcomeClass::Infrastructure, message))
+                        .await
                 }
             };
             drop(lease);

@@ -7,7 +7,10 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
 use sawmill::git::Change;
+use sawmill::ids::ObjectId;
+use tokio::runtime::Runtime;
 
 use super::fixture::{Place, branch, run, write};
 
@@ -138,41 +141,47 @@ fn apply(tree: &Path, edit: &Edit) {
     }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 60, max_shrink_iters: 60, failure_persistence: None, ..ProptestConfig::default() })]
+#[test]
+fn a_commits_tree_is_what_plain_git_makes() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+    let place = Place::new();
+    let base = place.seed(|seed| {
+        write(seed, "a/b/c", "deep\n");
+        write(seed, "dos.txt", "one\r\ntwo\r\n");
+        write(seed, ".gitattributes", "dos.txt -text\n*.md text\n");
+    });
+    run(place.root.path(), ["clone", "--quiet", "remote.git", "plain"]);
+    runtime.block_on(place.mirror.resolve("main")).expect("main");
+    let config = ProptestConfig { cases: 60, max_shrink_iters: 60, failure_persistence: None, ..ProptestConfig::default() };
+    let edits = prop::collection::vec(edit(), 0..14);
+    let checked = TestRunner::new(config).run(&edits, |edits| check(&place, &runtime, &base, &edits));
+    checked.unwrap_or_else(|error| panic!("{error}"));
+}
 
-    #[test]
-    fn a_commits_tree_is_what_plain_git_makes(edits in prop::collection::vec(edit(), 0..14)) {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
-        let place = Place::new();
-        place.seed(|seed| {
-            write(seed, "a/b/c", "deep\n");
-            write(seed, "dos.txt", "one\r\ntwo\r\n");
-            write(seed, ".gitattributes", "dos.txt -text\n*.md text\n");
-        });
-        run(place.root.path(), ["clone", "--quiet", "remote.git", "plain"]);
-        let plain = place.root.path().join("plain");
-        let (change, base) = runtime.block_on(async {
-            let worktree = place.worktree("1").await;
-            edits.iter().for_each(|edit| apply(worktree.tree(), edit));
-            (worktree.commit("x").await.expect("committed"), worktree.base().clone())
-        });
-        edits.iter().for_each(|edit| apply(&plain, edit));
-        run(&plain, ["add", "-A"]);
-        let expected = run(&plain, ["write-tree"]);
-        let base_tree = run(&plain, ["rev-parse", &format!("{base}^{{tree}}")]);
-        match change {
-            Change::None => prop_assert_eq!(expected, base_tree),
-            Change::Commit(made) => {
-                prop_assert_eq!(made.tree.as_str(), expected.as_str());
-                prop_assert_ne!(&expected, &base_tree);
-                let counted = run(&plain, ["diff", "--cached", "--no-renames", "--numstat"]).lines().count();
-                prop_assert_eq!(made.diff.files, counted as u64);
-                runtime.block_on(async {
-                    let worktree = sawmill::git::Worktree::open(&place.git, &place.slot("1")).expect("a worktree");
-                    worktree.push(&made.commit, &branch("b")).await.expect("pushed");
-                });
-            }
+/// Makes the edits in a fresh worktree and in a plain clone, and holds the trees against each other.
+fn check(place: &Place, runtime: &Runtime, base: &ObjectId, edits: &[Edit]) -> Result<(), TestCaseError> {
+    let change = runtime.block_on(async {
+        let worktree = place.mirror.provision(base, &branch("b"), &place.slot("1")).await.expect("a worktree");
+        edits.iter().for_each(|edit| apply(worktree.tree(), edit));
+        let change = worktree.commit("x").await;
+        worktree.discard(&place.trash()).await.expect("discarded");
+        change.expect("committed")
+    });
+    let plain = place.root.path().join("plain");
+    run(&plain, ["reset", "--quiet", "--hard", base.as_str()]);
+    run(&plain, ["clean", "-ffdxq"]);
+    edits.iter().for_each(|edit| apply(&plain, edit));
+    run(&plain, ["add", "-A"]);
+    let expected = run(&plain, ["write-tree"]);
+    let base_tree = run(&plain, ["rev-parse", &format!("{base}^{{tree}}")]);
+    match change {
+        Change::None => prop_assert_eq!(expected, base_tree),
+        Change::Commit(made) => {
+            prop_assert_eq!(made.tree.as_str(), expected.as_str());
+            prop_assert_ne!(&expected, &base_tree);
+            let counted = run(&plain, ["diff", "--cached", "--no-renames", "--numstat"]).lines().count();
+            prop_assert_eq!(made.diff.files, counted as u64);
         }
     }
+    Ok(())
 }
