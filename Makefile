@@ -8,7 +8,7 @@ export CARGO_TARGET_DIR ?= $(HOME)/.cache/sawmill-target
 
 test:
 	tests/prepare.sh
-	tests/with-services.sh cargo test --locked --all-targets --quiet
+	tests/with-services.sh cargo test --locked --quiet
 
 lint:
 	cargo fmt --check

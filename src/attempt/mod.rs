@@ -9,6 +9,7 @@ mod deliver;
 mod environment;
 mod execute;
 mod halt;
+mod insist;
 mod journal;
 mod judge;
 mod open;

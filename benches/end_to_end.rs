@@ -1,0 +1,227 @@
+//! What a job costs beyond the git commands that a script would run for the same result, stage by stage, and what an idle
+//! worker costs. Real processes, a local bare remote, both ways by turns in one run.
+//!
+//! `cargo bench --bench end_to_end` (rounds: `SAWMILL_BENCH_ROUNDS`, 40 by default). Medians, in milliseconds.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use sawmill::api::wire::Page;
+use sawmill::cli::Client;
+use sawmill::job::spec::{self, Deliver, Task};
+use sawmill::job::{AttemptRecord, Job, JobSpec};
+
+/// What the job does: it changes one file.
+const CHANGE: &str = "echo changed >> CHANGED.txt";
+
+fn main() {
+    let rounds: usize = std::env::var("SAWMILL_BENCH_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(40);
+    let scratch = tempfile::tempdir().expect("a scratch directory");
+    println!("rounds: {rounds}; scratch directory on {}", filesystem(scratch.path()));
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    for (name, files) in [("small", 240), ("large", 6_000)] {
+        let place = scratch.path().join(name);
+        let remote = make_remote(&place, files);
+        runtime.block_on(compare(name, &place, &remote, rounds));
+    }
+    runtime.block_on(idle(&scratch.path().join("idle")));
+}
+
+/// Runs jobs and scripts by turns on one remote.
+async fn compare(name: &str, place: &Path, remote: &Path, rounds: usize) {
+    let server = Server::start(&place.join("server"), 1);
+    let client = Client::http(&server.address).expect("an address");
+    let clone = place.join("clone");
+    git(place, &["clone", "--quiet", "--bare", path(remote), path(&clone)]);
+
+    let mut ours: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+    let mut script = Vec::new();
+    for round in 0..rounds + 3 {
+        let (job, attempt) = run_job(&client, remote, round).await;
+        let took = run_script(&clone, &place.join("script-tree"), round);
+        if round < 3 {
+            continue; // The first ones clone the mirror and warm the caches.
+        }
+        script.push(took);
+        record(&mut ours, &job, &attempt);
+    }
+    println!("\n{name}: {} files", git(remote, &["ls-tree", "-r", "--name-only", "HEAD"]).lines().count());
+    println!("  {:<28} {:>8}", "the git commands of a script", format!("{:.1}", median(&mut script)));
+    for (stage, values) in &mut ours {
+        println!("  {:<28} {:>8}", format!("job: {stage}"), format!("{:.1}", median(values)));
+    }
+    let whole = median(ours.get_mut("0 from enqueue to end").expect("measured"));
+    println!("  overhead beyond the script    {:>8}", format!("{:.1}", whole - median(&mut script)));
+}
+
+fn record(ours: &mut BTreeMap<&'static str, Vec<f64>>, job: &Job, attempt: &AttemptRecord) {
+    let ms = |from: sawmill::clock::Timestamp, to: sawmill::clock::Timestamp| to.since(from).as_secs_f64() * 1e3;
+    let finished = job.finished_at.expect("ended");
+    ours.entry("0 from enqueue to end").or_default().push(ms(job.created_at, finished));
+    ours.entry("1 enqueue to claim").or_default().push(ms(job.created_at, attempt.started_at));
+    let names = ["2 prepare", "3 execute", "4 commit", "5 judge", "6 publish", "7 cleanup", "8 complete"];
+    for (name, stage) in names.into_iter().zip(&attempt.stages) {
+        assert!(name.ends_with(stage.stage.as_str()), "stages are as expected");
+        ours.entry(name).or_default().push(ms(stage.started_at, stage.ended_at.unwrap_or(finished)));
+    }
+}
+
+async fn run_job(client: &Client, remote: &Path, round: usize) -> (Job, AttemptRecord) {
+    let spec = JobSpec {
+        schema: spec::SCHEMA,
+        repo: Some(path(remote).to_owned()),
+        task: Task { command: Some(spec::Command::Line(CHANGE.to_owned())), ..Task::default() },
+        deliver: Deliver { branch: Some(format!("job/{round}").parse().expect("a branch name")), ..Deliver::default() },
+        ..JobSpec::default()
+    };
+    let job: Job = client.post("/v1/jobs", &spec).await.expect("enqueued");
+    loop {
+        let job: Job = client.get(&format!("/v1/jobs/{}", job.id)).await.expect("the job");
+        if job.state.is_final() {
+            assert!(job.commit.is_some(), "delivered: {:?}", job.outcome);
+            let attempts: Page<AttemptRecord> = client.get(&format!("/v1/jobs/{}/attempts", job.id)).await.expect("attempts");
+            return (job, attempts.items.into_iter().next().expect("one attempt"));
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// The git commands that a script would run for the same result, with the change between them.
+fn run_script(clone: &Path, tree: &Path, round: usize) -> f64 {
+    let branch = format!("script/{round}");
+    let started = Instant::now();
+    git(clone, &["ls-remote", "origin", "HEAD"]);
+    git(clone, &["worktree", "add", "--quiet", "--no-track", "-b", &branch, path(tree), "HEAD"]);
+    assert!(Command::new("sh").args(["-c", CHANGE]).current_dir(tree).status().expect("sh runs").success());
+    git(tree, &["add", "-A"]);
+    git(tree, &["commit", "--quiet", "-m", "change"]);
+    git(tree, &["diff", "--numstat", "HEAD~1", "HEAD"]);
+    git(tree, &["push", "--quiet", "origin", &branch]);
+    git(clone, &["worktree", "remove", "--force", path(tree)]);
+    git(clone, &["worktree", "prune"]);
+    started.elapsed().as_secs_f64() * 1e3
+}
+
+/// What a worker with four slots costs while it has nothing to do.
+async fn idle(place: &Path) {
+    let server = Server::start(place, 4);
+    let client = Client::http(&server.address).expect("an address");
+    let _: serde_json::Value = client.get("/v1/workers").await.expect("it answers");
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let before = cpu_ticks(server.child.id());
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let ticks = cpu_ticks(server.child.id()) - before;
+    println!("\nidle, with the API in the same process:");
+    println!("  resident memory of the daemon {:>8.1} MB", resident_mb(server.child.id()));
+    let supervisors = supervisors(place);
+    for pid in &supervisors {
+        println!("  resident memory of a supervisor {:>6.1} MB", resident_mb(*pid));
+    }
+    assert_eq!(supervisors.len(), 4, "one for each slot");
+    // A tick is a hundredth of a second.
+    println!("  processor time                {:>8.2} % of a core", ticks as f64 / 10.0);
+}
+
+/// A `sawmill up` in a directory of its own.
+struct Server {
+    child: Child,
+    address: String,
+}
+
+impl Server {
+    fn start(dir: &Path, slots: u32) -> Self {
+        fs::create_dir_all(dir).expect("made");
+        let config = dir.join("workers.toml");
+        let text = format!(
+            "[queue]\nurl = \"sqlite:{0}/queue.db\"\n[worker]\nstate_dir = \"{0}/worker\"\nslots = {slots}\n[server]\nlisten = \"127.0.0.1:0\"\n",
+            dir.display()
+        );
+        fs::write(&config, text).expect("written");
+        let mut child = Command::new(env!("CARGO_BIN_EXE_sawmill"))
+            .args(["--config", path(&config), "up"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("sawmill starts");
+        let mut lines = BufReader::new(child.stderr.take().expect("its log")).lines();
+        let address = lines
+            .by_ref()
+            .map_while(Result::ok)
+            .find_map(|line| line.split("serving the API on ").nth(1).map(|rest| rest.split_whitespace().next().unwrap_or(rest).to_owned()))
+            .expect("it serves");
+        std::thread::spawn(move || lines.for_each(drop));
+        Self { child, address }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).expect("a pid"));
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("told to stop");
+        self.child.wait().expect("stopped");
+    }
+}
+
+/// A bare repository with about that many files of a few kilobytes.
+fn make_remote(place: &Path, files: usize) -> PathBuf {
+    let (source, remote) = (place.join("source"), place.join("remote.git"));
+    fs::create_dir_all(&source).expect("made");
+    for number in 0..files {
+        let dir = source.join(format!("part-{:02}", number % 40));
+        fs::create_dir_all(&dir).expect("made");
+        let line = format!("line of file {number} with some text that is not too regular: {}\n", number * 7919);
+        fs::write(dir.join(format!("file-{number}.txt")), line.repeat(20 + number % 60)).expect("written");
+    }
+    git(&source, &["init", "--quiet", "-b", "main"]);
+    git(&source, &["add", "-A"]);
+    git(&source, &["commit", "--quiet", "-m", "files"]);
+    git(place, &["clone", "--quiet", "--bare", path(&source), path(&remote)]);
+    remote
+}
+
+fn git(dir: &Path, args: &[&str]) -> String {
+    let identity = ["-c", "user.name=bench", "-c", "user.email=bench@localhost", "-c", "gc.auto=0"];
+    let output = Command::new("git").args(identity).args(args).current_dir(dir).output().expect("git runs");
+    assert!(output.status.success(), "git {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn path(path: &Path) -> &str {
+    path.to_str().expect("a path in UTF-8")
+}
+
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn filesystem(path: &Path) -> String {
+    let output = Command::new("stat").args(["-f", "-c", "%T", self::path(path)]).output().expect("stat runs");
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+fn resident_mb(pid: u32) -> f64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it lives");
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("VmRSS");
+    line.split_whitespace().nth(1).and_then(|kb| kb.parse::<f64>().ok()).expect("a number") / 1024.0
+}
+
+fn cpu_ticks(pid: u32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("it lives");
+    let fields: Vec<&str> = stat.rsplit(')').next().expect("fields").split_whitespace().collect();
+    fields[11].parse::<u64>().expect("utime") + fields[12].parse::<u64>().expect("stime")
+}
+
+/// The supervisors whose slots are below `place`.
+fn supervisors(place: &Path) -> Vec<u32> {
+    let below = |pid: &u32| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&line).contains("__supervise") && String::from_utf8_lossy(&line).contains(path(place))
+    };
+    let entries = fs::read_dir("/proc").expect("/proc").filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    entries.filter(below).collect()
+}
