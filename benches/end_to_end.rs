@@ -151,7 +151,9 @@ impl Server {
         let address = lines
             .by_ref()
             .map_while(Result::ok)
-            .find_map(|line| line.split("serving the API on ").nth(1).map(|rest| rest.split_whitespace().next().unwrap_or(rest).to_owned()))
+            .find_map(|line| {
+                line.split("serving the API on ").nth(1).map(|rest| rest.split_whitespace().next().unwrap_or(rest).to_owned())
+            })
             .expect("it serves");
         std::thread::spawn(move || lines.for_each(drop));
         Self { child, address }

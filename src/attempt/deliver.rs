@@ -85,7 +85,7 @@ async fn push(attempt: &Attempt, commit: &ObjectId) -> Result<(), Halt> {
         attempt.say(&format!("kept on the worker's mirror as {branch}"));
         return Ok(());
     }
-    attempt.insist(async || attempt.tools.store.check_claim(&attempt.claimed.claim).await).await?;
+    attempt.insist(|| attempt.tools.store.check_claim(&attempt.claimed.claim)).await?;
     let pushed = within(attempt, worktree.push(commit, branch)).await?;
     attempt.say(match pushed {
         Pushed::New => "pushed",

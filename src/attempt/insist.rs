@@ -15,7 +15,10 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_
 impl Attempt {
     /// Makes a call to the store until it is answered: a database that is away for a moment costs the attempt time, and
     /// nothing else. A request to stop, a lost lease or the deadline ends the asking.
-    pub(super) async fn insist<T>(&self, call: impl AsyncFn() -> Result<T, StoreError>) -> Result<T, Halt> {
+    pub(super) async fn insist<T, F>(&self, call: impl Fn() -> F + Send + Sync) -> Result<T, Halt>
+    where
+        F: Future<Output = Result<T, StoreError>> + Send,
+    {
         let mut wait = RETRY.0;
         loop {
             let error = match call().await {

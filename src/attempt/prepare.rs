@@ -15,7 +15,7 @@ pub(super) async fn run(attempt: &mut Attempt) -> Result<Phase, Halt> {
 
     let mirror = attempt.tools.git.mirror(&attempt.remote);
     let base = within(attempt, mirror.resolve(&attempt.claimed.job.base)).await?;
-    attempt.insist(async || attempt.tools.store.record_base(&claim, &base).await).await?;
+    attempt.insist(|| attempt.tools.store.record_base(&claim, &base)).await?;
     within(attempt, mirror.provision(&base, &attempt.claimed.job.branch, attempt.slot_root())).await?;
     attempt.say(&format!("worktree of {} at {} on branch {}", attempt.remote, base.short(), attempt.claimed.job.branch));
 
