@@ -9,7 +9,7 @@
 #![expect(clippy::unwrap_used, reason = "a measurement that cannot go on has failed")]
 
 use std::fs::{File, OpenOptions};
-use std::io::{BufWriter, Write as _};
+use std::io::{BufWriter, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
