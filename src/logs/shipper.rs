@@ -26,6 +26,9 @@ const BACKOFF: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(2
 /// An append that takes longer than this is given up and made again: its connection may be dead.
 const APPEND_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// While a job floods, the shipper rests that many times as long as it works, but not for longer than this at once.
+const REST: u32 = 3;
+const LONGEST_REST: Duration = Duration::from_millis(100);
 /// How often disk is given back while the store is waited for.
 const RECLAIM: Duration = Duration::from_millis(200);
 /// How long a shipper that is told to stop may take to do so.
@@ -229,9 +232,10 @@ impl Run {
         let mut pieces = first;
         let (mut feed, round) = blocking(feed, move |feed| feed.round(part)).await;
         pieces.extend(round);
-        let mut any = false;
+        let (mut any, mut before) = (false, feed.length());
         while !pieces.is_empty() {
             any = true;
+            let begun = Instant::now();
             let stored = shipped.stored();
             let over = CancellationToken::new();
             let append = async {
@@ -256,8 +260,24 @@ impl Run {
             feed = back;
             feed.reclaim(shipped.stored());
             pieces = round;
+            let length = feed.length();
+            let grows = std::mem::replace(&mut before, length) != length;
+            if until == Until::LittleIsLeft && grows && !pieces.is_empty() {
+                self.leave_time_to_the_job(begun.elapsed()).await;
+            }
         }
         Ok((feed, any))
+    }
+
+    /// A job that floods needs the processor more than its log does: what is not shipped now is on disk, and is shipped at
+    /// full speed once the job pauses or is over.
+    async fn leave_time_to_the_job(&self, worked: Duration) {
+        let mut phase = self.phase.clone();
+        tokio::select! {
+            () = tokio::time::sleep((worked * REST).min(LONGEST_REST)) => {}
+            _ = phase.wait_for(|phase| *phase == Phase::Draining) => {}
+            () = self.shipment.cancel.cancelled() => {}
+        }
     }
 
     /// Ships the tail, the last bytes, and what the system has said meanwhile.
