@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sawmill::job::OutcomeClass;
-use sawmill::store::Hints;
+use sawmill::store::{Hints, Store};
 
 use super::{Queue, finish, new_job, on_both};
 
@@ -34,25 +34,35 @@ on_both! {
 async fn postgres_carries_hints_between_processes_and_after_its_connections_were_cut() {
     let queue = Queue::on_postgres().await;
     let other = queue.other(|_| ()).await;
-    // Its listener announces each connection that it makes with a hint: from then on it hears.
-    let mut hints = other.hints();
-    enqueue_until_hinted(&queue, &mut hints).await;
-
-    let mut hints = other.hints();
+    enqueue_until_hinted(&queue, &other).await;
     queue.place.cut_sessions().await;
-    enqueue_until_hinted(&queue, &mut hints).await;
+    enqueue_until_hinted(&queue, &other).await;
     other.close().await;
     queue.end().await;
 }
 
-/// A notification sent before the listener listens is lost, as hints may be; so this sends until one arrives.
-async fn enqueue_until_hinted(queue: &Queue, hints: &mut Hints) {
+/// Waits until the listener of `other` is connected, which it announces with a hint, and all is quiet; then one job is enqueued
+/// elsewhere, of which only a notification can tell `other`.
+async fn enqueue_until_hinted(queue: &Queue, other: &Store) {
+    let mut hints = other.hints();
     for _ in 0..100 {
         // Fails where its own connection was one of those that were cut.
         drop(queue.store.enqueue(new_job()).await);
-        if tokio::time::timeout(Duration::from_millis(100), hints.next_change()).await.is_ok() {
-            return;
+        if quiet_for(&mut hints, Duration::from_millis(100)).await {
+            continue;
         }
+        while !quiet_for(&mut hints, Duration::from_millis(300)).await {}
+        // Each of its connections that were cut fails once.
+        let mut tries = 0;
+        while let Err(error) = queue.store.enqueue(new_job()).await {
+            tries += 1;
+            assert!(error.is_transient() && tries < 20, "{error}");
+        }
+        return hinted(&mut hints).await;
     }
     panic!("no hint of a hundred arrived");
+}
+
+async fn quiet_for(hints: &mut Hints, time: Duration) -> bool {
+    tokio::time::timeout(time, hints.next_change()).await.is_err()
 }
