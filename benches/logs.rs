@@ -1,4 +1,4 @@
-//! The way of a log, measured: throughput and delay from a job's write to a tailing reader, and what shipping costs the job.
+//! The way of a log, measured: what the redactor takes, throughput and delay from a job's write to a tailing reader, and what shipping costs the job.
 //!
 //! `cargo bench --bench logs` uses SQLite; with `SAWMILL_TEST_POSTGRES` set, PostgreSQL as well. Environment:
 //! `LOGS_BENCH_MB` (default 256) is the size of the floods, `LOGS_BENCH_LINES` (default 400) the number of slow lines,
@@ -9,7 +9,7 @@
 #![expect(clippy::unwrap_used, reason = "a measurement that cannot go on has failed")]
 
 use std::fs::{File, OpenOptions};
-use std::io::{BufWriter, Write as _};
+use std::io::{BufWriter, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -18,7 +18,7 @@ use bytesize::ByteSize;
 use sawmill::ids::{JobId, WorkerId};
 use sawmill::job::{Claim, RetryPolicy};
 use sawmill::logs::{Config, Follow, Shipment, Shipper, Spool, Start, Tail, TailEvent, TailRequest};
-use sawmill::redact::Redactor;
+use sawmill::redact::{RedactStream, Redactor};
 use sawmill::store::{self, ClaimRequest, NewJob, Store};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 use tokio_util::sync::CancellationToken;
@@ -35,6 +35,11 @@ fn main() {
 /// The writer: lines as a build writes them, as fast as it can.
 fn flood(megabytes: u64) {
     let mut out = BufWriter::with_capacity(1 << 16, std::io::stdout().lock());
+    lines_of_a_build(&mut out, megabytes);
+    out.flush().unwrap();
+}
+
+fn lines_of_a_build(out: &mut impl Write, megabytes: u64) {
     let (mut written, mut n) = (0, 0u64);
     while written < megabytes * 1_000_000 {
         n += 1;
@@ -43,7 +48,6 @@ fn flood(megabytes: u64) {
         out.write_all(line.as_bytes()).unwrap();
         written += line.len() as u64;
     }
-    out.flush().unwrap();
 }
 
 /// The slow writer: a line with the time every 25 to 35 ms, so that no beat with anybody's clock arises.
@@ -60,6 +64,7 @@ async fn measure() {
     let (megabytes, lines) = (setting("LOGS_BENCH_MB", 256), setting("LOGS_BENCH_LINES", 400));
     let rounds = setting("LOGS_BENCH_ROUNDS", 7);
     println!("floods of {megabytes} MB, {lines} slow lines, {rounds} rounds of comparison");
+    redaction(megabytes);
     for server in [None, std::env::var("SAWMILL_TEST_POSTGRES").ok()]
         .into_iter()
         .enumerate()
@@ -71,6 +76,28 @@ async fn measure() {
         bench.slowdown(megabytes, rounds).await;
         bench.end().await;
     }
+}
+
+/// One thread, in pieces of 64 KiB, without any file or database.
+fn redaction(megabytes: u64) {
+    let mut text = Vec::new();
+    lines_of_a_build(&mut text, 16);
+    let redactor = twenty_secrets();
+    let begun = Instant::now();
+    let mut out = Vec::with_capacity(1 << 17);
+    let (mut stream, mut total) = (RedactStream::new(&redactor), 0u64);
+    while total < megabytes * 1_000_000 {
+        for piece in text.chunks(1 << 16) {
+            out.clear();
+            stream.push(piece, &mut out);
+            total += out.len() as u64;
+        }
+    }
+    println!("redactor: {:.0} MB/s ({redactor:?})", total as f64 / 1e6 / begun.elapsed().as_secs_f64());
+}
+
+fn twenty_secrets() -> Redactor {
+    Redactor::new((0..20u64).map(|n| format!("s3cret-{:x}", n.wrapping_mul(0x9E37_79B9_7F4A_7C15))))
 }
 
 struct Bench {
@@ -138,7 +165,6 @@ impl Bench {
         let run = self.dir.path().join(id.to_string());
         std::fs::create_dir(&run).unwrap();
         let spool = Spool::create(&run).unwrap();
-        let secrets = (0..20u64).map(|n| format!("s3cret-{:x}", n.wrapping_mul(0x9E37_79B9_7F4A_7C15)));
         let config = Config {
             flush: Duration::from_millis(50),
             chunk_bytes: ByteSize::kib(64),
@@ -150,7 +176,7 @@ impl Bench {
             store: self.store.clone(),
             claim: claim.clone(),
             spool: spool.clone(),
-            redactor: Redactor::new(secrets),
+            redactor: twenty_secrets(),
             config,
             cancel: CancellationToken::new(),
         });

@@ -130,6 +130,11 @@ impl Feed {
         Look { unread, held: self.sources.iter().map(Source::held).sum() }
     }
 
+    /// How much the job has written.
+    pub(super) fn length(&self) -> u64 {
+        self.sources.iter().map(Source::length).sum()
+    }
+
     /// Reads on, in the order in which things were written as far as that can be told: a line of the system comes after
     /// what the job had written by then. Bounded; what is left is for the next round.
     pub(super) fn round(&mut self, part: PartLine) -> Vec<Piece> {
@@ -234,7 +239,7 @@ impl Feed {
 
     fn lengths(&mut self, pieces: &mut Vec<Piece>) -> [u64; 2] {
         self.look(pieces);
-        [0, 1].map(|index: usize| self.sources[index].file.metadata().map_or(0, |metadata| metadata.len()))
+        [self.sources[0].length(), self.sources[1].length()]
     }
 
     /// Reads both streams up to these places, but no more than a round's share of each.

@@ -12,6 +12,7 @@ mod config;
 mod error;
 mod feed;
 mod journal;
+mod pace;
 mod reclaim;
 mod shipper;
 mod source;

@@ -72,7 +72,7 @@ impl Feed {
 
     /// Where the tail will begin at the earliest.
     fn tail_floor(&self, index: usize) -> u64 {
-        self.length(index).saturating_sub(self.limits.tail + MARGIN)
+        self.sources[index].length().saturating_sub(self.limits.tail + MARGIN)
     }
 
     fn punch(&mut self, index: usize, until: u64) {
@@ -104,9 +104,5 @@ impl Feed {
     fn allocated(&self) -> u64 {
         // A file that cannot be looked at takes no disk that could be given back.
         self.sources.iter().map(|source| source.file.metadata().map_or(0, |metadata| metadata.blocks() * 512)).sum()
-    }
-
-    fn length(&self, index: usize) -> u64 {
-        self.sources[index].file.metadata().map_or(0, |metadata| metadata.len())
     }
 }

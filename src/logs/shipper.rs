@@ -10,6 +10,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::config::Config;
 use super::error::LogsError;
 use super::feed::{self, Feed};
+use super::pace::Pace;
 use super::source::{PartLine, Piece};
 use super::spool::Spool;
 use crate::clock::Timestamp;
@@ -18,10 +19,6 @@ use crate::job::{Claim, LogChunk, LogVerdict, Stream};
 use crate::redact::Redactor;
 use crate::store::{LogPosition, Store, StoreError};
 
-/// How often the files are looked at while something is going on, and at the least.
-const LOOK: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(50)];
-/// For how long after the last output something is going on.
-const ACTIVE: Duration = Duration::from_secs(1);
 /// How long the few bytes that may be the beginning of a secret are held back when nothing follows them.
 const HOLD: Duration = Duration::from_millis(250);
 /// The first and the longest wait before the store is tried again.
@@ -29,6 +26,11 @@ const BACKOFF: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(2
 /// An append that takes longer than this is given up and made again: its connection may be dead.
 const APPEND_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// While a job floods, the shipper rests that many times as long as it works, but not for longer than this at once.
+const REST: u32 = 3;
+const LONGEST_REST: Duration = Duration::from_millis(100);
+/// How often disk is given back while the store is waited for.
+const RECLAIM: Duration = Duration::from_millis(200);
 /// How long a shipper that is told to stop may take to do so.
 const STOP: Duration = Duration::from_secs(1);
 
@@ -169,6 +171,13 @@ struct Shipped {
     last_append: Instant,
 }
 
+impl Shipped {
+    /// How much of the job's two streams is in the store.
+    const fn stored(&self) -> [u64; 2] {
+        [self.next.spool_end[0], self.next.spool_end[1]]
+    }
+}
+
 impl Run {
     async fn ship(mut self) -> Result<LogVerdict, LogsError> {
         let from = self.store_position().await?;
@@ -183,7 +192,7 @@ impl Run {
     /// Ships what comes until the owner says that nothing more will, and all that was there by then.
     async fn follow(&mut self, mut feed: Feed, shipped: &mut Shipped) -> Result<Feed, LogsError> {
         let flush = self.shipment.config.flush;
-        let mut pace = Pace::new();
+        let mut pace = Pace::new(Instant::now());
         loop {
             let phase = *self.phase.borrow_and_update();
             let mut pieces = Vec::new();
@@ -208,9 +217,11 @@ impl Run {
                 if look.held > 0 && pace.quiet(now) >= HOLD {
                     feed.release(&mut pieces);
                 }
-                self.append(pieces, shipped).await?;
+                if !pieces.is_empty() {
+                    (feed, _) = self.rounds(feed, pieces, PartLine::Leave, Until::LittleIsLeft, shipped).await?;
+                }
             }
-            feed.reclaim([shipped.next.spool_end[0], shipped.next.spool_end[1]]);
+            feed.reclaim(shipped.stored());
             let Self { phase, shipment, .. } = self;
             tokio::select! {
                 () = shipment.cancel.cancelled() => return Err(self.stopped()),
@@ -232,20 +243,52 @@ impl Run {
         let mut pieces = first;
         let (mut feed, round) = blocking(feed, move |feed| feed.round(part)).await;
         pieces.extend(round);
-        let mut any = false;
+        let (mut any, mut before) = (false, feed.length());
         while !pieces.is_empty() {
             any = true;
-            let next = blocking(feed, move |feed| match until {
-                Until::AllIsShipped => feed.round(part),
-                Until::LittleIsLeft => feed.round_if_much(part),
-            });
-            let (appended, (back, round)) = tokio::join!(self.append(pieces, shipped), next);
+            let begun = Instant::now();
+            let stored = shipped.stored();
+            let over = CancellationToken::new();
+            let append = async {
+                let appended = self.append(pieces, shipped).await;
+                over.cancel();
+                appended
+            };
+            let next = async {
+                let (mut feed, round) = blocking(feed, move |feed| match until {
+                    Until::AllIsShipped => feed.round(part),
+                    Until::LittleIsLeft => feed.round_if_much(part),
+                })
+                .await;
+                // A store that is away can take long, and the job goes on writing.
+                while tokio::time::timeout(RECLAIM, over.cancelled()).await.is_err() {
+                    feed.reclaim(stored);
+                }
+                (feed, round)
+            };
+            let (appended, (back, round)) = tokio::join!(append, next);
             appended?;
             feed = back;
-            feed.reclaim([shipped.next.spool_end[0], shipped.next.spool_end[1]]);
+            feed.reclaim(shipped.stored());
             pieces = round;
+            let length = feed.length();
+            let grows = std::mem::replace(&mut before, length) != length;
+            if until == Until::LittleIsLeft && grows && !pieces.is_empty() {
+                self.leave_time_to_the_job(begun.elapsed()).await;
+            }
         }
         Ok((feed, any))
+    }
+
+    /// A job that floods needs the processor more than its log does: what is not shipped now is on disk, and is shipped at
+    /// full speed once the job pauses or is over.
+    async fn leave_time_to_the_job(&self, worked: Duration) {
+        let mut phase = self.phase.clone();
+        tokio::select! {
+            () = tokio::time::sleep((worked * REST).min(LONGEST_REST)) => {}
+            _ = phase.wait_for(|phase| *phase == Phase::Draining) => {}
+            () = self.shipment.cancel.cancelled() => {}
+        }
     }
 
     /// Ships the tail, the last bytes, and what the system has said meanwhile.
@@ -309,51 +352,6 @@ impl Run {
 
     fn stopped(&self) -> LogsError {
         LogsError::Stopped { job: self.shipment.claim.job, attempt: self.shipment.claim.attempt }
-    }
-}
-
-/// When to look next, and what has waited for how long.
-struct Pace {
-    unread: u64,
-    unread_since: Option<Instant>,
-    last_growth: Instant,
-    interval: Duration,
-}
-
-impl Pace {
-    fn new() -> Self {
-        Self { unread: 0, unread_since: None, last_growth: Instant::now(), interval: LOOK[0] }
-    }
-
-    fn saw(&mut self, unread: u64, now: Instant) {
-        if unread != self.unread {
-            (self.last_growth, self.interval) = (now, LOOK[0]);
-        }
-        self.unread = unread;
-        self.unread_since = if unread == 0 { None } else { self.unread_since.or(Some(now)) };
-    }
-
-    /// All whole lines were taken; what is left of them waits from now on.
-    fn took(&mut self, now: Instant) {
-        (self.unread, self.unread_since) = (0, None);
-        (self.last_growth, self.interval) = (now, LOOK[0]);
-    }
-
-    /// How long the oldest output has waited.
-    fn waited(&self, now: Instant) -> Duration {
-        self.unread_since.map_or(Duration::ZERO, |since| now - since)
-    }
-
-    /// How long nothing was written.
-    fn quiet(&self, now: Instant) -> Duration {
-        now - self.last_growth
-    }
-
-    fn next_look(&mut self, now: Instant) -> Duration {
-        if self.unread == 0 && self.quiet(now) > ACTIVE {
-            self.interval = (self.interval * 2).min(LOOK[1]);
-        }
-        self.interval
     }
 }
 

@@ -86,6 +86,11 @@ impl Source {
         self.base + self.redact.settled()
     }
 
+    /// How long the file is; one that cannot be looked at is empty.
+    pub(super) fn length(&self) -> u64 {
+        self.file.metadata().map_or(0, |metadata| metadata.len())
+    }
+
     /// Where the file has been read to.
     pub(super) const fn position(&self) -> u64 {
         self.position

@@ -1,9 +1,11 @@
 //! A database that is away costs no line, and the job does not notice.
 
 use std::io::Write as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytesize::ByteSize;
 use sawmill::job::{LogVerdict, Stream};
 use sqlx::{Connection as _, Executor as _, SqliteConnection};
 use tokio::net::{TcpListener, TcpStream};
@@ -72,6 +74,41 @@ async fn a_server_that_cannot_be_reached_costs_no_line() {
     let mut attempt = db.attempt().await;
     attempt.store = db.through_port(wire.port).await;
     nothing_is_lost_while(&attempt, async || wire.set(State::Cut), async || wire.set(State::Whole)).await;
+    attempt.store.close().await;
+    db.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_while_the_server_is_away_takes_a_bounded_part_of_the_disk() {
+    let db = Db::on_postgres().await;
+    let wire = Wire::to_server().await;
+    let mut attempt = db.attempt().await;
+    attempt.store = db.through_port(wire.port).await;
+    (attempt.config.cap, attempt.config.tail) = (ByteSize::kib(512), ByteSize::kib(128));
+    attempt.config.spool_cap = ByteSize::mib(4);
+    let shipper = attempt.ship();
+    attempt.write(Stream::Stdout, b"before\n");
+    attempt.wait_for_stored(7).await;
+    wire.set(State::Cut);
+    let mut writer = attempt.writer(Stream::Stdout);
+    let mut written = "before\n".to_owned();
+    for megabyte in 0..24 {
+        let lines: String = (0..50_000).map(|n| format!("this is line {megabyte:02}-{n:05}\n")).collect();
+        writer.write_all(lines.as_bytes()).unwrap();
+        written.push_str(&lines);
+        let begun = Instant::now();
+        while writer.metadata().unwrap().blocks() * 512 > 4 << 20 {
+            assert!(begun.elapsed() < DEADLINE, "the disk is not given back");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    wire.set(State::Whole);
+    let verdict = shipper.drain(DEADLINE).await.unwrap();
+    attempt.seal(verdict, sawmill::job::OutcomeClass::Succeeded).await;
+    let out = text(&attempt.read(0).await.of(Stream::Stdout));
+    let LogVerdict::Truncated { bytes } = verdict else { panic!("{verdict:?}") };
+    assert_eq!(out.len() as u64 + bytes, written.len() as u64);
+    assert!(written.starts_with(&out[..390_000]) && written.ends_with(&out[out.len() - 120_000..]));
     attempt.store.close().await;
     db.end().await;
 }

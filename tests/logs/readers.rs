@@ -39,7 +39,7 @@ on_both! {
         let mut writer = attempt.writer(Stream::Stdout);
         let job = std::thread::spawn(move || {
             let mut written = Vec::new();
-            for n in 0..20_000 {
+            for n in 0..6_000 {
                 let line = format!("line {n}\n");
                 writer.write_all(line.as_bytes()).unwrap();
                 written.extend_from_slice(line.as_bytes());

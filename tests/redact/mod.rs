@@ -4,7 +4,6 @@
 
 mod borders;
 mod shapes;
-mod speed;
 
 use sawmill::redact::Redactor;
 
