@@ -13,10 +13,10 @@ pub enum Stage {
     Prepare,
     /// The backend runs.
     Execute,
-    /// The gates run.
-    Judge,
     /// The tree becomes a commit.
     Commit,
+    /// The gates run.
+    Judge,
     /// The commit reaches the remote.
     Publish,
     /// Processes are ended, and what is uncommitted is salvaged.
@@ -28,7 +28,7 @@ pub enum Stage {
 impl Stage {
     /// All of them, in order.
     pub const ALL: [Self; 7] =
-        [Self::Prepare, Self::Execute, Self::Judge, Self::Commit, Self::Publish, Self::Cleanup, Self::Complete];
+        [Self::Prepare, Self::Execute, Self::Commit, Self::Judge, Self::Publish, Self::Cleanup, Self::Complete];
 
     /// The word used on the wire and in the database.
     #[must_use]

@@ -4,6 +4,7 @@
 //! deadline: [`ACQUIRE`] for a connection, [`ANSWER`] for each answer of the database.
 
 use std::future::Future;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -65,6 +66,7 @@ impl Db {
                         .await
                         .map_err(|source| StoreError::Directory { path: directory.to_owned(), source })?;
                 }
+                make_private(&path).await.map_err(|source| StoreError::Directory { path: path.clone(), source })?;
                 open_file(SqliteConnectOptions::new().filename(path)).await
             }
             Address::Postgres(options) => open_server(*options).await,
@@ -135,6 +137,15 @@ impl Db {
             }
             Pools::Postgres(pool) => pool.close().await,
         }
+    }
+}
+
+/// Makes the file unless it is there. Jobs' environments are in it, so only its owner may read it; SQLite gives its journals
+/// the same mode.
+async fn make_private(path: &Path) -> std::io::Result<()> {
+    match tokio::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).await {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
     }
 }
 

@@ -25,6 +25,8 @@ const EXPIRED_COMPLETIONS: &str = "SELECT j.id, j.consumer, j.deliveries FROM co
     WHERE j.lease_until <= $1 ORDER BY j.lease_until LIMIT $2";
 const RETURN_COMPLETION: &str = "UPDATE completions SET state = $2, visible_at = $5, consumer = NULL, token = NULL, lease_until = NULL, \
     last_error = $3, ended_at = $4 WHERE id = $1 AND state = 'claimed'";
+const CLOSE_STAGES: &str = "UPDATE attempt_stages SET ended_at = $3, outcome = $4 \
+    WHERE job = $1 AND attempt = $2 AND ended_at IS NULL";
 
 #[derive(sqlx::FromRow)]
 struct Due {
@@ -99,6 +101,7 @@ impl Store {
         let log = LogVerdict::Gap { from: end, to: end };
         let attempt_end = AttemptEnd { outcome: &outcome, resources: Resources::default(), salvage: None, log };
         close_attempt(tx, (job, attempt), attempt_end, now).await?;
+        tx.run(CLOSE_STAGES, args![job, attempt, now, OutcomeClass::LeaseLost.as_str()]).await?;
         Ok(Expired::Claim { job, attempt, worker: WorkerId::new(row.worker), state: settled.state })
     }
 

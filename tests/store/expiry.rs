@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sawmill::job::{CompletionState, JobState, LogVerdict, OutcomeClass};
+use sawmill::job::{CompletionState, JobState, LogVerdict, OutcomeClass, Stage, StageRecord};
 use sawmill::store::{Cancel, Expired};
 
 use super::{ask, delivered, on_both};
@@ -29,6 +29,20 @@ on_both! {
             assert_eq!(attempt.outcome.expect("closed").class, OutcomeClass::LeaseLost);
             assert_eq!(attempt.log_verdict, Some(LogVerdict::Gap { from: 0, to: 0 }));
         }
+    }
+
+    async fn a_stage_that_ran_when_the_lease_ran_out_is_closed(queue) {
+        let job = queue.enqueue().await;
+        let claimed = queue.claim_for("w", Duration::from_millis(300)).await;
+        let now = queue.store.now();
+        let stage = StageRecord { seq: 0, stage: Stage::Execute, started_at: now, ended_at: None, outcome: None, detail: None };
+        queue.store.record_stages(&claimed.claim, &[stage]).await.expect("it holds");
+        while queue.store.expire_once(10).await.expect("done").is_empty() {
+            tokio::task::yield_now().await;
+        }
+        let attempts = queue.store.attempts(job.id).await.expect("there");
+        let stage = &attempts[0].stages[0];
+        assert_eq!((stage.ended_at, stage.outcome), (attempts[0].ended_at, Some(OutcomeClass::LeaseLost)));
     }
 
     async fn a_lease_that_holds_is_left_alone(queue) {

@@ -164,3 +164,21 @@ async fn a_server_that_cut_every_connection_is_used_again() {
     assert_eq!(queue.store.job(job.id).await.expect("there").id, job.id);
     queue.end().await;
 }
+
+#[tokio::test]
+async fn only_its_owner_can_read_a_sqlite_file_and_its_journals() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let queue = Queue::on_sqlite().await;
+    queue.enqueue().await;
+    let Place::File { directory } = &queue.place else { panic!("a file") };
+    let mut seen = 0;
+    for entry in std::fs::read_dir(directory.path().join("new")).expect("the database's directory") {
+        let entry = entry.expect("readable");
+        let mode = entry.metadata().expect("there").permissions().mode() & 0o777;
+        assert_eq!(mode, 0o600, "{:?}", entry.file_name());
+        seen += 1;
+    }
+    assert!(seen >= 2, "the database and its journal");
+    queue.end().await;
+}
