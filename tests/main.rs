@@ -1,6 +1,7 @@
 //! The one integration binary. Its tests run side by side: each has its own directories, schema and ports.
 
 mod api;
+mod demo;
 mod dependencies;
 mod git;
 mod logs;
