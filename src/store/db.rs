@@ -128,6 +128,13 @@ impl Db {
         }
     }
 
+    /// What changes with every commit of another process to a SQLite file; none for a server, which tells of itself.
+    pub(super) async fn data_version(&self) -> Result<Option<i64>, StoreError> {
+        let Pools::Sqlite { writer, .. } = &self.pools else { return Ok(None) };
+        let version = in_time(sqlx::query_scalar("PRAGMA data_version").fetch_one(writer)).await;
+        version.map(Some).map_err(|error| StoreError::from_driver(&self.label, error))
+    }
+
     /// Closes all connections, waiting for those in use.
     pub(super) async fn close(&self) {
         match &self.pools {

@@ -4,7 +4,7 @@
 //! takes out its [`Hints`] *before* it looks at the database, and looks again after a while all the same.
 //!
 //! Within a process they are direct. Between processes PostgreSQL carries them (see `listener`); processes that share a
-//! SQLite file find each other's changes by polling. Progress (an attempt that began, a stage, new chunks of a log) is hinted
+//! SQLite file look whether it has changed (see `watcher`). Progress (an attempt that began, a stage, new chunks of a log) is hinted
 //! within the process only: it makes nothing claimable, and a `NOTIFY` for each would serialize all commits of the server.
 
 use std::sync::Arc;

@@ -32,6 +32,7 @@ mod rows;
 mod settle;
 mod statement;
 mod types;
+mod watcher;
 mod workers;
 
 use std::sync::Arc;
@@ -67,7 +68,7 @@ struct Inner {
     clock: LeaseClock,
     hinter: Hinter,
     channel: Option<Channel>,
-    /// Ends the listener when the last clone goes.
+    /// Ends the listener or watcher when the last clone goes.
     listening: DropGuard,
 }
 
@@ -103,7 +104,10 @@ impl Store {
         let hinter = Hinter::new();
         let stop = CancellationToken::new();
         let (clock, channel) = match db.server() {
-            None => (LeaseClock::Host, None),
+            None => {
+                tokio::spawn(watcher::watch_loop(db.clone(), hinter.clone(), stop.clone()));
+                (LeaseClock::Host, None)
+            }
             Some(options) => {
                 let clock = db.server_clock().await?;
                 let channel = Channel::of_schema(&db).await?;

@@ -30,6 +30,20 @@ on_both! {
     }
 }
 
+#[tokio::test]
+async fn a_change_of_another_process_to_a_sqlite_file_is_hinted_at_and_our_own_is_not_hinted_at_twice() {
+    let queue = Queue::on_sqlite().await;
+    let other = queue.other(|_| ()).await;
+    let (mut own, mut foreign) = (queue.store.hints(), other.hints());
+    while !quiet_for(&mut own, Duration::from_millis(200)).await {}
+    queue.enqueue().await;
+    hinted(&mut foreign).await;
+    hinted(&mut own).await;
+    assert!(quiet_for(&mut own, Duration::from_millis(300)).await, "one hint for one change");
+    other.close().await;
+    queue.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn postgres_carries_hints_between_processes_and_after_its_connections_were_cut() {
     let queue = Queue::on_postgres().await;
