@@ -12,6 +12,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 
+use super::super::note::note;
 use super::super::command::Cause;
 use super::super::kernel;
 use super::super::protocol::{Refusal, Request, Response, SOCKET, VERSION};
@@ -196,7 +197,7 @@ impl Engine {
     fn look_at_the_clock(&mut self) {
         let now = Instant::now();
         if self.stay == Stay::Serving && now.saturating_duration_since(self.heard) >= self.post.orphan_after {
-            eprintln!("no daemon for {:?}: ending", self.post.orphan_after);
+            note(format_args!("no daemon for {:?}: ending", self.post.orphan_after));
             self.stay = Stay::Orphaned;
             self.desk.stop_any(Cause::Orphaned);
         }
