@@ -8,3 +8,4 @@ mod redact;
 mod sandbox;
 mod store;
 mod tidy;
+mod trouble;

@@ -15,6 +15,9 @@ use crate::sandbox::{Cause, CommandSpec, End, ExitReport, Refusal, SandboxError,
 /// The id of the backend's command within the attempt.
 const BACKEND: &str = "backend";
 
+/// With less room than this a disk is full: what a worker writes for one attempt is more.
+const DISK_FULL: u64 = 256 * 1024;
+
 /// Announces the command in the journal. It is started by [`wait`], which a later daemon runs too.
 pub(super) async fn start(attempt: &mut Attempt, base: ObjectId) -> Result<Phase, Halt> {
     attempt.stages.enter(Stage::Execute, attempt.now());
@@ -31,7 +34,15 @@ pub(super) async fn wait(attempt: &mut Attempt, base: ObjectId) -> Result<Phase,
     let exit = exit_of(attempt, &report)?;
     match attempt.backend.judge(exit, &attempt.slot.result()) {
         Verdict::Done { summary, usage } => Ok(Phase::Executed { base, said: Said { summary, usage } }),
-        Verdict::Failed { class, message } => Err(Halt::failed(class, message)),
+        Verdict::Failed { class, message } => Err(Halt::failed(class, message + disk_note(attempt))),
+    }
+}
+
+/// A word about the disk for a failure that came with no room left on it: the job's own complaint found none either.
+fn disk_note(attempt: &Attempt) -> &'static str {
+    match attempt.tools.state.free_space() {
+        Ok(free) if free < DISK_FULL => "; no space is left on the disk of the worker's state directory",
+        _ => "",
     }
 }
 
@@ -89,9 +100,9 @@ pub(super) async fn ended(attempt: &Attempt, id: &str) -> Result<ExitReport, Hal
     match waited {
         Ok(report) => Ok(report),
         // The processes died with it, or were ended by the kernel after it: nothing is known of their end.
-        Err(SandboxError::Gone { .. } | SandboxError::Refused { refusal: Refusal::Lost { .. } | Refusal::Unknown { .. }, .. }) => {
-            Err(Halt::failed(OutcomeClass::Infrastructure, "the supervisor of the job's processes is gone"))
-        }
+        Err(
+            SandboxError::Gone { .. } | SandboxError::Refused { refusal: Refusal::Lost { .. } | Refusal::Unknown { .. }, .. },
+        ) => Err(Halt::failed(OutcomeClass::Infrastructure, "the supervisor of the job's processes is gone")),
         Err(error) => Err(error.into()),
     }
 }
@@ -103,9 +114,7 @@ pub(super) fn exit_of(attempt: &Attempt, report: &ExitReport) -> Result<Result<i
             let after = human::format(report.ended_at.since(report.started_at));
             Err(Halt::failed(OutcomeClass::Timeout, format!("met its deadline and was ended after {after}")))
         }
-        (Cause::Orphaned, _) => {
-            Err(Halt::failed(OutcomeClass::Infrastructure, "the worker was away for longer than its lease"))
-        }
+        (Cause::Orphaned, _) => Err(Halt::failed(OutcomeClass::Infrastructure, "the worker was away for longer than its lease")),
         (Cause::Stopped, _) => match attempt.stop.reason() {
             Some(reason) => Err(Halt::Stopped(reason)),
             None => Err(Halt::failed(OutcomeClass::Infrastructure, "was stopped for no reason on record")),

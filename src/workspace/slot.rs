@@ -32,6 +32,15 @@ impl StateDir {
         &self.root
     }
 
+    /// How much room is left on its disk, in bytes.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn free_space(&self) -> io::Result<u64> {
+        let found = nix::sys::statvfs::statvfs(&self.root)?;
+        Ok(found.blocks_available() * found.fragment_size())
+    }
+
     /// Where mirrors are.
     #[must_use]
     pub fn mirrors(&self) -> PathBuf {
@@ -61,9 +70,8 @@ impl StateDir {
     /// # Errors
     /// The directory cannot be read.
     pub fn slots(&self) -> io::Result<Vec<SlotDir>> {
-        let mut numbers: Vec<u32> = fs::read_dir(self.root.join("slots"))?
-            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-            .collect();
+        let mut numbers: Vec<u32> =
+            fs::read_dir(self.root.join("slots"))?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
         numbers.sort_unstable();
         Ok(numbers.into_iter().map(|number| self.slot(number)).collect())
     }
