@@ -60,9 +60,11 @@ pub fn millis(duration: Duration) -> i64 {
 
 /// Durations as people write them (`30s`, `1h 30m`, `250ms`), for `#[serde(with = "crate::clock::human")]`.
 pub mod human {
+    use std::fmt;
     use std::time::Duration;
 
-    use serde::{Deserialize, Deserializer, Serializer};
+    use serde::de::{Deserializer, Error, Visitor};
+    use serde::ser::Serializer;
 
     /// Reads a duration as people write it.
     ///
@@ -94,7 +96,21 @@ pub mod human {
     /// # Errors
     /// A text that is not a duration.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-        parse(&String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+        struct Text;
+
+        impl Visitor<'_> for Text {
+            type Value = Duration;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a duration such as \"90s\", \"15m\" or \"1h 30m\"")
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Duration, E> {
+                parse(text).map_err(E::custom)
+            }
+        }
+
+        deserializer.deserialize_str(Text)
     }
 
     /// The same for a duration that may be absent.
@@ -119,9 +135,10 @@ pub mod human {
         /// # Errors
         /// A text that is not a duration.
         pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
-            Option::<String>::deserialize(deserializer)?
-                .map(|text| super::parse(&text).map_err(serde::de::Error::custom))
-                .transpose()
+            #[derive(Deserialize)]
+            struct Human(#[serde(with = "super")] Duration);
+
+            Ok(Option::<Human>::deserialize(deserializer)?.map(|Human(duration)| duration))
         }
     }
 }

@@ -3,12 +3,14 @@
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::Parser;
+use sawmill::api::ServeError;
+use sawmill::backends::BackendError;
 use sawmill::cli::{self, Args, CliError, Command, Exit, Global, HostCommand};
 use sawmill::config::{self, ConfigError, Environment};
 use sawmill::daemon::{self, Audience, Composition, VERSION};
+use sawmill::git::GitError;
 use sawmill::store::StoreError;
-use sawmill::worker::Shutdown;
+use sawmill::worker::{IdentityError, Shutdown, WorkerError};
 use sawmill::workspace::SlotDir;
 use sawmill::{attempt, demo, doctor, sandbox};
 use tokio_util::sync::CancellationToken;
@@ -19,10 +21,9 @@ fn main() -> ExitCode {
     match args.next() {
         Some(first) if first == sandbox::SUBCOMMAND => return sandbox::supervise(args),
         Some(first) if first == attempt::SALVAGE_SUBCOMMAND => return in_runtime(salvage(args.next())),
-        Some(first) if first == "--version" || first == "-V" => return in_runtime(version()),
         _ => {}
     }
-    in_runtime(command(Args::parse()))
+    in_runtime(command(cli::parse(VERSION)))
 }
 
 /// Runs a command to its end.
@@ -39,10 +40,6 @@ fn in_runtime(command: impl Future<Output = ExitCode>) -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-async fn version() -> ExitCode {
-    cli::Output::new(cli::Form::Text).line(&format!("sawmill {VERSION}")).map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS)
 }
 
 async fn command(args: Args) -> ExitCode {
@@ -63,12 +60,11 @@ async fn command(args: Args) -> ExitCode {
 
 async fn host(command: HostCommand, global: &Global, environment: Environment) -> Result<Exit, CliError> {
     if let HostCommand::Demo(args) = &command {
-        let code = demo::run(args, environment).await.map_err(failed)?;
-        return Ok(if code == ExitCode::SUCCESS { Exit::Done } else { Exit::Failed });
+        return demo::run(args, environment).await.map_err(failed);
     }
     let out = cli::Output::new(form_of(global));
     if matches!(command, HostCommand::Version) {
-        return out.line(&format!("sawmill {VERSION}")).map(|()| Exit::Done);
+        return version(&out);
     }
     let composition = compose(global, environment)?;
     let shutdown = Shutdown::default();
@@ -89,6 +85,15 @@ async fn host(command: HostCommand, global: &Global, environment: Environment) -
         HostCommand::Demo(_) | HostCommand::Version => Ok(()),
     };
     done.map(|()| Exit::Done).map_err(failed)
+}
+
+fn version(out: &cli::Output) -> Result<Exit, CliError> {
+    if out.is_json() {
+        out.document(&serde_json::json!({ "version": VERSION }))?;
+    } else {
+        out.line(&format!("sawmill {VERSION}"))?;
+    }
+    Ok(Exit::Done)
 }
 
 async fn migrate(composition: &Composition, out: &cli::Output) -> anyhow::Result<()> {
@@ -124,18 +129,32 @@ async fn salvage(slot: Option<OsString>) -> ExitCode {
     }
 }
 
-/// The exit status that goes with the failure of a command of this host.
+/// The failure of a command of this host, with the exit status that goes with it.
 fn failed(source: anyhow::Error) -> CliError {
-    let exit = if source.is::<ConfigError>() {
-        Exit::Usage
-    } else {
-        match source.downcast_ref::<StoreError>() {
-            Some(StoreError::Unreachable { .. } | StoreError::Refused { .. }) => Exit::Unreachable,
-            Some(StoreError::BadUrl { .. }) => Exit::Usage,
-            _ => Exit::Failed,
-        }
-    };
+    let exit = source.chain().find_map(exit_of).unwrap_or(Exit::Failed);
     CliError::Host { exit, source }
+}
+
+fn exit_of(error: &(dyn std::error::Error + 'static)) -> Option<Exit> {
+    if error.is::<ConfigError>() || error.is::<BackendError>() {
+        return Some(Exit::Usage);
+    }
+    if let Some(error) = error.downcast_ref::<WorkerError>() {
+        return match error {
+            WorkerError::Identity(IdentityError::InUse(_)) => Some(Exit::Conflict),
+            WorkerError::Git(error) => exit_of(error),
+            WorkerError::Store(error) => exit_of(error),
+            _ => None,
+        };
+    }
+    match (error.downcast_ref::<StoreError>(), error.downcast_ref::<GitError>(), error.downcast_ref::<ServeError>()) {
+        (Some(StoreError::BadUrl { .. }), _, _) => Some(Exit::Usage),
+        (Some(_), _, _) => Some(Exit::Unreachable),
+        (_, Some(GitError::Program { .. } | GitError::Version { .. } | GitError::Identity(_)), _) => Some(Exit::Usage),
+        (_, _, Some(ServeError::Listen { source, .. })) if source.kind() == std::io::ErrorKind::AddrInUse => Some(Exit::Conflict),
+        (_, _, Some(ServeError::Listen { .. } | ServeError::NotLoopback(_))) => Some(Exit::Usage),
+        _ => None,
+    }
 }
 
 const fn form_of(global: &Global) -> cli::Form {

@@ -9,3 +9,4 @@ mod redact;
 mod sandbox;
 mod store;
 mod tidy;
+mod trouble;

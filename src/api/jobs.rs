@@ -104,7 +104,7 @@ pub(super) async fn cancel(
     Id(id): Id<JobId>,
     OptionalDocument(request): OptionalDocument<CancelRequest>,
 ) -> Result<Response, Problem> {
-    let reason = request.reason.unwrap_or_else(|| "by request".to_owned());
+    let reason = request.reason.unwrap_or_default();
     match state.store.cancel(id, &reason).await? {
         Cancel::Done(job) => Ok(Json(job).into_response()),
         Cancel::Requested(job) => Ok((StatusCode::ACCEPTED, Json(job)).into_response()),

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::clock::Timestamp;
+use crate::git::Remote;
 use crate::ids::JobId;
 use crate::job::spec::Gate;
 use crate::job::{BranchTemplate, JobSpec};
@@ -64,6 +65,7 @@ impl Policy {
         let digest = digest(&sent);
         let project = self.project(&sent)?;
         let repo = repository(&sent, project)?;
+        repo.parse::<Remote>().map_err(|error| invalid(&format!("repo: {error}")))?;
         let mut spec = sent;
         let base = spec.base.clone().or_else(|| project.and_then(|p| p.base.clone())).unwrap_or_else(|| DEFAULT_BASE.to_owned());
         let backend = spec.backend.take().or_else(|| project.and_then(|p| p.backend.clone()));

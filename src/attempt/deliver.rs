@@ -23,16 +23,13 @@ pub(super) async fn commit(attempt: &mut Attempt, base: ObjectId, said: Said) ->
         }
         (Change::None, Changes::Optional | Changes::None) => None,
         (Change::Commit(committed), Changes::None) => {
-            let files = committed.diff.files;
-            let message = format!("{} changed {files} files, and none were to change", attempt.backend.name());
+            let message = format!("{} changed files ({}), and none were to change", attempt.backend.name(), committed.diff);
             return Err(Halt::failed(OutcomeClass::Gate, message));
         }
         (Change::Commit(committed), Changes::Required | Changes::Optional) => Some(committed),
     };
     match &commit {
-        Some(Committed { commit, diff, .. }) => {
-            attempt.say(&format!("commit {}: {} files, +{} -{}", commit.short(), diff.files, diff.insertions, diff.deletions))
-        }
+        Some(Committed { commit, diff, .. }) => attempt.say(&format!("commit {}: {diff}", commit.short())),
         None => attempt.say("nothing changed"),
     }
     Ok(Phase::Committed { base, said, commit })

@@ -15,6 +15,9 @@ use crate::sandbox::{Cause, CommandSpec, End, ExitReport, Refusal, SandboxError,
 /// The id of the backend's command within the attempt.
 const BACKEND: &str = "backend";
 
+/// With less room than this a disk is full: what a worker writes for one attempt is more.
+const DISK_FULL: u64 = 256 * 1024;
+
 /// Announces the command in the journal. It is started by [`wait`], which a later daemon runs too.
 pub(super) async fn start(attempt: &mut Attempt, base: ObjectId) -> Result<Phase, Halt> {
     attempt.stages.enter(Stage::Execute, attempt.now());
@@ -31,7 +34,15 @@ pub(super) async fn wait(attempt: &mut Attempt, base: ObjectId) -> Result<Phase,
     let exit = exit_of(attempt, &report)?;
     match attempt.backend.judge(exit, &attempt.slot.result()) {
         Verdict::Done { summary, usage } => Ok(Phase::Executed { base, said: Said { summary, usage } }),
-        Verdict::Failed { class, message } => Err(Halt::failed(class, message)),
+        Verdict::Failed { class, message } => Err(Halt::failed(class, message + disk_note(attempt))),
+    }
+}
+
+/// A word about the disk for a failure that came with no room left on it: the job's own complaint found none either.
+fn disk_note(attempt: &Attempt) -> &'static str {
+    match attempt.tools.state.free_space() {
+        Ok(free) if free < DISK_FULL => "; no space is left on the disk of the worker's state directory",
+        _ => "",
     }
 }
 

@@ -21,7 +21,10 @@ use crate::job::{Claim, ClaimedJob, Deadline, LogVerdict, Outcome, OutcomeClass}
 use crate::logs::{Shipment, Shipper, Spool};
 use crate::sandbox::Supervisor;
 use crate::store::{Finish, Store};
-use crate::workspace::SlotDir;
+use crate::workspace::{SlotDir, StateDir};
+
+/// With less room than this on its disk, in bytes, a worker deletes what is left over before an attempt begins.
+const LITTLE_ROOM: u64 = 1024 * 1024 * 1024;
 
 /// A claim with what it takes to act on it.
 pub struct Assignment {
@@ -74,6 +77,7 @@ impl Assignment {
                 return Err(Unopened { assignment: self, outcome });
             }
         };
+        make_room(&self.tools.state).await;
         let (journal, spool) = match self.open_slot() {
             Ok(opened) => opened,
             Err(message) => {
@@ -132,6 +136,18 @@ impl Assignment {
         let spool = Spool::create(&self.slot.run()).map_err(|error| chain(&error))?;
         journal.write(&self.slot.journal()).map_err(|error| chain(&error))?;
         Ok((journal, spool))
+    }
+}
+
+/// Deletes what earlier attempts left, which otherwise happens in the background, where the disk has little room.
+async fn make_room(state: &StateDir) {
+    if state.free_space().is_ok_and(|free| free > LITTLE_ROOM) {
+        return;
+    }
+    let trash = state.trash();
+    // A panic is a defect of the deletion's, and the attempt finds out itself whether there is room.
+    if let Ok(Err(error)) = tokio::task::spawn_blocking(move || trash.empty_once()).await {
+        warn!("cannot make room: {error}");
     }
 }
 

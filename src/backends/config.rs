@@ -18,10 +18,10 @@ pub struct BackendConfig {
     /// Where its result is read from; what suits the kind when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<ResultFrom>,
-    /// How long an attempt may take when the job does not say; `worker.timeout` when absent.
+    /// How long an attempt may take when the job does not say; `attempt.timeout` when absent.
     #[serde(default, with = "human::option", skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Duration>,
-    /// Names of variables of the daemon's environment that it gets, beyond `sandbox.env`.
+    /// Names of variables of the daemon's environment that it gets, beyond `sandbox.env_allow`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub env: Vec<String>,
 }

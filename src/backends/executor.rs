@@ -123,6 +123,10 @@ impl Backend {
                 Err(ResultError::Missing) => Verdict::Done { summary: None, usage: None },
                 Err(error) => failed(format!("{} exited with status 0, but {error}", self.name)),
             },
+            (ResultFrom::ExitCode, Ok(127)) if self.config.kind == Kind::Shell => failed(format!(
+                "{} exited with status 127: a command that it names was not found, and the log says which",
+                self.name
+            )),
             (ResultFrom::ExitCode, Ok(status)) => failed(format!("{} exited with status {status}", self.name)),
             (ResultFrom::File, Ok(status)) => match document {
                 Ok(document) if status == 0 || !document.ok => said(&self.name, document),

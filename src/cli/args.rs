@@ -15,7 +15,7 @@ use crate::job::{JobState, Stream};
 
 /// Turns queued tasks into commits
 #[derive(Debug, Parser)]
-#[command(name = "sawmill", disable_version_flag = true, propagate_version = false, max_term_width = 110)]
+#[command(name = "sawmill", max_term_width = 110)]
 pub struct Args {
     /// What holds for every command.
     #[command(flatten)]

@@ -55,7 +55,8 @@ impl Client {
     /// A text that is not the address of a server.
     pub fn http(url: &str) -> Result<Self, CliError> {
         let wrong = |why: String| CliError::ServerAddress { url: url.to_owned(), why };
-        let base = Url::parse(url).map_err(|cause| wrong(cause.to_string()))?;
+        let full = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
+        let base = Url::parse(&full).map_err(|cause| wrong(cause.to_string()))?;
         if !matches!(base.scheme(), "http" | "https") || base.host().is_none() {
             return Err(wrong("it does not begin with http:// or https://".to_owned()));
         }

@@ -38,6 +38,10 @@ async fn list(client: &Client, out: &Output, state: Option<String>, limit: u32) 
         out.document(&page)?;
         return Ok(Exit::Done);
     }
+    if page.items.is_empty() {
+        talk("there is no such completion; a job that succeeds makes one");
+        return Ok(Exit::Done);
+    }
     let now = Timestamp::now();
     let rows: Vec<Vec<Cell>> = page.items.iter().map(|entry| row(entry, now)).collect();
     out.rows(&["ID", "STATE", "AGE", "JOB", "COMMIT", "BRANCH", "CONSUMER"], &rows)?;

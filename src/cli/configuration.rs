@@ -14,8 +14,8 @@ pub(super) async fn run(client: &Client, out: &Output, command: ConfigCommand) -
     if out.is_json() {
         out.document(&configuration)?;
     } else if origin {
-        let row = |setting: &Setting| vec![Cell::new(&setting.key), Cell::new(&setting.value), Cell::new(&setting.origin)];
-        out.rows(&["KEY", "VALUE", "ORIGIN"], &configuration.settings.iter().map(row).collect::<Vec<_>>())?;
+        let row = |setting: &Setting| vec![Cell::new(&setting.key), Cell::new(&setting.origin), Cell::new(&setting.value)];
+        out.rows(&["KEY", "ORIGIN", "VALUE"], &configuration.settings.iter().map(row).collect::<Vec<_>>())?;
     } else {
         for setting in &configuration.settings {
             out.line(&format!("{} = {}", setting.key, setting.value))?;

@@ -10,10 +10,10 @@ use std::time::Duration;
 use super::client::Client;
 use super::error::{CliError, Exit};
 use super::output::{Output, talk};
-use super::{jobs, logs};
+use super::{jobs, logs, workers};
 use crate::clock::{Timestamp, human};
 use crate::job::spec::{Changes, Command, Deliver, Execution, Priority, SCHEMA, Task};
-use crate::job::{BranchName, Job, JobSpec};
+use crate::job::{BranchName, Job, JobSpec, JobState};
 
 /// The arguments of `enqueue`.
 #[derive(Debug, Clone, clap::Args)]
@@ -134,6 +134,9 @@ pub(super) async fn run(client: &Client, out: &Output, args: EnqueueArgs) -> Res
         out.line(&job.id.to_string())?;
         talk(&format!("on branch {}; watch it with: sawmill logs -f {}", job.branch, job.id));
     }
+    if job.state == JobState::Queued {
+        workers::hint_at_none(client).await;
+    }
     Ok(Exit::Done)
 }
 
@@ -162,7 +165,7 @@ fn document(args: EnqueueArgs) -> Result<JobSpec, CliError> {
     Ok(JobSpec {
         schema: SCHEMA,
         project: args.project,
-        repo: args.repo.map(absolute),
+        repo: args.repo.map(repository).transpose()?,
         base: args.base,
         backend: args.backend,
         task: Task { instruction, command, ..Task::default() },
@@ -179,12 +182,16 @@ fn document(args: EnqueueArgs) -> Result<JobSpec, CliError> {
     })
 }
 
-/// A path as a worker will find it, wherever it runs; anything that is not the path of a directory here is left as it is.
-fn absolute(repo: String) -> String {
+/// A repository as a worker will find it, wherever it runs: the path of a directory here becomes absolute. A text that can
+/// only be a path must be that of a directory.
+fn repository(repo: String) -> Result<String, CliError> {
     let path = Path::new(&repo);
     match path.canonicalize() {
-        Ok(full) if path.is_dir() => full.to_str().map_or(repo.clone(), str::to_owned),
-        _ => repo,
+        Ok(full) if path.is_dir() => Ok(full.to_str().map_or(repo.clone(), str::to_owned)),
+        _ if repo.contains(':') || path.is_absolute() => Ok(repo),
+        _ => Err(CliError::Usage(format!(
+            "there is no directory {repo:?}; give the path of a repository, or any URL that git accepts"
+        ))),
     }
 }
 

@@ -137,14 +137,19 @@ impl CliError {
     /// The sentence for people, with its causes.
     #[must_use]
     pub fn sentence(&self) -> String {
-        let mut text = self.to_string();
-        let mut cause = match self {
-            Self::Host { .. } => None,
-            _ => std::error::Error::source(self),
+        let (mut text, first) = match self {
+            Self::Host { source, .. } => (source.to_string(), source.chain().nth(1)),
+            other => (other.to_string(), std::error::Error::source(other)),
         };
-        while let Some(error) = cause {
-            text.push_str(&format!("\n  because: {error}"));
-            cause = error.source();
+        let mut causes: Vec<String> = std::iter::successors(first, |error| error.source()).map(ToString::to_string).collect();
+        if let Self::Unreachable { .. } | Self::Lost { .. } = self {
+            // What lies between is how the client of HTTP is made.
+            causes.drain(..causes.len().saturating_sub(1));
+        }
+        for cause in causes {
+            if !text.contains(&cause) {
+                text.push_str(&format!("\n  because: {cause}"));
+            }
         }
         text
     }

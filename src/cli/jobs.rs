@@ -8,6 +8,7 @@ use super::error::{CliError, Exit};
 use super::events::Events;
 use super::output::{Output, talk};
 use super::table::{Cell, age, plain, span};
+use super::workers;
 use crate::api::LIST_MAX;
 use crate::api::wire::{CancelRequest, JobDiff, Page};
 use crate::clock::{Timestamp, human};
@@ -39,6 +40,10 @@ pub(super) async fn list(client: &Client, out: &Output, args: JobsArgs) -> Resul
         out.document(&page)?;
         return Ok(Exit::Done);
     }
+    if page.items.is_empty() {
+        talk("there is no such job; ask for one with: sawmill enqueue");
+        return Ok(Exit::Done);
+    }
     let now = Timestamp::now();
     let rows: Vec<Vec<Cell>> = page.items.iter().map(|job| row(job, now)).collect();
     out.rows(&["ID", "STATE", "AGE", "TIME", "ATTEMPT", "FOR", "TITLE"], &rows)?;
@@ -67,7 +72,7 @@ pub(super) async fn run(client: &Client, out: &Output, command: JobCommand) -> R
         JobCommand::Cancel { id, reason } => cancel(client, out, id, reason).await,
         JobCommand::Retry { id } => {
             let job: Job = client.post_bytes(&format!("/v1/jobs/{id}/retry"), Vec::new()).await?;
-            report(out, &job, &format!("{id} is queued again, with {} attempts in all", job.attempts_max))
+            report(out, &job, &format!("{id} is queued again; watch it with: sawmill logs -f {id}"))
         }
         JobCommand::Wait { id, timeout } => wait(client, out, id, timeout).await,
         JobCommand::Diff { id } => diff(client, out, id).await,
@@ -141,7 +146,12 @@ pub(super) async fn wait(client: &Client, out: &Output, id: JobId, patience: Opt
             CliError::TimedOut(format!("job {id} has not ended after {waited}; it goes on, see: sawmill job show {id}"))
         })??,
     };
-    let outcome = job.outcome.as_ref().map(|outcome| format!(": {}", plain(&outcome.message))).unwrap_or_default();
+    let message = job.outcome.as_ref().map(|outcome| plain(&outcome.message)).unwrap_or_default();
+    // A cancelled job's message says so itself.
+    let outcome = match message.strip_prefix(&format!("{} ", job.state)).unwrap_or(&message) {
+        "" => String::new(),
+        message => format!(": {message}"),
+    };
     let commit = job.commit.as_ref().map(|commit| format!("\ncommit {commit} on branch {}", job.branch)).unwrap_or_default();
     report(out, &job, &format!("{id} {}{outcome}{commit}", job.state))?;
     Ok(if job.state == JobState::Succeeded { Exit::Done } else { Exit::Failed })
@@ -161,8 +171,11 @@ async fn ended(client: &Client, id: JobId) -> Result<Job, CliError> {
             return Ok(job);
         }
         if told != Some((job.state, job.attempt)) {
-            told = Some((job.state, job.attempt));
+            let first = told.replace((job.state, job.attempt)).is_none();
             talk(&progress(&job));
+            if first && job.state == JobState::Queued {
+                workers::hint_at_none(client).await;
+            }
         }
     }
 }

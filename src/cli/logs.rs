@@ -5,9 +5,10 @@ use super::client::Client;
 use super::error::{CliError, Exit};
 use super::events::Events;
 use super::output::{Output, talk};
+use super::workers;
 use crate::api::wire::{LogEnd, LogPiece, LogSlice};
 use crate::ids::{AttemptNo, JobId};
-use crate::job::{LogVerdict, Stream};
+use crate::job::{Job, JobState, LogVerdict, Stream};
 
 /// Which part of a job's log, and in which form.
 #[derive(Debug, Clone, Copy, Default)]
@@ -62,6 +63,11 @@ async fn write_all(client: &Client, out: &Output, id: JobId, mut wanted: Wanted)
 /// Writes the log as it grows: to the end of the attempt when one was named, else to the end of the job.
 pub(super) async fn follow(client: &Client, out: &Output, id: JobId, mut wanted: Wanted) -> Result<(), CliError> {
     let named = wanted.attempt.is_some();
+    let job: Job = client.get(&format!("/v1/jobs/{id}")).await?;
+    if job.state == JobState::Queued && !named {
+        talk(&format!("job {id} is queued; its log begins when a worker takes it"));
+        workers::hint_at_none(client).await;
+    }
     let mut writer = Writer::new(out, wanted.lines);
     loop {
         let end = follow_attempt(client, &mut writer, id, wanted).await?;

@@ -17,13 +17,20 @@ mod output;
 mod table;
 mod workers;
 
-use clap::CommandFactory as _;
+use clap::{CommandFactory as _, FromArgMatches as _};
 
 pub use args::{Args, ClientCommand, Command, DemoArgs, Global, HostCommand, JobCommand};
 pub use client::{Broken, Client};
 pub use error::{CliError, Exit};
 pub use output::{Captured, Form, Output, talk};
 pub use table::{Cell, age, plain, span};
+
+/// Reads the process's command line. Ends the process where that is wrong, or asks for help or for `version`.
+#[must_use]
+pub fn parse(version: &'static str) -> Args {
+    let matches = Args::command().version(version).get_matches();
+    Args::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+}
 
 /// Does what the command line says, and says on standard error why not where it does not.
 ///

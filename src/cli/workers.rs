@@ -1,13 +1,15 @@
 //! `sawmill workers`: who works, by their own account.
 
+use std::time::Duration;
+
 use super::args::WorkersCommand;
 use super::client::{Client, escape};
 use super::error::{CliError, Exit};
-use super::output::Output;
+use super::output::{Output, talk};
 use super::table::{Cell, age};
 use crate::api::wire::Page;
 use crate::clock::Timestamp;
-use crate::store::WorkerRecord;
+use crate::store::{WorkerRecord, WorkerState};
 
 /// Carries out a command about workers.
 pub(super) async fn run(client: &Client, out: &Output, command: WorkersCommand) -> Result<Exit, CliError> {
@@ -20,10 +22,28 @@ pub(super) async fn run(client: &Client, out: &Output, command: WorkersCommand) 
     }
 }
 
+/// How long ago a worker that is at work has reported at most.
+const AT_WORK: Duration = Duration::from_secs(60);
+
+/// Says so where nobody is there to take a job: who waits would wait in vain.
+pub(super) async fn hint_at_none(client: &Client) {
+    // A hint, after what was asked for is done: a failure of its own is not worth a word.
+    let Ok(page) = client.get::<Page<WorkerRecord>>("/v1/workers").await else { return };
+    let now = Timestamp::now();
+    let at_work = |worker: &WorkerRecord| worker.state != WorkerState::Stopped && now.since(worker.seen_at) < AT_WORK;
+    if !page.items.iter().any(at_work) {
+        talk("no worker is there to take it; start one with: sawmill up");
+    }
+}
+
 async fn list(client: &Client, out: &Output) -> Result<Exit, CliError> {
     let page: Page<WorkerRecord> = client.get("/v1/workers").await?;
     if out.is_json() {
         out.document(&page)?;
+        return Ok(Exit::Done);
+    }
+    if page.items.is_empty() {
+        talk("no worker has ever reported; start one with: sawmill up");
         return Ok(Exit::Done);
     }
     let now = Timestamp::now();

@@ -8,7 +8,7 @@ use figment::error::Kind;
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file that was asked for is not there.
-    #[error("cannot find the configuration file {0}")]
+    #[error("cannot find the configuration file {}; check --config and SAWMILL_CONFIG", .0.display())]
     NoFile(PathBuf),
     /// A key that does not exist.
     #[error("{source_name}: unknown key {key}{}", suggestion(.nearest.as_deref()))]
@@ -21,7 +21,7 @@ pub enum ConfigError {
         nearest: Option<String>,
     },
     /// A value that cannot be.
-    #[error("{source_name}: {key}: {why}")]
+    #[error("{source_name}: {}{why}", place(.key))]
     BadValue {
         /// Where it was found.
         source_name: String,
@@ -30,6 +30,11 @@ pub enum ConfigError {
         /// What is wrong with it.
         why: String,
     },
+}
+
+/// The key before what is wrong with it; nothing where the file as a whole is at fault.
+fn place(key: &str) -> String {
+    if key.is_empty() { String::new() } else { format!("{key}: ") }
 }
 
 fn suggestion(key: Option<&str>) -> String {
@@ -58,9 +63,28 @@ impl From<figment::Error> for ConfigError {
                     .map(|(_, name)| full(name));
                 Self::UnknownKey { source_name, key: full(&field), nearest: near }
             }
-            kind => Self::BadValue { source_name, key, why: kind.to_string() },
+            kind => Self::BadValue { source_name, key, why: in_plain_words(&kind) },
         }
     }
+}
+
+/// What is wrong with a value, without the names that types have in the code.
+fn in_plain_words(kind: &Kind) -> String {
+    if let Kind::UnknownVariant(found, known) = kind {
+        return format!("{found:?} is none of {}", known.join(", "));
+    }
+    let words = [
+        ("found signed int", "found the number"),
+        ("found unsigned int", "found the number"),
+        ("unsigned int", "of the number"),
+        ("signed int", "of the number"),
+        ("expected u8", "expected a whole number from 0 to 255"),
+        ("expected u32", "expected a whole number of zero or more"),
+        ("expected u64", "expected a whole number of zero or more"),
+        ("expected parsable string", "expected a size such as \"64 KiB\" or \"2 GiB\""),
+        ("invalid socket address syntax", "expected an address such as \"127.0.0.1:7400\""),
+    ];
+    words.iter().fold(kind.to_string(), |text, (code, plain)| text.replace(code, plain))
 }
 
 /// A layer of the configuration, as people know it.

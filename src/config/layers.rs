@@ -35,25 +35,31 @@ pub fn load(file: Option<&Path>, environment: &Environment, flags: &[(&str, Stri
     if let Some(path) = find_file(file, environment)? {
         figment = figment.merge(Toml::file_exact(path));
     }
-    for (key, value) in environment.settings() {
-        let name = format!("SAWMILL_{}", key.replace('.', "__").to_ascii_uppercase());
-        figment = figment.merge(named(Serialized::default(&key, parse(value)), &name));
-    }
-    finish(figment, environment, flags)
+    finish(from_environment(figment, environment), environment, flags)
 }
 
-/// The shipped configuration with `flags` over it, for what must not depend on the caller's files.
+fn from_environment(mut figment: Figment, environment: &Environment) -> Figment {
+    for (key, value) in environment.settings() {
+        let name = format!("SAWMILL_{}", key.replace('.', "__").to_ascii_uppercase());
+        let value = parse(value, figment.find_value(&key).ok().as_ref());
+        figment = figment.merge(named(Serialized::default(&key, value), &name));
+    }
+    figment
+}
+
+/// The shipped configuration, then the environment, then `flags`, for what must not depend on the caller's files.
 ///
 /// # Errors
 /// A flag's key does not exist, or its value cannot be.
 pub fn shipped(environment: &Environment, flags: &[(&str, String)]) -> Result<Loaded, ConfigError> {
     let figment = Figment::new().merge(named(Toml::string(SHIPPED), "built-in defaults"));
-    finish(figment, environment, flags)
+    finish(from_environment(figment, environment), environment, flags)
 }
 
 fn finish(mut figment: Figment, environment: &Environment, flags: &[(&str, String)]) -> Result<Loaded, ConfigError> {
     for (key, value) in flags {
-        figment = figment.merge(named(Serialized::default(key, parse(value)), "command line"));
+        let value = parse(value, figment.find_value(key).ok().as_ref());
+        figment = figment.merge(named(Serialized::default(key, value), "command line"));
     }
     let mut config: Config = figment.extract()?;
     complete(&mut config, environment);
@@ -69,10 +75,15 @@ fn find_file(file: Option<&Path>, environment: &Environment) -> Result<Option<Pa
     }
 }
 
-/// A value as it would be in the file, where it is one (`3`, `true`, `["a"]`), else as text.
-fn parse(text: &str) -> Value {
+/// A value as it would be in the file, where it is one (`3`, `true`, `["a"]`), else as text; as text too where `lower`, the
+/// value in the layers below, is one: a worker may be named `7`.
+fn parse(text: &str, lower: Option<&Value>) -> Value {
     let as_toml = format!("value = {text}").parse::<toml::Table>().ok().and_then(|table| table.get("value").cloned());
-    as_toml.and_then(|value| Value::serialize(value).ok()).unwrap_or_else(|| Value::from(text.to_owned()))
+    let is_text = lower.is_some_and(|value| value.as_str().is_some());
+    as_toml
+        .filter(|value| !is_text || value.is_str())
+        .and_then(|value| Value::serialize(value).ok())
+        .unwrap_or_else(|| Value::from(text.to_owned()))
 }
 
 /// Fills in what only this process's surroundings can say.

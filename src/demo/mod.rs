@@ -9,30 +9,35 @@ mod sample;
 mod scene;
 mod watch;
 
-use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::Context;
 
-use crate::cli::{DemoArgs, Form, Output, talk};
+use crate::cli::{DemoArgs, Exit, Form, Output, talk};
 use crate::config::Environment;
 use fates::Fate;
 use scene::Scene;
 
-/// Runs the demonstration. The exit status is 0 only when every job met the fate that was meant for it and every delivered
-/// branch was found on the remote.
+/// Runs the demonstration. It is done only when every job met the fate that was meant for it and every delivered branch was
+/// found on the remote. Ctrl-C ends its jobs, and takes the scratch directory away as at any other end.
 ///
 /// # Errors
 /// The scene cannot be set, or the API or the worker fail.
-pub async fn run(args: &DemoArgs, environment: Environment) -> anyhow::Result<ExitCode> {
+pub async fn run(args: &DemoArgs, environment: Environment) -> anyhow::Result<Exit> {
     let started = Instant::now();
     let scene = Scene::set(args, environment).await?;
     talk(&format!("scratch directory  {}", scene.dir().display()));
     talk(&format!("remote repository  {}", scene.remote().display()));
 
-    let played = play(&scene, args, started).await;
+    let played = tokio::select! {
+        played = play(&scene, args, started) => played.map(|as_meant| if as_meant { Exit::Done } else { Exit::Failed }),
+        _ = tokio::signal::ctrl_c() => {
+            scene.interrupt();
+            Ok(Exit::Interrupted)
+        }
+    };
     scene.strike(args.keep).await?;
-    Ok(if played? { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    played
 }
 
 /// Plays on the scene, and says whether everything went as it was meant to.

@@ -69,6 +69,12 @@ impl Scene {
         Ok(PlainClone::make(&self.git, &self.remote(), &self.scratch.path().join("integrator")).await?)
     }
 
+    /// Stops the jobs that still run.
+    pub(super) fn interrupt(&self) {
+        self.shutdown.drain.cancel();
+        self.shutdown.abort.cancel();
+    }
+
     /// Stops the worker in good order, and removes the scratch directory unless it is to be kept.
     pub(super) async fn strike(self, keep: bool) -> anyhow::Result<()> {
         self.shutdown.drain.cancel();

@@ -1,7 +1,6 @@
 //! The checks one by one.
 
 use std::fs;
-use std::path::Path;
 use std::time::Duration;
 
 use super::{Finding, State};
@@ -9,6 +8,7 @@ use crate::config::Config;
 use crate::git::Git;
 use crate::sandbox::{Launch, Mark, Supervisor};
 use crate::store::Store;
+use crate::workspace::StateDir;
 
 /// Less free space than this is worth a warning, in bytes.
 const LITTLE_DISK: u64 = 5 * 1024 * 1024 * 1024;
@@ -57,7 +57,7 @@ pub(super) fn state_directory(config: &Config) -> Finding {
 }
 
 pub(super) fn disk(config: &Config) -> Finding {
-    match free_space(&config.worker.state_dir) {
+    match StateDir::create(&config.worker.state_dir).and_then(|state| state.free_space()) {
         Ok(free) if free < LITTLE_DISK => flawed(
             "disk",
             State::Warning,
@@ -67,11 +67,6 @@ pub(super) fn disk(config: &Config) -> Finding {
         Ok(free) => good("disk", format!("{} free", bytesize::ByteSize(free))),
         Err(error) => flawed("disk", State::Warning, error.to_string(), "check worker.state_dir"),
     }
-}
-
-fn free_space(path: &Path) -> nix::Result<u64> {
-    let found = nix::sys::statvfs::statvfs(path)?;
-    Ok(found.blocks_available() * found.fragment_size())
 }
 
 pub(super) async fn database(config: &Config) -> Vec<Finding> {

@@ -65,7 +65,10 @@ pub(super) fn global_configuration(safe_directories: &[String]) -> String {
 
 /// The absolute path of `name`, which need not be looked up when it has a slash.
 pub(super) fn find_program(name: &Path, search_path: &str) -> Result<PathBuf, GitError> {
-    let missing = |kind: io::ErrorKind| GitError::Program { program: name.to_owned(), source: kind.into() };
+    let missing = || {
+        let why = format!("it is nowhere in the search path {search_path}");
+        GitError::Program { program: name.to_owned(), source: io::Error::new(io::ErrorKind::NotFound, why) }
+    };
     if name.components().count() > 1 {
         return std::path::absolute(name).map_err(|source| GitError::Program { program: name.to_owned(), source });
     }
@@ -74,7 +77,7 @@ pub(super) fn find_program(name: &Path, search_path: &str) -> Result<PathBuf, Gi
         .filter(|directory| directory.starts_with('/'))
         .map(|directory| Path::new(directory).join(name))
         .find(|path| path.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0))
-        .ok_or_else(|| missing(io::ErrorKind::NotFound))
+        .ok_or_else(missing)
 }
 
 /// Asks the program for its version; at most five seconds.

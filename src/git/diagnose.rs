@@ -132,7 +132,7 @@ mod tests {
         let check = |stderr: &str, expected: &str| assert_eq!(network(&remote, "fetch", stderr).to_string(), expected);
         check(
             "fatal: could not read Username for 'https://example.com': terminal prompts disabled\n",
-            "cannot read https://example.com/a.git: it wants credentials (fatal: could not read Username for 'https://example.com': terminal prompts disabled)",
+            "cannot read https://example.com/a.git: it wants credentials; use ssh, or put a token into the address as in https://USER:TOKEN@HOST/PATH (fatal: could not read Username for 'https://example.com': terminal prompts disabled)",
         );
         check(
             "remote: Repository not found.\nfatal: repository 'https://example.com/a.git/' not found\n",

@@ -42,7 +42,9 @@ pub enum GitError {
         remote: Remote,
     },
     /// The remote wants credentials that git does not have.
-    #[error("cannot read {remote}: it wants credentials ({detail})")]
+    #[error(
+        "cannot read {remote}: it wants credentials; use ssh, or put a token into the address as in https://USER:TOKEN@HOST/PATH ({detail})"
+    )]
     NeedsPassword {
         /// The remote.
         remote: Remote,

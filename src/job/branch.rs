@@ -112,7 +112,7 @@ pub enum TemplateError {
         found: String,
     },
     /// Its fixed text makes every name illegal.
-    #[error("branch template {template:?} yields names such as {example}")]
+    #[error("branch template {template:?} yields illegal names: {example}")]
     Illegal {
         /// The template.
         template: String,
@@ -253,7 +253,7 @@ mod tests {
         );
         check(
             "a b/{slug}",
-            r#"branch template "a b/{slug}" yields names such as "a b/example" is not a branch name: it has a space, a control character or one of ~^:?*[\"#,
+            r#"branch template "a b/{slug}" yields illegal names: "a b/example" is not a branch name: it has a space, a control character or one of ~^:?*[\"#,
         );
         check("x}", r#"branch template "x}" has "}"; it may have {execution}, {role}, {slug}, {job} and {project}"#);
     }

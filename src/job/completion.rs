@@ -116,6 +116,13 @@ impl DiffSummary {
     pub const PER_FILE_MAX: usize = 500;
 }
 
+impl fmt::Display for DiffSummary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { files, insertions, deletions, .. } = self;
+        write!(f, "+{insertions} -{deletions} in {files} {}", if *files == 1 { "file" } else { "files" })
+    }
+}
+
 /// What changed in one file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FileChange {

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::command::{ExitReport, Started};
 use super::error::SandboxError;
+use super::note::note;
 
 const RUNNING: &str = "running.json";
 const REPORTS: &str = "reports";
@@ -149,14 +150,14 @@ impl Ledger {
         let draft = self.dir.join("draft.json");
         let written = serde_json::to_vec(value).map_err(io::Error::from).and_then(|text| fs::write(&draft, text));
         if let Err(error) = written.and_then(|()| fs::rename(&draft, path)) {
-            eprintln!("cannot write {}: {error}", path.display());
+            note(format_args!("cannot write {}: {error}", path.display()));
         }
     }
 }
 
 fn remove(path: &Path) {
     match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => eprintln!("cannot remove {}: {error}", path.display()),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => note(format_args!("cannot remove {}: {error}", path.display())),
         _ => {}
     }
 }

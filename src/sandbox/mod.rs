@@ -17,6 +17,7 @@ mod error;
 mod host;
 mod kernel;
 mod ledger;
+mod note;
 mod protocol;
 mod supervisor;
 

@@ -2,6 +2,7 @@
 //!
 //! The one rule: a message never shows a password, so the database is named by its label (see `address`), never by its URL.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use crate::ids::{JobId, WorkerId};
@@ -82,7 +83,7 @@ pub enum StoreError {
         why: String,
     },
     /// The directory of a SQLite file cannot be made.
-    #[error("cannot create directory {path:?} for the database")]
+    #[error("cannot create directory {} for the database; check [queue] url", path.display())]
     Directory {
         /// The directory.
         path: PathBuf,
@@ -92,12 +93,12 @@ pub enum StoreError {
     },
     /// The database cannot be reached at the moment, is busy beyond patience, or lost the connection. Trying again can help.
     /// Whether a transaction that was being committed took place is then not known.
-    #[error("cannot reach database {database}: {source}")]
+    #[error("cannot reach database {database}: {source}; check that it runs, and [queue] url")]
     Unreachable {
         /// Its label.
         database: String,
         /// What the driver says.
-        source: sqlx::Error,
+        source: Driver,
     },
     /// The database answers, and refuses us: a wrong password, a database that does not exist, a missing privilege.
     #[error("cannot open database {database}: {source}; check [queue] url")]
@@ -105,7 +106,7 @@ pub enum StoreError {
         /// Its label.
         database: String,
         /// What the driver says.
-        source: sqlx::Error,
+        source: Driver,
     },
     /// A newer build has migrated the database.
     #[error(
@@ -138,10 +139,10 @@ pub enum StoreError {
         /// The database's label.
         database: String,
         /// What the driver says.
-        source: sqlx::Error,
+        source: Driver,
     },
     /// What is stored cannot be what we stored.
-    #[error("cannot read {what} from the database: {why}")]
+    #[error("cannot read {what}: {why}")]
     Corrupt {
         /// What was read.
         what: String,
@@ -154,9 +155,25 @@ pub enum StoreError {
         /// Its label.
         database: String,
         /// What the driver says.
-        source: sqlx::Error,
+        source: Driver,
     },
 }
+
+/// What the driver reports. It reads as the database's own words, which are all of it: there is no further cause.
+#[derive(Debug)]
+pub struct Driver(pub(super) sqlx::Error);
+
+impl fmt::Display for Driver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            sqlx::Error::Database(error) => f.write_str(error.message()),
+            sqlx::Error::Io(error) => error.fmt(f),
+            other => other.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for Driver {}
 
 /// What the code of a database's error means for us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -189,6 +206,7 @@ impl StoreError {
             sqlx::Error::Database(error) => meaning_of(error.code().as_deref().unwrap_or_default()),
             _ => Meaning::Other,
         };
+        let source = Driver(source);
         match meaning {
             Meaning::Away => Self::Unreachable { database, source },
             Meaning::Refused => Self::Refused { database, source },
@@ -202,7 +220,7 @@ impl StoreError {
     }
 
     pub(super) fn corrupt(what: impl Into<String>, why: impl ToString) -> Self {
-        Self::Corrupt { what: what.into(), why: why.to_string() }
+        Self::Corrupt { what: format!("{} from the database", what.into()), why: why.to_string() }
     }
 }
 

@@ -6,7 +6,7 @@
 //! at once, and one transaction for each script.
 
 use super::db::{Db, Kind, Tx};
-use super::error::StoreError;
+use super::error::{Driver, StoreError};
 use super::statement::args;
 use crate::clock::Timestamp;
 
@@ -87,7 +87,7 @@ pub(super) async fn run(db: &Db, now: Timestamp) -> Result<Migrated, StoreError>
         tx.script(script(db.kind(), migration)).await.map_err(|source| StoreError::Migration {
             name,
             database: db.label().to_owned(),
-            source,
+            source: Driver(source),
         })?;
         tx.run(RECORD, args![migration.version, name, crc(db.kind(), migration), now]).await?;
         names.push(name);

@@ -19,3 +19,4 @@ mod slots;
 
 pub use config::Config;
 pub use daemon::{Daemon, Setup, Shutdown, WorkerError};
+pub use identity::IdentityError;

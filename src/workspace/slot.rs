@@ -32,6 +32,15 @@ impl StateDir {
         &self.root
     }
 
+    /// How much room is left on its disk, in bytes.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn free_space(&self) -> io::Result<u64> {
+        let found = nix::sys::statvfs::statvfs(&self.root)?;
+        Ok(found.blocks_available() * found.fragment_size())
+    }
+
     /// Where mirrors are.
     #[must_use]
     pub fn mirrors(&self) -> PathBuf {

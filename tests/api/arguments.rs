@@ -10,7 +10,7 @@ fn refusal(line: &[&str]) -> String {
 
 #[test]
 fn the_help_lists_every_command() {
-    insta::assert_snapshot!(Args::command().term_width(100).render_help(), @r#"
+    insta::assert_snapshot!(Args::command().version("0.1.0").term_width(100).render_help(), @r#"
     Turns queued tasks into commits
 
     Usage: sawmill [OPTIONS] <COMMAND>
@@ -34,7 +34,8 @@ fn the_help_lists_every_command() {
       help         Print this message or the help of the given subcommand(s)
 
     Options:
-      -h, --help  Print help
+      -h, --help     Print help
+      -V, --version  Print version
 
     Global options:
           --config <FILE>  The configuration [default: ./workers.toml, where there is one]

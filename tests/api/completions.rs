@@ -81,7 +81,7 @@ async fn what_cannot_be_asked_of_completions_is_said() {
     422 limit: 0 is not between 1 and 100
     422 limit: 101 is not between 1 and 100
     422 lease: 10ms is not between 1s and 24h
-    422 lease: "soon" is not a duration such as "90s", "15m" or "1h 30m" at line 1 column 32
+    422 lease: "soon" is not a duration such as "90s", "15m" or "1h 30m" at line 1 column 31
     422 consumer: missing field `consumer` at line 1 column 11
     404 there is no completion 00000000-0000-7000-8000-000000000000; check the id against the list
     "#);

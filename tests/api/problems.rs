@@ -51,7 +51,7 @@ async fn a_document_that_is_no_job_is_refused_with_the_path_to_the_field() {
     422 invalid-document [task] task: missing field `task` at line 1 column 2
     422 invalid-document [task.comand] task.comand: unknown field `comand`, expected one of `instruction`, `command`, `acceptance`, `inputs` at line 1 column 18; did you mean "command"?
     422 invalid-document [task.command] task.command: a command is a line of text, or a list of a program and its arguments at line 1 column 23
-    422 invalid-document [timeout] timeout: "soon" is not a duration such as "90s", "15m" or "1h 30m" at line 1 column 31
+    422 invalid-document [timeout] timeout: "soon" is not a duration such as "90s", "15m" or "1h 30m" at line 1 column 30
     422 invalid-document [gates[0].command] gates[0].command: missing field `command` at line 1 column 39
     422 invalid-document [priority] priority: unknown variant `high`, expected one of `interactive`, `normal`, `background` at line 1 column 31
     422 invalid-document [deliver.branch] deliver.branch: "a..b" is not a branch name: it has ".." or "@{" at line 1 column 42

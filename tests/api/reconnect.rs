@@ -99,7 +99,7 @@ async fn a_server_that_is_not_there_is_named_with_the_next_step() {
     assert_eq!(error.exit(), Exit::Unreachable);
     let said = error.to_string().replace(&address.to_string(), "[address]");
     insta::assert_snapshot!(said, @"cannot reach the server at http://[address]; check --server, or start it with: sawmill serve");
-    for url in ["localhost:7400", "ftp://localhost", "http://"] {
+    for url in ["localhost:port", "ftp://localhost", "http://"] {
         let error = Client::http(url).err().expect("it is no address of a server");
         assert_eq!(error.exit(), Exit::Usage, "{url}: {error}");
     }

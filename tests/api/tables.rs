@@ -94,9 +94,9 @@ async fn completions_and_workers_are_handled_by_command(world: &World) {
     let (_, configuration) = world.cli(&["config", "show", "--origin"]).await;
     insta::allow_duplicates! {
         insta::assert_snapshot!(configuration, @r#"
-        KEY          VALUE       ORIGIN
-        queue.lease  "30s"       built-in
-        queue.url    "(hidden)"  SAWMILL_QUEUE__URL
+        KEY          ORIGIN              VALUE
+        queue.lease  built-in            "30s"
+        queue.url    SAWMILL_QUEUE__URL  "(hidden)"
         "#);
     }
 }

@@ -4,7 +4,7 @@ mod bench;
 mod commit;
 mod concurrency;
 mod equality;
-mod fixture;
+pub(crate) mod fixture;
 mod kill;
 mod lfs;
 mod push;

@@ -169,7 +169,7 @@ fn a_git_that_is_missing_or_too_old_is_refused_at_once() {
     let mut config = config();
     config.program = "no-such-git".into();
     let error = Git::open(&config, &root.path().join("mirrors")).expect_err("missing");
-    insta::assert_snapshot!(error, @"cannot start no-such-git: entity not found; install git, or set git.program");
+    insta::assert_snapshot!(error, @"cannot start no-such-git: it is nowhere in the search path /usr/local/bin:/usr/bin:/bin; install git, or set git.program");
     let old = root.path().join("old-git");
     fs::write(&old, "#!/bin/sh\necho git version 2.30.2\n").expect("a script");
     fs::set_permissions(&old, fs::Permissions::from_mode(0o755)).expect("rights");

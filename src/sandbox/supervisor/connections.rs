@@ -12,6 +12,7 @@ use nix::sys::socket::{getsockopt, sockopt};
 use nix::unistd::geteuid;
 
 use super::super::kernel;
+use super::super::note::note;
 use super::super::protocol::{self, Request, Response};
 
 /// More than a daemon, its heartbeat and some curious commands need at once.
@@ -104,7 +105,7 @@ impl Connection {
             Ok(Some(request)) => Some(Asked { request, descriptors: std::mem::take(&mut self.descriptors) }),
             Ok(None) => None,
             Err(error) => {
-                eprintln!("a connection is closed: {error}");
+                note(format_args!("a connection is closed: {error}"));
                 self.open = false;
                 None
             }
@@ -119,7 +120,7 @@ impl Connection {
                 self.flush();
             }
             Err(error) => {
-                eprintln!("a connection is closed: {error}");
+                note(format_args!("a connection is closed: {error}"));
                 self.open = false;
             }
         }

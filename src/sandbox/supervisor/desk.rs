@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::super::command::{Cause, ExitReport, Started, Status, Will};
 use super::super::kernel::Reaped;
 use super::super::ledger::{Ledger, ProcessName, Record, Running};
+use super::super::note::note;
 use super::super::protocol::{Order, Refusal};
 use super::descendants;
 use super::program::Files;
@@ -40,9 +41,9 @@ impl Desk {
         let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned();
         let (mut ledger, running) = Ledger::open(dir)?;
         if let Some(Running { id, started, boot_id: then, processes }) = running {
-            eprintln!("command {id} ran when its supervisor died");
+            note(format_args!("command {id} ran when its supervisor died"));
             if then == boot_id && !descendants::end_foreign(&processes) {
-                eprintln!("processes of command {id} could not be ended");
+                note(format_args!("processes of command {id} could not be ended"));
             }
             ledger.end(&id, Record::Lost { started });
         }
@@ -145,7 +146,7 @@ impl Desk {
         });
         match started {
             Ok(run) => self.work = Work::Will(Box::new(run)),
-            Err(why) => eprintln!("cannot do the will of command {id}: {why}"),
+            Err(why) => note(format_args!("cannot do the will of command {id}: {why}")),
         }
         self.is_busy()
     }
@@ -163,7 +164,7 @@ impl Desk {
                 let started = run.started();
                 self.ledger.end(&id, Record::Ended { started, report: run.finish() });
             }
-            Work::Will(run) => eprintln!("the will is done: {:?}", run.finish()),
+            Work::Will(run) => note(format_args!("the will is done: {:?}", run.finish())),
             Work::None => {}
         }
     }

@@ -14,6 +14,7 @@ use nix::sys::signal::Signal;
 
 use super::super::command::Cause;
 use super::super::kernel;
+use super::super::note::note;
 use super::super::protocol::{Refusal, Request, Response, SOCKET, VERSION};
 use super::connections::{self, Asked, Connection};
 use super::desk::Desk;
@@ -196,7 +197,7 @@ impl Engine {
     fn look_at_the_clock(&mut self) {
         let now = Instant::now();
         if self.stay == Stay::Serving && now.saturating_duration_since(self.heard) >= self.post.orphan_after {
-            eprintln!("no daemon for {:?}: ending", self.post.orphan_after);
+            note(format_args!("no daemon for {:?}: ending", self.post.orphan_after));
             self.stay = Stay::Orphaned;
             self.desk.stop_any(Cause::Orphaned);
         }

@@ -15,6 +15,8 @@ mod usage;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+use super::note::note;
+
 /// The hidden subcommand by which the executable becomes a supervisor.
 pub const SUBCOMMAND: &str = "__supervise";
 
@@ -32,13 +34,13 @@ pub fn supervise(args: impl Iterator<Item = OsString>) -> ExitCode {
         Ok(detach::Side::Supervisor(post)) => match engine::Engine::open(post).and_then(engine::Engine::run) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
-                eprintln!("cannot go on: {error}");
+                note(format_args!("cannot go on: {error}"));
                 ExitCode::FAILURE
             }
         },
         Err(detach::DetachError::Taken) => ExitCode::from(EXIT_TAKEN),
         Err(error) => {
-            eprintln!("{error}");
+            note(error);
             ExitCode::FAILURE
         }
     }

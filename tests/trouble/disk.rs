@@ -1,0 +1,76 @@
+//! A state directory without space left.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::site::Site;
+
+/// A file system of its own size. Where none can be mounted the test fails, for it would prove nothing.
+struct Small(PathBuf);
+
+impl Small {
+    fn mount(path: &Path, megabytes: u32) -> Self {
+        std::fs::create_dir_all(path).expect("a directory");
+        let size = format!("size={megabytes}m");
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(path).output().expect("mount starts");
+        let why = String::from_utf8_lossy(&mounted.stderr);
+        assert!(mounted.status.success(), "no small file system can be mounted; run the tests as root: {why}");
+        Self(path.to_owned())
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let gone = Command::new("umount").arg("--lazy").arg(&self.0).status();
+        assert!(gone.is_ok_and(|status| status.success()) || std::thread::panicking(), "{} stays mounted", self.0.display());
+    }
+}
+
+fn noise(bytes: usize) -> Vec<u8> {
+    let mut state = 1_u32;
+    let next = |_| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        state.to_be_bytes()[0]
+    };
+    (0..bytes).map(next).collect()
+}
+
+#[test]
+fn a_mirror_that_does_not_fit_fails_the_job_with_the_reason() {
+    let site = Site::new();
+    site.remote("large.git", |seed| std::fs::write(seed.join("large.bin"), noise(6 << 20)).expect("a file"));
+    let _small = Small::mount(&site.path("worker"), 4);
+    let _worker = site.worker();
+    // Not from the same file system, so that objects are copied.
+    insta::assert_snapshot!(site.fate(&["--repo", "large.git", "--", "true"]), @r#"
+    exit 1
+    [job] failed: given up after 2 attempts that infrastructure failed; the last one: cannot fetch from [site]/large.git: no space left on the disk
+    "#);
+    insta::assert_snapshot!(site.fate(&["--project", "app", "--changes", "none", "--", "true"]), @r#"
+    exit 0
+    [job] succeeded: done without a change
+    "#);
+}
+
+#[test]
+fn a_job_that_fills_the_disk_fails_with_the_reason() {
+    let site = Site::new();
+    let _small = Small::mount(&site.path("worker"), 8);
+    let _worker = site.worker();
+    let id = site.enqueue(&["--project", "app", "--", "sleep 1; head -c 20000000 /dev/zero | tr '\\0' x > large.txt"]);
+    insta::assert_snapshot!(site.fate_of(&id), @r#"
+    exit 1
+    [job] failed: shell exited with status 1; no space is left on the disk of the worker's state directory
+    "#);
+}
+
+#[test]
+fn a_state_directory_that_is_full_from_the_start_is_named() {
+    let site = Site::new();
+    let small = Small::mount(&site.path("worker"), 1);
+    std::fs::write(small.0.join("filler"), vec![0; 2 << 20]).expect_err("the file system is full");
+    insta::assert_snapshot!(site.says(&["worker"]), @r#"
+    exit 1
+    error: cannot write [site]/worker/mirrors/.home/gitconfig: no space left on the disk
+    "#);
+}

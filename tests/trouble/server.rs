@@ -1,0 +1,150 @@
+//! The server, the worker's place, and commands about jobs that are not in the right state.
+
+use std::net::TcpListener;
+
+use super::site::{Site, wait_until};
+
+const NOBODY: &str = "00000000-0000-7000-8000-000000000000";
+
+#[test]
+fn an_address_in_use_is_named() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("an address").to_string();
+    let site = Site::new().with("SAWMILL_SERVER__LISTEN", &address);
+    insta::assert_snapshot!(site.says(&["serve"]), @r#"
+    exit 4
+    error: cannot listen on 127.0.0.1:[port]; set server.listen to another port, or stop what uses this one
+      because: Address already in use (os error 98)
+    "#);
+    insta::assert_snapshot!(site.says(&["up"]), @r#"
+    exit 4
+    error: cannot listen on 127.0.0.1:[port]; set server.listen to another port, or stop what uses this one
+      because: Address already in use (os error 98)
+    "#);
+    insta::assert_snapshot!(Site::new().with("SAWMILL_SERVER__LISTEN", "0.0.0.0:7400").says(&["serve"]), @r#"
+    exit 2
+    error: cannot listen on 0.0.0.0:7400: other hosts could reach it and there are no tokens yet; set server.listen to a loopback address such as 127.0.0.1:[port]
+    "#);
+}
+
+#[test]
+fn a_server_that_is_not_there_is_named_with_the_next_step() {
+    let free = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").to_string();
+    let site = Site::new();
+    insta::assert_snapshot!(site.says(&["--server", &format!("http://{free}"), "jobs"]), @r#"
+    exit 5
+    error: cannot reach the server at http://127.0.0.1:[port]; check --server, or start it with: sawmill serve
+      because: Connection refused (os error 111)
+    "#);
+    insta::assert_snapshot!(site.says(&["--server", &free, "logs", "-f", NOBODY]), @r#"
+    exit 5
+    error: cannot reach the server at http://127.0.0.1:[port]; check --server, or start it with: sawmill serve
+      because: Connection refused (os error 111)
+    "#);
+    insta::assert_snapshot!(site.says(&["--server", "ftp://host", "jobs"]), @r#"
+    exit 2
+    error: "ftp://host" is not the address of a server (it does not begin with http:// or https://); give one such as http://127.0.0.1:[port]
+    "#);
+}
+
+#[test]
+fn a_job_that_is_not_there_is_named() {
+    let site = Site::new();
+    for line in [&["job", "show", NOBODY][..], &["logs", NOBODY], &["job", "cancel", NOBODY], &["job", "wait", NOBODY]] {
+        insta::allow_duplicates! {
+            insta::assert_snapshot!(site.says(line), @r#"
+            exit 3
+            error: there is no job [job]; check the id against the list
+            "#);
+        }
+    }
+    insta::assert_snapshot!(site.says(&["job", "show", "7"]), @r#"
+    exit 2
+    error: invalid value '7' for '<ID>': "7" is not a job id
+
+    For more information, try '--help'.
+    "#);
+}
+
+#[test]
+fn a_state_directory_has_one_worker() {
+    let site = Site::new();
+    let _first = site.worker();
+    insta::assert_snapshot!(site.says(&["worker"]), @r#"
+    exit 4
+    error: another worker uses the state directory [site]/worker; give each worker its own worker.state_dir
+    "#);
+}
+
+#[test]
+fn a_running_job_is_not_retried_and_an_ended_one_is_not_cancelled() {
+    let site = Site::new();
+    let _worker = site.worker();
+    let id = site.enqueue(&["--project", "app", "--", "sleep 60"]);
+    let shows = |state: &str| site.says(&["job", "show", &id]).contains(state);
+    wait_until("the job runs", || shows("state          running"));
+    insta::assert_snapshot!(site.says(&["job", "retry", &id]), @r#"
+    exit 4
+    error: cannot retry job [job]: it is running, and only a failed or cancelled job can be retried
+    "#);
+    insta::assert_snapshot!(site.says(&["job", "cancel", &id, "--reason", "enough"]), @r#"
+    exit 0
+    [job] is running; its worker will end it (wait for that with: sawmill job wait [job])
+    "#);
+    insta::assert_snapshot!(site.fate_of(&id), @r#"
+    exit 1
+    [job] cancelled: by request: enough
+    "#);
+    let done = site.enqueue(&["--project", "app", "--changes", "none", "--", "true"]);
+    insta::assert_snapshot!(site.fate_of(&done), @r#"
+    exit 0
+    [job] succeeded: done without a change
+    "#);
+    insta::assert_snapshot!(site.says(&["job", "cancel", &done]), @r#"
+    exit 4
+    error: job [job] has succeeded already; there is nothing left to cancel
+    "#);
+}
+
+#[test]
+fn who_is_new_is_told_what_is_missing() {
+    let site = Site::new();
+    insta::assert_snapshot!(site.says(&["jobs"]), @r#"
+    exit 0
+    there is no such job; ask for one with: sawmill enqueue
+    "#);
+    insta::assert_snapshot!(site.says(&["workers", "list"]), @r#"
+    exit 0
+    no worker has ever reported; start one with: sawmill up
+    "#);
+    insta::assert_snapshot!(site.says(&["completions", "list"]), @r#"
+    exit 0
+    there is no such completion; a job that succeeds makes one
+    "#);
+    insta::assert_snapshot!(site.says(&["enqueue", "--project", "app", "--", "true"]), @r#"
+    exit 0
+    [job]
+    on branch sawmill/adhoc/job/true; watch it with: sawmill logs -f [job]
+    no worker is there to take it; start one with: sawmill up
+    "#);
+    insta::assert_snapshot!(site.says(&["enqueue", "--project", "app"]), @r#"
+    exit 2
+    error: there is nothing to do; say it with --instruction TEXT, --file FILE, --spec FILE, or a command after --
+    "#);
+    insta::assert_snapshot!(site.says(&["enqueue", "--", "true"]), @r#"
+    exit 2
+    error: there is no repository to do it in; name one with --repo REPO or --project PROJECT
+    "#);
+}
+
+#[test]
+fn the_version_is_told_in_every_way_that_people_ask_for_it() {
+    let site = Site::new();
+    let version = site.says(&["--version"]);
+    assert!(version.starts_with(&format!("exit 0\nsawmill {} (", env!("CARGO_PKG_VERSION"))), "{version}");
+    assert_eq!(site.says(&["-V"]), version);
+    assert_eq!(site.says(&["version"]), version);
+    assert!(site.says(&["version", "--json"]).contains("\"version\": \""));
+    let help = site.says(&[]);
+    assert!(help.starts_with("exit 2\n") && help.contains("Usage: sawmill") && help.contains("--version"), "{help}");
+}
