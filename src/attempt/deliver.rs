@@ -30,13 +30,9 @@ pub(super) async fn commit(attempt: &mut Attempt, base: ObjectId, said: Said) ->
         (Change::Commit(committed), Changes::Required | Changes::Optional) => Some(committed),
     };
     match &commit {
-        Some(Committed { commit, diff, .. }) => attempt.say(&format!(
-            "commit {}: {} files, +{} -{}",
-            commit.short(),
-            diff.files,
-            diff.insertions,
-            diff.deletions
-        )),
+        Some(Committed { commit, diff, .. }) => {
+            attempt.say(&format!("commit {}: {} files, +{} -{}", commit.short(), diff.files, diff.insertions, diff.deletions))
+        }
         None => attempt.say("nothing changed"),
     }
     Ok(Phase::Committed { base, said, commit })
@@ -90,10 +86,11 @@ async fn push(attempt: &Attempt, commit: &ObjectId) -> Result<(), Halt> {
         return Ok(());
     }
     attempt.tools.store.check_claim(&attempt.claimed.claim).await?;
-    let pushed = within(attempt, worktree.push(commit, branch)).await?;
+    let pushed = within(attempt, worktree.deliver(commit, branch, &attempt.claimed.claim)).await?;
     attempt.say(match pushed {
         Pushed::New => "pushed",
         Pushed::Already => "already on the remote",
+        Pushed::Superseded => "pushed, in place of what an earlier attempt had pushed before it lost its claim",
     });
     Ok(())
 }
