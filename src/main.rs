@@ -96,7 +96,9 @@ async fn migrate(composition: &Composition, out: &cli::Output) -> anyhow::Result
     let migrated = store.migrate().await?;
     match migrated.applied.as_slice() {
         [] => out.line(&format!("{} is at schema {} already", store.label(), migrated.version))?,
-        applied => out.line(&format!("{} is now at schema {}: applied {}", store.label(), migrated.version, applied.join(", ")))?,
+        applied => {
+            out.line(&format!("{} is now at schema {}: applied {}", store.label(), migrated.version, applied.join(", ")))?
+        }
     }
     store.close().await;
     Ok(())

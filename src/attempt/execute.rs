@@ -3,6 +3,7 @@
 use super::environment;
 use super::halt::Halt;
 use super::journal::{Phase, Said};
+use super::judge;
 use super::open::Attempt;
 use super::orphan::SALVAGE_SUBCOMMAND;
 use crate::backends::Verdict;
@@ -57,6 +58,12 @@ fn command_id(attempt: &Attempt, id: &str) -> String {
     format!("{}-{}-{id}", attempt.claimed.claim.job, attempt.claimed.claim.attempt)
 }
 
+/// The ids of all commands that the attempt may have started.
+pub(super) fn command_ids(attempt: &Attempt) -> Vec<String> {
+    let gates = (0..attempt.claimed.job.spec.gates.len()).map(judge::gate_id);
+    std::iter::once(BACKEND.to_owned()).chain(gates).map(|id| command_id(attempt, &id)).collect()
+}
+
 /// What the supervisor does for the daemon when that does not come back: it salvages.
 fn will(attempt: &Attempt) -> Will {
     let executable = attempt.tools.executable.to_string_lossy().into_owned();
@@ -89,9 +96,9 @@ pub(super) async fn ended(attempt: &Attempt, id: &str) -> Result<ExitReport, Hal
     match waited {
         Ok(report) => Ok(report),
         // The processes died with it, or were ended by the kernel after it: nothing is known of their end.
-        Err(SandboxError::Gone { .. } | SandboxError::Refused { refusal: Refusal::Lost { .. } | Refusal::Unknown { .. }, .. }) => {
-            Err(Halt::failed(OutcomeClass::Infrastructure, "the supervisor of the job's processes is gone"))
-        }
+        Err(
+            SandboxError::Gone { .. } | SandboxError::Refused { refusal: Refusal::Lost { .. } | Refusal::Unknown { .. }, .. },
+        ) => Err(Halt::failed(OutcomeClass::Infrastructure, "the supervisor of the job's processes is gone")),
         Err(error) => Err(error.into()),
     }
 }
@@ -103,9 +110,7 @@ pub(super) fn exit_of(attempt: &Attempt, report: &ExitReport) -> Result<Result<i
             let after = human::format(report.ended_at.since(report.started_at));
             Err(Halt::failed(OutcomeClass::Timeout, format!("met its deadline and was ended after {after}")))
         }
-        (Cause::Orphaned, _) => {
-            Err(Halt::failed(OutcomeClass::Infrastructure, "the worker was away for longer than its lease"))
-        }
+        (Cause::Orphaned, _) => Err(Halt::failed(OutcomeClass::Infrastructure, "the worker was away for longer than its lease")),
         (Cause::Stopped, _) => match attempt.stop.reason() {
             Some(reason) => Err(Halt::Stopped(reason)),
             None => Err(Halt::failed(OutcomeClass::Infrastructure, "was stopped for no reason on record")),

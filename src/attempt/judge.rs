@@ -12,12 +12,7 @@ use crate::job::{GateEvidence, OutcomeClass, Stage};
 /// How long a gate's output may take to reach the store before its place in the log is noted.
 const SETTLE: std::time::Duration = std::time::Duration::from_secs(2);
 
-pub(super) async fn run(
-    attempt: &mut Attempt,
-    base: ObjectId,
-    said: Said,
-    commit: Option<Committed>,
-) -> Result<Phase, Halt> {
+pub(super) async fn run(attempt: &mut Attempt, base: ObjectId, said: Said, commit: Option<Committed>) -> Result<Phase, Halt> {
     attempt.stages.enter(Stage::Judge, attempt.now());
     let mut gates = Vec::new();
     for (index, gate) in attempt.claimed.job.spec.gates.clone().iter().enumerate() {
@@ -32,7 +27,7 @@ pub(super) async fn run(
 }
 
 async fn judge(attempt: &Attempt, index: usize, gate: &Gate) -> Result<GateEvidence, Halt> {
-    let id = format!("gate-{index}");
+    let id = gate_id(index);
     let argv = gate.command.argv();
     attempt.say(&format!("gate {}: {}", gate.name, gate.command));
     let now = attempt.now();
@@ -58,6 +53,11 @@ async fn judge(attempt: &Attempt, index: usize, gate: &Gate) -> Result<GateEvide
         log_from,
         log_to,
     })
+}
+
+/// The id of a gate's command within the attempt.
+pub(super) fn gate_id(index: usize) -> String {
+    format!("gate-{index}")
 }
 
 /// A failure in a gate says in which.

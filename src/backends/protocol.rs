@@ -93,8 +93,7 @@ pub fn read_result(path: &Path) -> Result<ResultDocument, ResultError> {
     if bytes.len() as u64 > RESULT_MAX {
         return Err(ResultError::TooLarge(found.len().max(bytes.len() as u64)));
     }
-    let mut result: ResultDocument =
-        serde_json::from_slice(&bytes).map_err(|error| ResultError::Malformed(error.to_string()))?;
+    let mut result: ResultDocument = serde_json::from_slice(&bytes).map_err(|error| ResultError::Malformed(error.to_string()))?;
     if result.schema != 1 {
         return Err(ResultError::Malformed(format!("schema {} is not 1", result.schema)));
     }

@@ -13,9 +13,8 @@ impl Environment {
     /// Reads the process's environment. What is not UTF-8 is left out: no setting of ours can be in it.
     #[must_use]
     pub fn read() -> Self {
-        let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
-            Some((name.into_string().ok()?, value.into_string().ok()?))
-        };
+        let text =
+            |(name, value): (std::ffi::OsString, std::ffi::OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
         Self { variables: std::env::vars_os().filter_map(text).collect() }
     }
 

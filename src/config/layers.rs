@@ -72,9 +72,7 @@ fn find_file(file: Option<&Path>, environment: &Environment) -> Result<Option<Pa
 /// A value as it would be in the file, where it is one (`3`, `true`, `["a"]`), else as text.
 fn parse(text: &str) -> Value {
     let as_toml = format!("value = {text}").parse::<toml::Table>().ok().and_then(|table| table.get("value").cloned());
-    as_toml
-        .and_then(|value| Value::serialize(value).ok())
-        .unwrap_or_else(|| Value::from(text.to_owned()))
+    as_toml.and_then(|value| Value::serialize(value).ok()).unwrap_or_else(|| Value::from(text.to_owned()))
 }
 
 /// Fills in what only this process's surroundings can say.

@@ -57,11 +57,26 @@ impl Fate {
             Self::new("a change delivered", "Add an option for capitals", change, OutcomeClass::Succeeded),
             Self::new("a change with tests run", "Count the longest line", change_and_test, OutcomeClass::Succeeded)
                 .with(|spec| spec.gates = vec![tested]),
-            Self::new("no change", "Look for open questions", "grep -rn 'FIXME' . || echo 'nothing to do'", OutcomeClass::NoChange),
-            Self::new("a failing command", "Build the release", "echo 'error: no rule to make release' >&2; exit 2", OutcomeClass::Backend),
+            Self::new(
+                "no change",
+                "Look for open questions",
+                "grep -rn 'FIXME' . || echo 'nothing to do'",
+                OutcomeClass::NoChange,
+            ),
+            Self::new(
+                "a failing command",
+                "Build the release",
+                "echo 'error: no rule to make release' >&2; exit 2",
+                OutcomeClass::Backend,
+            ),
             Self::new("a timeout", "Wait for the moon", "echo 'waiting'; sleep 600", OutcomeClass::Timeout)
                 .with(|spec| spec.timeout = Some(Duration::from_millis(1_500))),
-            Self::new("cancelled", "Rewrite everything", "echo 'half a rewrite' > REWRITE.md; sleep 600", OutcomeClass::Cancelled),
+            Self::new(
+                "cancelled",
+                "Rewrite everything",
+                "echo 'half a rewrite' > REWRITE.md; sleep 600",
+                OutcomeClass::Cancelled,
+            ),
             Self::new("retried to success", "Fix the flaky part", FLAKY, OutcomeClass::Succeeded)
                 .with(|spec| spec.attempts = Some(3)),
             Self::new("a flood of log", "Print a lot", FLOOD, OutcomeClass::Succeeded),

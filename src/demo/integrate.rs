@@ -28,7 +28,10 @@ pub(super) async fn run(scene: &Scene, out: &Output, ended: &[Ended]) -> anyhow:
             Cell::new(completion.job.short()),
             Cell::new(&branch),
             Cell::maybe(completion.commit.as_ref().map(|commit| commit.short().to_owned())),
-            Cell::new(format!("+{} -{} in {} files", completion.diff.insertions, completion.diff.deletions, completion.diff.files)),
+            Cell::new(format!(
+                "+{} -{} in {} files",
+                completion.diff.insertions, completion.diff.deletions, completion.diff.files
+            )),
             Cell::new(completion.gates.iter().map(|gate| format!("{} passed", gate.name)).collect::<Vec<_>>().join(", ")),
             Cell::new(if is_there { "fetched, acknowledged" } else { "NOT THERE" }),
         ]);

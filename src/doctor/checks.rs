@@ -91,7 +91,12 @@ pub(super) async fn database(config: &Config) -> Vec<Finding> {
         },
         if skew > CLOCK_SKEW {
             let seen = format!("{skew:?} apart from the database's");
-            flawed("clock", State::Warning, seen, "run an NTP client on both hosts; leases go by the database's clock all the same")
+            flawed(
+                "clock",
+                State::Warning,
+                seen,
+                "run an NTP client on both hosts; leases go by the database's clock all the same",
+            )
         } else {
             good("clock", "in step with the database's")
         },
@@ -115,6 +120,8 @@ pub(super) async fn supervisor(config: &Config) -> Finding {
     let tried = async { Supervisor::launch(&launch).await?.shutdown().await };
     match tried.await {
         Ok(()) => good("supervisor", "starts and ends"),
-        Err(error) => flawed("supervisor", State::Bad, error.to_string(), "check that /proc is mounted and processes may be started"),
+        Err(error) => {
+            flawed("supervisor", State::Bad, error.to_string(), "check that /proc is mounted and processes may be started")
+        }
     }
 }

@@ -58,12 +58,7 @@ pub fn report(out: &Output, findings: &[Finding]) -> Result<Exit, CliError> {
                     State::Warning => "warning",
                     State::Bad => "failed",
                 };
-                vec![
-                    Cell::new(finding.check),
-                    Cell::state(word),
-                    Cell::new(&finding.seen),
-                    Cell::maybe(finding.remedy.as_ref()),
-                ]
+                vec![Cell::new(finding.check), Cell::state(word), Cell::new(&finding.seen), Cell::maybe(finding.remedy.as_ref())]
             })
             .collect();
         out.rows(&["CHECK", "STATE", "SEEN", "WHAT TO DO"], &rows)?;

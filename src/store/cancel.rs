@@ -78,7 +78,10 @@ impl Store {
     /// The database cannot be read.
     pub async fn cancel_requests(&self, worker: &WorkerId) -> Result<Vec<(JobId, String)>, StoreError> {
         let rows: Vec<RequestRow> = self.db().all(REQUESTS, args![worker.as_str()]).await?;
-        Ok(rows.into_iter().map(|row| (JobId::from_uuid(row.id), cancelled(&row.cancel_reason.unwrap_or_default()).message)).collect())
+        Ok(rows
+            .into_iter()
+            .map(|row| (JobId::from_uuid(row.id), cancelled(&row.cancel_reason.unwrap_or_default()).message))
+            .collect())
     }
 
     /// Queues a failed or cancelled job again, with at least one more attempt than it has used and with no resets counted.

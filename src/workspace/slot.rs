@@ -61,9 +61,8 @@ impl StateDir {
     /// # Errors
     /// The directory cannot be read.
     pub fn slots(&self) -> io::Result<Vec<SlotDir>> {
-        let mut numbers: Vec<u32> = fs::read_dir(self.root.join("slots"))?
-            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-            .collect();
+        let mut numbers: Vec<u32> =
+            fs::read_dir(self.root.join("slots"))?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
         numbers.sort_unstable();
         Ok(numbers.into_iter().map(|number| self.slot(number)).collect())
     }

@@ -119,7 +119,10 @@ async fn assert_delivered_once(host: &Host, remote: &std::path::Path, job: &Job,
     assert_eq!(branches.len(), 1, "{branches:?}");
     let (branch, tip) = &branches[0];
     assert_eq!(branch, &job.branch.to_ref());
-    let message = git(remote, &["log", "--format=%(trailers:key=Sawmill-Job,key=Sawmill-Attempt,valueonly,separator=%x20)", &format!("main..{tip}")]);
+    let message = git(
+        remote,
+        &["log", "--format=%(trailers:key=Sawmill-Job,key=Sawmill-Attempt,valueonly,separator=%x20)", &format!("main..{tip}")],
+    );
     assert_eq!(message, format!("{} {attempt}", job.id), "one commit, with the job's trailers");
     assert_eq!(job.commit.as_ref().map(ToString::to_string).as_ref(), Some(tip));
     assert_eq!(git(remote, &["show", &format!("{tip}:work.txt")]), "work");

@@ -29,7 +29,10 @@ async fn writes_nothing(on: On, held: Held) {
     // What its git was held at is let go at the worst moment.
     scene.latch.let_go();
     until("the first worker notices", async || first.log().contains("lost its claim")).await;
-    until("the first worker's slot is clear", async || !host.state_dir("a").join("slots/1/run").exists() && !host.state_dir("a").join("slots/0/run").exists()).await;
+    until("the first worker's slot is clear", async || {
+        !host.state_dir("a").join("slots/1/run").exists() && !host.state_dir("a").join("slots/0/run").exists()
+    })
+    .await;
     assert_eq!(record(&scene).await, before, "{}", first.log());
     scene.assert_delivered_once(2).await;
     scene.close(vec![first, second]).await;

@@ -55,8 +55,9 @@ impl Host {
         let (url, schema) = match on {
             On::Sqlite => (format!("sqlite:{}/queue.db", root.path().display()), None),
             On::Postgres => {
-                let server = std::env::var("SAWMILL_TEST_POSTGRES")
-                    .expect("SAWMILL_TEST_POSTGRES is not set: run the tests with `make test`, which starts a PostgreSQL for them");
+                let server = std::env::var("SAWMILL_TEST_POSTGRES").expect(
+                    "SAWMILL_TEST_POSTGRES is not set: run the tests with `make test`, which starts a PostgreSQL for them",
+                );
                 let schema = format!("t_{}", Uuid::new_v4().simple());
                 let mut connection = PgConnection::connect(&server).await.expect("the test server answers");
                 connection.execute(AssertSqlSafe(format!("CREATE SCHEMA {schema}"))).await.expect("a schema can be made");
@@ -64,7 +65,8 @@ impl Host {
                 (format!("{server}{sign}options=-c%20search_path%3D{schema}"), Some(schema))
             }
         };
-        let retry = RetryPolicy { attempts: 1, resets: 5, backoff: Duration::from_millis(100), backoff_max: Duration::from_secs(1) };
+        let retry =
+            RetryPolicy { attempts: 1, resets: 5, backoff: Duration::from_millis(100), backoff_max: Duration::from_secs(1) };
         let config = Config {
             url: url.clone(),
             lease,
@@ -212,7 +214,8 @@ impl Host {
     /// What the daemons have said, for a failed test.
     pub(crate) fn logs(&self) -> String {
         let entries = fs::read_dir(self.root()).expect("the test's directory").flatten();
-        let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "log")).collect();
+        let mut paths: Vec<PathBuf> =
+            entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "log")).collect();
         paths.sort();
         paths.iter().map(|path| format!("--- {}\n{}", path.display(), fs::read_to_string(path).unwrap_or_default())).collect()
     }
@@ -347,7 +350,8 @@ fn names_in(dir: &Path) -> Vec<PathBuf> {
 
 /// Lock files of git's own. The locks between daemons are files beside the mirrors, which stay.
 fn git_locks(dir: &Path) -> Vec<PathBuf> {
-    let (dirs, files): (Vec<PathBuf>, Vec<PathBuf>) = names_in(dir).into_iter().partition(|path| path.is_dir() && !path.is_symlink());
+    let (dirs, files): (Vec<PathBuf>, Vec<PathBuf>) =
+        names_in(dir).into_iter().partition(|path| path.is_dir() && !path.is_symlink());
     let locks = files.into_iter().filter(|path| path.extension().is_some_and(|extension| extension == "lock"));
     locks.chain(dirs.iter().flat_map(|dir| git_locks(dir))).collect()
 }

@@ -23,7 +23,7 @@ impl Latch {
 
     /// What a shell does at the latch of this path.
     pub(super) fn script(place: &str) -> String {
-        format!("if [ -e \"{place}.closed\" ]; then : > \"{place}.reached\"; read -r line < \"{place}.fifo\"; fi")
+        format!("if [ -e \"{place}.closed\" ]; then : > \"{place}.reached\"; read -r line < \"{place}.fifo\" || :; fi")
     }
 
     /// What a shell does here.
