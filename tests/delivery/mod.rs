@@ -1,5 +1,6 @@
 //! Jobs by the dozen, on real repositories, over several workers; and the harness that other proofs with daemons use.
-#![expect(clippy::unwrap_used, reason = "what cannot be prepared has failed")]
 
+mod fifty;
 pub(crate) mod host;
+mod real;
 pub(crate) mod remote;
