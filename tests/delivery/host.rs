@@ -315,10 +315,15 @@ impl Drop for Daemon {
 }
 
 /// Waits for something that can be seen.
-pub(crate) async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
-    let give_up = Instant::now() + PATIENCE;
+pub(crate) async fn until(what: &str, is_so: impl AsyncFnMut() -> bool) {
+    until_within(PATIENCE, what, is_so).await;
+}
+
+/// Waits for something that can be seen, and that many processes work for.
+pub(crate) async fn until_within(patience: Duration, what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let give_up = Instant::now() + patience;
     while !is_so().await {
-        assert!(Instant::now() < give_up, "not within {PATIENCE:?}: {what}");
+        assert!(Instant::now() < give_up, "not within {patience:?}: {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
