@@ -1,6 +1,8 @@
 //! The one integration binary. Its tests run side by side: each has its own directories, schema and ports.
 
 mod api;
+mod crash;
+mod delivery;
 mod demo;
 mod dependencies;
 mod git;

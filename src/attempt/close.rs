@@ -5,6 +5,7 @@ use std::time::Duration;
 use tracing::{error, info, warn};
 
 use super::Ended;
+use super::execute;
 use super::halt::{Halt, chain};
 use super::open::Attempt;
 use super::stop::{Stop, StopReason};
@@ -13,7 +14,7 @@ use crate::ids::ObjectId;
 use crate::job::spec::Keep;
 use crate::job::{Claim, Completion, LogVerdict, Outcome, OutcomeClass, Stage};
 use crate::logs::LogsError;
-use crate::sandbox::{Status, Supervisor};
+use crate::sandbox::{Refusal, SandboxError, Status, Supervisor};
 use crate::store::{Finish, Store, StoreError};
 use crate::workspace::{Kept, Salvage, SlotDir, StateDir};
 
@@ -33,19 +34,33 @@ impl Attempt {
         self.stages.end(class, detail, self.now());
 
         self.stages.enter(Stage::Cleanup, self.now());
-        end_processes(&self.supervisor).await;
+        self.end_processes().await;
         let salvage = if delivered { None } else { self.salvage().await };
         if let Some(outcome) = &outcome {
             self.say(&outcome.to_string());
         }
         let lost = outcome.is_none() || self.stop.reason() == Some(StopReason::LeaseLost);
         let place = Place::of(&self);
+        let (supervisor, commands) = (self.supervisor.clone(), execute::command_ids(&self));
         let ended = match outcome {
             Some(outcome) if !lost => self.record_end(outcome, completion, salvage).await,
             _ => Ended::Lost,
         };
+        collect(&supervisor, &commands).await;
         place.leave(delivered);
         ended
+    }
+
+    /// Makes sure that no process of the attempt lives.
+    async fn end_processes(&self) {
+        let ended = match end_command(&self.supervisor).await {
+            // What it left running its successor ends, before it serves.
+            Err(SandboxError::Gone { .. }) => Supervisor::launch(&self.launch).await.map(drop),
+            ended => ended,
+        };
+        if let Err(error) = ended {
+            error!("cannot make sure that the processes of job {} have ended: {error}", self.claimed.claim.job);
+        }
     }
 
     async fn salvage(&self) -> Option<ObjectId> {
@@ -135,43 +150,58 @@ impl Place {
     }
 
     fn keep(&self) {
-        match Kept::new(self.state.kept()).keep(&self.slot, self.claim.job, self.claim.attempt) {
+        match Kept::new(self.state.kept()).keep(&self.slot, Some((self.claim.job, self.claim.attempt))) {
             Ok(place) => info!("the workspace of job {} is kept at {}", self.claim.job, place.display()),
             Err(error) => error!("the workspace of job {} cannot be kept: {error}", self.claim.job),
         }
     }
 }
 
-/// Makes sure that no process of the attempt lives.
-async fn end_processes(supervisor: &Supervisor) {
-    let ended = match supervisor.status().await {
-        Ok(Status::Running { id, .. }) => match supervisor.stop(&id).await {
-            Ok(()) => supervisor.wait(&id).await.map(drop),
-            Err(error) => Err(error),
-        },
-        Ok(Status::Idle | Status::Ended { .. }) => Ok(()),
-        Err(error) => Err(error),
-    };
-    if let Err(error) = ended {
-        // A supervisor that is gone has taken its processes with it, or the worker finds them by their mark.
-        warn!("cannot make sure that the job's processes have ended: {error}");
+/// Lets the supervisor forget the attempt's commands. Until here their will was in force, and a daemon that took the attempt
+/// up would have judged it by their reports.
+async fn collect(supervisor: &Supervisor, commands: &[String]) {
+    for id in commands {
+        match supervisor.collect(id).await {
+            // It was never started, or is forgotten with its supervisor.
+            Ok(()) | Err(SandboxError::Refused { refusal: Refusal::Unknown { .. }, .. } | SandboxError::Gone { .. }) => {}
+            Err(error) => warn!("cannot collect the report of command {id}: {error}"),
+        }
     }
+}
+
+async fn end_command(supervisor: &Supervisor) -> Result<(), SandboxError> {
+    if let Status::Running { id, .. } = supervisor.status().await? {
+        supervisor.stop(&id).await?;
+        supervisor.wait(&id).await?;
+    }
+    Ok(())
 }
 
 /// Writes an attempt's end under its claim, for as long as it takes: until it is written, or the claim is lost.
 pub(super) async fn record(store: &Store, claim: &Claim, finish: Finish, stop: &Stop) -> Ended {
-    let mut wait = RETRY.0;
+    let (mut wait, mut tried) = (RETRY.0, false);
     loop {
         match store.finish(claim, finish.clone()).await {
             Ok(job) => return Ended::Recorded(Box::new(job)),
+            // The answer to an earlier try may be what was lost.
+            Err(StoreError::LeaseLost) if tried && is_on_record(store, claim, &finish.outcome).await => {
+                return store.job(claim.job).await.map_or(Ended::Lost, |job| Ended::Recorded(Box::new(job)));
+            }
             Err(StoreError::LeaseLost) => return Ended::Lost,
             Err(error) if error.is_transient() => warn!("cannot record the end of job {} yet: {}", claim.job, chain(&error)),
             // Tried again all the same: the lease bounds it, and losing a result to an odd error would be worse.
             Err(error) => error!("cannot record the end of job {}: {}", claim.job, chain(&error)),
         }
+        tried = true;
         tokio::select! {
             () = tokio::time::sleep(wait) => wait = (wait * 2).min(RETRY.1),
             () = stop.lease_lost() => return Ended::Lost,
         }
     }
+}
+
+/// Whether this very end of the attempt is on record already.
+async fn is_on_record(store: &Store, claim: &Claim, outcome: &Outcome) -> bool {
+    let attempts = store.attempts(claim.job).await.unwrap_or_default();
+    attempts.iter().any(|found| found.attempt == claim.attempt && found.outcome.as_ref() == Some(outcome))
 }

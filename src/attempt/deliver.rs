@@ -83,10 +83,11 @@ async fn push(attempt: &Attempt, commit: &ObjectId) -> Result<(), Halt> {
         return Ok(());
     }
     attempt.insist(|| attempt.tools.store.check_claim(&attempt.claimed.claim)).await?;
-    let pushed = within(attempt, worktree.push(commit, branch)).await?;
+    let pushed = within(attempt, worktree.deliver(commit, branch, &attempt.claimed.claim)).await?;
     attempt.say(match pushed {
         Pushed::New => "pushed",
         Pushed::Already => "already on the remote",
+        Pushed::Superseded => "pushed, in place of what an earlier attempt had pushed before it lost its claim",
     });
     Ok(())
 }

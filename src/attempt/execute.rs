@@ -3,6 +3,7 @@
 use super::environment;
 use super::halt::Halt;
 use super::journal::{Phase, Said};
+use super::judge;
 use super::open::Attempt;
 use super::orphan::SALVAGE_SUBCOMMAND;
 use crate::backends::Verdict;
@@ -66,6 +67,12 @@ pub(super) fn command(attempt: &Attempt, id: &str, argv: Vec<String>, until: Tim
 
 fn command_id(attempt: &Attempt, id: &str) -> String {
     format!("{}-{}-{id}", attempt.claimed.claim.job, attempt.claimed.claim.attempt)
+}
+
+/// The ids of all commands that the attempt may have started.
+pub(super) fn command_ids(attempt: &Attempt) -> Vec<String> {
+    let gates = (0..attempt.claimed.job.spec.gates.len()).map(judge::gate_id);
+    std::iter::once(BACKEND.to_owned()).chain(gates).map(|id| command_id(attempt, &id)).collect()
 }
 
 /// What the supervisor does for the daemon when that does not come back: it salvages.

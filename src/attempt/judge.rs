@@ -27,7 +27,7 @@ pub(super) async fn run(attempt: &mut Attempt, base: ObjectId, said: Said, commi
 }
 
 async fn judge(attempt: &Attempt, index: usize, gate: &Gate) -> Result<GateEvidence, Halt> {
-    let id = format!("gate-{index}");
+    let id = gate_id(index);
     let argv = gate.command.argv();
     attempt.say(&format!("gate {}: {}", gate.name, gate.command));
     let now = attempt.now();
@@ -53,6 +53,11 @@ async fn judge(attempt: &Attempt, index: usize, gate: &Gate) -> Result<GateEvide
         log_from,
         log_to,
     })
+}
+
+/// The id of a gate's command within the attempt.
+pub(super) fn gate_id(index: usize) -> String {
+    format!("gate-{index}")
 }
 
 /// A failure in a gate says in which.

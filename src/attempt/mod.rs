@@ -27,7 +27,7 @@ use tracing::{Instrument, info, info_span};
 
 pub use journal::{Journal, JournalError};
 pub use open::{Assignment, refuse};
-pub use orphan::{SALVAGE_SUBCOMMAND, salvage_orphan};
+pub use orphan::{SALVAGE_SUBCOMMAND, salvage_orphan, vacate};
 pub use stop::{Stop, StopHandle, StopReason};
 pub use tools::{Config, Tools};
 

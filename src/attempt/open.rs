@@ -11,6 +11,7 @@ use super::close;
 use super::environment;
 use super::halt::{Halt, chain};
 use super::journal::{Journal, Phase, SalvageContext};
+use super::orphan::vacate;
 use super::stages::Stages;
 use super::stop::Stop;
 use super::tools::Tools;
@@ -19,7 +20,7 @@ use crate::git::Remote;
 use crate::job::attempt::Resources;
 use crate::job::{Claim, ClaimedJob, Deadline, LogVerdict, Outcome, OutcomeClass};
 use crate::logs::{Shipment, Shipper, Spool};
-use crate::sandbox::Supervisor;
+use crate::sandbox::{Launch, Supervisor};
 use crate::store::{Finish, Store};
 use crate::workspace::{SlotDir, StateDir};
 
@@ -36,6 +37,8 @@ pub struct Assignment {
     pub slot: SlotDir,
     /// The slot's supervisor.
     pub supervisor: Supervisor,
+    /// How that was started, and another is when it dies.
+    pub launch: Launch,
     /// Hears when the attempt is to stop.
     pub stop: Stop,
 }
@@ -46,6 +49,7 @@ pub(super) struct Attempt {
     pub(super) claimed: ClaimedJob,
     pub(super) slot: SlotDir,
     pub(super) supervisor: Supervisor,
+    pub(super) launch: Launch,
     pub(super) stop: Stop,
     pub(super) deadline: Deadline,
     pub(super) remote: Remote,
@@ -78,14 +82,14 @@ impl Assignment {
             }
         };
         make_room(&self.tools.state).await;
-        let (journal, spool) = match self.open_slot() {
+        let (journal, spool) = match self.open_slot().await {
             Ok(opened) => opened,
             Err(message) => {
                 let outcome = Outcome::new(OutcomeClass::Infrastructure, message);
                 return Err(Unopened { assignment: self, outcome });
             }
         };
-        let Self { tools, claimed, slot, supervisor, stop } = self;
+        let Self { tools, claimed, slot, supervisor, launch, stop } = self;
         let timeout = claimed.job.spec.timeout.or(backend.timeout()).unwrap_or(tools.config.timeout);
         let redactor = environment::redactor(&tools, &claimed.job, &backend);
         Ok(Attempt {
@@ -103,6 +107,7 @@ impl Assignment {
             claimed,
             slot,
             supervisor,
+            launch,
             stop,
             remote,
             backend,
@@ -112,14 +117,19 @@ impl Assignment {
     }
 
     /// Opens the slot: as an earlier daemon left it when its journal is of this very claim, else emptied.
-    fn open_slot(&self) -> Result<(Journal, Spool), String> {
+    async fn open_slot(&self) -> Result<(Journal, Spool), String> {
         match Journal::read(&self.slot.journal()) {
             Ok(Some(journal)) if journal.claim == self.claimed.claim => {
                 let spool = Spool::open(&self.slot.run()).map_err(|error| chain(&error))?;
                 return Ok((journal, spool));
             }
-            Ok(_) => {}
-            Err(error) => warn!("{}", chain(&error)),
+            Ok(None) => {}
+            // An attempt in this slot ended without leaving it empty: it panicked, or the disk was full.
+            Ok(Some(_)) => vacate(&self.slot, &self.tools.state).await.map_err(|error| error.to_string())?,
+            Err(error) => {
+                warn!("{}", chain(&error));
+                vacate(&self.slot, &self.tools.state).await.map_err(|error| error.to_string())?;
+            }
         }
         self.slot.reset(&self.tools.state.trash()).map_err(|error| error.to_string())?;
         let journal = Journal {

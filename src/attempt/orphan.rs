@@ -1,9 +1,14 @@
-//! Salvage of a slot whose daemon is gone: run by the supervisor as its last act, and by a daemon that finds the slot.
+//! Slots whose attempt is nobody's any more: salvaged by the supervisor as its last act, emptied by a daemon that finds them.
+
+use std::io;
+
+use tracing::{error, warn};
 
 use super::journal::Journal;
 use crate::git::{Git, SalvagePush, Worktree};
 use crate::ids::ObjectId;
-use crate::workspace::{Salvage, SlotDir};
+use crate::sandbox::{SandboxError, Status, Supervisor};
+use crate::workspace::{Kept, Salvage, SlotDir, StateDir};
 
 /// The hidden subcommand that salvages a slot.
 pub const SALVAGE_SUBCOMMAND: &str = "__salvage";
@@ -27,4 +32,36 @@ pub async fn salvage_orphan(slot: &SlotDir) -> anyhow::Result<Option<ObjectId>> 
         Salvage::Mirror => SalvagePush::Local,
     };
     Ok(worktree.salvage(journal.claim.job, journal.claim.attempt, push).await?)
+}
+
+/// Empties such a slot: ends what still runs in it, saves what it left, or keeps the workspace where that cannot be done,
+/// and moves the rest to the trash.
+///
+/// # Errors
+/// It cannot be moved; then the slot cannot be used.
+pub async fn vacate(slot: &SlotDir, state: &StateDir) -> io::Result<()> {
+    if let Err(error) = end_command(slot).await {
+        warn!("cannot end what runs in slot {}: {error}", slot.number());
+    }
+    match salvage_orphan(slot).await {
+        Ok(Some(commit)) => warn!("salvaged what an earlier attempt left in slot {} as {commit}", slot.number()),
+        Ok(None) => {}
+        Err(error) => {
+            error!("cannot salvage slot {}: {error:#}; its workspace is kept", slot.number());
+            let of = Journal::read(&slot.journal()).ok().flatten().map(|journal| (journal.claim.job, journal.claim.attempt));
+            let place = Kept::new(state.kept()).keep(slot, of)?;
+            warn!("the workspace of slot {} is kept at {}", slot.number(), place.display());
+        }
+    }
+    slot.clear(&state.trash())
+}
+
+async fn end_command(slot: &SlotDir) -> Result<(), SandboxError> {
+    if let Some(supervisor) = Supervisor::attach(&slot.supervisor()).await?
+        && let Status::Running { id, .. } = supervisor.status().await?
+    {
+        supervisor.stop(&id).await?;
+        supervisor.wait(&id).await?;
+    }
+    Ok(())
 }

@@ -6,6 +6,8 @@ use super::halt::Halt;
 use super::journal::Phase;
 use super::open::Attempt;
 use crate::backends::SpecDocument;
+use crate::git::{GitError, Worktree};
+use crate::ids::ObjectId;
 use crate::job::{OutcomeClass, Stage};
 
 pub(super) async fn run(attempt: &mut Attempt) -> Result<Phase, Halt> {
@@ -13,12 +15,15 @@ pub(super) async fn run(attempt: &mut Attempt) -> Result<Phase, Halt> {
     let claim = attempt.claimed.claim.clone();
     attempt.say(&format!("attempt {} on worker {}", claim.attempt, claim.worker));
 
-    let mirror = attempt.tools.git.mirror(&attempt.remote);
-    let base = within(attempt, mirror.resolve(&attempt.claimed.job.base)).await?;
-    attempt.insist(|| attempt.tools.store.record_base(&claim, &base)).await?;
-    within(attempt, mirror.provision(&base, &attempt.claimed.job.branch, attempt.slot_root())).await?;
+    let base = match Worktree::open(&attempt.tools.git, attempt.slot_root()) {
+        // A daemon before this one came so far.
+        Ok(worktree) => worktree.base().clone(),
+        Err(GitError::NoWorktree { .. }) => provision(attempt).await?,
+        Err(error) => return Err(error.into()),
+    };
     attempt.say(&format!("worktree of {} at {} on branch {}", attempt.remote, base.short(), attempt.claimed.job.branch));
 
+    find_salvage(attempt).await?;
     if let Some(previous) = &attempt.claimed.previous {
         let how = previous.outcome.as_ref().map_or_else(|| "without a word".to_owned(), ToString::to_string);
         let salvage = previous.salvage.as_ref().map_or_else(String::new, |commit| format!("; what it left is in {commit}"));
@@ -26,6 +31,28 @@ pub(super) async fn run(attempt: &mut Attempt) -> Result<Phase, Halt> {
     }
     write_spec(attempt)?;
     Ok(Phase::Prepared { base })
+}
+
+/// Makes the worktree at the commit that the job's base is now.
+async fn provision(attempt: &Attempt) -> Result<ObjectId, Halt> {
+    let mirror = attempt.tools.git.mirror(&attempt.remote);
+    let base = within(attempt, mirror.resolve(&attempt.claimed.job.base)).await?;
+    attempt.insist(|| attempt.tools.store.record_base(&attempt.claimed.claim, &base)).await?;
+    within(attempt, mirror.provision(&base, &attempt.claimed.job.branch, attempt.slot_root())).await?;
+    Ok(base)
+}
+
+/// Fetches what the attempt before this one left. When its worker was gone for good, its supervisor salvaged, and could put
+/// that on no record but the remote.
+async fn find_salvage(attempt: &mut Attempt) -> Result<(), Halt> {
+    let Some(number) = attempt.claimed.previous.as_ref().map(|previous| previous.attempt) else { return Ok(()) };
+    let mirror = attempt.tools.git.mirror(&attempt.remote);
+    let found = within(attempt, mirror.salvages(attempt.claimed.claim.job)).await?;
+    let newest = found.into_iter().find(|(of, _)| *of == number).map(|(_, commit)| commit);
+    if let Some(previous) = &mut attempt.claimed.previous {
+        previous.salvage = newest.or(previous.salvage.take());
+    }
+    Ok(())
 }
 
 /// Runs a step of git's under the attempt's deadline and its requests to stop.

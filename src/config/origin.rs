@@ -5,7 +5,6 @@ use figment::value::Value;
 use super::error::source_name;
 use super::layers::Loaded;
 use crate::api::wire::Setting;
-use figment::value::Value;
 
 /// Every value of a configuration, in the order of its keys.
 #[must_use]

@@ -1,7 +1,8 @@
 //! A commit reaches the remote, on a branch that must not be there yet.
 //!
-//! The one rule: nothing on the remote is ever overwritten. Every push says that it expects no such ref, and the remote
-//! itself holds that against what it has in the moment of the update.
+//! The one rule: nothing of others on the remote is ever overwritten. Every push says that it expects no such ref, or what
+//! an earlier attempt at the same job left there, and the remote itself holds that against what it has in the moment of the
+//! update.
 
 use super::checkout::Checkout;
 use super::command::Finished;
@@ -9,8 +10,8 @@ use super::error::GitError;
 use super::mirror::Mirror;
 use super::worktree::Worktree;
 use super::{diagnose, lfs};
-use crate::ids::ObjectId;
-use crate::job::BranchName;
+use crate::ids::{AttemptNo, JobId, ObjectId};
+use crate::job::{BranchName, Claim};
 
 /// What a push did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +20,9 @@ pub enum Pushed {
     New,
     /// The branch was there already, at this very commit: an earlier push of ours whose answer was lost.
     Already,
+    /// The branch was there with what an earlier attempt at the same job had pushed before it lost its claim. Nobody was told
+    /// of that; this commit is there in its place.
+    Superseded,
 }
 
 /// What the ref on the remote is expected to be before a push.
@@ -42,6 +46,44 @@ impl Worktree {
         let pushed = push_ref(&self.mirror, &self.checkout, commit, &branch.to_ref(), Expected::Absent).await?;
         self.note_delivered(commit)?;
         Ok(pushed)
+    }
+}
+
+impl Worktree {
+    /// As [`Worktree::push`], for an attempt that may not be the first: what an earlier one pushed, whose end was never put on
+    /// record, makes way. A later attempt's does not.
+    ///
+    /// # Errors
+    /// Those of [`Worktree::push`].
+    pub async fn deliver(&self, commit: &ObjectId, branch: &BranchName, claim: &Claim) -> Result<Pushed, GitError> {
+        let (found, moved) = match self.push(commit, branch).await {
+            Err(GitError::BranchMoved { remote, branch, found }) => {
+                (found.clone(), GitError::BranchMoved { remote, branch, found })
+            }
+            result => return result,
+        };
+        match self.mirror.author_of(&found).await? {
+            Some((job, attempt)) if job == claim.job && attempt < claim.attempt => {}
+            _ => return Err(moved),
+        }
+        push_ref(&self.mirror, &self.checkout, commit, &branch.to_ref(), Expected::At(&found)).await?;
+        self.note_delivered(commit)?;
+        Ok(Pushed::Superseded)
+    }
+}
+
+impl Mirror {
+    /// The job and the attempt that made a commit on the remote, where its trailers name them.
+    async fn author_of(&self, commit: &ObjectId) -> Result<Option<(JobId, AttemptNo)>, GitError> {
+        self.fetch_commit(commit).await?;
+        let read = async |key: &str| {
+            let command = self.git.command(format!("read the trailers of {}", commit.short()), &self.dir);
+            let format = format!("--format=%(trailers:key={key},valueonly)");
+            let answer = command.args(["log", "--max-count=1", "--no-show-signature", &format, commit.as_str()]).run().await?;
+            Ok::<String, GitError>(answer.line())
+        };
+        let (job, attempt) = (read("Sawmill-Job").await?, read("Sawmill-Attempt").await?);
+        Ok(job.parse().ok().zip(attempt.parse().ok().map(AttemptNo)))
     }
 }
 

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
 
-/// A command to run, complete: nothing of the daemon's surroundings is added to it.
+/// A command to run, complete: nothing of the daemon's surroundings is added to it, and of the supervisor's only
+/// `SAWMILL_COMMAND`, its id, by which its processes are found when the supervisor dies.
 #[derive(Debug, Clone)]
 pub struct CommandSpec {
     /// Names this very run. Starting the same id again is answered as the first time, and starts nothing. 1 to 100 of

@@ -9,12 +9,11 @@ use tracing::{error, info, warn};
 use super::claims::{Assigned, give_back};
 use super::leases::Leases;
 use super::slots::Slots;
-use crate::attempt::{Journal, salvage_orphan};
+use crate::attempt::{Journal, vacate};
 use crate::ids::{JobId, WorkerId};
 use crate::job::ClaimedJob;
-use crate::sandbox::{Status, Supervisor};
 use crate::store::{Renewal, Store, StoreError};
-use crate::workspace::{Kept, SlotDir, StateDir};
+use crate::workspace::{SlotDir, StateDir};
 
 /// What adopting takes.
 pub(super) struct Adoption<'a> {
@@ -28,26 +27,19 @@ pub(super) struct Adoption<'a> {
 
 impl Adoption<'_> {
     /// Takes up every claim that this worker still holds and whose slot is as it left it. A claim without a slot is given
-    /// back; a slot without a claim is salvaged and cleared.
+    /// back; a slot without a claim is salvaged and cleared, which may take its time: all claims are held by then.
     pub(super) async fn adopt(&self) -> Result<Vec<Assigned>, StoreError> {
         let asked = Instant::now();
         let mut held = self.renewed().await?;
-        let mut adopted = Vec::new();
         let slots = self.state.slots().unwrap_or_else(|error| {
             error!("cannot look for slots of an earlier daemon: {error}");
             Vec::new()
         });
+        let (mut adopted, mut left) = (Vec::new(), Vec::new());
         for dir in slots {
             match self.claim_of(&dir, &mut held) {
-                Some(claimed) => {
-                    info!(job.id = %claimed.claim.job, "taking up job {} in slot {}", claimed.claim.job, dir.number());
-                    let slot = self.slots.take_number(dir.number());
-                    // A slot beyond the configured ones is still good for the job that is in it.
-                    let slot = slot.or_else(|| Slots::new(vec![dir.clone()]).take_number(dir.number()));
-                    let lease = self.leases.hold(&claimed.claim, asked);
-                    adopted.extend(slot.map(|slot| Assigned { claimed, slot, lease }));
-                }
-                None => self.clear(&dir).await,
+                Some(claimed) => adopted.extend(self.take_up(claimed, &dir, asked)),
+                None => left.push(dir),
             }
         }
         for claimed in held.into_values() {
@@ -55,7 +47,21 @@ impl Adoption<'_> {
             let lease = self.leases.hold(&claimed.claim, asked);
             give_back(self.store, &claimed.claim, &lease.stop()).await;
         }
+        for dir in left {
+            if let Err(error) = vacate(&dir, self.state).await {
+                error!("cannot clear slot {}: {error}", dir.number());
+            }
+        }
         Ok(adopted)
+    }
+
+    fn take_up(&self, claimed: ClaimedJob, dir: &SlotDir, asked: Instant) -> Option<Assigned> {
+        info!(job.id = %claimed.claim.job, "taking up job {} in slot {}", claimed.claim.job, dir.number());
+        let slot = self.slots.take_number(dir.number());
+        // A slot beyond the configured ones is still good for the job that is in it.
+        let slot = slot.or_else(|| Slots::new(vec![dir.clone()]).take_number(dir.number()))?;
+        let lease = self.leases.hold(&claimed.claim, asked);
+        Some(Assigned { claimed, slot, lease })
     }
 
     /// The claims that this worker holds, renewed first: what follows may take its time.
@@ -78,43 +84,4 @@ impl Adoption<'_> {
         let matches = held.get(&journal.claim.job).is_some_and(|claimed| claimed.claim == journal.claim);
         if matches { held.remove(&journal.claim.job) } else { None }
     }
-
-    /// Ends what still runs in a slot, saves what it left, and clears it.
-    async fn clear(&self, dir: &SlotDir) {
-        if let Err(error) = end_commands(dir).await {
-            warn!("cannot end what runs in slot {}: {error}", dir.number());
-        }
-        match salvage_orphan(dir).await {
-            Ok(Some(commit)) => warn!("salvaged what an earlier daemon left in slot {} as {commit}", dir.number()),
-            Ok(None) => {}
-            Err(error) => {
-                error!("cannot salvage slot {}: {error:#}; its workspace is kept", dir.number());
-                self.keep(dir);
-            }
-        }
-        if let Err(error) = dir.clear(&self.state.trash()) {
-            error!("cannot clear slot {}: {error}", dir.number());
-        }
-    }
-}
-
-impl Adoption<'_> {
-    /// Nothing is deleted without having been saved.
-    fn keep(&self, dir: &SlotDir) {
-        let Ok(Some(Journal { claim, .. })) = Journal::read(&dir.journal()) else { return };
-        match Kept::new(self.state.kept()).keep(dir, claim.job, claim.attempt) {
-            Ok(place) => warn!("the workspace of job {} is kept at {}", claim.job, place.display()),
-            Err(error) => error!("the workspace of job {} cannot be kept: {error}", claim.job),
-        }
-    }
-}
-
-async fn end_commands(dir: &SlotDir) -> Result<(), crate::sandbox::SandboxError> {
-    if let Some(supervisor) = Supervisor::attach(&dir.supervisor()).await?
-        && let Status::Running { id, .. } = supervisor.status().await?
-    {
-        supervisor.stop(&id).await?;
-        supervisor.wait(&id).await?;
-    }
-    Ok(())
 }

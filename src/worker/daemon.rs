@@ -1,7 +1,7 @@
 //! The daemon's life: take what is ours, take up what was left, claim and run, drain, leave.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,9 +24,9 @@ use crate::attempt::{self, StopReason, Tools};
 use crate::backends;
 use crate::git::{self, Git, GitError};
 use crate::ids::WorkerId;
-use crate::sandbox::{SandboxError, Supervisor};
+use crate::sandbox::{SandboxError, Status, Supervisor};
 use crate::store::{self, Store, StoreError};
-use crate::workspace::{self, StateDir};
+use crate::workspace::{self, SlotDir, StateDir};
 use crate::{logs, sandbox};
 
 /// What a daemon is made of.
@@ -103,6 +103,8 @@ pub struct Daemon {
     slots: Slots,
     leases: Leases,
     supervisors: SupervisorSetup,
+    /// The slots that have a supervisor.
+    supervised: Vec<SlotDir>,
     keeper: Keeper,
     adopted: Vec<Assigned>,
 }
@@ -122,15 +124,19 @@ impl Daemon {
             worker: identity.id().clone(),
             orphan_after: setup.queue.lease.mul_f64(0.8),
         };
-        let dirs: Vec<_> = (0..setup.config.slots).map(|number| state.slot(number)).collect();
-        let (slots, leases) = (Slots::new(dirs.clone()), Leases::default());
+        let configured: Vec<_> = (0..setup.config.slots).map(|number| state.slot(number)).collect();
+        // An earlier daemon may have had more slots, with jobs in them.
+        let all = with_those_on_disk(&configured, &state).map_err(failed)?;
+        let (slots, leases) = (Slots::new(configured.clone()), Leases::default());
         let keeper = Keeper::start(KeeperSetup {
             store: setup.queue.clone(),
             worker: identity.id().clone(),
             leases: leases.clone(),
-            supervisors: dirs.iter().map(workspace::SlotDir::supervisor).collect(),
+            supervisors: all.iter().map(SlotDir::supervisor).collect(),
         })
         .map_err(WorkerError::Keeper)?;
+        // Before anything is adopted: what supervisors that died left running is ended by their successors.
+        launch_all(&supervisors, &all).await?;
 
         let adoption = Adoption {
             store: &store,
@@ -141,9 +147,10 @@ impl Daemon {
             lease: setup.queue.lease,
         };
         let adopted = adoption.adopt().await?;
-        for launched in join_all(dirs.iter().map(|dir| supervisors.launch(dir))).await {
-            launched?;
-        }
+        let in_use = |dir: &&SlotDir| configured.contains(dir) || adopted.iter().any(|job| job.slot.dir() == *dir);
+        let (kept, spare): (Vec<&SlotDir>, Vec<&SlotDir>) = all.iter().partition(in_use);
+        join_all(spare.iter().map(|dir| close_supervisor(dir))).await;
+        let supervised = kept.into_iter().cloned().collect();
         let tools = Arc::new(Tools {
             store,
             git,
@@ -157,7 +164,7 @@ impl Daemon {
             environment: setup.environment.clone(),
             executable: setup.executable.clone(),
         });
-        Ok(Self { setup, identity, tools, slots, leases, supervisors, keeper, adopted })
+        Ok(Self { setup, identity, tools, slots, leases, supervisors, supervised, keeper, adopted })
     }
 
     /// The worker's name.
@@ -186,9 +193,7 @@ impl Daemon {
         stopping.abort();
         ended.cancel();
         background.wait().await;
-        for dir in self.supervisor_dirs() {
-            close_supervisor(&dir).await;
-        }
+        join_all(self.supervised.iter().map(close_supervisor)).await;
         self.keeper.close().await;
         driven.map_err(|error| WorkerError::Loop(error.to_string()))
     }
@@ -204,10 +209,6 @@ impl Daemon {
             leases: self.leases.clone(),
             draining: shutdown.drain.clone(),
         }
-    }
-
-    fn supervisor_dirs(&self) -> Vec<PathBuf> {
-        (0..self.setup.config.slots).map(|number| self.tools.state.slot(number).supervisor()).collect()
     }
 
     fn start_background(&self, shutdown: &Shutdown, ended: &CancellationToken) -> TaskTracker {
@@ -232,13 +233,34 @@ async fn stop_jobs(leases: Leases, shutdown: Shutdown, grace: Duration) {
     leases.stop_all(&StopReason::Shutdown);
 }
 
-async fn close_supervisor(dir: &Path) {
-    let closed = match Supervisor::attach(dir).await {
+/// These slots, and those that an earlier daemon has left.
+fn with_those_on_disk(slots: &[SlotDir], state: &StateDir) -> std::io::Result<Vec<SlotDir>> {
+    let found = state.slots()?.into_iter().filter(|slot| !slots.contains(slot));
+    Ok(slots.iter().cloned().chain(found).collect())
+}
+
+/// Starts the supervisors of all slots, or of none: where one cannot be had, those that have nothing to do are ended again.
+async fn launch_all(supervisors: &SupervisorSetup, slots: &[SlotDir]) -> Result<(), SandboxError> {
+    let launches: Vec<_> = slots.iter().map(|slot| supervisors.of(slot)).collect();
+    let launched = join_all(launches.iter().map(Supervisor::launch)).await;
+    let failed = launched.iter().any(Result::is_err);
+    for supervisor in launched.iter().flatten().filter(|_| failed) {
+        if !matches!(supervisor.status().await, Ok(Status::Running { .. }))
+            && let Err(error) = supervisor.clone().shutdown().await
+        {
+            warn!("{error}");
+        }
+    }
+    launched.into_iter().try_for_each(|result| result.map(drop))
+}
+
+async fn close_supervisor(slot: &SlotDir) {
+    let closed = match Supervisor::attach(&slot.supervisor()).await {
         Ok(Some(supervisor)) => supervisor.shutdown().await,
         Ok(None) => Ok(()),
         Err(error) => Err(error),
     };
     if let Err(error) = closed {
-        warn!("cannot end the supervisor at {}; it ends itself: {error}", dir.display());
+        warn!("cannot end the supervisor of slot {}; it ends itself: {error}", slot.number());
     }
 }

@@ -9,6 +9,7 @@ use super::claims::Assigned;
 use super::slots::SupervisorSetup;
 use crate::attempt::{self, Assignment, Tools};
 use crate::job::{Outcome, OutcomeClass};
+use crate::sandbox::Supervisor;
 
 /// What running jobs takes.
 #[derive(Clone)]
@@ -26,10 +27,11 @@ impl Runner {
         let stop = lease.stop();
         // A task of its own, so that jobs run on all cores and a panic ends here.
         let running = tokio::spawn(async move {
-            match self.supervisors.launch(slot.dir()).await {
+            let launch = self.supervisors.of(slot.dir());
+            match Supervisor::launch(&launch).await {
                 Ok(supervisor) => {
                     let dir = slot.dir().clone();
-                    attempt::run(Assignment { tools, claimed, slot: dir, supervisor, stop }).await
+                    attempt::run(Assignment { tools, claimed, slot: dir, supervisor, launch, stop }).await
                 }
                 Err(error) => {
                     let message = format!("slot {} has no supervisor: {error}", slot.dir().number());

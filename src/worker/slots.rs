@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::ids::WorkerId;
-use crate::sandbox::{Launch, Mark, SandboxError, Supervisor};
+use crate::sandbox::{Launch, Mark};
 use crate::workspace::SlotDir;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -20,15 +20,14 @@ pub(super) struct SupervisorSetup {
 }
 
 impl SupervisorSetup {
-    /// Starts the slot's supervisor, or finds the one that lives.
-    pub(super) async fn launch(&self, slot: &SlotDir) -> Result<Supervisor, SandboxError> {
-        Supervisor::launch(&Launch {
+    /// How the slot's supervisor is started, or the one that lives is found.
+    pub(super) fn of(&self, slot: &SlotDir) -> Launch {
+        Launch {
             executable: self.executable.clone(),
             dir: slot.supervisor(),
             mark: Mark { worker: self.worker.to_string(), slot: slot.number().to_string() },
             orphan_after: self.orphan_after,
-        })
-        .await
+        }
     }
 }
 

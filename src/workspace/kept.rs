@@ -5,6 +5,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use uuid::Uuid;
+
 use super::slot::SlotDir;
 use super::trash::Trash;
 use crate::ids::{AttemptNo, JobId};
@@ -22,15 +24,20 @@ impl Kept {
         Self { dir }
     }
 
-    /// Moves the worktree of an ended attempt out of its slot, and says where it is now.
+    /// Moves the worktree of an ended attempt, where it is known of which, out of its slot, and says where it is now. What is
+    /// there no more was moved before.
     ///
     /// # Errors
     /// What the system says.
-    pub fn keep(&self, slot: &SlotDir, job: JobId, attempt: AttemptNo) -> io::Result<PathBuf> {
-        let place = self.dir.join(format!("{job}-{attempt}"));
+    pub fn keep(&self, slot: &SlotDir, of: Option<(JobId, AttemptNo)>) -> io::Result<PathBuf> {
+        let name = of.map_or_else(|| Uuid::now_v7().to_string(), |(job, attempt)| format!("{job}-{attempt}"));
+        let place = self.dir.join(name);
         fs::create_dir_all(&place)?;
         for part in ["host.git", "tree"] {
-            fs::rename(slot.root().join(part), place.join(part))?;
+            match fs::rename(slot.root().join(part), place.join(part)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
         }
         Ok(place)
     }

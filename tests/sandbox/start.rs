@@ -22,6 +22,8 @@ async fn the_environment_is_exactly_what_was_given() {
         .map(|line| line.split_once('=').unwrap())
         .map(|(k, v)| (k.to_owned(), v.to_owned()))
         .collect();
+    // By this a successor finds the command's processes when the supervisor dies.
+    command.env.insert("SAWMILL_COMMAND".to_owned(), "env".to_owned());
     assert_eq!(seen, command.env);
 }
 

@@ -98,14 +98,15 @@ pub(super) fn name_of(pid: i32) -> Option<ProcessName> {
     stat(pid).map(|process| process.name)
 }
 
-/// Ends these processes and what descends from them now, although they are not ours to wait for. False when some are
-/// left after a number of rounds.
-pub(super) fn end_foreign(roots: &[ProcessName]) -> bool {
+/// Ends these processes, those that have `mark` in their environment, and what descends from them now, although they are
+/// not ours to wait for. False when some are left after a number of rounds.
+pub(super) fn end_foreign(roots: &[ProcessName], mark: &str) -> bool {
     const ROUNDS: u32 = 100;
     const BETWEEN_ROUNDS: Duration = Duration::from_millis(10);
     let mut meant: BTreeSet<ProcessName> = roots.iter().copied().collect();
     for _ in 0..ROUNDS {
         let table = table(|_| true);
+        meant.extend(table.values().map(|process| process.name).filter(|name| is_marked(*name, mark)));
         let living: Vec<i32> = meant
             .iter()
             .filter(|name| table.get(&name.pid).is_some_and(|p| p.name == **name && !p.zombie))
@@ -120,6 +121,12 @@ pub(super) fn end_foreign(roots: &[ProcessName]) -> bool {
         sleep(BETWEEN_ROUNDS);
     }
     false
+}
+
+/// Whether this very process has the mark as a variable of its environment, as it was when its program started.
+fn is_marked(process: ProcessName, mark: &str) -> bool {
+    let environment = fs::read(format!("/proc/{}/environ", process.pid)).unwrap_or_default();
+    environment.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes()) && is(process)
 }
 
 /// The command line of a process, cut at `characters`; its name in brackets when it has none.

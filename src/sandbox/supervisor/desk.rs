@@ -16,6 +16,9 @@ use super::program::Files;
 use super::run::{self, Plan, Run};
 use crate::clock::Timestamp;
 
+/// The variable by which a successor finds the processes of a command whose supervisor had no time to write them down.
+const COMMAND: &str = "SAWMILL_COMMAND";
+
 const WILL_WITHIN: Duration = Duration::from_secs(120);
 const WILL_GRACE: Duration = Duration::from_secs(5);
 const WILL_LOG: &str = "will.log";
@@ -42,7 +45,7 @@ impl Desk {
         let (mut ledger, running) = Ledger::open(dir)?;
         if let Some(Running { id, started, boot_id: then, processes }) = running {
             note(format_args!("command {id} ran when its supervisor died"));
-            if then == boot_id && !descendants::end_foreign(&processes) {
+            if then == boot_id && !descendants::end_foreign(&processes, &format!("{COMMAND}={id}")) {
                 note(format_args!("processes of command {id} could not be ended"));
             }
             ledger.end(&id, Record::Lost { started });
@@ -56,8 +59,9 @@ impl Desk {
     }
 
     pub(super) fn start(&mut self, order: Order, descriptors: Vec<OwnedFd>) -> Result<Started, Refusal> {
-        let Order { id, argv, env, cwd, grace_ms, deadline, will } = order;
+        let Order { id, argv, mut env, cwd, grace_ms, deadline, will } = order;
         check_id(&id)?;
+        env.insert(COMMAND.to_owned(), id.clone());
         match &self.work {
             Work::Command { id: running, run, .. } if *running == id => return Ok(run.started()),
             Work::Command { id: running, .. } => return Err(Refusal::Busy { running: running.clone() }),

@@ -1,0 +1,6 @@
+//! Jobs by the dozen, on real repositories, over several workers; and the harness that other proofs with daemons use.
+
+mod fifty;
+pub(crate) mod host;
+mod real;
+pub(crate) mod remote;
