@@ -47,7 +47,7 @@ impl Attempt {
             _ => Ended::Lost,
         };
         collect(&supervisor, &commands).await;
-        place.leave(delivered);
+        place.leave(class);
         ended
     }
 
@@ -140,8 +140,13 @@ impl Place {
     }
 
     /// Leaves the slot empty for the next attempt.
-    fn leave(&self, delivered: bool) {
-        if self.keep == Keep::Always || (self.keep == Keep::OnFailure && !delivered) {
+    fn leave(&self, class: OutcomeClass) {
+        // Who cancelled it, or stopped the worker, does not ask what went wrong.
+        let failed = !matches!(
+            class,
+            OutcomeClass::Succeeded | OutcomeClass::Cancelled | OutcomeClass::Released | OutcomeClass::LeaseLost
+        );
+        if self.keep == Keep::Always || (self.keep == Keep::OnFailure && failed) {
             self.keep();
         }
         if let Err(error) = self.slot.clear(&self.state.trash()) {

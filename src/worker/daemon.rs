@@ -122,7 +122,8 @@ impl Daemon {
         let supervisors = SupervisorSetup {
             executable: setup.executable.clone(),
             worker: identity.id().clone(),
-            orphan_after: setup.queue.lease.mul_f64(0.8),
+            // Early enough that a job which ignores TERM is dead, and salvaged, before another worker can have its claim.
+            orphan_after: setup.queue.lease.mul_f64(0.75),
         };
         let configured: Vec<_> = (0..setup.config.slots).map(|number| state.slot(number)).collect();
         // An earlier daemon may have had more slots, with jobs in them.

@@ -22,6 +22,9 @@ const LINGER: Duration = Duration::from_millis(50);
 /// The longest grace for those that do not: nobody waits for what they might still do.
 const STRAGGLER_GRACE: Duration = Duration::from_secs(2);
 
+/// The longest grace when the daemon has stayed away: its claim is about to expire, and another worker to begin.
+const ORPHAN_GRACE: Duration = Duration::from_secs(2);
+
 /// The pause after the first round of KILL; it doubles up to the other.
 const KILL_AGAIN_AFTER: Duration = Duration::from_millis(5);
 const KILL_AGAIN_AT_MOST: Duration = Duration::from_millis(500);
@@ -109,7 +112,8 @@ impl Run {
     pub(super) fn stop(&mut self, cause: Cause) {
         if matches!(self.phase, Phase::Running) {
             self.cause = cause;
-            self.phase = Phase::Ending { grace: self.grace };
+            let grace = if cause == Cause::Orphaned { self.grace.min(ORPHAN_GRACE) } else { self.grace };
+            self.phase = Phase::Ending { grace };
         }
     }
 
