@@ -1,9 +1,8 @@
-//! Following an attempt's log to its end, from any offset.
+//! An attempt's log as events, to its end and from any offset.
 //!
-//! The one rule: a reader never misses or repeats a byte. The store's offsets are the truth, and an event's id says where the
-//! log goes on after it; hints only say when to look again.
+//! The one rule: an event's id says where the log goes on after it, so that a reader who comes back with the last one misses
+//! nothing and sees nothing twice. Reading the log as it grows is `logs::Tail`'s.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
@@ -11,24 +10,18 @@ use std::time::Duration;
 use axum::response::sse::Event;
 use futures_util::Stream as EventStream;
 use futures_util::stream;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::timeout;
 
 use super::problem::Problem;
 use super::sse;
 use super::wire::{LogEnd, LogPiece};
 use crate::ids::{AttemptNo, JobId};
-use crate::job::{Job, LogVerdict, Stream};
-use crate::store::{Hints, LogPage, Store, StoreError};
+use crate::job::{LogVerdict, Stream};
+use crate::logs::{Follow, Start, Tail, TailEvent, TailRequest};
+use crate::store::{Hints, Store, StoreError};
 
-/// How much of the log is read at once, in bytes.
-const READ: usize = 256 * 1024;
-/// How soon a log that had nothing new is looked at again: hints of other jobs' logs come far more often.
-const PAUSE: Duration = Duration::from_millis(20);
-/// How long at most until a log that grows is looked at again. Logs are hinted within one process only, so that this is the
-/// delay of a log whose worker is elsewhere; each look that finds nothing doubles it, up to [`POLL_IDLE`].
-const POLL_BUSY: Duration = Duration::from_millis(40);
-/// How long at most until a log that does not grow, or is still to come, is looked at again.
-const POLL_IDLE: Duration = Duration::from_millis(320);
+/// How long at most until an attempt that is still to come is looked for again.
+const POLL: Duration = Duration::from_millis(300);
 
 /// A place in a job's log, and the form of the ids of its events: `attempt:offset`, or an offset alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,17 +59,16 @@ pub(super) struct Follower {
     job: JobId,
     at: Position,
     only: Option<Stream>,
-    ready: VecDeque<Event>,
     phase: Phase,
-    poll: Duration,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     /// The attempt is still to come, or to be found.
     Awaiting,
     /// The attempt's log is read.
-    Reading,
+    Reading(Box<Tail>),
+    /// All of it was read; what became of the attempt is to be told.
+    Ending(AttemptNo, LogVerdict),
     /// The last event is made.
     Ended,
 }
@@ -84,7 +76,7 @@ enum Phase {
 impl Follower {
     /// Follows from `at`; the job is known to exist, and `hints` are older than that knowledge.
     pub(super) fn new(store: Store, hints: Hints, job: JobId, at: Position, only: Option<Stream>) -> Self {
-        Self { store, hints, job, at, only, ready: VecDeque::new(), phase: Phase::Awaiting, poll: POLL_IDLE }
+        Self { store, hints, job, at, only, phase: Phase::Awaiting }
     }
 
     /// The events; dropping the stream ends the following.
@@ -94,87 +86,83 @@ impl Follower {
 
     async fn next(&mut self) -> Option<Event> {
         loop {
-            if let Some(event) = self.ready.pop_front() {
-                return Some(event);
-            }
-            let progress = match self.phase {
+            let looked = match &mut self.phase {
                 Phase::Awaiting => self.find_attempt().await,
-                Phase::Reading => self.read().await,
+                Phase::Reading(tail) => match tail.next().await {
+                    Ok(event) => Ok(self.event_of(event)),
+                    Err(error) => Err(error),
+                },
+                Phase::Ending(attempt, verdict) => {
+                    let (attempt, verdict) = (*attempt, *verdict);
+                    self.end_of(attempt, verdict).await
+                }
                 Phase::Ended => return None,
             };
-            match progress {
-                Ok(Progress::Made) => self.poll = POLL_BUSY,
-                Ok(Progress::None) => self.pause().await,
+            match looked {
+                Ok(Some(event)) => return Some(event),
+                Ok(None) => {}
                 // A database that is away for a while costs the reader nothing but the wait.
                 Err(error) if error.is_transient() => self.pause().await,
-                Err(error) => self.end_with(sse::problem(&Problem::from(error))),
+                Err(error) => {
+                    self.phase = Phase::Ended;
+                    return Some(sse::problem(&Problem::from(error)));
+                }
             }
         }
     }
 
-    /// Waits until there may be more: a hint, or the poll; never less than a pause, however many hints there are.
+    /// Waits until there may be an attempt: a hint, or the poll.
     async fn pause(&mut self) {
-        let earliest = Instant::now() + PAUSE;
-        let hinted = timeout(self.poll, self.hints.next()).await;
-        if hinted.is_err() {
-            self.poll = (self.poll * 2).min(POLL_IDLE);
-        }
-        sleep_until(earliest).await;
+        // That nothing happened for a while is as good as a hint.
+        _ = timeout(POLL, self.hints.next_change()).await;
     }
 
-    async fn find_attempt(&mut self) -> Result<Progress, StoreError> {
+    /// Goes over to reading once the attempt is there; the last event, where it will never be.
+    async fn find_attempt(&mut self) -> Result<Option<Event>, StoreError> {
         let job = self.store.job(self.job).await?;
-        match (self.at.attempt, job.attempt) {
-            (None, Some(latest)) => self.at.attempt = Some(latest),
-            (Some(wanted), Some(latest)) if wanted <= latest => {}
+        let attempt = match (self.at.attempt, job.attempt) {
+            (None, Some(latest)) => latest,
+            (Some(wanted), Some(latest)) if wanted <= latest => wanted,
             _ if job.state.is_final() => {
-                let outcome = job.outcome.clone();
-                let end = LogEnd { job: job.id, state: job.state, attempt: None, outcome, log: None, total: 0 };
-                self.end_with(sse::event("end", &end));
-                return Ok(Progress::Made);
+                self.phase = Phase::Ended;
+                let end = LogEnd { job: job.id, state: job.state, attempt: None, outcome: job.outcome, log: None, total: 0 };
+                return Ok(Some(sse::event("end", &end)));
             }
-            _ => return Ok(Progress::None),
-        }
-        self.phase = Phase::Reading;
-        Ok(Progress::Made)
+            _ => {
+                self.pause().await;
+                return Ok(None);
+            }
+        };
+        self.at.attempt = Some(attempt);
+        let request =
+            TailRequest { job: self.job, start: Start::Only(attempt), from: self.at.offset, follow: Follow::UntilTheEnd };
+        self.phase = Phase::Reading(Box::new(Tail::new(&self.store, request)));
+        Ok(None)
     }
 
-    async fn read(&mut self) -> Result<Progress, StoreError> {
-        let attempt = self.at.attempt.unwrap_or(AttemptNo(1));
-        let LogPage { chunks, end, total } = self.store.read_log(self.job, attempt, self.at.offset, READ).await?;
-        let progress = if chunks.is_empty() { Progress::None } else { Progress::Made };
-        for chunk in chunks {
-            self.at.offset = chunk.offset + chunk.data.len() as u64;
-            if self.only.is_none_or(|stream| stream == chunk.stream) {
-                self.ready.push_back(sse::event("log", &LogPiece::from(chunk)).id(self.at.to_string()));
+    /// What a piece of the log is to the reader: nothing, where it comes from a stream that was not asked for.
+    fn event_of(&mut self, event: Option<TailEvent>) -> Option<Event> {
+        match event? {
+            TailEvent::Attempt(_) => None,
+            TailEvent::Chunk(chunk) => {
+                self.at.offset = chunk.offset + chunk.data.len() as u64;
+                let wanted = self.only.is_none_or(|stream| stream == chunk.stream);
+                wanted.then(|| sse::event("log", &LogPiece::from(chunk)).id(self.at.to_string()))
             }
-        }
-        match end {
-            Some(verdict) if self.at.offset >= total => {
-                let job = self.store.job(self.job).await?;
-                let end = self.end_of(&job, attempt, verdict, total).await?;
-                self.end_with(sse::event("end", &end).id(self.at.to_string()));
-                Ok(Progress::Made)
+            TailEvent::End { attempt, verdict } => {
+                self.phase = Phase::Ending(attempt, verdict);
+                None
             }
-            _ => Ok(progress),
         }
     }
 
-    async fn end_of(&self, job: &Job, attempt: AttemptNo, verdict: LogVerdict, total: u64) -> Result<LogEnd, StoreError> {
-        let attempts = self.store.attempts(job.id).await?;
-        let outcome = attempts.into_iter().find(|record| record.attempt == attempt).and_then(|record| record.outcome);
-        Ok(LogEnd { job: job.id, state: job.state, attempt: Some(attempt), outcome, log: Some(verdict), total })
-    }
-
-    fn end_with(&mut self, event: Event) {
-        self.ready.push_back(event);
+    async fn end_of(&mut self, attempt: AttemptNo, verdict: LogVerdict) -> Result<Option<Event>, StoreError> {
+        let job = self.store.job(self.job).await?;
+        let record = self.store.attempts(job.id).await?.into_iter().find(|record| record.attempt == attempt);
+        let total = record.as_ref().map_or(self.at.offset, |record| record.log_bytes);
+        let outcome = record.and_then(|record| record.outcome);
+        let end = LogEnd { job: job.id, state: job.state, attempt: Some(attempt), outcome, log: Some(verdict), total };
         self.phase = Phase::Ended;
+        Ok(Some(sse::event("end", &end).id(self.at.to_string())))
     }
-}
-
-/// Whether a look at the store brought the follower further.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Progress {
-    Made,
-    None,
 }

@@ -5,13 +5,17 @@ use std::time::Duration;
 
 use futures_util::Stream;
 use futures_util::stream::try_unfold;
+use tokio::time::Instant;
 
 use crate::ids::{AttemptNo, JobId};
 use crate::job::{LogChunk, LogVerdict};
 use crate::store::{Hints, Store, StoreError};
 
-/// How often the store is looked at while following, when no hint arrives.
-const POLL: Duration = Duration::from_millis(50);
+/// How soon the store is looked at again when no hint arrives: for a log that grows, and at most. Logs are hinted within one
+/// host only, so this is the delay of a log whose worker is elsewhere; each look that finds nothing doubles it.
+const POLL: (Duration, Duration) = (Duration::from_millis(40), Duration::from_millis(120));
+/// How soon at the earliest: hints of other jobs' logs come far more often.
+const PAUSE: Duration = Duration::from_millis(15);
 /// The same while it is away.
 const AWAY_POLL: Duration = Duration::from_millis(500);
 /// The most that is read at once.
@@ -76,6 +80,7 @@ pub struct Tail {
     offset: u64,
     ready: VecDeque<TailEvent>,
     state: State,
+    poll: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,6 +107,7 @@ impl Tail {
             offset: request.from,
             ready: VecDeque::new(),
             state: State::BetweenAttempts,
+            poll: POLL.0,
         }
     }
 
@@ -119,7 +125,7 @@ impl Tail {
                 State::Done => return Ok(None),
                 State::Reading => self.read().await,
                 State::CaughtUp => {
-                    self.wait(POLL).await;
+                    self.wait().await;
                     self.state = State::Reading;
                     continue;
                 }
@@ -140,15 +146,21 @@ impl Tail {
         try_unfold(self, async |mut tail| Ok(tail.next().await?.map(|event| (event, tail))))
     }
 
-    /// Waits for a hint, but no longer than that: a hint is never the truth.
-    async fn wait(&mut self, at_most: Duration) {
-        // Nothing happened for a while is as good as a hint.
-        _ = tokio::time::timeout(at_most, self.hints.next()).await;
+    /// Waits for a hint, but not for long: a hint is never the truth.
+    async fn wait(&mut self) {
+        let earliest = Instant::now() + PAUSE;
+        if tokio::time::timeout(self.poll, self.hints.next()).await.is_err() {
+            self.poll = (self.poll * 2).min(POLL.1);
+        }
+        tokio::time::sleep_until(earliest).await;
     }
 
     async fn read(&mut self) -> Result<(), StoreError> {
         let Some(attempt) = self.attempt else { return Ok(()) };
         let page = self.store.read_log(self.request.job, attempt, self.offset, PAGE_BYTES).await?;
+        if !page.chunks.is_empty() {
+            self.poll = POLL.0;
+        }
         self.offset = page.next_offset(self.offset);
         self.ready.extend(page.chunks.into_iter().map(TailEvent::Chunk));
         if self.offset < page.total {
@@ -190,7 +202,7 @@ impl Tail {
                 self.begin(attempt);
             }
             None if job.state.is_final() || self.request.follow == Follow::No => self.state = State::Done,
-            None => self.wait(POLL).await,
+            None => self.wait().await,
         }
         Ok(())
     }
