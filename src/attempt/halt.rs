@@ -84,3 +84,26 @@ impl From<StoreError> for Halt {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_infrastructures_fault_and_says_what_it_was() {
+        let check = |panic: Box<dyn Any + Send>, expected: &str| {
+            let outcome = Halt::panicked(&*panic).outcome().expect("it goes on record");
+            assert_eq!((outcome.class, outcome.message.as_str()), (OutcomeClass::Infrastructure, expected));
+        };
+        check(Box::new("index out of bounds"), "the worker panicked: index out of bounds; please report it as a defect");
+        check(Box::new("owned".to_owned()), "the worker panicked: owned; please report it as a defect");
+        check(Box::new(7), "the worker panicked: no message; please report it as a defect");
+    }
+
+    #[test]
+    fn nothing_goes_on_record_once_the_lease_is_lost() {
+        assert_eq!(Halt::Stopped(StopReason::LeaseLost).outcome(), None);
+        let released = Halt::Stopped(StopReason::Shutdown).outcome().expect("it goes on record");
+        assert_eq!(released.class, OutcomeClass::Released);
+    }
+}

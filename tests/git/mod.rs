@@ -1,6 +1,5 @@
 //! The git room against real git and local bare remotes.
 
-mod bench;
 mod commit;
 mod concurrency;
 mod equality;
