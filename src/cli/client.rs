@@ -129,7 +129,7 @@ impl Client {
                 let full = format!("{}{}", base.as_str().trim_end_matches('/'), parts.uri);
                 parts.uri = full.parse().map_err(|_| self.unreadable(format!("{full} is not an address")))?;
                 let request = reqwest::Request::try_from(Request::from_parts(parts, body)).map_err(unreachable)?;
-                let response = Response::<reqwest::Body>::from(http.execute(request).await.map_err(unreachable)?);
+                let response = Response::<reqwest::Body>::from(execute(http, request).await.map_err(unreachable)?);
                 let pieces = |body| Body::new(body).into_data_stream().map_err(|cause| Broken(cause.into())).boxed();
                 Ok(response.map(pieces))
             }
@@ -171,6 +171,19 @@ impl Client {
 
     pub(super) fn unreadable(&self, why: String) -> CliError {
         CliError::Unreadable { server: self.server(), why }
+    }
+}
+
+/// Sends a request; a GET once more where the connection was there and broke before the answer, as one does that was kept from
+/// an earlier request and that the server has closed meanwhile.
+async fn execute(http: &reqwest::Client, request: reqwest::Request) -> reqwest::Result<reqwest::Response> {
+    let again = request.try_clone().filter(|request| request.method() == Method::GET);
+    match (http.execute(request).await, again) {
+        (Err(error), Some(again)) if error.is_request() && !error.is_connect() && !error.is_timeout() => {
+            tracing::debug!("the connection broke before the answer, asking again: {error}");
+            http.execute(again).await
+        }
+        (answered, _) => answered,
     }
 }
 
