@@ -13,7 +13,10 @@ each! { is_run_by_another:
     in_judge(Sqlite, Judge)
     in_publish(Sqlite, Publish)
     in_complete(Sqlite, Complete)
+    in_prepare_on_postgres(Postgres, Prepare)
     in_execute_on_postgres(Postgres, Execute)
+    in_commit_on_postgres(Postgres, Commit)
+    in_judge_on_postgres(Postgres, Judge)
     in_publish_on_postgres(Postgres, Publish)
     in_complete_on_postgres(Postgres, Complete)
 }
