@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tempfile::TempDir;
 
@@ -14,7 +14,7 @@ const MANY: usize = 5_000;
 /// A crate with more than this many bytes is left out of the largest repository: files are to be many, not large.
 const BULKY: u64 = 8 << 20;
 
-/// Bare repositories, made once for all tests.
+/// Bare repositories, made once for all tests that run side by side.
 pub(super) struct Real {
     dir: TempDir,
 }
@@ -27,9 +27,15 @@ struct Unpacked {
 }
 
 impl Real {
-    pub(super) fn get() -> &'static Self {
-        static REAL: OnceLock<Real> = OnceLock::new();
-        REAL.get_or_init(Self::make)
+    /// Those that another test holds, or new ones. They go with the last test that holds them: what is static never goes.
+    pub(super) fn get() -> Arc<Self> {
+        static REAL: Mutex<Weak<Real>> = Mutex::new(Weak::new());
+        let mut held = REAL.lock().unwrap_or_else(PoisonError::into_inner);
+        held.upgrade().unwrap_or_else(|| {
+            let made = Arc::new(Self::make());
+            *held = Arc::downgrade(&made);
+            made
+        })
     }
 
     fn make() -> Self {
