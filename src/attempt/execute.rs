@@ -19,7 +19,8 @@ const BACKEND: &str = "backend";
 /// With less room than this a disk is full: what a worker writes for one attempt is more.
 const DISK_FULL: u64 = 256 * 1024;
 
-/// Announces the command in the journal. It is started by [`wait`], which a later daemon runs too.
+/// Starts the backend's command; the journal says so afterwards. A daemon that comes in between starts it again under the same
+/// id, which the supervisor answers as the first time.
 pub(super) async fn start(attempt: &mut Attempt, base: ObjectId) -> Result<Phase, Halt> {
     attempt.stages.enter(Stage::Execute, attempt.now());
     let argv = backend_argv(attempt)?;

@@ -1,6 +1,6 @@
 //! How a command ends: the exit statuses, and the failures that lead to them.
 //!
-//! The one rule: the exit status follows from the kind of failure alone, as `docs/CONTRACTS.md` has it.
+//! The one rule: the exit status follows from the kind of failure alone, as `docs/operating.md` has it.
 
 use std::process::ExitCode;
 
