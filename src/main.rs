@@ -8,7 +8,7 @@ use sawmill::backends::BackendError;
 use sawmill::cli::{self, Args, CliError, Command, Exit, Global, HostCommand};
 use sawmill::config::{self, ConfigError, Environment};
 use sawmill::daemon::{self, Audience, Composition, VERSION};
-use sawmill::git::GitError;
+use sawmill::git::{self, GitError};
 use sawmill::store::StoreError;
 use sawmill::worker::{IdentityError, Shutdown, WorkerError};
 use sawmill::workspace::SlotDir;
@@ -20,6 +20,7 @@ fn main() -> ExitCode {
     // A supervisor is this executable again. It must stay small: nothing of the daemon may be set up before this line.
     match args.next() {
         Some(first) if first == sandbox::SUBCOMMAND => return sandbox::supervise(args),
+        Some(first) if first == git::TETHER_SUBCOMMAND => return git::tether(args),
         Some(first) if first == attempt::SALVAGE_SUBCOMMAND => return in_runtime(salvage(args.next())),
         _ => {}
     }
@@ -117,7 +118,8 @@ fn compose(global: &Global, environment: Environment) -> Result<Composition, Cli
 /// The last act of a supervisor whose daemon is gone.
 async fn salvage(slot: Option<OsString>) -> ExitCode {
     let Some(slot) = slot else { return ExitCode::from(2) };
-    match attempt::salvage_orphan(&SlotDir::at(slot.into())).await {
+    let salvaged = async { attempt::salvage_orphan(&SlotDir::at(slot.into()), &daemon::executable()?).await };
+    match salvaged.await {
         Ok(found) => {
             cli::talk(&found.map_or_else(|| "nothing to salvage".to_owned(), |commit| format!("salvaged {commit}")));
             ExitCode::SUCCESS

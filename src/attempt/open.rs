@@ -125,10 +125,12 @@ impl Assignment {
             }
             Ok(None) => {}
             // An attempt in this slot ended without leaving it empty: it panicked, or the disk was full.
-            Ok(Some(_)) => vacate(&self.slot, &self.tools.state).await.map_err(|error| error.to_string())?,
+            Ok(Some(_)) => {
+                vacate(&self.slot, &self.tools.state, &self.tools.executable).await.map_err(|error| error.to_string())?
+            }
             Err(error) => {
                 warn!("{}", chain(&error));
-                vacate(&self.slot, &self.tools.state).await.map_err(|error| error.to_string())?;
+                vacate(&self.slot, &self.tools.state, &self.tools.executable).await.map_err(|error| error.to_string())?;
             }
         }
         self.slot.reset(&self.tools.state.trash()).map_err(|error| error.to_string())?;

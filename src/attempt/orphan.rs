@@ -1,6 +1,7 @@
 //! Slots whose attempt is nobody's any more: salvaged by the supervisor as its last act, emptied by a daemon that finds them.
 
 use std::io;
+use std::path::Path;
 
 use tracing::{error, warn};
 
@@ -14,18 +15,18 @@ use crate::workspace::{Kept, Salvage, SlotDir, StateDir};
 pub const SALVAGE_SUBCOMMAND: &str = "__salvage";
 
 /// Saves what the attempt in `slot` left uncommitted, by what its journal says, and needs neither configuration nor
-/// database. Doing it twice comes to the same.
+/// database. Doing it twice comes to the same. `executable` is the `sawmill` program.
 ///
 /// # Errors
 /// The journal or the worktree cannot be used; the slot is left as it is.
-pub async fn salvage_orphan(slot: &SlotDir) -> anyhow::Result<Option<ObjectId>> {
+pub async fn salvage_orphan(slot: &SlotDir, executable: &Path) -> anyhow::Result<Option<ObjectId>> {
     let Some(journal) = Journal::read(&slot.journal())? else {
         return Ok(None);
     };
     if !slot.root().join("host.git").exists() {
         return Ok(None);
     }
-    let git = Git::open(&journal.salvage.git, &journal.salvage.mirrors)?;
+    let git = Git::open(&journal.salvage.git, executable, &journal.salvage.mirrors)?;
     let worktree = Worktree::open(&git, slot.root())?;
     let push = match journal.salvage.to {
         Salvage::Remote => SalvagePush::Remote,
@@ -39,11 +40,11 @@ pub async fn salvage_orphan(slot: &SlotDir) -> anyhow::Result<Option<ObjectId>> 
 ///
 /// # Errors
 /// It cannot be moved; then the slot cannot be used.
-pub async fn vacate(slot: &SlotDir, state: &StateDir) -> io::Result<()> {
+pub async fn vacate(slot: &SlotDir, state: &StateDir, executable: &Path) -> io::Result<()> {
     if let Err(error) = end_command(slot).await {
         warn!("cannot end what runs in slot {}: {error}", slot.number());
     }
-    match salvage_orphan(slot).await {
+    match salvage_orphan(slot, executable).await {
         Ok(Some(commit)) => warn!("salvaged what an earlier attempt left in slot {} as {commit}", slot.number()),
         Ok(None) => {}
         Err(error) => {

@@ -155,7 +155,10 @@ fn project_policy(project: &ProjectConfig) -> Project {
 }
 
 /// This program, by a path that stays right when its file is replaced by an upgrade; elsewhere, where it is now.
-fn executable() -> anyhow::Result<PathBuf> {
+///
+/// # Errors
+/// The system does not tell.
+pub fn executable() -> anyhow::Result<PathBuf> {
     let own = Path::new("/proc/self/exe");
     if own.exists() {
         return Ok(own.to_owned());

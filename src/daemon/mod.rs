@@ -6,6 +6,6 @@ mod composition;
 mod signals;
 mod telemetry;
 
-pub use composition::{Composition, VERSION};
+pub use composition::{Composition, VERSION, executable};
 pub use signals::stop_on_signals;
 pub use telemetry::{Audience, init};

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::sample;
 use crate::cli::{Client, DemoArgs, talk};
 use crate::config::{Environment, shipped};
-use crate::daemon::Composition;
+use crate::daemon::{Composition, executable};
 use crate::git::{Git, PlainClone};
 use crate::store::Store;
 use crate::worker::{Shutdown, WorkerError};
@@ -43,7 +43,7 @@ impl Scene {
         let composition = Composition::new(shipped(&environment, &flags)?, environment);
         let store = composition.store().await?;
         let daemon = composition.worker(store.clone()).await?;
-        let git = Git::open(&composition.config().git, &scratch.path().join("worker/mirrors"))?;
+        let git = Git::open(&composition.config().git, &executable()?, &scratch.path().join("worker/mirrors"))?;
         make_remote(&git, args, &scratch.path().join("remote.git")).await?;
 
         let shutdown = Shutdown::default();

@@ -1,6 +1,7 @@
 //! The checks one by one.
 
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use super::{Finding, State};
@@ -16,6 +17,9 @@ const LITTLE_DISK: u64 = 5 * 1024 * 1024 * 1024;
 /// A difference of clocks that leases would feel.
 const CLOCK_SKEW: Duration = Duration::from_secs(2);
 
+/// This program.
+const EXECUTABLE: &str = "/proc/self/exe";
+
 fn good(check: &'static str, seen: impl Into<String>) -> Finding {
     Finding { check, state: State::Good, seen: seen.into(), remedy: None }
 }
@@ -25,14 +29,14 @@ fn flawed(check: &'static str, state: State, seen: impl Into<String>, remedy: &s
 }
 
 pub(super) fn git(config: &Config) -> Finding {
-    match Git::open(&config.git, &config.worker.state_dir.join("mirrors")) {
+    match Git::open(&config.git, Path::new(EXECUTABLE), &config.worker.state_dir.join("mirrors")) {
         Ok(git) => good("git", git.version()),
         Err(error) => flawed("git", State::Bad, error.to_string(), "install git, or set git.program to where it is"),
     }
 }
 
 pub(super) fn git_lfs(config: &Config) -> Finding {
-    match Git::open(&config.git, &config.worker.state_dir.join("mirrors")) {
+    match Git::open(&config.git, Path::new(EXECUTABLE), &config.worker.state_dir.join("mirrors")) {
         Ok(git) if git.has_lfs() => good("git-lfs", "found"),
         _ => flawed("git-lfs", State::Warning, "not found", "install git-lfs if a repository uses it"),
     }
@@ -107,7 +111,7 @@ pub(super) async fn supervisor(config: &Config) -> Finding {
         Err(error) => return flawed("supervisor", State::Bad, error.to_string(), "check the directory for temporary files"),
     };
     let launch = Launch {
-        executable: "/proc/self/exe".into(),
+        executable: EXECUTABLE.into(),
         dir: dir.path().join("sup"),
         mark: Mark { worker: "doctor".to_owned(), slot: "0".to_owned() },
         orphan_after: config.queue.lease,

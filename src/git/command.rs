@@ -18,6 +18,7 @@ use tokio::process::{Child, Command};
 
 use super::diagnose;
 use super::error::GitError;
+use super::tether::TETHER_SUBCOMMAND;
 use super::{Git, Remote};
 
 /// The oldest git that has everything used here (`GIT_CONFIG_GLOBAL` and `checkout.workers` came with 2.32).
@@ -272,7 +273,14 @@ impl<'a> Invocation<'a> {
 
     fn spawn(&self, piped: bool) -> Result<Child, GitError> {
         let host = &self.git.host;
-        let mut command = Command::new(&host.program);
+        let mut command = match self.reach {
+            Reach::Local => Command::new(&host.program),
+            Reach::Network => {
+                let mut tethered = Command::new(&host.executable);
+                tethered.arg(TETHER_SUBCOMMAND).arg(std::process::id().to_string()).arg(&host.program);
+                tethered
+            }
+        };
         command.args(&self.args).current_dir(&self.cwd).env_clear();
         command.env("PATH", &host.config.search_path).env("HOME", &host.home).env("LC_ALL", "C");
         command.env("GIT_CONFIG_NOSYSTEM", "1").env("GIT_CONFIG_GLOBAL", &host.global).env("GIT_ATTR_NOSYSTEM", "1");
@@ -290,7 +298,13 @@ impl<'a> Invocation<'a> {
         command.env("GIT_CONFIG_COUNT", count.to_string());
         command.stdin(if piped { Stdio::piped() } else { Stdio::null() }).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.process_group(0).kill_on_drop(true);
-        command.spawn().map_err(|source| GitError::Program { program: host.program.clone(), source })
+        command.spawn().map_err(|source| {
+            let program = match self.reach {
+                Reach::Local => host.program.clone(),
+                Reach::Network => host.executable.clone(),
+            };
+            GitError::Program { program, source }
+        })
     }
 }
 

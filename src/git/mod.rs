@@ -33,6 +33,7 @@ mod remote;
 mod salvage;
 mod stage;
 mod submodules;
+mod tether;
 mod tree_path;
 mod worktree;
 
@@ -48,6 +49,7 @@ pub use plain_clone::PlainClone;
 pub use push::Pushed;
 pub use remote::{Remote, RemoteError};
 pub use salvage::SalvagePush;
+pub use tether::{TETHER_SUBCOMMAND, tether};
 pub use worktree::Worktree;
 
 use error::io_error;
@@ -62,6 +64,8 @@ pub struct Git {
 struct Host {
     config: Config,
     program: PathBuf,
+    /// This executable, which what talks to a remote is tethered by.
+    executable: PathBuf,
     version: String,
     lfs: lfs::Installed,
     mirrors: PathBuf,
@@ -72,9 +76,12 @@ struct Host {
 impl Git {
     /// Finds git and checks its version, and makes the directory of the mirrors. Blocks for a few milliseconds.
     ///
+    /// `executable` is the `sawmill` program, of which a process stands between this one and every git command that talks to
+    /// a remote, so that none outlives a daemon that is killed.
+    ///
     /// # Errors
     /// [`GitError::Program`], [`GitError::Version`], [`GitError::Identity`], or a directory that cannot be made.
-    pub fn open(config: &Config, mirrors: &Path) -> Result<Self, GitError> {
+    pub fn open(config: &Config, executable: &Path, mirrors: &Path) -> Result<Self, GitError> {
         for text in [&config.author_name, &config.author_email] {
             if text.trim().is_empty() || text.contains(['<', '>', '\n', '\r', '\0']) {
                 return Err(GitError::Identity(text.clone()));
@@ -93,8 +100,9 @@ impl Git {
             fs::write(new.path(), text).map_err(io_error("write", &global))?;
             new.persist(&global).map_err(|error| io_error("write", &global)(error.error))?;
         }
+        let executable = executable.to_owned();
         let lfs = lfs::Installed::find(&config.search_path);
-        Ok(Self { host: Arc::new(Host { config: config.clone(), program, version, lfs, mirrors, home, global }) })
+        Ok(Self { host: Arc::new(Host { config: config.clone(), program, executable, version, lfs, mirrors, home, global }) })
     }
 
     /// The version that git reports, such as `2.47.3`.

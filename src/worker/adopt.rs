@@ -23,6 +23,8 @@ pub(super) struct Adoption<'a> {
     pub(super) slots: &'a Slots,
     pub(super) leases: &'a Leases,
     pub(super) lease: std::time::Duration,
+    /// This program.
+    pub(super) executable: &'a std::path::Path,
 }
 
 impl Adoption<'_> {
@@ -48,7 +50,7 @@ impl Adoption<'_> {
             give_back(self.store, &claimed.claim, &lease.stop()).await;
         }
         for dir in left {
-            if let Err(error) = vacate(&dir, self.state).await {
+            if let Err(error) = vacate(&dir, self.state, self.executable).await {
                 error!("cannot clear slot {}: {error}", dir.number());
             }
         }

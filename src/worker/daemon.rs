@@ -118,7 +118,7 @@ impl Daemon {
         let failed = |source| WorkerError::StateDir { path: setup.config.state_dir.clone(), source };
         let state = StateDir::create(&setup.config.state_dir).map_err(failed)?;
         let identity = Identity::take(&state, &setup.config.name)?;
-        let git = Git::open(&setup.git, &state.mirrors())?;
+        let git = Git::open(&setup.git, &setup.executable, &state.mirrors())?;
         let supervisors = SupervisorSetup {
             executable: setup.executable.clone(),
             worker: identity.id().clone(),
@@ -146,6 +146,7 @@ impl Daemon {
             slots: &slots,
             leases: &leases,
             lease: setup.queue.lease,
+            executable: &setup.executable,
         };
         let adopted = adoption.adopt().await?;
         let in_use = |dir: &&SlotDir| configured.contains(dir) || adopted.iter().any(|job| job.slot.dir() == *dir);

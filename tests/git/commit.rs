@@ -11,7 +11,9 @@ use bytesize::ByteSize;
 use sawmill::git::{Change, Git, GitError, Worktree};
 use sawmill::job::OutcomeClass;
 
-use super::fixture::{Place, branch, committed, config, leftovers, list_tree, make_executable, refused, run, show, write};
+use super::fixture::{
+    Place, branch, committed, config, leftovers, list_tree, make_executable, refused, run, sawmill, show, write,
+};
 
 #[tokio::test]
 async fn links_modes_and_names_survive() {
@@ -209,7 +211,7 @@ async fn a_file_that_is_too_large_is_refused_with_its_size() {
     config.maximum_file = ByteSize::kib(10);
     let place = Place::new();
     place.worktree("1").await;
-    let git = Git::open(&config, &place.root.path().join("state/mirrors")).expect("git");
+    let git = Git::open(&config, sawmill(), &place.root.path().join("state/mirrors")).expect("git");
     let worktree = Worktree::open(&git, &place.slot("1")).expect("a worktree");
     write(worktree.tree(), "src/big", vec![7; 20 * 1024]);
     write(worktree.tree(), "target/big", vec![7; 20 * 1024]);
@@ -285,7 +287,7 @@ fn unprivileged(place: &Place) -> Git {
         config.program = script;
         open_up(place.root.path());
     }
-    Git::open(&config, &place.root.path().join("state/mirrors")).expect("git")
+    Git::open(&config, sawmill(), &place.root.path().join("state/mirrors")).expect("git")
 }
 
 fn open_up(dir: &Path) {
@@ -330,7 +332,7 @@ async fn a_full_disk_is_said_to_be_full_and_a_retry_works() {
     let place = Place::new();
     let state = place.root.path().join("state");
     let mounted = Mount::new(&state);
-    let git = Git::open(&config(), &state.join("mirrors")).expect("git");
+    let git = Git::open(&config(), sawmill(), &state.join("mirrors")).expect("git");
     let mirror = git.mirror(place.mirror.remote());
     let base = mirror.resolve("main").await.expect("main");
     let worktree = mirror.provision(&base, &branch("b"), &place.slot("1")).await.expect("a worktree");

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use sawmill::git::{Git, Pushed, Remote};
 
-use super::fixture::{Place, branch, committed, config, run, write};
+use super::fixture::{Place, branch, committed, config, run, sawmill, write};
 
 /// Set in the processes that the test starts of itself: the directory of the test, and a number.
 const CHILD: &str = "SAWMILL_TEST_GIT_CHILD";
@@ -58,7 +58,7 @@ async fn one_of_eight_processes() {
 
 /// Does what a worker does, with a handle of its own.
 async fn work(root: &Path, remote: &Remote, worker: u32, rounds: u32) {
-    let git = Git::open(&config(), &root.join("state/mirrors")).expect("git");
+    let git = Git::open(&config(), sawmill(), &root.join("state/mirrors")).expect("git");
     let mirror = git.mirror(remote);
     let slot = root.join(format!("state/slots/{worker}"));
     for round in 0..rounds {

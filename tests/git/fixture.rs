@@ -28,6 +28,11 @@ pub(crate) fn config() -> Config {
     }
 }
 
+/// The program that what talks to a remote is tethered by.
+pub(crate) fn sawmill() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_sawmill"))
+}
+
 /// Everything that one test needs, below one directory that is removed with it.
 pub(crate) struct Place {
     pub(crate) root: TempDir,
@@ -53,7 +58,7 @@ impl Place {
         let root = TempDir::with_prefix("sawmill-git-").expect("a temporary directory");
         run(root.path(), ["init", "--quiet", "--bare", "--initial-branch=main", "remote.git"]);
         run(root.path(), ["init", "--quiet", "--initial-branch=main", "seed"]);
-        let git = Git::open(config, &root.path().join("state/mirrors")).expect("git is installed");
+        let git = Git::open(config, sawmill(), &root.path().join("state/mirrors")).expect("git is installed");
         let remote = root.path().join("remote.git").display().to_string().parse::<Remote>().expect("a path");
         let mirror = git.mirror(&remote);
         Self { root, git, mirror }

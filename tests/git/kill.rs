@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use sawmill::git::{Git, GitError, Worktree};
 
-use super::fixture::{Place, branch, committed, config, run, write};
+use super::fixture::{Place, branch, committed, config, run, sawmill, write};
 
 /// Set in the process that the test starts and kills.
 const CHILD: &str = "SAWMILL_TEST_GIT_KILLED";
@@ -27,7 +27,7 @@ async fn one_that_is_killed() {
     // On its own this does nothing: the test below runs it in a process of its own.
     let Ok(root) = std::env::var(CHILD) else { return };
     let root = Path::new(&root);
-    let git = Git::open(&config(), &root.join("state/mirrors")).expect("git");
+    let git = Git::open(&config(), sawmill(), &root.join("state/mirrors")).expect("git");
     let mirror = git.mirror(&format!("{}/remote.git", root.display()).parse().expect("a path"));
     for round in 0.. {
         let base = mirror.resolve("main").await.expect("main");

@@ -4,7 +4,7 @@ use std::fs;
 
 use sawmill::git::{Change, Git, GitError};
 
-use super::fixture::{Place, branch, committed, config, git_command, id, run, show, write};
+use super::fixture::{Place, branch, committed, config, git_command, id, run, sawmill, show, write};
 
 fn with_lfs() -> Place {
     let place = Place::new();
@@ -49,7 +49,7 @@ async fn without_git_lfs_a_repository_that_needs_it_is_an_error_and_others_do_no
     }
     let mut config = config();
     config.search_path = bin.display().to_string();
-    let git = Git::open(&config, &place.root.path().join("other/mirrors")).expect("git");
+    let git = Git::open(&config, sawmill(), &place.root.path().join("other/mirrors")).expect("git");
     assert!(!git.has_lfs());
     let mirror = git.mirror(place.mirror.remote());
     let base = mirror.resolve("main").await.expect("main");

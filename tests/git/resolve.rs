@@ -7,7 +7,7 @@ use std::time::Duration;
 use sawmill::git::{Git, GitError, Remote};
 use sawmill::job::OutcomeClass;
 
-use super::fixture::{Place, config, id, run, write};
+use super::fixture::{Place, config, id, run, sawmill, write};
 
 #[tokio::test]
 async fn a_branch_a_tag_a_commit_and_the_default_branch_are_found() {
@@ -168,14 +168,14 @@ fn a_git_that_is_missing_or_too_old_is_refused_at_once() {
     let root = tempfile::tempdir().expect("a directory");
     let mut config = config();
     config.program = "no-such-git".into();
-    let error = Git::open(&config, &root.path().join("mirrors")).expect_err("missing");
+    let error = Git::open(&config, sawmill(), &root.path().join("mirrors")).expect_err("missing");
     insta::assert_snapshot!(error, @"cannot start no-such-git: it is nowhere in the search path /usr/local/bin:/usr/bin:/bin; install git, or set git.program");
     let old = root.path().join("old-git");
     fs::write(&old, "#!/bin/sh\necho git version 2.30.2\n").expect("a script");
     fs::set_permissions(&old, fs::Permissions::from_mode(0o755)).expect("rights");
     config.program = old;
-    let error = Git::open(&config, &root.path().join("mirrors")).expect_err("old").to_string();
+    let error = Git::open(&config, sawmill(), &root.path().join("mirrors")).expect_err("old").to_string();
     insta::assert_snapshot!(error.replace(&root.path().display().to_string(), "<root>"), @r#"cannot use <root>/old-git: it reports "git version 2.30.2", and git 2.32 or later is needed"#);
     config.author_name = "A <b>".to_owned();
-    assert!(matches!(Git::open(&config, root.path()), Err(GitError::Identity(_))));
+    assert!(matches!(Git::open(&config, sawmill(), root.path()), Err(GitError::Identity(_))));
 }

@@ -6,7 +6,7 @@ use std::os::unix::fs::symlink;
 use sawmill::git::{Git, SalvagePush};
 use sawmill::ids::{AttemptNo, JobId};
 
-use super::fixture::{Place, branch, committed, config, id, leftovers, list_tree, run, show, write};
+use super::fixture::{Place, branch, committed, config, id, leftovers, list_tree, run, sawmill, show, write};
 
 #[tokio::test]
 async fn what_is_uncommitted_is_kept_and_found_again() {
@@ -28,7 +28,7 @@ async fn what_is_uncommitted_is_kept_and_found_again() {
     let found = place.mirror.salvages(job).await.expect("listed");
     assert_eq!(found, [(AttemptNo(1), more.clone()), (AttemptNo(2), second)]);
     // Another worker sees what reached the remote, and has its contents.
-    let elsewhere = Git::open(&config(), &place.root.path().join("elsewhere/mirrors")).expect("git");
+    let elsewhere = Git::open(&config(), sawmill(), &place.root.path().join("elsewhere/mirrors")).expect("git");
     let mirror = elsewhere.mirror(place.mirror.remote());
     assert_eq!(mirror.salvages(job).await.expect("listed"), [(AttemptNo(1), more.clone())]);
     assert_eq!(show(mirror.directory(), &format!("{more}:half")), b"more");

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use sawmill::git::{Change, Git, GitError, Worktree};
 
-use super::fixture::{Place, branch, committed, config, id, run, write};
+use super::fixture::{Place, branch, committed, config, id, run, sawmill, write};
 
 #[tokio::test]
 async fn in_its_view_a_job_works_as_in_any_clone_and_the_mirror_does_not_notice() {
@@ -70,7 +70,7 @@ async fn a_worktree_is_found_again_after_a_restart() {
     let (base, tree) = (worktree.base().clone(), worktree.tree().to_owned());
     write(&tree, "new", "new");
     drop(worktree);
-    let git = Git::open(&config(), &place.root.path().join("state/mirrors")).expect("git");
+    let git = Git::open(&config(), sawmill(), &place.root.path().join("state/mirrors")).expect("git");
     let again = Worktree::open(&git, &place.slot("1")).expect("it is all on disk");
     assert_eq!((again.base(), again.tree(), again.branch()), (&base, tree.as_path(), "job/1"));
     assert_eq!(again.remote(), place.mirror.remote());

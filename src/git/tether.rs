@@ -1,0 +1,67 @@
+//! The tether: a process between a daemon and a git command that talks to a remote, which ends the command with its daemon.
+//!
+//! The one rule: the tether and everything under it are one process group, so that one signal ends it all: git, its
+//! transports and, for a remote on this host, what serves it. A parent-death signal for git itself would leave those behind,
+//! and a transport whose server does not answer never learns that its git is gone.
+
+use std::ffi::OsString;
+use std::io::{self, Write as _};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, ExitCode, ExitStatus};
+
+use nix::sys::prctl;
+use nix::sys::signal::{SigSet, Signal, killpg};
+use nix::unistd::{Pid, getpgrp, getppid, setpgid};
+
+/// The hidden subcommand that is a tether.
+pub const TETHER_SUBCOMMAND: &str = "__tether";
+
+/// The exit status where the command could not be started or waited for, as shells have it.
+const CANNOT_RUN: u8 = 126;
+
+/// Runs a command as long as the parent lives: `args` are the parent's process id, the program and its arguments. The exit
+/// status is the command's, or 128 and the signal that ended it.
+#[must_use]
+pub fn tether(mut args: impl Iterator<Item = OsString>) -> ExitCode {
+    let parent = args.next().and_then(|pid| pid.to_str()?.parse().ok()).map(Pid::from_raw);
+    let (Some(parent), Some(program)) = (parent, args.next()) else { return ExitCode::from(CANNOT_RUN) };
+    let mut command = Command::new(&program);
+    command.args(args);
+    match hold(parent, &mut command) {
+        Ok(status) => ExitCode::from(exit_code(status)),
+        Err(error) => {
+            // Read by the parent with git's own complaints; where it cannot be said, the status has to do.
+            drop(writeln!(io::stderr(), "fatal: cannot run {}: {error}", program.display()));
+            ExitCode::from(CANNOT_RUN)
+        }
+    }
+}
+
+fn hold(parent: Pid, command: &mut Command) -> io::Result<ExitStatus> {
+    // It is one already where our parent has seen to it.
+    setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
+    // Before the signals are blocked, which the command would inherit.
+    let mut child = command.spawn()?;
+    let mut awaited = SigSet::empty();
+    awaited.add(Signal::SIGTERM);
+    awaited.add(Signal::SIGCHLD);
+    awaited.thread_block()?;
+    prctl::set_pdeathsig(Signal::SIGTERM)?;
+    loop {
+        // A parent that was gone before the signal was asked for sends none. The signal also comes when only the thread
+        // ends that started us; then the parent is who it was.
+        if getppid() != parent {
+            killpg(getpgrp(), Signal::SIGKILL)?;
+        }
+        // What ended before the signals were blocked sends none either.
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        awaited.wait()?;
+    }
+}
+
+fn exit_code(status: ExitStatus) -> u8 {
+    let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default());
+    u8::try_from(code).unwrap_or(CANNOT_RUN)
+}
