@@ -16,11 +16,14 @@ use super::address::Address;
 use super::error::StoreError;
 use super::listener::LeaseClock;
 use super::statement::{Arg, Row, for_postgres, for_sqlite};
+use crate::clock::Timestamp;
 
 /// How long a caller waits for a connection.
 const ACQUIRE: Duration = Duration::from_secs(10);
 /// How long a caller waits for one answer: longer than any statement takes, SQLite's wait for its lock included.
 const ANSWER: Duration = Duration::from_secs(20);
+/// How long it may take to hear that no server is there.
+const PROBE: Duration = Duration::from_secs(2);
 /// How long SQLite waits for another process to end its write.
 const BUSY: Duration = Duration::from_secs(10);
 /// Connections to PostgreSQL, for each process.
@@ -126,6 +129,36 @@ impl Db {
             Pools::Sqlite { .. } => None,
             Pools::Postgres(pool) => Some((*pool.connect_options()).clone()),
         }
+    }
+
+    /// Whether the server's host says that no server is there: then nobody else can reach it either. Silence says nothing.
+    pub(super) async fn is_down(&self) -> bool {
+        let Pools::Postgres(pool) = &self.pools else { return false };
+        match tokio::time::timeout(PROBE, sqlx::PgConnection::connect_with(&pool.connect_options())).await {
+            // The second: the socket of a server on this host.
+            Ok(Err(sqlx::Error::Io(error))) => {
+                matches!(error.kind(), std::io::ErrorKind::ConnectionRefused | std::io::ErrorKind::NotFound)
+            }
+            Ok(Ok(connection)) => {
+                // It answers; that this connection ends well is not what was asked.
+                drop(connection.close().await);
+                false
+            }
+            _ => false,
+        }
+    }
+
+    /// When the server was started, by its own clock; none for a file.
+    pub(super) async fn started_at(&self) -> Result<Option<Timestamp>, StoreError> {
+        #[derive(sqlx::FromRow)]
+        struct Started {
+            at: i64,
+        }
+        if self.kind() == Kind::Sqlite {
+            return Ok(None);
+        }
+        let sql = "SELECT (extract(epoch FROM pg_postmaster_start_time()) * 1000)::BIGINT AS at";
+        Ok(self.first::<Started>(sql, Vec::new()).await?.map(|started| Timestamp(started.at)))
     }
 
     /// What changes with every commit of another process to a SQLite file; none for a server, which tells of itself.

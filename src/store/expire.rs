@@ -63,12 +63,19 @@ impl Store {
     /// is cancelled where that had been asked for. A completion is pending again, or dead once it was handed out as often as
     /// is allowed.
     ///
+    /// A server that was started less than `queue.lease` ago expires nothing: while it was down nobody could renew.
+    ///
     /// # Errors
     /// When the database cannot be asked; nothing has changed then.
     pub async fn expire_once(&self, limit: u32) -> Result<Vec<Expired>, StoreError> {
         let now = self.now();
         // Outside of a transaction: there is seldom something to do, and SQLite's writer is not to be bothered for nothing.
         if self.db().first::<Due>(DUE, args![now]).await?.is_none() {
+            return Ok(Vec::new());
+        }
+        if let Some(started) = self.db().started_at().await?
+            && now.since(started) < self.config().lease
+        {
             return Ok(Vec::new());
         }
         let mut tx = self.db().begin().await?;

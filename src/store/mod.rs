@@ -164,6 +164,13 @@ impl Store {
         self.inner.clock.now()
     }
 
+    /// Whether the database is known to be down for everybody: its host refuses connections because no server is there. Until
+    /// a full lease after its next start nothing expires (see [`Store::expire_once`]), so who hears this may go on under its
+    /// leases. Silence, which can be a network that is cut only here, is no such thing. Takes at most two seconds.
+    pub async fn is_down(&self) -> bool {
+        self.inner.db.is_down().await
+    }
+
     /// Hints from now on. Take them out before looking at what they are to be hints about.
     #[must_use]
     pub fn hints(&self) -> Hints {

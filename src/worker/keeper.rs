@@ -60,7 +60,11 @@ impl Keeper {
 
 impl KeeperSetup {
     async fn keep_loop(self) {
-        tokio::join!(self.touch_loop(), self.fence_loop(), self.lease_loop());
+        let with_store = async {
+            let store = self.connect().await;
+            tokio::join!(self.lease_loop(&store), self.outage_loop(&store));
+        };
+        tokio::join!(self.touch_loop(), self.fence_loop(), with_store);
     }
 
     /// Tells the supervisors that their daemon lives.
@@ -94,16 +98,38 @@ impl KeeperSetup {
         }
     }
 
-    async fn lease_loop(&self) {
-        let store = self.connect().await;
+    /// Notices a database that is down for everybody. Jobs live through that, however long it takes: nobody can claim them,
+    /// and nothing expires before a full lease after its return. Where it is only silent, it may be silent only to us.
+    async fn outage_loop(&self, store: &Store) {
+        let mut ticks = interval(self.store.lease / 10);
+        let mut down = false;
+        loop {
+            ticks.tick().await;
+            let asked = Instant::now();
+            if !self.leases.any_overdue(self.store.lease / 2, asked) && !down {
+                continue;
+            }
+            let was = std::mem::replace(&mut down, store.is_down().await);
+            if down {
+                self.leases.out_of_reach(asked);
+            }
+            match (was, down) {
+                (false, true) => warn!("database {} is down; running jobs go on, and what they have to say waits", store.label()),
+                (true, false) => warn!("database {} is back, or no longer says that it is down", store.label()),
+                _ => {}
+            }
+        }
+    }
+
+    async fn lease_loop(&self, store: &Store) {
         let mut hints = store.hints();
         let mut renew = interval(self.store.lease / 3);
         let mut listen = interval(LISTEN);
         loop {
             tokio::select! {
-                _ = renew.tick() => self.renew_once(&store).await,
-                _ = listen.tick() => self.listen_once(&store).await,
-                () = hints.next_change() => self.listen_once(&store).await,
+                _ = renew.tick() => self.renew_once(store).await,
+                _ = listen.tick() => self.listen_once(store).await,
+                () = hints.next_change() => self.listen_once(store).await,
             }
         }
     }

@@ -53,6 +53,18 @@ impl Leases {
         }
     }
 
+    /// Whether a claim has not been renewed for `limit`.
+    pub(super) fn any_overdue(&self, limit: Duration, now: Instant) -> bool {
+        self.lock().values().any(|held| now.saturating_duration_since(held.renewed) > limit)
+    }
+
+    /// Notes that nobody could take a claim from us at `asked`: as good as having renewed them all then.
+    pub(super) fn out_of_reach(&self, asked: Instant) {
+        for held in self.lock().values_mut() {
+            held.renewed = held.renewed.max(asked);
+        }
+    }
+
     /// Stops the attempt under a claim.
     pub(super) fn stop(&self, job: JobId, reason: StopReason) {
         if let Some(held) = self.lock().get(&job) {
