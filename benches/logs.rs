@@ -127,6 +127,7 @@ impl Bench {
             lease: Duration::from_secs(600),
             poll: Duration::from_secs(1),
             retry: RetryPolicy { attempts: 1, resets: 1, backoff: Duration::from_secs(1), backoff_max: Duration::from_secs(1) },
+            ageing: std::time::Duration::from_secs(600),
             completion_lease: Duration::from_secs(60),
             completion_deliveries: 1,
         };
@@ -152,12 +153,14 @@ impl Bench {
             branch: format!("sawmill/{id}").parse().unwrap(),
             attempts_max: 1,
             ready_at: self.store.now(),
+            weight: 1,
             digest: id.to_string(),
         };
         self.store.enqueue(new).await.unwrap();
         let ask = ClaimRequest {
             worker: WorkerId::new("bench"),
-            backends: vec!["shell".to_owned()],
+            backends: [("shell".to_owned(), std::collections::BTreeSet::new())].into(),
+            labels: std::collections::BTreeSet::new(),
             limit: 1,
             lease: Duration::from_secs(600),
         };

@@ -1,6 +1,20 @@
 -- The queue. Keep in step with ../postgres/0001_queue.sql: same tables, columns, constraints and indexes.
 -- Ids are UUIDs as 16 bytes, times are milliseconds since the epoch, states are words.
 
+-- What jobs ask of a worker: a backend, and requirements as a sorted JSON list of words. Few rows, which stay.
+CREATE TABLE routes (
+    id       INTEGER NOT NULL PRIMARY KEY,
+    backend  TEXT    NOT NULL,
+    requires TEXT    NOT NULL,
+    UNIQUE (backend, requires)
+) STRICT;
+
+-- How many jobs of a project may run at once, where there is a limit. Written when a daemon starts.
+CREATE TABLE project_limits (
+    project TEXT    NOT NULL PRIMARY KEY,
+    running INTEGER NOT NULL CHECK (running >= 1)
+) STRICT;
+
 -- What a claim, a renewal or a finish rewrites stays narrow: documents are in job_specs.
 CREATE TABLE jobs (
     id                  BLOB    NOT NULL PRIMARY KEY CHECK (length(id) = 16),
@@ -9,13 +23,24 @@ CREATE TABLE jobs (
     branch              TEXT    NOT NULL,
     project             TEXT,
     execution           TEXT,
-    backend             TEXT    NOT NULL,
+    route               INTEGER NOT NULL REFERENCES routes (id),
     priority            INTEGER NOT NULL,
+    -- Its turn among the jobs of the same route and priority: shares take turns, and within one the oldest is first.
+    position            INTEGER NOT NULL,
+    -- Whom its turns count for: the project, or the empty word.
+    share               TEXT    NOT NULL,
+    concurrency_key     TEXT,
+    -- It starts only while fewer than these run under its key.
+    concurrency_limit   INTEGER CHECK (concurrency_limit >= 1),
     idempotency_key     TEXT,
     state               TEXT    NOT NULL CHECK (state IN ('queued', 'running', 'succeeded', 'failed', 'cancelled')),
     -- Why a queued job cannot be claimed yet; NULL when it can.
-    held                TEXT    CHECK (held IN ('scheduled', 'backoff')),
+    held                TEXT    CHECK (held IN ('scheduled', 'backoff', 'dependency', 'key', 'project')),
     ready_at            INTEGER NOT NULL,
+    -- It fails unless it has started by then.
+    start_by            INTEGER,
+    -- 1 when other jobs wait for its end.
+    needed              INTEGER NOT NULL DEFAULT 0,
     attempt             INTEGER NOT NULL DEFAULT 0 CHECK (attempt >= 0),
     attempts_used       INTEGER NOT NULL DEFAULT 0 CHECK (attempts_used BETWEEN 0 AND attempt),
     attempts_max        INTEGER NOT NULL CHECK (attempts_max >= 1),
@@ -32,6 +57,9 @@ CREATE TABLE jobs (
     started_at          INTEGER,
     finished_at         INTEGER,
     CHECK (held IS NULL OR state = 'queued'),
+    CHECK ((concurrency_key IS NULL) = (concurrency_limit IS NULL)),
+    CHECK (held <> 'key' OR concurrency_key IS NOT NULL),
+    CHECK (held <> 'project' OR share <> ''),
     CHECK ((state = 'running') = (worker IS NOT NULL)),
     CHECK ((state = 'running') = (token IS NOT NULL)),
     CHECK ((state = 'running') = (lease_until IS NOT NULL)),
@@ -44,10 +72,18 @@ CREATE TABLE jobs (
     CHECK (commit_id IS NULL OR state = 'succeeded')
 ) STRICT;
 
--- Exactly the order in which jobs are claimed; a waiting row is not in it. The conditions of the next three follow from the
--- states (see the checks above), but do not name them: SQLite would take jobs_state for a query that does.
-CREATE INDEX jobs_claim ON jobs (backend, priority, id) WHERE state = 'queued' AND held IS NULL;
-CREATE INDEX jobs_held ON jobs (ready_at) WHERE held IS NOT NULL;
+-- Exactly the order in which jobs are claimed; a held row is not in it. The conditions of those that do not name a state
+-- follow from the states (see the checks above): SQLite would take jobs_state for a query that names one.
+CREATE INDEX jobs_claim ON jobs (route, priority, position, id) WHERE state = 'queued' AND held IS NULL;
+-- Where the next job of a share comes in.
+CREATE INDEX jobs_turn ON jobs (route, priority, share, position) WHERE state = 'queued' AND held IS NULL;
+CREATE INDEX jobs_timed ON jobs (ready_at) WHERE held IN ('scheduled', 'backoff');
+CREATE INDEX jobs_start_by ON jobs (start_by) WHERE state = 'queued' AND start_by IS NOT NULL;
+CREATE INDEX jobs_held_by_key ON jobs (concurrency_key, priority, position, id) WHERE held = 'key';
+CREATE INDEX jobs_held_by_project ON jobs (share, priority, position, id) WHERE held = 'project';
+-- Who uses up a limit.
+CREATE INDEX jobs_running_key ON jobs (concurrency_key) WHERE token IS NOT NULL AND concurrency_key IS NOT NULL;
+CREATE INDEX jobs_running_share ON jobs (share) WHERE token IS NOT NULL;
 CREATE INDEX jobs_lease ON jobs (lease_until) WHERE lease_until IS NOT NULL;
 CREATE INDEX jobs_worker ON jobs (worker) WHERE worker IS NOT NULL;
 CREATE INDEX jobs_state ON jobs (state, id);
@@ -61,6 +97,21 @@ CREATE TABLE job_specs (
     digest   TEXT NOT NULL,
     document TEXT NOT NULL
 ) STRICT;
+
+-- Jobs that wait for the end of others.
+CREATE TABLE dependencies (
+    job        BLOB NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
+    needs      BLOB NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
+    -- 1 when a failure of the other ends this one too; 0 when any end of it will do.
+    cascade    INTEGER NOT NULL,
+    -- 1 when this one starts from the commit that the other delivers.
+    gives_base INTEGER NOT NULL,
+    -- 1 when there is nothing left to wait for.
+    met        INTEGER NOT NULL,
+    PRIMARY KEY (job, needs)
+) STRICT;
+
+CREATE INDEX dependencies_needs ON dependencies (needs);
 
 CREATE TABLE attempts (
     job               BLOB    NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,

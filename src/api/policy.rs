@@ -83,7 +83,7 @@ impl Policy {
         let id = JobId::generate();
         let branch = spec.deliver.branch.clone().unwrap_or_else(|| self.branch.render(id, &spec));
         let ready_at = spec.run_at.map_or(now, |at| at.max(now));
-        Ok(NewJob { id, spec, repo, base, branch, attempts_max: attempts, ready_at, digest })
+        Ok(NewJob { id, spec, repo, base, branch, attempts_max: attempts, ready_at, weight: 1, digest })
     }
 
     fn project(&self, spec: &JobSpec) -> Result<Option<&Project>, Problem> {

@@ -34,6 +34,8 @@ pub enum Kind {
     BranchTaken,
     /// The thing is not in a state that allows this.
     WrongState,
+    /// As many jobs wait as are allowed.
+    QueueFull,
     /// The lease is over, or the token was never right.
     LeaseLost,
     /// The body is larger than is taken.
@@ -52,7 +54,7 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::MalformedJson,
         Self::InvalidDocument,
         Self::InvalidParameter,
@@ -64,6 +66,7 @@ impl Kind {
         Self::KeyConflict,
         Self::BranchTaken,
         Self::WrongState,
+        Self::QueueFull,
         Self::LeaseLost,
         Self::TooLarge,
         Self::UnsupportedMediaType,
@@ -108,6 +111,7 @@ impl Kind {
             Self::KeyConflict => ("urn:sawmill:problem:key-conflict", StatusCode::CONFLICT, "Idempotency key in use"),
             Self::BranchTaken => ("urn:sawmill:problem:branch-taken", StatusCode::CONFLICT, "Branch taken"),
             Self::WrongState => ("urn:sawmill:problem:wrong-state", StatusCode::CONFLICT, "Not allowed in this state"),
+            Self::QueueFull => ("urn:sawmill:problem:queue-full", StatusCode::TOO_MANY_REQUESTS, "Queue full"),
             Self::LeaseLost => ("urn:sawmill:problem:lease-lost", StatusCode::CONFLICT, "Lease lost"),
             Self::TooLarge => ("urn:sawmill:problem:too-large", StatusCode::PAYLOAD_TOO_LARGE, "Body too large"),
             Self::UnsupportedMediaType => {

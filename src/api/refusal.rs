@@ -19,6 +19,8 @@ const fn kind(error: &StoreError) -> Kind {
     match error {
         StoreError::NotFound { .. } => Kind::NotFound,
         StoreError::LeaseLost => Kind::LeaseLost,
+        StoreError::NoSuchDependency(_) | StoreError::ForeignBase { .. } => Kind::InvalidDocument,
+        StoreError::QueueFull { .. } => Kind::QueueFull,
         StoreError::KeyConflict { .. } => Kind::KeyConflict,
         StoreError::BranchTaken { .. } => Kind::BranchTaken,
         StoreError::NotRetryable { .. } => Kind::WrongState,

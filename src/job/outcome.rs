@@ -34,11 +34,15 @@ pub enum OutcomeClass {
     Released,
     /// Somebody asked for the end.
     Cancelled,
+    /// It had not started by its `start_by`.
+    Expired,
+    /// A job that it waits for failed or was cancelled.
+    Dependency,
 }
 
 impl OutcomeClass {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::Succeeded,
         Self::NoChange,
         Self::Backend,
@@ -51,6 +55,8 @@ impl OutcomeClass {
         Self::LeaseLost,
         Self::Released,
         Self::Cancelled,
+        Self::Expired,
+        Self::Dependency,
     ];
 
     /// The word used on the wire and in the database.
@@ -69,6 +75,8 @@ impl OutcomeClass {
             Self::LeaseLost => "lease_lost",
             Self::Released => "released",
             Self::Cancelled => "cancelled",
+            Self::Expired => "expired",
+            Self::Dependency => "dependency",
         }
     }
 }

@@ -5,6 +5,7 @@ use utoipa::ToSchema;
 
 use super::branch::BranchName;
 use super::outcome::Outcome;
+use super::schedule::Hold;
 use super::spec::JobSpec;
 use super::state::JobState;
 use crate::clock::Timestamp;
@@ -25,6 +26,8 @@ pub struct Job {
     pub branch: BranchName,
     /// Where it is in its life.
     pub state: JobState,
+    /// Why a queued job cannot be claimed yet; absent when it can.
+    pub held: Option<Hold>,
     /// When it may be claimed, where that is later than now: its `run_at`, or the end of a backoff.
     pub ready_at: Timestamp,
     /// The latest attempt, once there is one.

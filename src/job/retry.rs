@@ -78,8 +78,8 @@ impl RetryPolicy {
         use OutcomeClass as C;
         match class {
             C::Succeeded => NextStep::End(JobState::Succeeded),
-            C::Cancelled => NextStep::End(JobState::Cancelled),
-            C::Conflict | C::Invalid => NextStep::End(JobState::Failed),
+            C::Cancelled | C::Dependency => NextStep::End(JobState::Cancelled),
+            C::Conflict | C::Invalid | C::Expired => NextStep::End(JobState::Failed),
             C::Released => NextStep::Retry { after: Duration::ZERO, charge: Charge::Nothing },
             C::Infrastructure | C::LeaseLost if used.resets < self.resets => {
                 NextStep::Retry { after: self.wait(used.resets, jitter), charge: Charge::Reset }

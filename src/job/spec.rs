@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::branch::BranchName;
+use super::schedule::{AfterFailure, Concurrency};
 use crate::clock::{Timestamp, human};
+use crate::ids::JobId;
 
 /// The version of the job document that this build reads and writes.
 pub const SCHEMA: u32 = 1;
@@ -45,6 +47,24 @@ pub struct JobSpec {
     /// Not before this moment (milliseconds since the epoch).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run_at: Option<Timestamp>,
+    /// It fails unless it has started by this moment (milliseconds since the epoch).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_by: Option<Timestamp>,
+    /// What a worker needs to run it: labels of the worker, or capabilities of its backend.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub requires: Vec<String>,
+    /// Jobs whose end it waits for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub after: Vec<JobId>,
+    /// What becomes of it when one of those fails or is cancelled.
+    #[serde(default, skip_serializing_if = "AfterFailure::is_default")]
+    pub after_failure: AfterFailure,
+    /// A job on the same remote that it waits for, and from whose commit it starts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base_from: Option<JobId>,
+    /// A name that it shares with jobs which must not all run at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrency: Option<Concurrency>,
     /// How long an attempt may take from claim to publish.
     #[serde(default, with = "human::option", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, example = "30m")]
@@ -315,6 +335,17 @@ pub enum SpecError {
     /// A name that no environment variable may have, or one that Sawmill sets itself.
     #[error("env.{0}: not a name that a job may set")]
     EnvName(String),
+    /// A text that can be no label.
+    #[error("{field}: {text:?} is not a label (letters, digits and -_./:+@=, at most 200 bytes)")]
+    Label {
+        /// The path to the field.
+        field: String,
+        /// What it says.
+        text: String,
+    },
+    /// A job that may not start before it must have started.
+    #[error("start_by: is not after run_at")]
+    StartBy,
     /// A text with a NUL byte, which no argument, variable or path can hold.
     #[error("{0}: contains a NUL byte")]
     Nul(String),
@@ -348,13 +379,14 @@ impl JobSpec {
         if let Some(attempts) = self.attempts
             && !(1..=ATTEMPTS_MAX).contains(&attempts)
         {
-            return Err(out_of_bounds("attempts", attempts, 1, ATTEMPTS_MAX));
+            return Err(SpecError::out_of_bounds("attempts", attempts, 1, ATTEMPTS_MAX));
         }
         if let Some(timeout) = self.timeout
             && !(Duration::from_millis(100)..=TIMEOUT_MAX).contains(&timeout)
         {
-            return Err(out_of_bounds("timeout", human::format(timeout), "100ms", "168h"));
+            return Err(SpecError::out_of_bounds("timeout", human::format(timeout), "100ms", "168h"));
         }
+        self.validate_schedule()?;
         check_length("idempotency_key", self.idempotency_key.as_deref(), KEY_MAX)?;
         self.env.iter().try_for_each(|(name, value)| check_variable(name, value))
     }
@@ -411,8 +443,10 @@ fn check_variable(name: &str, value: &str) -> Result<(), SpecError> {
     Ok(())
 }
 
-fn out_of_bounds(field: &'static str, value: impl ToString, min: impl ToString, max: impl ToString) -> SpecError {
-    SpecError::OutOfBounds { field, value: value.to_string(), min: min.to_string(), max: max.to_string() }
+impl SpecError {
+    pub(super) fn out_of_bounds(field: &'static str, value: impl ToString, min: impl ToString, max: impl ToString) -> Self {
+        Self::OutOfBounds { field, value: value.to_string(), min: min.to_string(), max: max.to_string() }
+    }
 }
 
 #[cfg(test)]
@@ -443,6 +477,15 @@ mod tests {
         check(|s| s.task.command = Some(Command::Argv(vec![])), "task.command: the command is empty");
         check(|s| s.attempts = Some(0), "attempts: 0 is not between 1 and 100");
         check(|s| s.timeout = Some(Duration::from_millis(5)), "timeout: 5ms is not between 100ms and 168h");
+        check(
+            |s| s.requires = vec!["two words".to_owned()],
+            "requires[0]: \"two words\" is not a label (letters, digits and -_./:+@=, at most 200 bytes)",
+        );
+        check(
+            |s| s.concurrency = Some(Concurrency { key: "k".to_owned(), limit: 0 }),
+            "concurrency.limit: 0 is not between 1 and 10000",
+        );
+        check(|s| (s.run_at, s.start_by) = (Some(Timestamp(9)), Some(Timestamp(9))), "start_by: is not after run_at");
         check(|s| s.idempotency_key = Some("k".repeat(513)), "idempotency_key: 513 bytes are more than the 512 allowed");
         check(
             |s| drop(s.env.insert("SAWMILL_SPEC".to_owned(), String::new())),

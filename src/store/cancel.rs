@@ -7,7 +7,7 @@ use super::error::StoreError;
 use super::rows::{number, parse};
 use super::statement::args;
 use super::types::Cancel;
-use super::{Store, jobs};
+use super::{Store, dependencies, jobs, turn};
 use crate::ids::{JobId, WorkerId};
 use crate::job::{Job, JobState, Outcome, OutcomeClass};
 
@@ -16,9 +16,12 @@ const CANCEL_QUEUED: &str = "UPDATE jobs SET state = 'cancelled', held = NULL, f
     cancel_reason = $3, outcome_class = $4, outcome_message = $5 WHERE id = $1 AND state = 'queued'";
 const REQUEST: &str = "UPDATE jobs SET cancel_requested_at = $2, cancel_reason = $3 \
     WHERE id = $1 AND state = 'running' AND cancel_requested_at IS NULL";
-const RETRY: &str = "UPDATE jobs SET state = 'queued', held = NULL, ready_at = $2, attempts_max = $3, resets = 0, \
-    cancel_requested_at = NULL, cancel_reason = NULL, finished_at = NULL, commit_id = NULL \
-    WHERE id = $1 AND state IN ('failed', 'cancelled')";
+const RETRY: &str = concat!(
+    "UPDATE jobs SET state = 'queued', held = NULL, ready_at = $2, attempts_max = $3, resets = 0, start_by = NULL, \
+     cancel_requested_at = NULL, cancel_reason = NULL, finished_at = NULL, commit_id = NULL, position = ",
+    turn::back!(),
+    " WHERE id = $1 AND state IN ('failed', 'cancelled')"
+);
 
 const REQUESTS: &str = "SELECT j.id, j.cancel_reason FROM jobs j \
     WHERE j.worker = $1 AND j.state = 'running' AND j.cancel_requested_at IS NOT NULL";
@@ -62,6 +65,7 @@ impl Store {
             JobState::Queued => {
                 let outcome = cancelled(reason);
                 tx.run(CANCEL_QUEUED, args![id, now, reason, outcome.class.as_str(), &outcome.message]).await?;
+                dependencies::tell(tx, id, JobState::Cancelled, None, now).await?;
                 Ok(Cancel::Done(jobs::get(tx, id).await?))
             }
             JobState::Running => {

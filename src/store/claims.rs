@@ -3,23 +3,32 @@
 //! The one rule: a claim is one transaction in which the job's row passes from queued to running, gets a token that no other
 //! claim shares, and an attempt row; so that a crash at any point leaves a job that waits or a claim that expires. Its cost
 //! does not depend on how many jobs wait, are held back or have ended: `jobs_claim` is exactly its order.
+//!
+//! The order: the most urgent first, of equally urgent ones whose turn it is (see `turn`). So that nothing starves, every
+//! [`AGED_TURN`]th job that a process claims is, of the less urgent ones that have waited for `queue.ageing`, the one that has
+//! waited longest.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 
 use super::Store;
 use super::db::{Lock, Tx};
 use super::error::StoreError;
+use super::limits::{self, Limited, Room};
 use super::rows::{ClaimedRow, job_columns};
 use super::statement::{Arg, args, tuples};
 use super::types::ClaimRequest;
 use crate::clock::Timestamp;
 use crate::ids::{ClaimToken, JobId, WorkerId};
 use crate::job::ClaimedJob;
+use crate::job::spec::Priority;
 
-/// One arm for each backend: a list of backends in one condition would not be read in the order of the index.
-const HEADS: &str = "SELECT backend, priority, id FROM jobs WHERE state = 'queued' AND held IS NULL AND backend = ";
-const PICK: &str =
-    "SELECT j.id FROM jobs j WHERE j.state = 'queued' AND j.held IS NULL AND j.backend = $1 ORDER BY j.priority, j.id LIMIT ";
+/// One arm for each route: a list of routes in one condition would not be read in the order of the index.
+const HEADS: &str =
+    "SELECT route, priority, position, id, ready_at FROM jobs WHERE state = 'queued' AND held IS NULL AND route = ";
+const ROUTES: &str = "SELECT count(*) AS routes FROM routes";
+const PICK: &str = "SELECT j.id, j.share, j.concurrency_key, j.concurrency_limit FROM jobs j \
+    WHERE j.state = 'queued' AND j.held IS NULL AND j.route = $1 AND (j.start_by IS NULL OR j.start_by > $2)";
 /// The rows are locked, and a row without a token does not run. Naming state and `held` again would let PostgreSQL look for the
 /// rows by walking all of `jobs_claim`.
 const START: &str = " UPDATE jobs SET state = 'running', attempt = attempt + 1, worker = $1, started_at = coalesce(started_at, $2), \
@@ -37,21 +46,65 @@ const CLAIMED: &str = concat!(
 
 /// At most so many in one call, however many slots are free.
 const LIMIT_MAX: u32 = 256;
+/// How many routes are looked at in one statement.
+const ARMS_MAX: usize = 50;
+/// Of so many claims, one goes to who has waited too long.
+const AGED_TURN: u64 = 4;
+/// How many jobs are looked at for one that no limit holds, after the first ones were held: each is held once, so what this
+/// costs is shared by the claims that follow.
+const HELD_PAGE: usize = 64;
+/// How often in one call.
+const PAGES_MAX: usize = 16;
+
+#[derive(Debug, sqlx::FromRow)]
+struct Head {
+    route: i64,
+    priority: i64,
+    position: i64,
+    id: uuid::Uuid,
+    ready_at: i64,
+}
 
 #[derive(sqlx::FromRow)]
-struct Head {
-    backend: String,
-    priority: i64,
-    id: uuid::Uuid,
+struct RouteCount {
+    routes: i64,
 }
 
 #[derive(sqlx::FromRow)]
 struct Picked {
     id: uuid::Uuid,
+    share: String,
+    concurrency_key: Option<String>,
+    concurrency_limit: Option<i64>,
+}
+
+impl Limited for Picked {
+    fn key(&self) -> Option<(&str, i64)> {
+        self.concurrency_key.as_deref().zip(self.concurrency_limit)
+    }
+
+    fn share(&self) -> &str {
+        &self.share
+    }
+}
+
+/// So many jobs of a route, of one priority or of any.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Wanted {
+    route: i64,
+    priority: Option<i64>,
+    count: usize,
+}
+
+/// What one look at the queue came to.
+struct Look {
+    claimed: Vec<ClaimedJob>,
+    /// Whether there may be more behind what was looked at.
+    more: bool,
 }
 
 impl Store {
-    /// Claims the most urgent jobs, of equally urgent ones the oldest, of the backends asked for.
+    /// Claims the most urgent jobs that who asks can run, of equally urgent ones those whose turn it is.
     ///
     /// Cancelling: either nothing was claimed, or (while it was being committed) claims exist that nobody knows of until they
     /// expire; so this belongs into a task of its own.
@@ -60,25 +113,55 @@ impl Store {
     /// When the database cannot be asked; nothing is claimed then, or, where the answer to the commit was lost, it expires.
     pub async fn claim(&self, ask: &ClaimRequest) -> Result<Vec<ClaimedJob>, StoreError> {
         // Outside of a transaction, so that an idle worker takes no lock: on SQLite there is only one for all writers.
-        let wanted = self.heads(ask).await?;
-        if wanted.is_empty() {
-            return Ok(Vec::new());
+        let wanted = self.wanted(ask).await?;
+        let mut claimed = Vec::new();
+        for part in wanted {
+            let result = self.claim_part(part, ask, &mut claimed).await;
+            match result {
+                // What was claimed before is claimed, and would wait for its lease to run out.
+                Err(error) if claimed.is_empty() => return Err(error),
+                Err(error) => {
+                    tracing::warn!(%error, "could not claim as many jobs as there are slots");
+                    break;
+                }
+                Ok(()) => {}
+            }
         }
-        let mut tx = self.db().begin().await?;
-        let mut picked = Vec::new();
-        for (backend, count) in wanted {
-            // A literal limit: the planner has no generic plan for it that reads the whole table.
-            let sql = format!("{PICK}{count}");
-            picked.extend(tx.all_locked::<Picked>(&sql, Lock::ChangeFree, args![&backend]).await?);
+        if !claimed.is_empty() {
+            self.inner.turns.fetch_add(claimed.len() as u64, Ordering::Relaxed);
+            self.inner.hinter.progressed();
         }
-        if picked.is_empty() {
-            return Ok(Vec::new());
-        }
-        let ids: Vec<JobId> = picked.into_iter().map(|row| JobId::from_uuid(row.id)).collect();
-        let claimed = start(&mut tx, &ids, ask, self.now()).await?;
-        tx.commit().await?;
-        self.inner.hinter.progressed();
         Ok(claimed)
+    }
+
+    async fn claim_part(&self, part: Wanted, ask: &ClaimRequest, claimed: &mut Vec<ClaimedJob>) -> Result<(), StoreError> {
+        let mut missing = part.count;
+        let mut page = part.count;
+        for _ in 0..PAGES_MAX {
+            let look = self.look(part, page, missing, ask).await?;
+            missing -= look.claimed.len();
+            claimed.extend(look.claimed);
+            if missing == 0 || !look.more {
+                break;
+            }
+            page = HELD_PAGE.max(missing);
+        }
+        Ok(())
+    }
+
+    /// Looks at the first `page` jobs of a part, claims at most `most` of them, and holds those whose limits have no room.
+    async fn look(&self, part: Wanted, page: usize, most: usize, ask: &ClaimRequest) -> Result<Look, StoreError> {
+        let mut tx = self.db().begin().await?;
+        match look_within(&mut tx, part, page, most, ask, self.now()).await {
+            Ok(look) => {
+                tx.commit().await?;
+                Ok(look)
+            }
+            Err(error) => {
+                tx.rollback().await;
+                Err(error)
+            }
+        }
     }
 
     /// The claims that `worker` holds and that have not run out: what it takes up again after a restart.
@@ -91,27 +174,112 @@ impl Store {
         rows.into_iter().map(ClaimedJob::try_from).collect()
     }
 
-    /// How many jobs of which backend are the next ones. Others may take them first; then the ones after them are taken.
-    async fn heads(&self, ask: &ClaimRequest) -> Result<Vec<(String, usize)>, StoreError> {
-        let limit = ask.limit.min(LIMIT_MAX);
-        let backends: BTreeSet<&String> = ask.backends.iter().collect();
-        if limit == 0 || backends.is_empty() {
+    /// How many jobs of which route are the next ones. Others may take them first; then the ones after them are taken.
+    async fn wanted(&self, ask: &ClaimRequest) -> Result<Vec<Wanted>, StoreError> {
+        let limit = ask.limit.min(LIMIT_MAX) as usize;
+        if limit == 0 || ask.backends.is_empty() {
             return Ok(Vec::new());
         }
-        let arm = |number| format!("SELECT * FROM ({HEADS}${number} ORDER BY priority, id LIMIT {limit}) AS h{number}");
-        let arms: Vec<String> = (1..=backends.len()).map(arm).collect();
-        let args: Vec<Arg> = backends.into_iter().map(Arg::from).collect();
-        let mut heads: Vec<Head> = self.db().all(&arms.join(" UNION ALL "), args).await?;
-        heads.sort_by_key(|head| (head.priority, head.id));
-        let mut wanted: Vec<(String, usize)> = Vec::new();
-        for head in heads.into_iter().take(limit as usize) {
-            match wanted.iter_mut().find(|(backend, _)| *backend == head.backend) {
-                Some((_, count)) => *count += 1,
-                None => wanted.push((head.backend, 1)),
-            }
+        let routes = self.suitable(ask).await?;
+        let mut heads = self.heads(&routes, None, limit).await?;
+        heads.sort_by_key(|head| (head.priority, head.position, head.id));
+        heads.truncate(limit);
+        let turn = self.inner.turns.load(Ordering::Relaxed);
+        let aged_turns = (turn..turn + heads.len() as u64).filter(|turn| turn % AGED_TURN == AGED_TURN - 1).count();
+        // Where all that is next is of the least urgent sort already, nothing less urgent can starve.
+        let starving = heads.iter().any(|head| head.priority < i64::from(Priority::Background.rank()));
+        let aged = if aged_turns > 0 && starving { self.aged(&routes, aged_turns).await? } else { Vec::new() };
+        heads.truncate(limit - aged.len());
+        let mut wanted = Vec::new();
+        for head in aged {
+            add(&mut wanted, head.route, Some(head.priority));
+        }
+        for head in heads {
+            add(&mut wanted, head.route, None);
         }
         Ok(wanted)
     }
+
+    /// The routes that suit who asks.
+    async fn suitable(&self, ask: &ClaimRequest) -> Result<Vec<i64>, StoreError> {
+        let mut routes = self.inner.routes.known();
+        let count: Option<RouteCount> = self.db().first(ROUTES, args![]).await?;
+        if count.is_some_and(|count| usize::try_from(count.routes).is_ok_and(|count| count > routes.len())) {
+            routes = self.inner.routes.refresh(self.db()).await?;
+        }
+        Ok(routes.iter().filter(|(_, route)| route.suits(ask)).map(|(id, _)| *id).collect())
+    }
+
+    /// The first jobs of each route, at most `limit` each.
+    async fn heads(&self, routes: &[i64], priority: Option<i64>, limit: usize) -> Result<Vec<Head>, StoreError> {
+        let of_priority = priority.map(|priority| format!(" AND priority = {priority}")).unwrap_or_default();
+        let mut heads = Vec::new();
+        for routes in routes.chunks(ARMS_MAX) {
+            let arm = |number| {
+                format!(
+                    "SELECT * FROM ({HEADS}${number}{of_priority} ORDER BY priority, position, id LIMIT {limit}) AS h{number}"
+                )
+            };
+            let arms: Vec<String> = (1..=routes.len()).map(arm).collect();
+            let args: Vec<Arg> = routes.iter().copied().map(Arg::from).collect();
+            heads.extend(self.db().all::<Head>(&arms.join(" UNION ALL "), args).await?);
+        }
+        Ok(heads)
+    }
+
+    /// Of the less urgent jobs that have waited too long, those that have waited longest.
+    async fn aged(&self, routes: &[i64], count: usize) -> Result<Vec<Head>, StoreError> {
+        let mut aged = Vec::new();
+        for priority in Priority::ALL.into_iter().skip(1) {
+            aged.extend(self.heads(routes, Some(i64::from(priority.rank())), count).await?);
+        }
+        let ripe = self.now() - self.config().ageing;
+        aged.retain(|head| Timestamp(head.ready_at) <= ripe);
+        aged.sort_by_key(|head| (head.ready_at, head.id));
+        aged.truncate(count);
+        Ok(aged)
+    }
+}
+
+fn add(wanted: &mut Vec<Wanted>, route: i64, priority: Option<i64>) {
+    match wanted.iter_mut().find(|part| (part.route, part.priority) == (route, priority)) {
+        Some(part) => part.count += 1,
+        None => wanted.push(Wanted { route, priority, count: 1 }),
+    }
+}
+
+async fn look_within(
+    tx: &mut Tx,
+    part: Wanted,
+    page: usize,
+    most: usize,
+    ask: &ClaimRequest,
+    now: Timestamp,
+) -> Result<Look, StoreError> {
+    // A literal limit: the planner has no generic plan for it that reads the whole table.
+    let of_priority = part.priority.map(|priority| format!(" AND j.priority = {priority}")).unwrap_or_default();
+    let sql = format!("{PICK}{of_priority} ORDER BY j.priority, j.position, j.id LIMIT {page}");
+    let picked: Vec<Picked> = tx.all_locked(&sql, Lock::ChangeFree, args![part.route, now]).await?;
+    if picked.is_empty() {
+        return Ok(Look { claimed: Vec::new(), more: false });
+    }
+    let mut room = Room::of(tx, &picked).await?;
+    let (mut chosen, mut held) = (Vec::new(), BTreeMap::new());
+    for job in &picked {
+        if chosen.len() == most {
+            break;
+        }
+        match room.take(job) {
+            Ok(()) => chosen.push(JobId::from_uuid(job.id)),
+            Err(why) => held.entry(why.as_str()).or_insert_with(|| (why, Vec::new())).1.push(job.id),
+        }
+    }
+    let more = !held.is_empty() && picked.len() == page;
+    for (why, jobs) in held.into_values() {
+        limits::hold(tx, &jobs, why).await?;
+    }
+    let claimed = if chosen.is_empty() { Vec::new() } else { start(tx, &chosen, ask, now).await? };
+    Ok(Look { claimed, more })
 }
 
 /// Turns the picked rows, which nobody else can change, into claims.
@@ -128,7 +296,7 @@ async fn start(tx: &mut Tx, ids: &[JobId], ask: &ClaimRequest, now: Timestamp) -
     args.extend(ids.iter().copied().map(Arg::from));
     tx.run(&format!("{ADD_ATTEMPTS}{}", listed(2)), args).await?;
     let args = ids.iter().copied().map(Arg::from).collect();
-    let sql = format!("{CLAIMED} j.id IN {} ORDER BY j.priority, j.id", listed(1));
+    let sql = format!("{CLAIMED} j.id IN {} ORDER BY j.priority, j.position, j.id", listed(1));
     let rows: Vec<ClaimedRow> = tx.all(&sql, args).await?;
     rows.into_iter().map(ClaimedJob::try_from).collect()
 }

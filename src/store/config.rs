@@ -20,6 +20,9 @@ pub struct Config {
     /// How often the queue is looked at when no hint arrives.
     #[serde(with = "human")]
     pub poll: Duration,
+    /// How long a job waits before it is counted as waiting too long, and gets some of the turns of more urgent ones.
+    #[serde(with = "human")]
+    pub ageing: Duration,
     /// How often and how soon jobs are tried again.
     pub retry: RetryPolicy,
     /// How long an integrator holds a completion without renewing it, unless it asks for another time.

@@ -22,6 +22,8 @@ use crate::clock::Timestamp;
 const ACQUIRE: Duration = Duration::from_secs(10);
 /// How long a caller waits for one answer: longer than any statement takes, SQLite's wait for its lock included.
 const ANSWER: Duration = Duration::from_secs(20);
+/// The first half of our locks' numbers, by which they are told apart from those of others in the same database.
+const LOCKS: i32 = 0x5a77_0000_u32.cast_signed();
 /// How long it may take to hear that no server is there.
 const PROBE: Duration = Duration::from_secs(2);
 /// How long SQLite waits for another process to end its write.
@@ -285,6 +287,20 @@ impl Tx {
     /// Like [`Tx::first`], locking.
     pub(super) async fn first_locked<R: Row>(&mut self, sql: &str, lock: Lock, args: Vec<Arg>) -> Result<Option<R>, StoreError> {
         Ok(self.all_locked(sql, lock, args).await?.into_iter().next())
+    }
+
+    /// Takes locks that are nothing but numbers, and holds them until the end of the transaction. Always in order, so that
+    /// nobody waits in a circle. The one writer of a SQLite file is alone already.
+    pub(super) async fn lock_names(&mut self, mut names: Vec<i32>) -> Result<(), StoreError> {
+        if let AnyTx::Sqlite(_) = self.inner {
+            return Ok(());
+        }
+        names.sort_unstable();
+        names.dedup();
+        for name in names {
+            self.run("SELECT pg_advisory_xact_lock($1::INT, $2::INT)", vec![Arg::from(LOCKS), Arg::from(name)]).await?;
+        }
+        Ok(())
     }
 
     /// Runs several statements without arguments, for as long as they take.

@@ -4,16 +4,21 @@
 //! indexes decide; what is looked up afterwards only says who won.
 
 use super::db::Tx;
+use super::dependencies::{self, Needs};
 use super::error::StoreError;
+use super::routes::Route;
 use super::statement::args;
 use super::types::{Enqueued, NewJob};
-use super::{Store, jobs};
+use super::{Store, jobs, turn};
 use crate::ids::JobId;
-use crate::job::{BranchName, Job};
+use crate::job::{BranchName, Hold, Job, JobState};
 
-const INSERT: &str = "INSERT INTO jobs (id, repo, base, branch, project, execution, backend, priority, idempotency_key, state, \
-    held, ready_at, attempts_max, created_at) \
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'queued', $10, $11, $12, $13) ON CONFLICT DO NOTHING";
+const INSERT: (&str, &str) = (
+    "INSERT INTO jobs (route, priority, share, position, id, repo, base, branch, project, execution, idempotency_key, state, \
+     held, ready_at, start_by, concurrency_key, concurrency_limit, attempts_max, created_at, \
+     finished_at, outcome_class, outcome_message) VALUES ($1, $2, $3, ",
+    ", $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22) ON CONFLICT DO NOTHING",
+);
 const INSERT_SPEC: &str = "INSERT INTO job_specs (job, digest, document) VALUES ($1, $2, $3)";
 const BY_KEY: &str = "SELECT j.id, s.digest FROM jobs j JOIN job_specs s ON s.job = j.id WHERE j.idempotency_key = $1 AND j.idempotency_key IS NOT NULL";
 const BY_ID: &str = "SELECT j.id, s.digest FROM jobs j JOIN job_specs s ON s.job = j.id WHERE j.id = $1";
@@ -29,14 +34,16 @@ impl Store {
     /// Enqueues a job.
     ///
     /// A job with the same idempotency key, or with the same id, is returned in place of the new one when its document had the
-    /// same digest. Branches are unique for each remote among *all* jobs, ended ones too: what a failed job pushed before it
+    /// same digest. A job that waits for one that has failed already is there, and has ended: what becomes of it does not depend
+    /// on who was faster. Branches are unique for each remote among *all* jobs, ended ones too: what a failed job pushed before it
     /// failed is never met by another.
     ///
     /// # Errors
-    /// [`StoreError::KeyConflict`], [`StoreError::IdConflict`] and [`StoreError::BranchTaken`].
+    /// [`StoreError::NoSuchDependency`], [`StoreError::ForeignBase`], [`StoreError::KeyConflict`], [`StoreError::IdConflict`] and [`StoreError::BranchTaken`].
     pub async fn enqueue(&self, new: NewJob) -> Result<Enqueued, StoreError> {
+        let route = self.route(&Route::of(&new.spec)).await?;
         let mut tx = self.db().begin().await?;
-        match self.enqueue_within(&mut tx, &new).await {
+        match self.enqueue_within(&mut tx, &new, route).await {
             Ok(existing @ Enqueued::Existing(_)) => {
                 tx.rollback().await;
                 Ok(existing)
@@ -45,12 +52,13 @@ impl Store {
         }
     }
 
-    async fn enqueue_within(&self, tx: &mut Tx, new: &NewJob) -> Result<Enqueued, StoreError> {
+    async fn enqueue_within(&self, tx: &mut Tx, new: &NewJob, route: i64) -> Result<Enqueued, StoreError> {
         if let Some(existing) = self.existing(tx, new).await? {
             return Ok(Enqueued::Existing(existing));
         }
+        let needs = Needs::of(tx, new).await?;
         let mut branch = new.branch.clone();
-        while !self.insert(tx, new, &branch).await? {
+        while !self.insert(tx, new, route, &needs, &branch).await? {
             // Looked for again: whoever was first may have committed only now.
             if let Some(existing) = self.existing(tx, new).await? {
                 return Ok(Enqueued::Existing(existing));
@@ -61,6 +69,7 @@ impl Store {
             }
             branch = suffixed;
         }
+        needs.write(tx, new.id).await?;
         Ok(Enqueued::Created(jobs::get(tx, new.id).await?))
     }
 
@@ -82,27 +91,50 @@ impl Store {
     }
 
     /// Whether the row went in: it does not where a key, id or branch is there already.
-    async fn insert(&self, tx: &mut Tx, new: &NewJob, branch: &BranchName) -> Result<bool, StoreError> {
+    async fn insert(
+        &self,
+        tx: &mut Tx,
+        new: &NewJob,
+        route: i64,
+        needs: &Needs,
+        branch: &BranchName,
+    ) -> Result<bool, StoreError> {
         let now = self.now();
         let spec = &new.spec;
         let document = serde_json::to_string(spec).map_err(|error| StoreError::corrupt(format!("job {}", new.id), error))?;
-        let held = (new.ready_at > now).then_some("scheduled");
+        let ended = needs.failed.map(dependencies::outcome_of);
+        let held = match () {
+            () if ended.is_some() => None,
+            () if needs.hold() => Some(Hold::Dependency),
+            () if new.ready_at > now => Some(Hold::Scheduled),
+            () => None,
+        };
+        let state = if ended.is_some() { JobState::Cancelled } else { JobState::Queued };
         let row = args![
+            route,
+            spec.priority.rank(),
+            spec.project.as_deref().unwrap_or_default(),
+            turn::stride(new.weight),
             new.id,
             &new.repo,
-            &new.base,
+            needs.base.as_ref().unwrap_or(&new.base),
             branch.as_str(),
             spec.project.as_deref(),
             spec.execution.id.as_deref(),
-            spec.backend.as_deref().unwrap_or_default(),
-            spec.priority.rank(),
             spec.idempotency_key.as_deref(),
-            held,
+            state.as_str(),
+            held.map(Hold::as_str),
             new.ready_at,
+            spec.start_by,
+            spec.concurrency.as_ref().map(|concurrency| concurrency.key.as_str()),
+            spec.concurrency.as_ref().map(|concurrency| i64::from(concurrency.limit)),
             new.attempts_max.max(1),
             now,
+            state.is_final().then_some(now),
+            ended.as_ref().map(|(class, _)| class.as_str()),
+            ended.as_ref().map(|(_, message)| message.as_str()),
         ];
-        if tx.run(INSERT, row).await? == 0 {
+        if tx.run(&format!("{}{}{}", INSERT.0, turn::NEW, INSERT.1), row).await? == 0 {
             return Ok(false);
         }
         tx.run(INSERT_SPEC, args![new.id, &new.digest, &document]).await?;

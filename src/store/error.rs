@@ -33,6 +33,27 @@ pub enum StoreError {
     /// The id of the new job belongs to a job with another document.
     #[error("cannot enqueue job {0}: there is one of that id, with another document")]
     IdConflict(JobId),
+    /// The job is to wait for one that is not there.
+    #[error("cannot enqueue a job that waits for job {0}: there is no such job")]
+    NoSuchDependency(JobId),
+    /// The job is to start from what one on another remote delivers.
+    #[error("cannot enqueue a job that starts from the commit of job {job}: that one is on {repo}")]
+    ForeignBase {
+        /// The job.
+        job: JobId,
+        /// Its remote.
+        repo: String,
+    },
+    /// As many jobs wait as are allowed.
+    #[error("cannot enqueue another job: {waiting} of {what} wait already; try again in {} s", retry_after.as_secs())]
+    QueueFull {
+        /// Whose jobs: the queue's, or a project's.
+        what: String,
+        /// How many may wait.
+        waiting: u32,
+        /// When there may be room.
+        retry_after: std::time::Duration,
+    },
     /// The branch that the job names belongs to another job.
     #[error("cannot deliver on branch {branch} of {repo}: it belongs to job {job}; name another, or none")]
     BranchTaken {

@@ -3,7 +3,6 @@
 //! The one rule: an expired claim is an attempt that infrastructure failed, so it burns nothing, but is not repeated for ever.
 //! Any process may do this, and several at once: each takes rows that no other has locked.
 
-use super::Store;
 use super::db::{Lock, Tx};
 use super::error::StoreError;
 use super::fence::Held;
@@ -11,20 +10,26 @@ use super::rows::number;
 use super::settle::{AttemptEnd, close_attempt, settle, write_job};
 use super::statement::args;
 use super::types::Expired;
+use super::{Store, dependencies};
 use crate::clock::Timestamp;
 use crate::ids::{AttemptNo, CompletionId, JobId, WorkerId};
 use crate::job::attempt::Resources;
-use crate::job::{CompletionState, LogVerdict, Outcome, OutcomeClass};
+use crate::job::{CompletionState, JobState, LogVerdict, Outcome, OutcomeClass};
 
 const DUE: &str = "SELECT 1 AS due WHERE EXISTS (SELECT 1 FROM jobs WHERE lease_until <= $1) \
+    OR EXISTS (SELECT 1 FROM jobs WHERE state = 'queued' AND start_by <= $1) \
     OR EXISTS (SELECT 1 FROM completions WHERE lease_until <= $1)";
 const EXPIRED_CLAIMS: &str = "SELECT j.id, j.attempt, j.worker, j.lease_until, j.cancel_reason, j.attempts_used, j.attempts_max, \
-    j.resets FROM jobs j WHERE j.lease_until <= $1 ORDER BY j.lease_until LIMIT $2";
+    j.resets, j.needed, j.share, j.concurrency_key, j.concurrency_limit FROM jobs j WHERE j.lease_until <= $1 ORDER BY j.lease_until LIMIT $2";
 const LOG_BYTES: &str = "SELECT log_bytes FROM attempts WHERE job = $1 AND attempt = $2";
 const EXPIRED_COMPLETIONS: &str = "SELECT j.id, j.consumer, j.deliveries FROM completions j \
     WHERE j.lease_until <= $1 ORDER BY j.lease_until LIMIT $2";
 const RETURN_COMPLETION: &str = "UPDATE completions SET state = $2, visible_at = $5, consumer = NULL, token = NULL, lease_until = NULL, \
     last_error = $3, ended_at = $4 WHERE id = $1 AND state = 'claimed'";
+const LATE: &str =
+    "SELECT j.id, j.start_by FROM jobs j WHERE j.state = 'queued' AND j.start_by <= $1 ORDER BY j.start_by LIMIT $2";
+const END_LATE: &str = "UPDATE jobs SET state = 'failed', held = NULL, finished_at = $2, outcome_class = $3, outcome_message = $4 \
+    WHERE id = $1";
 const CLOSE_STAGES: &str = "UPDATE attempt_stages SET ended_at = $3, outcome = $4 \
     WHERE job = $1 AND attempt = $2 AND ended_at IS NULL";
 
@@ -44,6 +49,12 @@ struct ExpiredClaim {
 }
 
 #[derive(sqlx::FromRow)]
+struct Late {
+    id: uuid::Uuid,
+    start_by: i64,
+}
+
+#[derive(sqlx::FromRow)]
 struct LogBytes {
     log_bytes: i64,
 }
@@ -56,7 +67,7 @@ struct ExpiredCompletion {
 }
 
 impl Store {
-    /// Takes back at most `limit` claims and `limit` completions whose leases have run out.
+    /// Fails at most `limit` jobs that had to start by now and have not, and takes back at most `limit` claims and `limit` completions whose leases have run out.
     ///
     /// The attempt ends as `lease_lost`; its log gets the verdict `gap n-n`, where n is its length so far: what the worker had
     /// not shipped by then is not known. The job waits for a retry (a reset), has failed where `retry.resets` are used up, or
@@ -83,6 +94,9 @@ impl Store {
         for row in tx.all_locked::<ExpiredClaim>(EXPIRED_CLAIMS, Lock::ChangeFree, args![now, limit]).await? {
             expired.push(self.expire_claim(&mut tx, row, now).await?);
         }
+        for row in tx.all_locked::<Late>(LATE, Lock::ChangeFree, args![now, limit]).await? {
+            expired.push(expire_late(&mut tx, row, now).await?);
+        }
         for row in tx.all_locked::<ExpiredCompletion>(EXPIRED_COMPLETIONS, Lock::ChangeFree, args![now, limit]).await? {
             expired.push(self.expire_completion(&mut tx, row, now).await?);
         }
@@ -102,7 +116,7 @@ impl Store {
             format!("worker {} let its lease run out at {late}: it was killed, or cut off from the database", row.worker);
         let outcome = Outcome::new(OutcomeClass::LeaseLost, message);
         let settled = settle(&row.held, &outcome, &self.config().retry, now)?;
-        write_job(tx, (job, attempt), &settled, None, now).await?;
+        write_job(tx, (job, attempt), &row.held, &settled, None, now).await?;
         let log: Option<LogBytes> = tx.first(LOG_BYTES, args![job, attempt]).await?;
         let end = log.map_or(Ok(0), |log| number(log.log_bytes, what))?;
         let log = LogVerdict::Gap { from: end, to: end };
@@ -119,4 +133,13 @@ impl Store {
         tx.run(RETURN_COMPLETION, args![row.id, state.as_str(), &why, dead.then_some(now), (!dead).then_some(now)]).await?;
         Ok(Expired::Completion { id: CompletionId::from_uuid(row.id), consumer: row.consumer, state })
     }
+}
+
+/// Fails a job that has not started in time.
+async fn expire_late(tx: &mut Tx, row: Late, now: Timestamp) -> Result<Expired, StoreError> {
+    let job = JobId::from_uuid(row.id);
+    let message = format!("it had to start by {} and had not", Timestamp(row.start_by));
+    tx.run(END_LATE, args![job, now, OutcomeClass::Expired.as_str(), &message]).await?;
+    dependencies::tell(tx, job, JobState::Failed, None, now).await?;
+    Ok(Expired::Start { job })
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::Store;
 use super::db::{Lock, Tx};
 use super::error::StoreError;
+use super::limits::Limited;
 use super::statement::{Arg, args, tuples};
 use super::types::Renewal;
 use crate::clock::Timestamp;
@@ -13,7 +14,8 @@ use crate::ids::{ClaimToken, ObjectId, WorkerId};
 use crate::job::{Claim, StageRecord};
 
 /// The fence: the one row of `jobs` that a claim gives the right to act for.
-const HELD: &str = "SELECT j.lease_until, j.cancel_reason, j.attempts_used, j.attempts_max, j.resets FROM jobs j \
+const HELD: &str = "SELECT j.lease_until, j.cancel_reason, j.attempts_used, j.attempts_max, j.resets, \
+    j.needed, j.share, j.concurrency_key, j.concurrency_limit FROM jobs j \
     WHERE j.id = $1 AND j.attempt = $2 AND j.token = $3 AND j.worker = $4 AND j.state = 'running'";
 const RENEW: &str = " UPDATE jobs SET lease_until = $2 FROM asked \
     WHERE id = asked_job AND attempt = asked_attempt AND token = asked_token AND worker = $1 AND state = 'running' \
@@ -36,6 +38,20 @@ pub(super) struct Held {
     pub(super) attempts_used: i64,
     pub(super) attempts_max: i64,
     pub(super) resets: i64,
+    pub(super) needed: i64,
+    pub(super) share: String,
+    pub(super) concurrency_key: Option<String>,
+    pub(super) concurrency_limit: Option<i64>,
+}
+
+impl Limited for Held {
+    fn key(&self) -> Option<(&str, i64)> {
+        self.concurrency_key.as_deref().zip(self.concurrency_limit)
+    }
+
+    fn share(&self) -> &str {
+        &self.share
+    }
 }
 
 #[derive(sqlx::FromRow)]

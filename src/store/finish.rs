@@ -43,7 +43,7 @@ impl Store {
             settled.ready_at.map(|ready_at| end.not_before.map_or(ready_at, |not_before| ready_at.max(not_before)));
         let commit = end.completion.as_ref().and_then(|completion| completion.commit.as_ref());
         let at = (claim.job, claim.attempt);
-        write_job(tx, at, &settled, commit, now).await?;
+        write_job(tx, at, &held, &settled, commit, now).await?;
         let attempt_end =
             AttemptEnd { outcome: &end.outcome, resources: end.resources, salvage: end.salvage.as_ref(), log: end.log };
         close_attempt(tx, at, attempt_end, now).await?;

@@ -17,6 +17,7 @@ mod completions;
 mod config;
 mod counts;
 mod db;
+mod dependencies;
 mod enqueue;
 mod error;
 mod expire;
@@ -24,24 +25,29 @@ mod fence;
 mod finish;
 mod hints;
 mod jobs;
+mod limits;
 mod listener;
 mod logs;
 mod migrate;
 mod promote;
+mod routes;
 mod rows;
 mod settle;
 mod statement;
+mod turn;
 mod types;
 mod watcher;
 mod workers;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use self::db::{Db, Tx};
 use self::hints::Hinter;
 use self::listener::{LeaseClock, Listener};
+use self::routes::Routes;
 use self::statement::args;
 use crate::clock::Timestamp;
 
@@ -49,6 +55,7 @@ pub use self::config::Config;
 pub use self::counts::Counts;
 pub use self::error::StoreError;
 pub use self::hints::Hints;
+pub use self::limits::RelieveCursor;
 pub use self::migrate::{MIGRATIONS, Migrated, Migration};
 pub use self::types::{
     Cancel, ClaimRequest, CompletionFilter, Enqueued, Expired, Finish, HeldCompletion, JobFilter, LogPage, LogPosition, NewJob,
@@ -67,6 +74,8 @@ struct Inner {
     config: Config,
     clock: LeaseClock,
     hinter: Hinter,
+    routes: Routes,
+    turns: AtomicU64,
     channel: Option<Channel>,
     /// Ends the listener or watcher when the last clone goes.
     listening: DropGuard,
@@ -124,7 +133,16 @@ impl Store {
                 (clock, Some(channel))
             }
         };
-        let inner = Inner { db, config: config.clone(), clock, hinter, channel, listening: stop.drop_guard() };
+        let inner = Inner {
+            db,
+            config: config.clone(),
+            clock,
+            hinter,
+            routes: Routes::default(),
+            turns: AtomicU64::new(0),
+            channel,
+            listening: stop.drop_guard(),
+        };
         Ok(Self { inner: Arc::new(inner) })
     }
 

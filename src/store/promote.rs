@@ -3,16 +3,17 @@
 //! The one rule: a job that cannot be claimed is not in the index that claims walk, so that a hundred thousand jobs scheduled
 //! for tomorrow cost today's nothing.
 
-use super::Store;
 use super::db::Lock;
 use super::error::StoreError;
 use super::statement::{Arg, args, tuples};
+use super::{Store, turn};
 use crate::clock::Timestamp;
 
-const NEXT: &str = "SELECT ready_at FROM jobs WHERE held IS NOT NULL ORDER BY ready_at LIMIT 1";
-const DUE: &str = "SELECT j.id FROM jobs j WHERE j.held IS NOT NULL AND j.ready_at <= $1 \
+const NEXT: &str = "SELECT ready_at FROM jobs WHERE held IN ('scheduled', 'backoff') ORDER BY ready_at LIMIT 1";
+const DUE: &str = "SELECT j.id FROM jobs j WHERE j.held IN ('scheduled', 'backoff') AND j.ready_at <= $1 \
     ORDER BY j.ready_at LIMIT ";
-const RELEASE: &str = "UPDATE jobs SET held = NULL WHERE state = 'queued' AND id IN ";
+const RELEASE: &str =
+    concat!("UPDATE jobs SET held = NULL, position = ", turn::back!(), " WHERE held IN ('scheduled', 'backoff') AND id IN ");
 
 /// At most so many in one call.
 const LIMIT_MAX: u32 = 1_000;

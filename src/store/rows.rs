@@ -16,7 +16,7 @@ use crate::job::{AttemptRecord, Claim, ClaimedJob, Job, Outcome, PreviousAttempt
 /// The columns of a [`JobRow`], from `jobs j` and `job_specs s`.
 macro_rules! job_columns {
     () => {
-        "j.id, j.repo, j.base, j.branch, j.state, j.ready_at, j.attempt, j.attempts_used, j.attempts_max, j.resets, j.worker, \
+        "j.id, j.repo, j.base, j.branch, j.state, j.held, j.ready_at, j.attempt, j.attempts_used, j.attempts_max, j.resets, j.worker, \
          j.cancel_requested_at, j.outcome_class, j.outcome_message, j.commit_id, j.created_at, j.started_at, j.finished_at, s.document"
     };
 }
@@ -29,6 +29,7 @@ pub(super) struct JobRow {
     base: String,
     branch: String,
     state: String,
+    held: Option<String>,
     ready_at: i64,
     attempt: i64,
     attempts_used: i64,
@@ -55,6 +56,7 @@ impl TryFrom<JobRow> for Job {
             spec: serde_json::from_str(&row.document).map_err(|error| StoreError::corrupt(what(), error))?,
             branch: parse(&row.branch, what)?,
             state: parse(&row.state, what)?,
+            held: row.held.as_deref().map(|hold| word(hold, what)).transpose()?,
             ready_at: Timestamp(row.ready_at),
             attempt: Some(number(row.attempt, what)?).filter(|attempt| *attempt > 0).map(AttemptNo),
             attempts_used: number(row.attempts_used, what)?,

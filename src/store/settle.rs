@@ -6,6 +6,7 @@ use super::error::StoreError;
 use super::fence::Held;
 use super::rows::number;
 use super::statement::args;
+use super::{dependencies, limits, turn};
 use crate::clock::Timestamp;
 use crate::ids::{AttemptNo, JobId, ObjectId};
 use crate::job::attempt::Resources;
@@ -62,22 +63,28 @@ fn poison(outcome: &Outcome, times: u32) -> Outcome {
     Outcome::new(outcome.class, message)
 }
 
-const SET_JOB: &str = "UPDATE jobs SET state = $3, held = $4, ready_at = coalesce($5, ready_at), attempts_used = $6, resets = $7, \
-    outcome_class = $8, outcome_message = $9, commit_id = $10, finished_at = $11, worker = NULL, token = NULL, lease_until = NULL \
-    WHERE id = $1 AND attempt = $2 AND state = 'running'";
+const SET_JOB: &str = concat!(
+    "UPDATE jobs SET state = $3, held = $4, ready_at = coalesce($5, ready_at), attempts_used = $6, resets = $7, \
+     outcome_class = $8, outcome_message = $9, commit_id = $10, finished_at = $11, worker = NULL, token = NULL, lease_until = NULL, \
+     position = CASE WHEN $3 = 'queued' THEN ",
+    turn::back!(),
+    " ELSE jobs.position END WHERE id = $1 AND attempt = $2 AND state = 'running'"
+);
 const CLOSE_ATTEMPT: &str = "UPDATE attempts SET ended_at = $3, outcome_class = $4, outcome_message = $5, exit_code = $6, \
     signal = $7, peak_memory_bytes = $8, cpu_ms = $9, salvage = $10, log_verdict = $11 \
     WHERE job = $1 AND attempt = $2 AND ended_at IS NULL";
 
-/// Gives a running job, whose row this transaction has locked, its next state.
+/// Gives a running job, whose row this transaction has locked, its next state, and tells those that waited for it.
 pub(super) async fn write_job(
     tx: &mut Tx,
     (job, attempt): (JobId, AttemptNo),
+    before: &Held,
     settled: &Settled,
     commit: Option<&ObjectId>,
     now: Timestamp,
 ) -> Result<(), StoreError> {
     let held = settled.ready_at.filter(|ready_at| *ready_at > now).map(|_| "backoff");
+    let commit = commit.filter(|_| settled.state == JobState::Succeeded);
     let row = args![
         job,
         attempt,
@@ -88,13 +95,16 @@ pub(super) async fn write_job(
         settled.used.resets,
         settled.outcome.class.as_str(),
         &settled.outcome.message,
-        commit.filter(|_| settled.state == JobState::Succeeded),
+        commit,
         settled.state.is_final().then_some(now),
     ];
-    match tx.run(SET_JOB, row).await? {
-        1 => Ok(()),
-        _ => Err(StoreError::LeaseLost),
+    if tx.run(SET_JOB, row).await? != 1 {
+        return Err(StoreError::LeaseLost);
     }
+    if settled.state.is_final() && before.needed == 1 {
+        dependencies::tell(tx, job, settled.state, commit, now).await?;
+    }
+    limits::let_back(tx, before).await
 }
 
 /// How an attempt ended, for its own row.
@@ -143,7 +153,17 @@ mod tests {
         RetryPolicy { attempts: 1, resets: 2, backoff: Duration::from_secs(10), backoff_max: Duration::from_secs(60) };
 
     fn settled(class: OutcomeClass, cancel: Option<&str>, resets: i64) -> Settled {
-        let held = Held { lease_until: 0, cancel_reason: cancel.map(str::to_owned), attempts_used: 0, attempts_max: 2, resets };
+        let held = Held {
+            lease_until: 0,
+            cancel_reason: cancel.map(str::to_owned),
+            attempts_used: 0,
+            attempts_max: 2,
+            resets,
+            needed: 0,
+            share: String::new(),
+            concurrency_key: None,
+            concurrency_limit: None,
+        };
         settle(&held, &Outcome::new(class, "why"), &POLICY, Timestamp(0)).expect("counters in range")
     }
 

@@ -1,5 +1,6 @@
 //! What goes into the store and what comes out of it, beyond the records of the `job` room.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -30,6 +31,8 @@ pub struct NewJob {
     pub attempts_max: u32,
     /// Not before this moment.
     pub ready_at: Timestamp,
+    /// How often it is its project's turn, against other projects' 1.
+    pub weight: u32,
     /// A digest of the document as it was sent, by which a repeated idempotency key is judged.
     pub digest: String,
 }
@@ -106,8 +109,10 @@ pub enum Cancel {
 pub struct ClaimRequest {
     /// Who asks.
     pub worker: WorkerId,
-    /// The backends that it has. A job for another is never handed to it.
-    pub backends: Vec<String>,
+    /// The backends that it has, with their capabilities. A job for another is never handed to it.
+    pub backends: BTreeMap<String, BTreeSet<String>>,
+    /// Its labels. A job that requires something which is neither one of these nor a capability is never handed to it.
+    pub labels: BTreeSet<String>,
     /// At most so many jobs: its free slots.
     pub limit: u32,
     /// How long the claims hold without being renewed.
@@ -160,6 +165,11 @@ pub enum Expired {
         worker: WorkerId,
         /// What the job is now: queued again, failed as a poison pill, or cancelled where that had been asked for.
         state: JobState,
+    },
+    /// A job's time to start.
+    Start {
+        /// The job, which has failed.
+        job: JobId,
     },
     /// A completion.
     Completion {

@@ -1,5 +1,6 @@
 //! The stream of claims: as many as there are free slots, each with its slot in hand, so that over-claiming is impossible.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
@@ -25,7 +26,8 @@ pub(super) struct Assigned {
 pub(super) struct Claimer {
     pub(super) store: Store,
     pub(super) worker: WorkerId,
-    pub(super) backends: Vec<String>,
+    pub(super) backends: BTreeMap<String, BTreeSet<String>>,
+    pub(super) labels: BTreeSet<String>,
     pub(super) lease: Duration,
     pub(super) poll: Duration,
     pub(super) slots: Slots,
@@ -83,6 +85,7 @@ impl Claimer {
         let ask = ClaimRequest {
             worker: self.worker.clone(),
             backends: self.backends.clone(),
+            labels: self.labels.clone(),
             limit: u32::try_from(slots.len()).unwrap_or(u32::MAX),
             lease: self.lease,
         };

@@ -1,6 +1,6 @@
 //! The daemon's life: take what is ours, take up what was left, claim and run, drain, leave.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -204,7 +204,8 @@ impl Daemon {
         Claimer {
             store: self.tools.store.clone(),
             worker: self.id().clone(),
-            backends: self.tools.backends.names(),
+            backends: self.tools.backends.names().into_iter().map(|name| (name, BTreeSet::new())).collect(),
+            labels: BTreeSet::new(),
             lease: self.setup.queue.lease,
             poll: self.setup.queue.poll,
             slots: self.slots.clone(),

@@ -6,15 +6,18 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::claims::jitter;
-use crate::store::{Expired, Store, StoreError};
+use crate::store::{Expired, RelieveCursor, Store, StoreError};
 
 /// How much one pass takes on.
 const BATCH: u32 = 200;
+/// For how many limits' sake one pass looks.
+const LIMITS: u32 = 20;
 
 /// Runs [`reap_once`] until the token is cancelled: as soon as the next job's time comes, and at least every `poll`.
 pub(super) async fn reap_loop(store: Store, poll: Duration, ended: CancellationToken) {
+    let mut relieved = RelieveCursor::default();
     loop {
-        let wait = match reap_once(&store).await {
+        let wait = match reap_once(&store, &mut relieved).await {
             Ok(next) => next.min(jitter(poll)),
             Err(error) => {
                 debug!("cannot look for leases that ran out: {error}");
@@ -28,18 +31,20 @@ pub(super) async fn reap_loop(store: Store, poll: Duration, ended: CancellationT
 }
 
 /// One pass; says how long until the next waiting job's time comes.
-async fn reap_once(store: &Store) -> Result<Duration, StoreError> {
+async fn reap_once(store: &Store, relieved: &mut RelieveCursor) -> Result<Duration, StoreError> {
     for expired in store.expire_once(BATCH).await? {
         match expired {
             Expired::Claim { job, attempt, worker, state } => {
                 warn!(job.id = %job, "attempt {attempt} of job {job} on worker {worker} lost its lease; the job is {state}");
             }
+            Expired::Start { job } => info!(job.id = %job, "job {job} had not started in time, and has failed"),
             Expired::Completion { id, consumer, state } => {
                 info!("consumer {consumer} lost its lease on completion {id}, which is {state}");
             }
         }
     }
     store.promote_once(BATCH).await?;
+    store.relieve_once(relieved, LIMITS).await?;
     let next = store.next_ready_at().await?;
     Ok(next.map_or(Duration::MAX, |at| at.since(store.now()).max(Duration::from_millis(1))))
 }

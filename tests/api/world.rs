@@ -89,6 +89,7 @@ impl World {
                 backoff: Duration::from_millis(1),
                 backoff_max: Duration::from_millis(2),
             },
+            ageing: std::time::Duration::from_secs(600),
             completion_lease: Duration::from_secs(300),
             completion_deliveries: 3,
         };
@@ -151,7 +152,8 @@ impl World {
             self.store.promote_once(100).await.expect("jobs are promoted");
             let ask = ClaimRequest {
                 worker: WorkerId::new("w1"),
-                backends: vec!["shell".to_owned()],
+                backends: [("shell".to_owned(), std::collections::BTreeSet::new())].into(),
+                labels: std::collections::BTreeSet::new(),
                 limit: 1,
                 lease: Duration::from_secs(30),
             };

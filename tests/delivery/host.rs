@@ -72,6 +72,7 @@ impl Host {
             lease,
             poll: Duration::from_secs(1),
             retry,
+            ageing: std::time::Duration::from_secs(600),
             completion_lease: PATIENCE,
             completion_deliveries: 3,
         };

@@ -98,6 +98,7 @@ impl Db {
             branch: format!("sawmill/{id}").parse().unwrap(),
             attempts_max,
             ready_at: self.store.now(),
+            weight: 1,
             digest: id.to_string(),
         };
         self.store.enqueue(new).await.unwrap();
@@ -108,7 +109,8 @@ impl Db {
     pub(super) async fn claim(&self) -> Attempt {
         let ask = ClaimRequest {
             worker: WorkerId::new("w1"),
-            backends: vec!["shell".to_owned()],
+            backends: [("shell".to_owned(), std::collections::BTreeSet::new())].into(),
+            labels: std::collections::BTreeSet::new(),
             limit: 1,
             lease: Duration::from_secs(600),
         };
@@ -155,6 +157,7 @@ fn store_config(url: String) -> store::Config {
         lease: Duration::from_secs(600),
         poll: Duration::from_secs(1),
         retry: RetryPolicy { attempts: 3, resets: 3, backoff: Duration::from_millis(1), backoff_max: Duration::from_millis(1) },
+        ageing: std::time::Duration::from_secs(600),
         completion_lease: Duration::from_secs(60),
         completion_deliveries: 3,
     }

@@ -1,5 +1,7 @@
 //! Handing out jobs.
 
+use std::collections::BTreeSet;
+
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -53,7 +55,8 @@ on_both! {
         let later = queue.enqueue_as(of("a", Priority::Normal)).await;
         let request = |backends: &[&str], limit| ClaimRequest {
             worker: WorkerId::new("w"),
-            backends: backends.iter().map(|name| (*name).to_owned()).collect(),
+            backends: backends.iter().map(|name| ((*name).to_owned(), BTreeSet::new())).collect(),
+            labels: BTreeSet::new(),
             limit,
             lease: LONG,
         };

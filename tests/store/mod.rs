@@ -71,9 +71,11 @@ enum Place {
 fn config(url: String) -> Config {
     Config {
         url,
-        lease: LONG,
+        // Of no claim: those say their own. It is how long nothing expires after the server's start.
+        lease: Duration::from_millis(1),
         poll: LONG,
         retry: RetryPolicy { attempts: 1, resets: 2, backoff: Duration::ZERO, backoff_max: LONG },
+        ageing: std::time::Duration::from_secs(600),
         completion_lease: LONG,
         completion_deliveries: 3,
     }
@@ -206,13 +208,20 @@ fn new_job() -> NewJob {
         base: "main".to_owned(),
         branch: format!("sawmill/{id}").parse().expect("a branch name"),
         attempts_max: 1,
-        ready_at: Timestamp(0),
+        ready_at: Timestamp::now(),
+        weight: 1,
         digest: "d1".to_owned(),
     }
 }
 
 fn ask(worker: &str, limit: u32, lease: Duration) -> ClaimRequest {
-    ClaimRequest { worker: WorkerId::new(worker), backends: vec!["shell".to_owned()], limit, lease }
+    ClaimRequest {
+        worker: WorkerId::new(worker),
+        backends: [("shell".to_owned(), std::collections::BTreeSet::new())].into(),
+        labels: std::collections::BTreeSet::new(),
+        limit,
+        lease,
+    }
 }
 
 fn finish(class: OutcomeClass) -> Finish {

@@ -10,12 +10,29 @@ use sawmill::store::{CompletionFilter, JobFilter};
 const BACKLOG: usize = 20_000;
 
 /// The order of the hot statements, and the index that each goes by. SQLite has no counters that would tell what was read.
-const PLANS: [(&str, &str); 10] = [
+const PLANS: [(&str, &str); 13] = [
     (
-        "SELECT j.id FROM jobs j WHERE j.state = 'queued' AND j.held IS NULL AND j.backend = 'a' ORDER BY j.priority, j.id LIMIT 1",
-        "SEARCH j USING INDEX jobs_claim (backend=?)",
+        "SELECT j.id FROM jobs j WHERE j.state = 'queued' AND j.held IS NULL AND j.route = 1 AND (j.start_by IS NULL OR j.start_by > 1) \
+         ORDER BY j.priority, j.position, j.id LIMIT 1",
+        "SEARCH j USING INDEX jobs_claim (route=?)",
     ),
-    ("SELECT ready_at FROM jobs WHERE held IS NOT NULL ORDER BY ready_at LIMIT 1", "SCAN jobs USING INDEX jobs_held"),
+    (
+        "SELECT t.position FROM jobs t WHERE t.state = 'queued' AND t.held IS NULL AND t.route = 1 AND t.priority = 2 AND t.share = 's' \
+         ORDER BY t.position DESC LIMIT 1",
+        "SEARCH t USING INDEX jobs_turn (route=? AND priority=? AND share=?)",
+    ),
+    (
+        "SELECT ready_at FROM jobs WHERE held IN ('scheduled', 'backoff') ORDER BY ready_at LIMIT 1",
+        "SCAN jobs USING INDEX jobs_timed",
+    ),
+    (
+        "SELECT count(*) FROM jobs WHERE concurrency_key = 'k' AND token IS NOT NULL",
+        "SEARCH jobs USING COVERING INDEX jobs_running_key (concurrency_key=?)",
+    ),
+    (
+        "SELECT concurrency_key FROM jobs WHERE held = 'key' AND concurrency_key > 'k' ORDER BY concurrency_key LIMIT 1",
+        "SEARCH jobs USING COVERING INDEX jobs_held_by_key (concurrency_key>?)",
+    ),
     (
         "SELECT j.id FROM jobs j WHERE j.lease_until <= 1 ORDER BY j.lease_until LIMIT 1",
         "SEARCH j USING INDEX jobs_lease (lease_until<?)",
@@ -47,8 +64,8 @@ const PLANS: [(&str, &str); 10] = [
         "SEARCH jobs USING INDEX sqlite_autoindex_jobs_1 (id=?)",
     ),
     (
-        "UPDATE jobs SET held = NULL WHERE state = 'queued' AND id IN (x'00', x'01')",
-        "SEARCH jobs USING INDEX jobs_state (state=? AND id=?)",
+        "UPDATE jobs SET held = NULL WHERE held IN ('scheduled', 'backoff') AND id IN (x'00', x'01')",
+        "SEARCH jobs USING INDEX sqlite_autoindex_jobs_1 (id=?)",
     ),
 ];
 
@@ -71,8 +88,9 @@ async fn sqlite_finds_the_next_job_by_the_index_made_for_it() {
 /// A backlog, most of it waiting for later, made in one statement.
 fn backlog() -> String {
     format!(
-        "ANALYZE jobs; INSERT INTO jobs (id, repo, base, branch, backend, priority, state, held, ready_at, attempts_max, created_at) \
-         SELECT gen_random_uuid(), 'r', 'b', 'n' || n, CASE WHEN n % 3 = 0 THEN 'other' ELSE 'shell' END, 1, 'queued', \
+        "ANALYZE jobs; INSERT INTO routes (id, backend, requires) VALUES (100, 'other', '[]'), (101, 'shell', '[]'); \
+         INSERT INTO jobs (id, repo, base, branch, route, priority, position, share, state, held, ready_at, attempts_max, created_at) \
+         SELECT gen_random_uuid(), 'r', 'b', 'n' || n, CASE WHEN n % 3 = 0 THEN 100 ELSE 101 END, 1, n, '', 'queued', \
          CASE WHEN n % 2 = 0 THEN 'scheduled' END, 9000000000000 + n, 1, 0 FROM generate_series(1, {BACKLOG}) n; \
          INSERT INTO job_specs (job, digest, document) SELECT id, 'd', '{{\"task\":{{}}}}' FROM jobs"
     )

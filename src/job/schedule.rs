@@ -1,0 +1,141 @@
+//! When and where a job may run: what it asks of workers, what it waits for, and what it shares with others.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::spec::{JobSpec, SpecError};
+
+/// The most requirements, and the most jobs to wait for, that one job may name.
+const LIST_MAX: usize = 100;
+/// The longest label, requirement or concurrency key, in bytes.
+const WORD_MAX: usize = 200;
+/// The highest limit of a concurrency key.
+const LIMIT_MAX: u32 = 10_000;
+
+/// A name that jobs share which must not all run at once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Concurrency {
+    /// The name.
+    pub key: String,
+    /// The job starts only while fewer than so many run under this name.
+    #[serde(default = "one")]
+    pub limit: u32,
+}
+
+const fn one() -> u32 {
+    1
+}
+
+/// What becomes of a job when one that it waits for fails or is cancelled.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AfterFailure {
+    /// It is cancelled too, and so are those that wait for it.
+    #[default]
+    Cascade,
+    /// It runs all the same: it waits for the end only.
+    Ignore,
+}
+
+impl AfterFailure {
+    pub(super) fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// Why a queued job cannot be claimed yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Hold {
+    /// Its `run_at` is still to come.
+    Scheduled,
+    /// It failed, and is tried again after a while.
+    Backoff,
+    /// A job that it waits for has not ended.
+    Dependency,
+    /// As many jobs as may run under its concurrency key do.
+    Key,
+    /// As many jobs of its project as may run do.
+    Project,
+}
+
+impl Hold {
+    /// The word used on the wire and in the database.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Scheduled => "scheduled",
+            Self::Backoff => "backoff",
+            Self::Dependency => "dependency",
+            Self::Key => "key",
+            Self::Project => "project",
+        }
+    }
+}
+
+impl std::fmt::Display for Hold {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// Whether a text can be a label of a worker, a capability of a backend, or what a job requires: a word, or `name=value`.
+#[must_use]
+pub fn is_label(text: &str) -> bool {
+    let legal = |c: char| c.is_alphanumeric() || "=-_./:+@".contains(c);
+    !text.is_empty() && text.len() <= WORD_MAX && text.chars().all(legal)
+}
+
+impl JobSpec {
+    /// What it asks of a worker, each once and in order.
+    #[must_use]
+    pub fn requirements(&self) -> BTreeSet<&str> {
+        self.requires.iter().map(String::as_str).collect()
+    }
+
+    pub(super) fn validate_schedule(&self) -> Result<(), SpecError> {
+        check_count("requires", self.requires.len())?;
+        check_count("after", self.after.len())?;
+        for (index, requirement) in self.requires.iter().enumerate() {
+            if !is_label(requirement) {
+                return Err(SpecError::Label { field: format!("requires[{index}]"), text: requirement.clone() });
+            }
+        }
+        if let Some(Concurrency { key, limit }) = &self.concurrency {
+            if key.is_empty() || key.len() > WORD_MAX || key.contains('\0') {
+                let field = "concurrency.key: its length";
+                return Err(SpecError::out_of_bounds(field, key.len(), 1, WORD_MAX));
+            }
+            if !(1..=LIMIT_MAX).contains(limit) {
+                return Err(SpecError::out_of_bounds("concurrency.limit", limit, 1, LIMIT_MAX));
+            }
+        }
+        match (self.run_at, self.start_by) {
+            (Some(run_at), Some(start_by)) if start_by <= run_at => Err(SpecError::StartBy),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn check_count(field: &'static str, count: usize) -> Result<(), SpecError> {
+    if count > LIST_MAX { Err(SpecError::out_of_bounds(field, format!("a list of {count}"), 0, LIST_MAX)) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_label_is_a_word_or_a_name_with_a_value() {
+        for legal in ["gpu", "os=linux", "zone:eu-1", "java@21", "größe=2"] {
+            assert!(is_label(legal), "{legal}");
+        }
+        for illegal in ["", "a b", "a,b", "a\0", "\n", "x\"y"] {
+            assert!(!is_label(illegal), "{illegal:?}");
+        }
+        assert!(!is_label(&"x".repeat(201)));
+    }
+}

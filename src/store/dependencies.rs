@@ -1,0 +1,162 @@
+//! Jobs that wait for the end of others.
+//!
+//! The one rule: what an end means for those that wait for it is written in the transaction of that end. A job can only wait for
+//! jobs that were there before it, so there are no circles, and everybody locks in the direction of the waiting.
+
+use std::collections::BTreeSet;
+
+use super::db::{Lock, Tx};
+use super::error::StoreError;
+use super::rows::parse;
+use super::statement::{Arg, args, tuples};
+use super::turn;
+use super::types::NewJob;
+use crate::clock::Timestamp;
+use crate::ids::{JobId, ObjectId};
+use crate::job::{AfterFailure, JobState, OutcomeClass};
+
+const NEEDED: &str = "SELECT j.state, j.repo, j.commit_id, j.base FROM jobs j WHERE j.id = $1";
+const MARK_NEEDED: &str = "UPDATE jobs SET needed = 1 WHERE id = $1 AND needed = 0";
+const ADD: &str = "INSERT INTO dependencies (job, needs, cascade, gives_base, met) VALUES ($1, $2, $3, $4, $5)";
+const WAITING: &str = "SELECT j.id, d.cascade, d.gives_base FROM jobs j JOIN dependencies d ON d.job = j.id \
+    WHERE d.needs = $1 AND d.met = 0 AND j.held = 'dependency' ORDER BY j.id";
+const MET: &str = "UPDATE dependencies SET met = 1 WHERE needs = $1 AND met = 0";
+const GIVE_BASE: &str = "UPDATE jobs SET base = $2 WHERE held = 'dependency' \
+    AND id IN (SELECT d.job FROM dependencies d WHERE d.needs = $1 AND d.gives_base = 1)";
+const RELEASE: &str = concat!(
+    "UPDATE jobs SET held = CASE WHEN ready_at > $1 THEN 'scheduled' END, position = ",
+    turn::back!(),
+    " WHERE held = 'dependency' AND NOT EXISTS (SELECT 1 FROM dependencies d WHERE d.job = jobs.id AND d.met = 0) AND id IN "
+);
+const END: &str = "UPDATE jobs SET state = 'cancelled', held = NULL, finished_at = $1, outcome_class = $2, outcome_message = $3 \
+    WHERE held = 'dependency' AND id IN ";
+
+/// Ids in one statement.
+const BATCH: usize = 100;
+
+#[derive(sqlx::FromRow)]
+struct NeededRow {
+    state: String,
+    repo: String,
+    commit_id: Option<String>,
+    base: String,
+}
+
+#[derive(sqlx::FromRow)]
+struct Waiting {
+    id: uuid::Uuid,
+    cascade: i64,
+    gives_base: i64,
+}
+
+/// What a new job finds of those that it waits for.
+pub(super) struct Needs {
+    /// Each with whether it gives the base, and whether there is nothing left to wait for.
+    list: Vec<(JobId, bool, bool)>,
+    cascade: bool,
+    /// The commit that it starts from, where that is known already.
+    pub(super) base: Option<String>,
+    /// One that has failed already, where that ends this one too.
+    pub(super) failed: Option<JobId>,
+}
+
+impl Needs {
+    /// Whether there is something left to wait for.
+    pub(super) fn hold(&self) -> bool {
+        self.list.iter().any(|(_, _, met)| !met)
+    }
+
+    /// Looks at what `new` waits for, and keeps it from ending unnoticed until the end of the transaction.
+    pub(super) async fn of(tx: &mut Tx, new: &NewJob) -> Result<Self, StoreError> {
+        let spec = &new.spec;
+        let cascade = spec.after_failure == AfterFailure::Cascade;
+        let mut needs = Self { list: Vec::new(), cascade, base: None, failed: None };
+        let all: BTreeSet<JobId> = spec.after.iter().chain(&spec.base_from).copied().collect();
+        for job in all {
+            let row: Option<NeededRow> = tx.first_locked(NEEDED, Lock::Change, args![job]).await?;
+            let row = row.ok_or(StoreError::NoSuchDependency(job))?;
+            let state: JobState = parse(&row.state, || format!("job {job}"))?;
+            let gives_base = spec.base_from == Some(job);
+            if gives_base && row.repo != new.repo {
+                return Err(StoreError::ForeignBase { job, repo: row.repo });
+            }
+            if gives_base && state == JobState::Succeeded {
+                // One that succeeded without a change delivers what it started from.
+                needs.base = Some(row.commit_id.unwrap_or(row.base));
+            }
+            if matches!(state, JobState::Failed | JobState::Cancelled) && (cascade || gives_base) {
+                needs.failed.get_or_insert(job);
+            }
+            if !state.is_final() {
+                tx.run(MARK_NEEDED, args![job]).await?;
+            }
+            needs.list.push((job, gives_base, state.is_final()));
+        }
+        Ok(needs)
+    }
+
+    pub(super) async fn write(&self, tx: &mut Tx, job: JobId) -> Result<(), StoreError> {
+        for (needs, gives_base, met) in &self.list {
+            let flag = |is: bool| i64::from(is);
+            let cascade = flag(self.cascade || *gives_base);
+            tx.run(ADD, args![job, *needs, cascade, flag(*gives_base), flag(*met)]).await?;
+        }
+        Ok(())
+    }
+}
+
+/// The sentence of a job that ends because another did.
+pub(super) fn outcome_of(needs: JobId) -> (OutcomeClass, String) {
+    (OutcomeClass::Dependency, format!("job {needs}, which it waits for, did not succeed"))
+}
+
+/// Tells those that wait for `ended` of its end, which this transaction has written.
+pub(super) async fn tell(
+    tx: &mut Tx,
+    ended: JobId,
+    state: JobState,
+    commit: Option<&ObjectId>,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let mut ends = vec![(ended, state)];
+    while let Some((job, state)) = ends.pop() {
+        let waiting: Vec<Waiting> = tx.all_locked(WAITING, Lock::Change, args![job]).await?;
+        if state == JobState::Succeeded {
+            give_base(tx, job, commit, &waiting).await?;
+        } else {
+            let (class, message) = outcome_of(job);
+            let end = args![now, class.as_str(), &message];
+            let cascaded: Vec<uuid::Uuid> = waiting.iter().filter(|row| row.cascade == 1).map(|row| row.id).collect();
+            for_each_batch(tx, END, &end, &cascaded).await?;
+            ends.extend(cascaded.into_iter().map(|id| (JobId::from_uuid(id), JobState::Cancelled)));
+        }
+        if !waiting.is_empty() {
+            tx.run(MET, args![job]).await?;
+            let ids: Vec<uuid::Uuid> = waiting.iter().map(|row| row.id).collect();
+            for_each_batch(tx, RELEASE, &args![now], &ids).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Has those that start from what `job` delivered start there; without a commit that is where it started itself.
+async fn give_base(tx: &mut Tx, job: JobId, commit: Option<&ObjectId>, waiting: &[Waiting]) -> Result<(), StoreError> {
+    if waiting.iter().all(|row| row.gives_base == 0) {
+        return Ok(());
+    }
+    let base = match commit {
+        Some(commit) => commit.to_string(),
+        None => tx.first::<NeededRow>(NEEDED, args![job]).await?.ok_or_else(|| StoreError::not_found("job", job))?.base,
+    };
+    tx.run(GIVE_BASE, args![job, &base]).await.map(drop)
+}
+
+/// Runs a statement that ends with a list of ids.
+async fn for_each_batch(tx: &mut Tx, sql: &str, before: &[Arg], ids: &[uuid::Uuid]) -> Result<(), StoreError> {
+    for batch in ids.chunks(BATCH) {
+        let mut args = before.to_vec();
+        args.extend(batch.iter().copied().map(Arg::from));
+        tx.run(&format!("{sql}{}", tuples(before.len() + 1, 1, batch.len())), args).await?;
+    }
+    Ok(())
+}

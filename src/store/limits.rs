@@ -1,0 +1,263 @@
+//! Limits on what runs at once: under a concurrency key, and in a project.
+//!
+//! The one rule: whoever starts jobs that are under a limit first takes the limit's lock, then counts what runs, and keeps the
+//! lock until its own starts are committed; so a limit holds exactly, whoever claims. There is no counter that could go wrong:
+//! what runs is counted from an index that has it alone. SQLite's one writer is alone already.
+//!
+//! A job whose limit has no room leaves the order of claims (`held` says why), so that it costs the next claim nothing; when
+//! something ends under the limit, the next one comes back. Whoever lets one back takes the same lock, so that none is held
+//! after the last one that could have let it back is gone. Should room be left all the same (a limit that was raised, say),
+//! [`Store::relieve_once`] sees it.
+
+use std::collections::BTreeMap;
+
+use super::db::Tx;
+use super::error::StoreError;
+use super::rows::number;
+use super::statement::{Arg, args, tuples};
+use super::{Store, turn};
+use crate::job::Hold;
+
+const PROJECT_LIMIT: &str = "SELECT l.project, l.running FROM project_limits l WHERE l.project IN ";
+const ALL_LIMITS: &str = "SELECT project, running FROM project_limits";
+const SET_LIMIT: &str = "INSERT INTO project_limits (project, running) VALUES ($1, $2) \
+    ON CONFLICT (project) DO UPDATE SET running = excluded.running";
+const DROP_LIMIT: &str = "DELETE FROM project_limits WHERE project = $1";
+const RUNNING_UNDER_KEY: &str = "SELECT count(*) AS running FROM jobs WHERE concurrency_key = $1 AND token IS NOT NULL";
+const RUNNING_IN_PROJECT: &str = "SELECT count(*) AS running FROM jobs WHERE share = $1 AND token IS NOT NULL";
+const HOLD: &str = "UPDATE jobs SET held = $1 WHERE id IN ";
+const FIRST_HELD_BY_KEY: &str = "SELECT concurrency_limit AS running FROM jobs WHERE held = 'key' AND concurrency_key = $1 \
+    ORDER BY priority, position, id LIMIT 1";
+const LET_BACK: &str = concat!("UPDATE jobs SET held = NULL, position = ", turn::back!(), " WHERE id IN ");
+const HELD_BY_KEY: &str = "(SELECT b.id FROM jobs b WHERE b.held = 'key' AND b.concurrency_key = $1 \
+    ORDER BY b.priority, b.position, b.id LIMIT $2)";
+const HELD_BY_PROJECT: &str = "(SELECT b.id FROM jobs b WHERE b.held = 'project' AND b.share = $1 \
+    ORDER BY b.priority, b.position, b.id LIMIT $2)";
+const NEXT_KEY: &str = "SELECT concurrency_key AS name FROM jobs WHERE held = 'key' AND concurrency_key > $1 \
+    ORDER BY concurrency_key LIMIT 1";
+const NEXT_PROJECT: &str = "SELECT share AS name FROM jobs WHERE held = 'project' AND share > $1 ORDER BY share LIMIT 1";
+
+/// At most so many come back at once.
+const BACK_MAX: u32 = 100;
+
+/// What limits a job: a concurrency key, a project.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Limit {
+    Key(String),
+    Project(String),
+}
+
+/// A job that is under limits, or not.
+pub(super) trait Limited {
+    /// Its concurrency key with the limit that it names.
+    fn key(&self) -> Option<(&str, i64)>;
+    /// Its project, or the empty word.
+    fn share(&self) -> &str;
+}
+
+/// How much room the limits have that this transaction has locked.
+#[derive(Debug, Default)]
+pub(super) struct Room {
+    running: BTreeMap<Limit, i64>,
+    projects: BTreeMap<String, i64>,
+}
+
+#[derive(sqlx::FromRow)]
+struct ProjectLimit {
+    project: String,
+    running: i64,
+}
+
+#[derive(sqlx::FromRow)]
+struct Running {
+    running: i64,
+}
+
+#[derive(sqlx::FromRow)]
+struct Name {
+    name: String,
+}
+
+impl Limit {
+    fn name(&self) -> &str {
+        match self {
+            Self::Key(name) | Self::Project(name) => name,
+        }
+    }
+
+    /// The lock's number; limits that happen to share one only wait for each other.
+    fn number(&self) -> i32 {
+        let kind = match self {
+            Self::Key(_) => "key:",
+            Self::Project(_) => "project:",
+        };
+        crc32fast::hash(format!("{kind}{}", self.name()).as_bytes()).cast_signed()
+    }
+
+    async fn running(&self, tx: &mut Tx) -> Result<i64, StoreError> {
+        let sql = match self {
+            Self::Key(_) => RUNNING_UNDER_KEY,
+            Self::Project(_) => RUNNING_IN_PROJECT,
+        };
+        Ok(tx.first::<Running>(sql, args![self.name()]).await?.map_or(0, |row| row.running))
+    }
+}
+
+impl Room {
+    /// Locks the limits that these jobs are under, and counts what runs.
+    pub(super) async fn of<J: Limited>(tx: &mut Tx, jobs: &[J]) -> Result<Self, StoreError> {
+        let mut room = Self { running: BTreeMap::new(), projects: limits_of(tx, jobs).await? };
+        let mut limits: Vec<Limit> = jobs.iter().filter_map(|job| job.key()).map(|(key, _)| Limit::Key(key.to_owned())).collect();
+        limits.extend(room.projects.keys().cloned().map(Limit::Project));
+        limits.sort_unstable();
+        limits.dedup();
+        tx.lock_names(limits.iter().map(Limit::number).collect()).await?;
+        for limit in limits {
+            let running = limit.running(tx).await?;
+            room.running.insert(limit, running);
+        }
+        Ok(room)
+    }
+
+    /// Takes up room for a job, or says what has none.
+    pub(super) fn take(&mut self, job: &impl Limited) -> Result<(), Hold> {
+        let key = job.key().map(|(key, limit)| (Limit::Key(key.to_owned()), limit));
+        let project = self.projects.get(job.share()).map(|limit| (Limit::Project(job.share().to_owned()), *limit));
+        let full = |limit: &Option<(Limit, i64)>| {
+            limit.as_ref().is_some_and(|(of, most)| self.running.get(of).is_some_and(|now| now >= most))
+        };
+        if full(&key) {
+            return Err(Hold::Key);
+        }
+        if full(&project) {
+            return Err(Hold::Project);
+        }
+        for (of, _) in key.into_iter().chain(project) {
+            *self.running.entry(of).or_default() += 1;
+        }
+        Ok(())
+    }
+}
+
+/// The limits of the projects of these jobs.
+async fn limits_of<J: Limited>(tx: &mut Tx, jobs: &[J]) -> Result<BTreeMap<String, i64>, StoreError> {
+    let mut projects: Vec<&str> = jobs.iter().map(Limited::share).filter(|share| !share.is_empty()).collect();
+    projects.sort_unstable();
+    projects.dedup();
+    if projects.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let sql = format!("{PROJECT_LIMIT}{}", tuples(1, 1, projects.len()));
+    let rows: Vec<ProjectLimit> = tx.all(&sql, projects.into_iter().map(Arg::from).collect()).await?;
+    Ok(rows.into_iter().map(|row| (row.project, row.running)).collect())
+}
+
+/// Takes jobs, which this transaction has locked, out of the order of claims.
+pub(super) async fn hold(tx: &mut Tx, jobs: &[uuid::Uuid], why: Hold) -> Result<(), StoreError> {
+    if jobs.is_empty() {
+        return Ok(());
+    }
+    let mut args = args![why.as_str()];
+    args.extend(jobs.iter().copied().map(Arg::from));
+    tx.run(&format!("{HOLD}{}", tuples(2, 1, jobs.len())), args).await.map(drop)
+}
+
+/// Lets back those that the end of `job`, which this transaction has written, leaves room for.
+pub(super) async fn let_back<J: Limited>(tx: &mut Tx, job: &J) -> Result<(), StoreError> {
+    let jobs = std::slice::from_ref(job);
+    if job.key().is_none() && job.share().is_empty() {
+        return Ok(());
+    }
+    let room = Room::of(tx, jobs).await?;
+    for (limit, running) in &room.running {
+        fill(tx, limit, *running, room.projects.get(limit.name()).copied()).await?;
+    }
+    Ok(())
+}
+
+/// Lets back as many as a limit, which is locked, has room for.
+async fn fill(tx: &mut Tx, limit: &Limit, running: i64, of_project: Option<i64>) -> Result<u64, StoreError> {
+    let (most, held) = match limit {
+        Limit::Key(key) => (tx.first::<Running>(FIRST_HELD_BY_KEY, args![key]).await?.map(|row| row.running), HELD_BY_KEY),
+        // A project whose limit was taken away holds nobody.
+        Limit::Project(_) => (Some(of_project.unwrap_or(i64::MAX)), HELD_BY_PROJECT),
+    };
+    let room = most.map_or(0, |most| (most - running).clamp(0, i64::from(BACK_MAX)));
+    if room == 0 {
+        return Ok(0);
+    }
+    tx.run(&format!("{LET_BACK}{held}"), args![limit.name(), room]).await
+}
+
+impl Store {
+    /// Says how many jobs of each project may run at once; projects that are not named have no limit.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    pub async fn set_project_limits(&self, limits: &BTreeMap<String, u32>) -> Result<(), StoreError> {
+        let rows: Vec<ProjectLimit> = self.db().all(ALL_LIMITS, args![]).await?;
+        let read = |row: ProjectLimit| Ok((row.project, number::<u32>(row.running, || "a project's limit".to_owned())?));
+        let there: BTreeMap<String, u32> = rows.into_iter().map(read).collect::<Result<_, StoreError>>()?;
+        if there == *limits {
+            return Ok(());
+        }
+        let mut tx = self.db().begin().await?;
+        for project in there.keys().filter(|project| !limits.contains_key(*project)) {
+            tx.run(DROP_LIMIT, args![project]).await?;
+        }
+        for (project, running) in limits {
+            tx.run(SET_LIMIT, args![project, *running]).await?;
+        }
+        self.commit_change(tx).await
+    }
+
+    /// Looks at most at `limit` keys and as many projects for whose sake jobs are held, lets back those that there is room for,
+    /// and counts them. Goes on where `cursor`, empty at first, says, and begins again at the end.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    pub async fn relieve_once(&self, cursor: &mut RelieveCursor, limit: u32) -> Result<u64, StoreError> {
+        let mut relieved = 0;
+        for (next, at, of) in
+            [(NEXT_KEY, &mut cursor.key, Limit::Key as fn(String) -> Limit), (NEXT_PROJECT, &mut cursor.project, Limit::Project)]
+        {
+            for _ in 0..limit {
+                let found: Option<Name> = self.db().first(next, args![at.as_str()]).await?;
+                let Some(Name { name }) = found else {
+                    at.clear();
+                    break;
+                };
+                relieved += self.relieve(of(name.clone())).await?;
+                *at = name;
+            }
+        }
+        Ok(relieved)
+    }
+
+    async fn relieve(&self, limit: Limit) -> Result<u64, StoreError> {
+        let mut tx = self.db().begin().await?;
+        tx.lock_names(vec![limit.number()]).await?;
+        let running = limit.running(&mut tx).await?;
+        let of_project = match &limit {
+            Limit::Key(_) => None,
+            Limit::Project(project) => {
+                let sql = format!("{PROJECT_LIMIT}($1)");
+                tx.first::<ProjectLimit>(&sql, args![project]).await?.map(|row| row.running)
+            }
+        };
+        let back = fill(&mut tx, &limit, running, of_project).await?;
+        if back > 0 {
+            self.commit_change(tx).await?
+        } else {
+            tx.commit().await?
+        }
+        Ok(back)
+    }
+}
+
+/// Where [`Store::relieve_once`] goes on.
+#[derive(Debug, Clone, Default)]
+pub struct RelieveCursor {
+    key: String,
+    project: String,
+}

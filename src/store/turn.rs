@@ -1,0 +1,45 @@
+//! Whose turn it is: where a job comes in among those of the same route and priority.
+//!
+//! The one rule: shares take turns. A share's next job comes in one stride behind its last one that waits, and where none of its
+//! jobs waits, level with the job that is next; so a share that comes late waits for one round and not for a backlog. (Start-time
+//! fair queueing, Goyal, Vin and Cheng 1996, with the head of the queue for its virtual time.) Everything that is needed is
+//! read from the ends of two indexes, so it costs the same whatever waits, and nobody waits for a counter.
+//!
+//! What comes back into the queue (a backoff that is over, a limit that has room) is never behind the head.
+
+/// The stride of a share of weight 1.
+const STRIDE: i64 = 1_000_000;
+
+/// How far apart the jobs of a share of `weight` are: the higher its weight, the more often it is its turn.
+pub(super) fn stride(weight: u32) -> i64 {
+    STRIDE / i64::from(weight.clamp(1, 1_000))
+}
+
+/// The position of a new job: `$1` is its route, `$2` its priority, `$3` its share, `$4` the stride.
+pub(super) const NEW: &str = "coalesce(\
+    (SELECT t.position + $4 FROM jobs t WHERE t.state = 'queued' AND t.held IS NULL AND t.route = $1 AND t.priority = $2 \
+     AND t.share = $3 ORDER BY t.position DESC LIMIT 1), \
+    (SELECT h.position FROM jobs h WHERE h.state = 'queued' AND h.held IS NULL AND h.route = $1 AND h.priority = $2 \
+     ORDER BY h.position, h.id LIMIT 1), 0)";
+
+/// The head of the queue that a job of `jobs` comes back into.
+macro_rules! head {
+    () => {
+        "coalesce((SELECT h.position FROM jobs h WHERE h.state = 'queued' AND h.held IS NULL AND h.route = jobs.route \
+         AND h.priority = jobs.priority ORDER BY h.position, h.id LIMIT 1), 0)"
+    };
+}
+
+/// The position with which a row of `jobs` comes back into the queue.
+macro_rules! back {
+    () => {
+        concat!(
+            "CASE WHEN jobs.position < ",
+            $crate::store::turn::head!(),
+            " THEN jobs.position ELSE ",
+            $crate::store::turn::head!(),
+            " END"
+        )
+    };
+}
+pub(super) use {back, head};
