@@ -7,7 +7,7 @@ use super::db::{Lock, Tx};
 use super::error::StoreError;
 use super::fence::Held;
 use super::rows::number;
-use super::settle::{AttemptEnd, close_attempt, settle, write_job};
+use super::settle::{AttemptEnd, JobEnd, close_attempts, settle, write_jobs};
 use super::statement::args;
 use super::types::Expired;
 use super::{Store, dependencies};
@@ -116,12 +116,13 @@ impl Store {
             format!("worker {} let its lease run out at {late}: it was killed, or cut off from the database", row.worker);
         let outcome = Outcome::new(OutcomeClass::LeaseLost, message);
         let settled = settle(&row.held, &outcome, &self.config().retry, now)?;
-        write_job(tx, (job, attempt), &row.held, &settled, None, now).await?;
+        let end = JobEnd { job, attempt, before: &row.held, settled: &settled, commit: None };
+        write_jobs(tx, &[end], now).await?;
         let log: Option<LogBytes> = tx.first(LOG_BYTES, args![job, attempt]).await?;
         let end = log.map_or(Ok(0), |log| number(log.log_bytes, what))?;
         let log = LogVerdict::Gap { from: end, to: end };
-        let attempt_end = AttemptEnd { outcome: &outcome, resources: Resources::default(), salvage: None, log };
-        close_attempt(tx, (job, attempt), attempt_end, now).await?;
+        let end = AttemptEnd { job, attempt, outcome: &outcome, resources: Resources::default(), salvage: None, log };
+        close_attempts(tx, &[end], now).await?;
         tx.run(CLOSE_STAGES, args![job, attempt, now, OutcomeClass::LeaseLost.as_str()]).await?;
         Ok(Expired::Claim { job, attempt, worker: WorkerId::new(row.worker), state: settled.state })
     }

@@ -17,6 +17,9 @@ use crate::job::{Claim, StageRecord};
 const HELD: &str = "SELECT j.lease_until, j.cancel_reason, j.attempts_used, j.attempts_max, j.resets, \
     j.needed, j.share, j.concurrency_key, j.concurrency_limit FROM jobs j \
     WHERE j.id = $1 AND j.attempt = $2 AND j.token = $3 AND j.worker = $4 AND j.state = 'running'";
+const ALL_HELD: &str = " SELECT j.token, j.lease_until, j.cancel_reason, j.attempts_used, j.attempts_max, j.resets, j.needed, j.share, \
+    j.concurrency_key, j.concurrency_limit FROM asked JOIN jobs j ON j.id = asked_job AND j.attempt = asked_attempt \
+    AND j.token = asked_token AND j.worker = asked_worker ORDER BY j.id";
 const RENEW: &str = " UPDATE jobs SET lease_until = $2 FROM asked \
     WHERE id = asked_job AND attempt = asked_attempt AND token = asked_token AND worker = $1 AND state = 'running' \
     RETURNING token, cancel_reason";
@@ -55,6 +58,13 @@ impl Limited for Held {
 }
 
 #[derive(sqlx::FromRow)]
+struct HeldRow {
+    token: uuid::Uuid,
+    #[sqlx(flatten)]
+    held: Held,
+}
+
+#[derive(sqlx::FromRow)]
 struct Renewed {
     token: uuid::Uuid,
     cancel_reason: Option<String>,
@@ -69,14 +79,33 @@ pub(super) async fn hold(tx: &mut Tx, claim: &Claim, lock: Lock) -> Result<Held,
     tx.first_locked(HELD, lock, fence(claim)).await?.ok_or(StoreError::LeaseLost)
 }
 
-/// Writes stages of an attempt whose claim is held, replacing those of the same number.
-pub(super) async fn put_stages(tx: &mut Tx, claim: &Claim, stages: &[StageRecord]) -> Result<(), StoreError> {
-    // One statement may touch a row once only: the last one of a number counts.
-    let by_seq: BTreeMap<u32, &StageRecord> = stages.iter().map(|stage| (stage.seq, stage)).collect();
-    let rows: Vec<&StageRecord> = by_seq.into_values().collect();
+/// Finds the rows of several claims and locks them until the end of the transaction. Those that are missing have lost their
+/// leases.
+pub(super) async fn hold_all(tx: &mut Tx, claims: &[&Claim]) -> Result<HashMap<ClaimToken, Held>, StoreError> {
+    let mut held = HashMap::new();
+    for batch in claims.chunks(BATCH) {
+        let args = batch.iter().flat_map(|claim| fence(claim)).collect();
+        let sql = format!(
+            "WITH asked (asked_job, asked_attempt, asked_token, asked_worker) AS (VALUES {}){ALL_HELD}",
+            tuples(1, batch.len(), 4)
+        );
+        let rows: Vec<HeldRow> = tx.all_locked(&sql, Lock::Change, args).await?;
+        held.extend(rows.into_iter().map(|row| (ClaimToken::from_uuid(row.token), row.held)));
+    }
+    Ok(held)
+}
+
+/// Writes stages of attempts whose claims are held, replacing those of the same number.
+pub(super) async fn put_stages(tx: &mut Tx, stages: &[(&Claim, &[StageRecord])]) -> Result<(), StoreError> {
+    let mut rows: Vec<(&Claim, &StageRecord)> = Vec::new();
+    for (claim, stages) in stages {
+        // One statement may touch a row once only: the last one of a number counts.
+        let by_seq: BTreeMap<u32, &StageRecord> = stages.iter().map(|stage| (stage.seq, stage)).collect();
+        rows.extend(by_seq.into_values().map(|stage| (*claim, stage)));
+    }
     for batch in rows.chunks(BATCH) {
         let sql = format!("{}{}{}", PUT_STAGES.0, tuples(1, batch.len(), 8), PUT_STAGES.1);
-        let args = batch.iter().flat_map(|stage| {
+        let args = batch.iter().flat_map(|(claim, stage)| {
             args![
                 claim.job,
                 claim.attempt,
@@ -156,7 +185,7 @@ impl Store {
     pub async fn record_stages(&self, claim: &Claim, stages: &[StageRecord]) -> Result<(), StoreError> {
         let mut tx = self.db().begin().await?;
         hold(&mut tx, claim, Lock::Keep).await?;
-        put_stages(&mut tx, claim, stages).await?;
+        put_stages(&mut tx, &[(claim, stages)]).await?;
         tx.commit().await?;
         self.inner.hinter.progressed();
         Ok(())

@@ -1,11 +1,21 @@
-//! Ending an attempt.
+//! Ending attempts.
 //!
 //! The one rule: job, attempt, stages, completion and outbox change in one transaction or not at all.
+//!
+//! Ends that come while others are being written wait for them and are then written together, so that many slots that end at once
+//! cost few transactions; one that comes alone waits for nobody. Where one of several cannot be written, each is written by
+//! itself, so that nobody fails for another's sake.
 
-use super::db::{Lock, Tx};
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::oneshot;
+
+use super::db::Tx;
 use super::error::StoreError;
-use super::fence::{hold, put_stages};
-use super::settle::{AttemptEnd, close_attempt, settle, write_job};
+use super::fence::{Held, hold_all, put_stages};
+use super::settle::{AttemptEnd, JobEnd, Settled, close_attempts, settle, write_jobs};
 use super::statement::args;
 use super::types::Finish;
 use super::{Store, jobs};
@@ -16,9 +26,72 @@ const ADD_COMPLETION: &str = "INSERT INTO completions (id, job, attempt, state, 
     VALUES ($1, $2, $3, 'pending', $4, $4, $5)";
 const ADD_TO_OUTBOX: &str = "INSERT INTO outbox (completion, created_at) VALUES ($1, $2)";
 
+/// At most so many ends in one transaction.
+const TOGETHER: usize = 64;
+
+/// An end that is to be written.
+#[derive(Debug)]
+struct Pending {
+    claim: Claim,
+    end: Finish,
+    answer: oneshot::Sender<Result<Job, StoreError>>,
+}
+
+/// The ends that wait, and whether somebody is writing.
+#[derive(Debug, Default)]
+pub(super) struct Finisher {
+    waiting: Mutex<Waiting>,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    list: Vec<Pending>,
+    led: bool,
+}
+
+impl Finisher {
+    /// Adds an end. Says whether nobody writes, so that it is up to the caller.
+    fn add(&self, pending: Pending) -> bool {
+        let mut waiting = self.lock();
+        waiting.list.push(pending);
+        !std::mem::replace(&mut waiting.led, true)
+    }
+
+    /// Those to be written next: of each job one. None when there are none, and nobody writes any more.
+    fn next(&self) -> Option<Vec<Pending>> {
+        let mut waiting = self.lock();
+        let mut jobs = BTreeSet::new();
+        let (mut next, mut later) = (Vec::new(), Vec::new());
+        for pending in waiting.list.drain(..) {
+            let fits = next.len() < TOGETHER && jobs.insert(pending.claim.job);
+            if fits { next.push(pending) } else { later.push(pending) }
+        }
+        waiting.list = later;
+        waiting.led = !next.is_empty();
+        waiting.led.then_some(next)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Who writes. When it goes before its time, those that wait are told, and the next one may write.
+struct Leader(Store);
+
+impl Drop for Leader {
+    fn drop(&mut self) {
+        let mut waiting = self.0.inner.finisher.lock();
+        if std::thread::panicking() {
+            waiting.list.clear();
+            waiting.led = false;
+        }
+    }
+}
+
 impl Store {
     /// Ends an attempt and gives its job the next state: ended, or queued again as the retry policy says. A job whose end was
-    /// asked for ends as cancelled unless it succeeded. Returns the job as it is then.
+    /// asked for ends as cancelled unless it succeeded. Returns the job as it is then. Dropping the call does not undo it.
     ///
     /// # Errors
     /// [`StoreError::LeaseLost`], and nothing has changed. When the database becomes unreachable it may have happened: a
@@ -27,31 +100,122 @@ impl Store {
         if end.completion.as_ref().is_some_and(|completion| (completion.job, completion.attempt) != (claim.job, claim.attempt)) {
             return Err(StoreError::ForeignCompletion(claim.job));
         }
-        let mut tx = self.db().begin().await?;
-        let result = self.finish_within(&mut tx, claim, end).await;
-        let job = self.conclude(tx, result).await?;
-        // Whoever follows the log waits for its verdict.
-        self.inner.hinter.progressed();
-        Ok(job)
+        let (answer, answered) = oneshot::channel();
+        if self.inner.finisher.add(Pending { claim: claim.clone(), end, answer }) {
+            let leader = Leader(self.clone());
+            // A task of its own: no caller that is dropped or not polled leaves others waiting.
+            tokio::spawn(async move {
+                while let Some(pending) = leader.0.inner.finisher.next() {
+                    leader.0.finish_all(pending).await;
+                }
+            });
+        }
+        answered.await.unwrap_or_else(|_| Err(self.interrupted("the task that writes ends was stopped")))
     }
 
-    async fn finish_within(&self, tx: &mut Tx, claim: &Claim, end: Finish) -> Result<Job, StoreError> {
-        let held = hold(tx, claim, Lock::Change).await?;
-        let now = self.now();
-        let mut settled = settle(&held, &end.outcome, &self.config().retry, now)?;
-        settled.ready_at =
-            settled.ready_at.map(|ready_at| end.not_before.map_or(ready_at, |not_before| ready_at.max(not_before)));
-        let commit = end.completion.as_ref().and_then(|completion| completion.commit.as_ref());
-        let at = (claim.job, claim.attempt);
-        write_job(tx, at, &held, &settled, commit, now).await?;
-        let attempt_end =
-            AttemptEnd { outcome: &end.outcome, resources: end.resources, salvage: end.salvage.as_ref(), log: end.log };
-        close_attempt(tx, at, attempt_end, now).await?;
-        put_stages(tx, claim, &end.stages).await?;
-        if let Some(completion) = &end.completion {
-            add_completion(tx, completion, now).await?;
+    async fn finish_all(&self, pending: Vec<Pending>) {
+        let ends: Vec<(&Claim, &Finish)> = pending.iter().map(|pending| (&pending.claim, &pending.end)).collect();
+        let answers = match self.finish_together(&ends).await {
+            Ok(answers) => answers,
+            Err(error) if ends.len() == 1 => vec![Err(error)],
+            Err(error) if error.is_transient() => {
+                let why = error.to_string();
+                ends.iter().map(|_| Err(self.interrupted(&why))).collect()
+            }
+            Err(error) => {
+                tracing::warn!(%error, "could not end {} attempts together; ending each by itself", ends.len());
+                let mut answers = Vec::new();
+                for end in &ends {
+                    answers.extend(match self.finish_together(&[*end]).await {
+                        Ok(answers) => answers,
+                        Err(error) => vec![Err(error)],
+                    });
+                }
+                answers
+            }
+        };
+        for (pending, answer) in pending.into_iter().zip(answers) {
+            // Whoever asked may have gone.
+            drop(pending.answer.send(answer));
         }
-        jobs::get(tx, claim.job).await
+    }
+
+    async fn finish_together(&self, ends: &[(&Claim, &Finish)]) -> Result<Vec<Result<Job, StoreError>>, StoreError> {
+        let mut tx = self.db().begin().await?;
+        let result = self.finish_within(&mut tx, ends).await;
+        let answers = match result {
+            // Nothing was written.
+            Ok(answers) if answers.iter().all(Result::is_err) => {
+                tx.rollback().await;
+                answers
+            }
+            result => self.conclude(tx, result).await?,
+        };
+        // Whoever follows a log waits for its verdict.
+        self.inner.hinter.progressed();
+        Ok(answers)
+    }
+
+    async fn finish_within(&self, tx: &mut Tx, ends: &[(&Claim, &Finish)]) -> Result<Vec<Result<Job, StoreError>>, StoreError> {
+        let claims: Vec<&Claim> = ends.iter().map(|(claim, _)| *claim).collect();
+        let held = hold_all(tx, &claims).await?;
+        let now = self.now();
+        let mut kept = Vec::new();
+        for (claim, end) in ends {
+            let Some(before) = held.get(&claim.token) else { continue };
+            let mut settled = settle(before, &end.outcome, &self.config().retry, now)?;
+            settled.ready_at =
+                settled.ready_at.map(|ready_at| end.not_before.map_or(ready_at, |not_before| ready_at.max(not_before)));
+            kept.push(Kept { claim, end, before, settled });
+        }
+        write_jobs(tx, &kept.iter().map(Kept::job_end).collect::<Vec<_>>(), now).await?;
+        close_attempts(tx, &kept.iter().map(Kept::attempt_end).collect::<Vec<_>>(), now).await?;
+        put_stages(tx, &kept.iter().map(|kept| (kept.claim, kept.end.stages.as_slice())).collect::<Vec<_>>()).await?;
+        for Kept { end, .. } in &kept {
+            if let Some(completion) = &end.completion {
+                add_completion(tx, completion, now).await?;
+            }
+        }
+        let ids: Vec<_> = kept.iter().map(|kept| kept.claim.job).collect();
+        let mut jobs = jobs::get_all(tx, &ids).await?;
+        Ok(claims
+            .iter()
+            .map(|claim| match held.contains_key(&claim.token) {
+                true => jobs.remove(&claim.job).ok_or_else(|| StoreError::not_found("job", claim.job)),
+                false => Err(StoreError::LeaseLost),
+            })
+            .collect())
+    }
+
+    /// The failure of a call whose fate is not known: as when the connection breaks.
+    fn interrupted(&self, why: &str) -> StoreError {
+        StoreError::from_driver(self.label(), sqlx::Error::Io(io::Error::other(why.to_owned())))
+    }
+}
+
+/// An end whose claim holds.
+struct Kept<'a> {
+    claim: &'a Claim,
+    end: &'a Finish,
+    before: &'a Held,
+    settled: Settled,
+}
+
+impl Kept<'_> {
+    fn job_end(&self) -> JobEnd<'_> {
+        let commit = self.end.completion.as_ref().and_then(|completion| completion.commit.as_ref());
+        JobEnd { job: self.claim.job, attempt: self.claim.attempt, before: self.before, settled: &self.settled, commit }
+    }
+
+    fn attempt_end(&self) -> AttemptEnd<'_> {
+        AttemptEnd {
+            job: self.claim.job,
+            attempt: self.claim.attempt,
+            outcome: &self.end.outcome,
+            resources: self.end.resources,
+            salvage: self.end.salvage.as_ref(),
+            log: self.end.log,
+        }
     }
 }
 

@@ -1,10 +1,12 @@
 //! Reading jobs.
 
+use std::collections::BTreeMap;
+
 use super::Store;
 use super::db::Tx;
 use super::error::StoreError;
 use super::rows::{JobRow, job_columns};
-use super::statement::{Arg, args};
+use super::statement::{Arg, args, tuples};
 use super::types::{JobFilter, Page};
 use crate::ids::JobId;
 use crate::job::Job;
@@ -16,6 +18,17 @@ const LIST: &str = concat!("SELECT ", job_columns!(), " FROM jobs j JOIN job_spe
 pub(super) async fn get(tx: &mut Tx, id: JobId) -> Result<Job, StoreError> {
     let row: Option<JobRow> = tx.first(GET, args![id]).await?;
     row.ok_or_else(|| StoreError::not_found("job", id))?.try_into()
+}
+
+/// Jobs by their ids, as this transaction sees them.
+pub(super) async fn get_all(tx: &mut Tx, ids: &[JobId]) -> Result<BTreeMap<JobId, Job>, StoreError> {
+    if ids.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let sql = format!("{LIST}j.id IN {}", tuples(1, 1, ids.len()));
+    let rows: Vec<JobRow> = tx.all(&sql, ids.iter().copied().map(Arg::from).collect()).await?;
+    let jobs = rows.into_iter().map(|row| Job::try_from(row).map(|job| (job.id, job)));
+    jobs.collect()
 }
 
 impl Store {

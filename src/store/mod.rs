@@ -29,6 +29,7 @@ mod limits;
 mod listener;
 mod logs;
 mod migrate;
+mod notifier;
 mod promote;
 mod routes;
 mod rows;
@@ -45,8 +46,10 @@ use std::sync::atomic::AtomicU64;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use self::db::{Db, Tx};
+use self::finish::Finisher;
 use self::hints::Hinter;
 use self::listener::{LeaseClock, Listener};
+use self::notifier::Notifier;
 use self::routes::Routes;
 use self::statement::args;
 use crate::clock::Timestamp;
@@ -76,19 +79,12 @@ struct Inner {
     hinter: Hinter,
     routes: Routes,
     turns: AtomicU64,
-    channel: Option<Channel>,
+    /// None where processes see each other's changes by themselves.
+    notifier: Option<Arc<Notifier>>,
+    finisher: Finisher,
     /// Ends the listener or watcher when the last clone goes.
     listening: DropGuard,
 }
-
-/// Where hints for other processes are sent.
-#[derive(Debug)]
-struct Channel {
-    name: String,
-    payload: String,
-}
-
-const NOTIFY: &str = "SELECT pg_notify($1, $2)";
 
 impl Store {
     /// Opens the database and brings it to this build's schema. A SQLite file is created with its directory.
@@ -112,25 +108,28 @@ impl Store {
         let db = Db::open(address, &label).await?;
         let hinter = Hinter::new();
         let stop = CancellationToken::new();
-        let (clock, channel) = match db.server() {
+        let (clock, notifier) = match db.server() {
             None => {
                 tokio::spawn(watcher::watch_loop(db.clone(), hinter.clone(), stop.clone()));
                 (LeaseClock::Host, None)
             }
             Some(options) => {
                 let clock = db.server_clock().await?;
-                let channel = Channel::of_schema(&db).await?;
+                let (channel, payload) = channel_of_schema(&db).await?;
                 let listener = Listener {
                     options,
                     label: label.as_str().into(),
-                    channel: channel.name.clone(),
-                    own_payload: channel.payload.clone(),
+                    channel: channel.clone(),
+                    own_payload: payload.clone(),
                     hinter: hinter.clone(),
                     clock: clock.clone(),
                     stop: stop.clone(),
                 };
                 tokio::spawn(listener.listen_loop());
-                (clock, Some(channel))
+                let notifier = Arc::new(Notifier::new(db.clone(), channel, payload));
+                let (teller, stopped) = (notifier.clone(), stop.clone());
+                tokio::spawn(async move { teller.tell_loop(stopped).await });
+                (clock, Some(notifier))
             }
         };
         let inner = Inner {
@@ -140,7 +139,8 @@ impl Store {
             hinter,
             routes: Routes::default(),
             turns: AtomicU64::new(0),
-            channel,
+            notifier,
+            finisher: Finisher::default(),
             listening: stop.drop_guard(),
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -224,13 +224,18 @@ impl Store {
     }
 
     /// Commits a transaction that changed a job or a completion, and hints at it: once, however much it changed.
-    async fn commit_change(&self, mut tx: Tx) -> Result<(), StoreError> {
-        if let Some(channel) = &self.inner.channel {
-            tx.run(NOTIFY, args![&channel.name, &channel.payload]).await?;
-        }
+    async fn commit_change(&self, tx: Tx) -> Result<(), StoreError> {
         tx.commit().await?;
-        self.inner.hinter.job_changed();
+        self.changed().await;
         Ok(())
+    }
+
+    /// Hints at a change that is committed, here and in other processes.
+    async fn changed(&self) {
+        self.inner.hinter.job_changed();
+        if let Some(notifier) = &self.inner.notifier {
+            notifier.changed().await;
+        }
     }
 }
 
@@ -240,19 +245,17 @@ impl Inner {
     }
 }
 
-impl Channel {
-    /// The channel of the current schema: queues that share a database do not wake each other.
-    async fn of_schema(db: &Db) -> Result<Self, StoreError> {
-        #[derive(sqlx::FromRow)]
-        struct Current {
-            schema: Option<String>,
-        }
-        let current = db.first::<Current>("SELECT current_schema()::TEXT AS schema", args![]).await?;
-        let Some(schema) = current.and_then(|current| current.schema) else {
-            let why = "its search_path names no schema that exists".to_owned();
-            return Err(StoreError::BadUrl { url: db.label().to_owned(), why });
-        };
-        let name = format!("sawmill_{:08x}", crc32fast::hash(schema.as_bytes()));
-        Ok(Self { name, payload: format!("{:08x}", rand::random::<u32>()) })
+/// The channel of the current schema, so that queues that share a database do not wake each other, and the word by which this
+/// process knows its own notifications.
+async fn channel_of_schema(db: &Db) -> Result<(String, String), StoreError> {
+    #[derive(sqlx::FromRow)]
+    struct Current {
+        schema: Option<String>,
     }
+    let current = db.first::<Current>("SELECT current_schema()::TEXT AS schema", args![]).await?;
+    let Some(schema) = current.and_then(|current| current.schema) else {
+        let why = "its search_path names no schema that exists".to_owned();
+        return Err(StoreError::BadUrl { url: db.label().to_owned(), why });
+    };
+    Ok((format!("sawmill_{:08x}", crc32fast::hash(schema.as_bytes())), format!("{:08x}", rand::random::<u32>())))
 }

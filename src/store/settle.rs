@@ -5,7 +5,7 @@ use super::db::Tx;
 use super::error::StoreError;
 use super::fence::Held;
 use super::rows::number;
-use super::statement::args;
+use super::statement::{args, tuples};
 use super::{dependencies, limits, turn};
 use crate::clock::Timestamp;
 use crate::ids::{AttemptNo, JobId, ObjectId};
@@ -63,84 +63,116 @@ fn poison(outcome: &Outcome, times: u32) -> Outcome {
     Outcome::new(outcome.class, message)
 }
 
-const SET_JOB: &str = concat!(
-    "UPDATE jobs SET state = $3, held = $4, ready_at = coalesce($5, ready_at), attempts_used = $6, resets = $7, \
-     outcome_class = $8, outcome_message = $9, commit_id = $10, finished_at = $11, worker = NULL, token = NULL, lease_until = NULL, \
-     position = CASE WHEN $3 = 'queued' THEN ",
+/// A job with what becomes of it; the rows are named so that none of them is a column of `jobs`.
+const SET_JOBS: &str = concat!(
+    " UPDATE jobs SET state = to_state, held = to_held, ready_at = coalesce(to_ready, ready_at), attempts_used = to_used, \
+     resets = to_resets, outcome_class = to_class, outcome_message = to_message, commit_id = to_commit, finished_at = to_finished, \
+     worker = NULL, token = NULL, lease_until = NULL, position = CASE WHEN to_state = 'queued' THEN ",
     turn::back!(),
-    " ELSE jobs.position END WHERE id = $1 AND attempt = $2 AND state = 'running'"
+    " ELSE jobs.position END FROM ends WHERE id = of_job AND attempt = of_attempt AND token IS NOT NULL"
 );
-const CLOSE_ATTEMPT: &str = "UPDATE attempts SET ended_at = $3, outcome_class = $4, outcome_message = $5, exit_code = $6, \
-    signal = $7, peak_memory_bytes = $8, cpu_ms = $9, salvage = $10, log_verdict = $11 \
-    WHERE job = $1 AND attempt = $2 AND ended_at IS NULL";
+const CLOSE_ATTEMPTS: &str = " UPDATE attempts SET ended_at = to_ended, outcome_class = to_class, outcome_message = to_message, \
+    exit_code = to_code, signal = to_signal, peak_memory_bytes = to_memory, cpu_ms = to_cpu, salvage = to_salvage, \
+    log_verdict = to_verdict FROM ends WHERE job = of_job AND attempt = of_attempt AND ended_at IS NULL";
 
-/// Gives a running job, whose row this transaction has locked, its next state, and tells those that waited for it.
-pub(super) async fn write_job(
-    tx: &mut Tx,
-    (job, attempt): (JobId, AttemptNo),
-    before: &Held,
-    settled: &Settled,
-    commit: Option<&ObjectId>,
-    now: Timestamp,
-) -> Result<(), StoreError> {
-    let held = settled.ready_at.filter(|ready_at| *ready_at > now).map(|_| "backoff");
-    let commit = commit.filter(|_| settled.state == JobState::Succeeded);
-    let row = args![
-        job,
-        attempt,
-        settled.state.as_str(),
-        held,
-        settled.ready_at,
-        settled.used.attempts,
-        settled.used.resets,
-        settled.outcome.class.as_str(),
-        &settled.outcome.message,
-        commit,
-        settled.state.is_final().then_some(now),
-    ];
-    if tx.run(SET_JOB, row).await? != 1 {
-        return Err(StoreError::LeaseLost);
+/// Rows in one statement: well below the number of placeholders that either database takes.
+const BATCH: usize = 100;
+
+/// A running job, whose row this transaction has locked, and what becomes of it.
+pub(super) struct JobEnd<'a> {
+    pub(super) job: JobId,
+    pub(super) attempt: AttemptNo,
+    pub(super) before: &'a Held,
+    pub(super) settled: &'a Settled,
+    /// What it delivered.
+    pub(super) commit: Option<&'a ObjectId>,
+}
+
+impl JobEnd<'_> {
+    fn commit(&self) -> Option<&ObjectId> {
+        self.commit.filter(|_| self.settled.state == JobState::Succeeded)
     }
-    if settled.state.is_final() && before.needed == 1 {
-        dependencies::tell(tx, job, settled.state, commit, now).await?;
+}
+
+/// Gives running jobs their next states, and tells those that waited for them.
+pub(super) async fn write_jobs(tx: &mut Tx, ends: &[JobEnd<'_>], now: Timestamp) -> Result<(), StoreError> {
+    for batch in ends.chunks(BATCH) {
+        let rows = batch.iter().flat_map(|end| {
+            let settled = end.settled;
+            let held = settled.ready_at.filter(|ready_at| *ready_at > now).map(|_| "backoff");
+            args![
+                end.job,
+                end.attempt,
+                settled.state.as_str(),
+                held,
+                settled.ready_at,
+                settled.used.attempts,
+                settled.used.resets,
+                settled.outcome.class.as_str(),
+                &settled.outcome.message,
+                end.commit(),
+                settled.state.is_final().then_some(now),
+            ]
+        });
+        let sql = format!(
+            "WITH ends (of_job, of_attempt, to_state, to_held, to_ready, to_used, to_resets, to_class, to_message, to_commit, \
+             to_finished) AS (VALUES {}){SET_JOBS}",
+            tuples(1, batch.len(), 11)
+        );
+        if tx.run(&sql, rows.collect()).await? != batch.len() as u64 {
+            return Err(StoreError::corrupt("a running job", "its row is locked, and it does not run"));
+        }
     }
-    limits::let_back(tx, before).await
+    for end in ends {
+        if end.settled.state.is_final() && end.before.needed == 1 {
+            dependencies::tell(tx, end.job, end.settled.state, end.commit(), now).await?;
+        }
+        limits::let_back(tx, end.before).await?;
+    }
+    Ok(())
 }
 
 /// How an attempt ended, for its own row.
 pub(super) struct AttemptEnd<'a> {
+    pub(super) job: JobId,
+    pub(super) attempt: AttemptNo,
     pub(super) outcome: &'a Outcome,
     pub(super) resources: Resources,
     pub(super) salvage: Option<&'a ObjectId>,
     pub(super) log: LogVerdict,
 }
 
-/// Closes the row of an attempt.
-pub(super) async fn close_attempt(
-    tx: &mut Tx,
-    (job, attempt): (JobId, AttemptNo),
-    end: AttemptEnd<'_>,
-    now: Timestamp,
-) -> Result<(), StoreError> {
-    let what = || format!("attempt {attempt} of job {job}");
-    let verdict = serde_json::to_string(&end.log).map_err(|error| StoreError::corrupt(what(), error))?;
-    let row = args![
-        job,
-        attempt,
-        now,
-        end.outcome.class.as_str(),
-        &end.outcome.message,
-        end.resources.exit_code,
-        end.resources.signal,
-        end.resources.peak_memory_bytes,
-        end.resources.cpu_ms,
-        end.salvage,
-        &verdict,
-    ];
-    match tx.run(CLOSE_ATTEMPT, row).await? {
-        1 => Ok(()),
-        _ => Err(StoreError::corrupt(what(), "its job runs, and it has ended")),
+/// Closes the rows of attempts.
+pub(super) async fn close_attempts(tx: &mut Tx, ends: &[AttemptEnd<'_>], now: Timestamp) -> Result<(), StoreError> {
+    for batch in ends.chunks(BATCH) {
+        let mut rows = Vec::new();
+        for end in batch {
+            let what = || format!("attempt {} of job {}", end.attempt, end.job);
+            let verdict = serde_json::to_string(&end.log).map_err(|error| StoreError::corrupt(what(), error))?;
+            rows.extend(args![
+                end.job,
+                end.attempt,
+                now,
+                end.outcome.class.as_str(),
+                &end.outcome.message,
+                end.resources.exit_code,
+                end.resources.signal,
+                end.resources.peak_memory_bytes,
+                end.resources.cpu_ms,
+                end.salvage,
+                &verdict,
+            ]);
+        }
+        let sql = format!(
+            "WITH ends (of_job, of_attempt, to_ended, to_class, to_message, to_code, to_signal, to_memory, to_cpu, to_salvage, \
+             to_verdict) AS (VALUES {}){CLOSE_ATTEMPTS}",
+            tuples(1, batch.len(), 11)
+        );
+        if tx.run(&sql, rows).await? != batch.len() as u64 {
+            return Err(StoreError::corrupt("an attempt", "its job runs, and it has ended"));
+        }
     }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ const PLANS: [(&str, &str); 13] = [
     ),
     (
         "SELECT count(*) FROM jobs WHERE concurrency_key = 'k' AND token IS NOT NULL",
-        "SEARCH jobs USING COVERING INDEX jobs_running_key (concurrency_key=?)",
+        "SEARCH jobs USING INDEX jobs_running_key (concurrency_key=?)",
     ),
     (
         "SELECT concurrency_key FROM jobs WHERE held = 'key' AND concurrency_key > 'k' ORDER BY concurrency_key LIMIT 1",
