@@ -33,7 +33,8 @@ async fn judge(attempt: &Attempt, index: usize, gate: &Gate) -> Result<GateEvide
     attempt.say(&format!("gate {}: {}", gate.name, gate.command));
     let log_from = attempt.shipper.settle(SETTLE).await;
     let own = |begun: Timestamp| gate.timeout.map(|timeout| begun + timeout);
-    let until = |own: Option<Timestamp>, deadline: Deadline| own.map_or(deadline.work_until(), |own| own.min(deadline.work_until()));
+    let until =
+        |own: Option<Timestamp>, deadline: Deadline| own.map_or(deadline.work_until(), |own| own.min(deadline.work_until()));
 
     let first = until(own(attempt.now()), attempt.deadline());
     let started = attempt.supervisor.start(&execute::command(attempt, &id, argv.clone(), first)).await?;

@@ -23,12 +23,7 @@ pub(super) struct Stages {
 
 impl Stages {
     /// Goes on from `records`, those of an earlier daemon. `current` is told of each stage that is entered.
-    pub(super) fn resume(
-        store: &Store,
-        claim: &Claim,
-        records: Vec<StageRecord>,
-        current: watch::Sender<Option<Stage>>,
-    ) -> Self {
+    pub(super) fn resume(store: &Store, claim: &Claim, records: Vec<StageRecord>, current: watch::Sender<Option<Stage>>) -> Self {
         let (newest, receiver) = watch::channel(records.clone());
         let writer = tokio::spawn(write_loop(store.clone(), claim.clone(), receiver));
         current.send_replace(records.last().map(|last| last.stage));

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use super::config::{BackendConfig, Kind, ResultFrom};
 use super::protocol::{self, ResultDocument, ResultError};
-use crate::job::{Label, OutcomeClass};
 use crate::job::completion::Usage;
 use crate::job::spec::Task;
+use crate::job::{Label, OutcomeClass};
 
 /// The backends of this worker, by name.
 #[derive(Debug, Clone)]
@@ -174,7 +174,14 @@ mod tests {
     use crate::job::spec::Command;
 
     fn backend(kind: Kind) -> Backend {
-        let config = BackendConfig { kind, command: vec!["agent".to_owned()], result: None, timeout: None, env: vec![], capabilities: vec![] };
+        let config = BackendConfig {
+            kind,
+            command: vec!["agent".to_owned()],
+            result: None,
+            timeout: None,
+            env: vec![],
+            capabilities: vec![],
+        };
         Backend { name: "b".to_owned(), config }
     }
 

@@ -61,7 +61,9 @@ fn tell(out: &Output, worker: &WorkerRecord, line: &str) -> Result<Exit, CliErro
 fn draining(worker: &WorkerRecord) -> String {
     let id = &worker.report.id;
     match worker.state {
-        WorkerState::Stopped => format!("{id} is not running; it will take no jobs when it is started, until: sawmill workers resume {id}"),
+        WorkerState::Stopped => {
+            format!("{id} is not running; it will take no jobs when it is started, until: sawmill workers resume {id}")
+        }
         _ => format!("{id} drains, with {} left; it takes no more until: sawmill workers resume {id}", jobs(worker.jobs)),
     }
 }
@@ -184,7 +186,10 @@ fn show(out: &Output, worker: &WorkerRecord) -> Result<Exit, CliError> {
         ("boot".to_owned(), Cell::new(&report.boot_id)),
         ("labels".to_owned(), Cell::maybe(Some(list_of(&report.labels)).filter(|labels| !labels.is_empty()))),
         ("backends".to_owned(), Cell::new(backends.collect::<Vec<_>>().join(", "))),
-        ("memory".to_owned(), measured(pressure.memory_available_bytes.map(size), "available", limit(limits.memory_available_bytes, size))),
+        (
+            "memory".to_owned(),
+            measured(pressure.memory_available_bytes.map(size), "available", limit(limits.memory_available_bytes, size)),
+        ),
         (
             "memory stalls".to_owned(),
             measured(

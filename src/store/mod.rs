@@ -50,9 +50,9 @@ use crate::clock::Timestamp;
 
 pub use self::config::Config;
 pub use self::counts::Counts;
+pub use self::deadline::MovedDeadline;
 pub use self::error::StoreError;
 pub use self::hints::Hints;
-pub use self::deadline::MovedDeadline;
 pub use self::migrate::{MIGRATIONS, Migrated, Migration};
 pub use self::renew::{JobOrder, Orders, Renewed};
 pub use self::types::{
@@ -60,7 +60,8 @@ pub use self::types::{
     Page, Refusal, Renewal,
 };
 pub use self::worker_record::{
-    Drain, OfferedBackend, Pressure, PressureLimits, Shortage, SlotContent, SlotRecord, WorkerPhase, WorkerRecord, WorkerReport, WorkerState,
+    Drain, OfferedBackend, Pressure, PressureLimits, Shortage, SlotContent, SlotRecord, WorkerPhase, WorkerRecord, WorkerReport,
+    WorkerState,
 };
 
 /// The queue. Cheap to clone; all clones share their connections.

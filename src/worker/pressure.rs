@@ -210,12 +210,8 @@ mod tests {
 
     #[test]
     fn who_is_short_is_so_until_there_is_clearly_enough() {
-        let limits = PressureLimits {
-            memory_available_bytes: 100,
-            memory_stalled_percent: 20,
-            disk_free_bytes: 1000,
-            inodes_free: 0,
-        };
+        let limits =
+            PressureLimits { memory_available_bytes: 100, memory_stalled_percent: 20, disk_free_bytes: 1000, inodes_free: 0 };
         let check = |memory: u64, stalled: u8, disk: u64, before: &[Want], expected: &[Want]| {
             let pressure = Pressure {
                 memory_available_bytes: Some(memory),

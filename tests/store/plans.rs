@@ -87,6 +87,9 @@ async fn whole_lives(queue: &Queue) {
         let claim = &claimed.claim;
         queue.store.renew(&claim.worker, std::slice::from_ref(claim), LONG).await.expect("renewed");
         queue.store.held_by(&claim.worker).await.expect("answered");
+        queue.store.move_deadline(claim.job, claimed.claimed_at + LONG).await.expect("moved");
+        assert_eq!(queue.store.orders(&claim.worker).await.expect("answered").jobs.len(), 1);
+        queue.store.workers().await.expect("listed");
         let stream = Stream::Stdout;
         let chunk = LogChunk { seq: 0, stream, offset: 0, spool_end: 1, at: claimed.claimed_at, data: vec![b'x'] };
         queue.store.append_log(claim, &[chunk]).await.expect("appended");

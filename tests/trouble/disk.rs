@@ -6,10 +6,10 @@ use std::process::Command;
 use super::site::Site;
 
 /// A file system of its own size. Where none can be mounted the test fails, for it would prove nothing.
-struct Small(PathBuf);
+pub(crate) struct Small(PathBuf);
 
 impl Small {
-    fn mount(path: &Path, megabytes: u32) -> Self {
+    pub(crate) fn mount(path: &Path, megabytes: u32) -> Self {
         std::fs::create_dir_all(path).expect("a directory");
         let size = format!("size={megabytes}m");
         let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(path).output().expect("mount starts");
@@ -26,7 +26,7 @@ impl Drop for Small {
     }
 }
 
-fn noise(bytes: usize) -> Vec<u8> {
+pub(crate) fn noise(bytes: usize) -> Vec<u8> {
     let mut state = 1_u32;
     let next = |_| {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
