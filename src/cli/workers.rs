@@ -12,7 +12,7 @@ use super::table::{Cell, age};
 use crate::api::wire::{DrainRequest, Page};
 use crate::clock::Timestamp;
 use crate::ids::WorkerId;
-use crate::store::{SlotContent, WorkerRecord, WorkerState};
+use crate::store::{Drain, Pressure, SlotContent, SlotRecord, WorkerRecord, WorkerState};
 
 /// How often a worker that drains is looked at.
 const LOOK: Duration = Duration::from_millis(300);
@@ -90,13 +90,20 @@ async fn drained(client: &Client, out: &Output, id: &WorkerId) -> Result<Exit, C
     }
 }
 
-/// Says so where nobody is there to take a job: who waits would wait in vain.
+/// Says so where nobody takes jobs: who waits would wait in vain.
 pub(super) async fn hint_at_none(client: &Client) {
     // A hint, after what was asked for is done: a failure of its own is not worth a word.
     let Ok(page) = client.get::<Page<WorkerRecord>>("/v1/workers").await else { return };
-    let at_work = |worker: &WorkerRecord| matches!(worker.state, WorkerState::Running | WorkerState::Paused);
-    if !page.items.iter().any(at_work) {
-        talk("no worker is there to take it; start one with: sawmill up");
+    let of = |state: WorkerState| page.items.iter().find(|worker| worker.state == state);
+    if of(WorkerState::Running).is_some() {
+        return;
+    }
+    match of(WorkerState::Paused).or_else(|| of(WorkerState::Draining)) {
+        Some(worker) => {
+            let id = &worker.report.id;
+            talk(&format!("no worker takes jobs now; {id} is {}: {}", worker.state, note(worker).unwrap_or_default()));
+        }
+        None => talk("no worker is there to take it; start one with: sawmill up"),
     }
 }
 
@@ -126,7 +133,7 @@ fn row(worker: &WorkerRecord, now: Timestamp) -> Vec<Cell> {
         Cell::new(report.slots.len()),
         Cell::new(&report.host),
         Cell::new(list_of(report.backends.iter().map(|backend| &backend.name))),
-        Cell::maybe(Some(list_of(&report.labels)).filter(|labels| !labels.is_empty())),
+        labels(worker),
         Cell::new(&report.version),
         Cell::maybe(note(worker)),
     ]
@@ -140,15 +147,14 @@ fn list_of<T: ToString>(items: impl IntoIterator<Item = T>) -> String {
 fn note(worker: &WorkerRecord) -> Option<String> {
     let mut notes = Vec::new();
     if let Some(drain) = &worker.drain {
-        let why = if drain.reason.is_empty() { String::new() } else { format!(": {}", drain.reason) };
-        notes.push(format!("{} left, drain asked by {}{why}", jobs(worker.jobs), drain.asked_by));
+        notes.push(format!("{} left, drain asked by {}{}", jobs(worker.jobs), drain.asked_by, why(drain)));
     }
     if worker.state != WorkerState::Stopped
         && let Some(shortage) = &worker.report.pressure.shortage
     {
         notes.push(shortage.reason.clone());
     }
-    let broken = |slot: &&crate::store::SlotRecord| matches!(slot.content, SlotContent::Broken { .. });
+    let broken = |slot: &&SlotRecord| matches!(slot.content, SlotContent::Broken { .. });
     match worker.report.slots.iter().filter(broken).count() {
         0 => {}
         1 => notes.push("1 slot is broken".to_owned()),
@@ -167,51 +173,56 @@ fn show(out: &Output, worker: &WorkerRecord) -> Result<Exit, CliError> {
         offers if offers.is_empty() => backend.name.clone(),
         offers => format!("{} ({offers})", backend.name),
     });
-    let drain = worker.drain.as_ref().map(|drain| {
-        let why = if drain.reason.is_empty() { String::new() } else { format!(": {}", drain.reason) };
-        format!("asked by {} at {}{why}", drain.asked_by, drain.asked_at)
-    });
-    let pressure = &report.pressure;
-    let short = pressure.shortage.as_ref().map(|shortage| format!("{}, since {}", shortage.reason, shortage.since));
-    let size = |bytes: u64| ByteSize(bytes).to_string();
-    let limits = &pressure.limits;
+    let drain = worker.drain.as_ref().map(|drain| format!("asked by {} at {}{}", drain.asked_by, drain.asked_at, why(drain)));
+    let short = report.pressure.shortage.as_ref().map(|shortage| format!("{}, since {}", shortage.reason, shortage.since));
+    let [memory, stalls, disk, inodes] = pressure(&report.pressure);
+    let slots: Vec<(String, Cell)> =
+        report.slots.iter().map(|slot| (format!("slot {}", slot.number), Cell::new(in_slot(&slot.content)))).collect();
     let mut fields = vec![
-        ("worker".to_owned(), Cell::new(&report.id)),
-        ("state".to_owned(), Cell::state(worker.state)),
-        ("drain".to_owned(), Cell::maybe(drain)),
-        ("short of".to_owned(), Cell::maybe(short)),
-        ("host".to_owned(), Cell::new(&report.host)),
-        ("version".to_owned(), Cell::new(&report.version)),
-        ("process".to_owned(), Cell::new(report.pid)),
-        ("boot".to_owned(), Cell::new(&report.boot_id)),
-        ("labels".to_owned(), Cell::maybe(Some(list_of(&report.labels)).filter(|labels| !labels.is_empty()))),
-        ("backends".to_owned(), Cell::new(backends.collect::<Vec<_>>().join(", "))),
-        (
-            "memory".to_owned(),
-            measured(pressure.memory_available_bytes.map(size), "available", limit(limits.memory_available_bytes, size)),
-        ),
-        (
-            "memory stalls".to_owned(),
-            measured(
-                pressure.memory_stalled_percent.map(|percent| format!("{percent} %")),
-                "of the time",
-                Some(limits.memory_stalled_percent).filter(|most| *most > 0).map(|most| format!("at most {most} %")),
-            ),
-        ),
-        ("disk".to_owned(), measured(pressure.disk_free_bytes.map(size), "free", limit(limits.disk_free_bytes, size))),
-        ("inodes".to_owned(), measured(pressure.inodes_free, "free", limit(limits.inodes_free, |count| count.to_string()))),
-        ("jobs".to_owned(), Cell::new(worker.jobs)),
+        ("worker", Cell::new(&report.id)),
+        ("state", Cell::state(worker.state)),
+        ("drain", Cell::maybe(drain)),
+        ("short of", Cell::maybe(short)),
+        ("host", Cell::new(&report.host)),
+        ("version", Cell::new(&report.version)),
+        ("process", Cell::new(report.pid)),
+        ("boot", Cell::new(&report.boot_id)),
+        ("labels", labels(worker)),
+        ("backends", Cell::new(backends.collect::<Vec<_>>().join(", "))),
+        ("memory", memory),
+        ("memory stalls", stalls),
+        ("disk", disk),
+        ("inodes", inodes),
+        ("jobs", Cell::new(worker.jobs)),
     ];
-    fields.extend(report.slots.iter().map(|slot| (format!("slot {}", slot.number), Cell::new(in_slot(&slot.content)))));
-    fields.push(("started".to_owned(), Cell::new(report.started_at)));
-    fields.push(("seen".to_owned(), Cell::new(report.seen_at)));
-    let fields: Vec<(&str, Cell)> = fields.iter().map(|(name, cell)| (name.as_str(), cell.clone())).collect();
+    fields.extend(slots.iter().map(|(name, cell)| (name.as_str(), cell.clone())));
+    fields.extend([("started", Cell::new(report.started_at)), ("seen", Cell::new(report.seen_at))]);
     out.fields(&fields)?;
     Ok(Exit::Done)
 }
 
-fn limit(least: u64, form: impl Fn(u64) -> String) -> Option<String> {
-    (least > 0).then(|| format!("at least {}", form(least)))
+fn labels(worker: &WorkerRecord) -> Cell {
+    Cell::maybe(Some(list_of(&worker.report.labels)).filter(|labels| !labels.is_empty()))
+}
+
+fn why(drain: &Drain) -> String {
+    if drain.reason.is_empty() { String::new() } else { format!(": {}", drain.reason) }
+}
+
+/// Memory, stalls, disk and inodes, each with its limit.
+fn pressure(pressure: &Pressure) -> [Cell; 4] {
+    let (limits, size) = (&pressure.limits, |bytes: u64| ByteSize(bytes).to_string());
+    let stalls = Some(limits.memory_stalled_percent).filter(|most| *most > 0).map(|most| format!("at most {most} %"));
+    [
+        measured(pressure.memory_available_bytes.map(size), "available", least(limits.memory_available_bytes, size)),
+        measured(pressure.memory_stalled_percent.map(|percent| format!("{percent} %")), "of the time", stalls),
+        measured(pressure.disk_free_bytes.map(size), "free", least(limits.disk_free_bytes, size)),
+        measured(pressure.inodes_free, "free", least(limits.inodes_free, |count| count.to_string())),
+    ]
+}
+
+fn least(value: u64, form: impl Fn(u64) -> String) -> Option<String> {
+    (value > 0).then(|| format!("at least {}", form(value)))
 }
 
 /// A figure with its limit.

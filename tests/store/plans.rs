@@ -10,7 +10,7 @@ use sawmill::store::{CompletionFilter, JobFilter};
 const BACKLOG: usize = 20_000;
 
 /// The order of the hot statements, and the index that each goes by. SQLite has no counters that would tell what was read.
-const PLANS: [(&str, &str); 10] = [
+const PLANS: [(&str, &str); 12] = [
     (
         "SELECT j.id FROM jobs j WHERE j.state = 'queued' AND j.held IS NULL AND j.backend = 'a' ORDER BY j.priority, j.id LIMIT 1",
         "SEARCH j USING INDEX jobs_claim (backend=?)",
@@ -49,6 +49,15 @@ const PLANS: [(&str, &str); 10] = [
     (
         "UPDATE jobs SET held = NULL WHERE state = 'queued' AND id IN (x'00', x'01')",
         "SEARCH jobs USING INDEX jobs_state (state=? AND id=?)",
+    ),
+    (
+        "SELECT j.id, a.deadline_at FROM jobs j JOIN attempts a ON a.job = j.id AND a.attempt = j.attempt \
+         WHERE j.worker = 'w' AND (j.cancel_requested_at IS NOT NULL OR a.deadline_at IS NOT NULL)",
+        "SEARCH j USING INDEX jobs_worker (worker=?)",
+    ),
+    (
+        "SELECT (SELECT count(*) FROM jobs j WHERE j.worker = w.id) FROM workers w",
+        "SEARCH j USING COVERING INDEX jobs_worker (worker=?)",
     ),
 ];
 
