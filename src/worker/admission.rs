@@ -6,10 +6,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::config::AdmissionConfig;
+use super::config::{AdmissionConfig, Config};
 use super::gate::Gate;
 use super::janitor::Janitor;
 use super::pressure::{Gauge, Want, in_words, judge};
+use crate::clock::Timestamp;
 use crate::store::{Pressure, PressureLimits, Shortage, Store};
 use crate::workspace::StateDir;
 
@@ -77,6 +78,17 @@ impl Admission {
             }
         }
     }
+}
+
+/// What the host has to offer now, and what a worker of this configuration would be short of. Blocks.
+#[must_use]
+pub fn pressure_now(config: &Config) -> Pressure {
+    let mut pressure = Gauge::new(&config.state_dir).read(&PressureLimits::from(&config.admission));
+    let short = judge(&pressure, &BTreeSet::new());
+    if !short.is_empty() {
+        pressure.shortage = Some(Shortage { reason: in_words(&short, &pressure.limits), since: Timestamp::now() });
+    }
+    pressure
 }
 
 impl From<&AdmissionConfig> for PressureLimits {

@@ -128,7 +128,8 @@ impl Gate {
         loop {
             changes.mark_seen();
             if self.is_open() {
-                self.resting.send_if_modified(|resting| std::mem::take(resting));
+                // Takes the word back; who looks is told only where it was given.
+                self.resting.send_if_modified(std::mem::take);
                 return Entry::Open;
             }
             self.resting.send_if_modified(|resting| !std::mem::replace(resting, true));

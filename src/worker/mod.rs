@@ -21,6 +21,7 @@ mod registry;
 mod run;
 mod slots;
 
+pub use admission::pressure_now;
 pub use config::{AdmissionConfig, Config};
 pub use daemon::{Daemon, Setup, Shutdown, WorkerError};
 pub use identity::IdentityError;
