@@ -211,7 +211,7 @@ impl Daemon {
         let adopted = std::mem::take(&mut self.adopted);
         let ended = CancellationToken::new();
         self.admission.look_once().await;
-        let background = self.start_background(&shutdown, &ended);
+        let background = self.start_background(&shutdown, &ended).await;
         info!("worker {} runs with {} slots", self.id(), self.setup.config.slots);
 
         let room = self.setup.config.slots as usize + adopted.len();
@@ -249,7 +249,7 @@ impl Daemon {
         }
     }
 
-    fn start_background(&self, shutdown: &Shutdown, ended: &CancellationToken) -> TaskTracker {
+    async fn start_background(&self, shutdown: &Shutdown, ended: &CancellationToken) -> TaskTracker {
         let (tasks, store) = (TaskTracker::new(), &self.tools.store);
         let registry = Registry {
             store: store.clone(),
@@ -260,7 +260,8 @@ impl Daemon {
             slots: self.setup.config.slots,
             row: registry::row(store, self.id(), &self.setup.version, &self.setup.config, &self.tools.backends),
         };
-        tasks.spawn(registry.report_loop(shutdown.drain.clone(), ended.clone()));
+        let said = registry.introduce().await;
+        tasks.spawn(registry.report_loop(said, shutdown.drain.clone(), ended.clone()));
         tasks.spawn(reaper::reap_loop(store.clone(), self.setup.queue.poll, ended.clone()));
         tasks.spawn(self.janitor.clone().sweep_loop(ended.clone()));
         tasks.spawn(self.admission.clone().look_loop(ended.clone()));
