@@ -31,7 +31,7 @@ pub(super) async fn run(client: &Client, out: &Output, command: WorkersCommand) 
             let worker: WorkerRecord = client.post_bytes(&path(&id, "/resume"), Vec::new()).await?;
             let line = match worker.state {
                 WorkerState::Stopped | WorkerState::Offline => format!("{id} will take jobs again when it is started"),
-                _ => format!("{id} takes jobs again"),
+                _ => format!("{id} is free to take jobs again"),
             };
             tell(out, &worker, &line)
         }
@@ -147,7 +147,11 @@ fn list_of<T: ToString>(items: impl IntoIterator<Item = T>) -> String {
 fn note(worker: &WorkerRecord) -> Option<String> {
     let mut notes = Vec::new();
     if let Some(drain) = &worker.drain {
-        notes.push(format!("{} left, drain asked by {}{}", jobs(worker.jobs), drain.asked_by, why(drain)));
+        let (by, why) = (&drain.asked_by, why(drain));
+        notes.push(match worker.is_drained() {
+            true => format!("drained, asked by {by}{why}"),
+            false => format!("{} left, drain asked by {by}{why}", jobs(worker.jobs)),
+        });
     }
     if worker.state != WorkerState::Stopped
         && let Some(shortage) = &worker.report.pressure.shortage

@@ -28,6 +28,7 @@ use crate::attempt::{self, StopReason, Tools};
 use crate::backends;
 use crate::git::{self, Git, GitError};
 use crate::ids::WorkerId;
+use crate::job::Label;
 use crate::sandbox::{SandboxError, Status, Supervisor};
 use crate::store::{self, Store, StoreError};
 use crate::workspace::{self, SlotDir, StateDir};
@@ -212,7 +213,7 @@ impl Daemon {
         let adopted = std::mem::take(&mut self.adopted);
         let ended = CancellationToken::new();
         self.admission.look_once().await;
-        let background = self.start_background(&shutdown, &ended);
+        let background = self.start_background(&shutdown, &ended).await;
         info!("worker {} runs with {} slots", self.id(), self.setup.config.slots);
 
         let room = self.setup.config.slots as usize + adopted.len();
@@ -240,8 +241,8 @@ impl Daemon {
         Claimer {
             store: self.tools.store.clone(),
             worker: self.id().clone(),
-            backends: self.tools.backends.names().into_iter().map(|name| (name, BTreeSet::new())).collect(),
-            labels: BTreeSet::new(),
+            backends: self.tools.backends.all().map(|backend| (backend.name().to_owned(), words(backend.capabilities()))).collect(),
+            labels: words(&self.setup.config.labels),
             lease: self.setup.queue.lease,
             poll: self.setup.queue.poll,
             slots: self.slots.clone(),
@@ -251,7 +252,7 @@ impl Daemon {
         }
     }
 
-    fn start_background(&self, shutdown: &Shutdown, ended: &CancellationToken) -> TaskTracker {
+    async fn start_background(&self, shutdown: &Shutdown, ended: &CancellationToken) -> TaskTracker {
         let (tasks, store) = (TaskTracker::new(), &self.tools.store);
         let registry = Registry {
             store: store.clone(),
@@ -262,13 +263,19 @@ impl Daemon {
             slots: self.setup.config.slots,
             row: registry::row(store, self.id(), &self.setup.version, &self.setup.config, &self.tools.backends),
         };
-        tasks.spawn(registry.report_loop(shutdown.drain.clone(), ended.clone()));
+        let said = registry.introduce().await;
+        tasks.spawn(registry.report_loop(said, shutdown.drain.clone(), ended.clone()));
         tasks.spawn(reaper::reap_loop(store.clone(), self.setup.queue.poll, ended.clone()));
         tasks.spawn(self.janitor.clone().sweep_loop(ended.clone()));
         tasks.spawn(self.admission.clone().look_loop(ended.clone()));
         tasks.close();
         tasks
     }
+}
+
+/// Labels as claims name them.
+fn words(labels: &[Label]) -> BTreeSet<String> {
+    labels.iter().map(ToString::to_string).collect()
 }
 
 /// Stops what runs when draining takes too long, or when that is asked for.

@@ -42,6 +42,9 @@ pub(super) enum Drained {
 impl Gate {
     /// A gate that is closed only where `drain` was asked for already.
     pub(super) fn new(drain: Option<Drain>) -> Self {
+        if let Some(drain) = &drain {
+            info!("drained, as {} asked{}: no jobs are claimed until the worker is resumed", drain.asked_by, why(drain));
+        }
         Self {
             drain: watch::Sender::new(drain),
             shortage: watch::Sender::new(None),
@@ -56,10 +59,7 @@ impl Gate {
             let changed = *current != drain;
             if changed {
                 match &drain {
-                    Some(Drain { asked_by, reason, .. }) => {
-                        let why = if reason.is_empty() { String::new() } else { format!(" ({reason})") };
-                        info!("draining, as {asked_by} asked for{why}: no more jobs are claimed until the worker is resumed");
-                    }
+                    Some(drain) => info!("draining, as {} asked{}: no more jobs are claimed", drain.asked_by, why(drain)),
                     None => info!("resumed: jobs are claimed again"),
                 }
                 *current = drain;
@@ -145,6 +145,10 @@ impl Gate {
     pub(super) fn changes(&self) -> Changes {
         Changes { drain: self.drain.subscribe(), shortage: self.shortage.subscribe(), resting: self.resting.subscribe() }
     }
+}
+
+fn why(drain: &Drain) -> String {
+    if drain.reason.is_empty() { String::new() } else { format!(" ({})", drain.reason) }
 }
 
 /// What happens at the gate.

@@ -61,10 +61,16 @@ pub(super) fn row(store: &Store, id: &WorkerId, version: &str, config: &Config, 
 }
 
 impl Registry {
-    /// Says regularly, and soon after something has changed, what the worker is doing, until `ended`; then that it has stopped.
-    pub(super) async fn report_loop(self, draining: CancellationToken, ended: CancellationToken) {
+    /// Says for the first time that the worker is there: before it claims, so that whoever sees its jobs finds it.
+    pub(super) async fn introduce(&self) -> Option<WorkerReport> {
+        self.say(self.report(WorkerPhase::Running)).await
+    }
+
+    /// Says regularly, and soon after something has changed from what was `said`, what the worker is doing, until `ended`; then
+    /// that it has stopped.
+    pub(super) async fn report_loop(self, mut said: Option<WorkerReport>, draining: CancellationToken, ended: CancellationToken) {
         let mut changes = self.gate.changes();
-        let (mut said, mut due) = (None, Instant::now());
+        let mut due = Instant::now() + self.every.max(REPORT_LEAST);
         loop {
             let report = self.report(if draining.is_cancelled() || self.gate.rests_drained() {
                 WorkerPhase::Draining

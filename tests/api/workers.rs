@@ -143,7 +143,7 @@ async fn a_worker_is_shown_with_what_is_in_its_slots_and_what_it_measured(world:
     assert_eq!(ended.expect("asked"), Exit::Done);
     assert_eq!(line, "w1 drains, with 0 jobs left; it takes no more until: sawmill workers resume w1\n");
     let (_, line) = world.cli(&["workers", "resume", "w1"]).await;
-    assert_eq!(line, "w1 takes jobs again\n");
+    assert_eq!(line, "w1 is free to take jobs again\n");
     world.report(|report| report.phase = WorkerPhase::Stopped).await;
     let (_, line) = world.cli(&["workers", "drain", "w1"]).await;
     assert_eq!(line, "w1 is not running; it will take no jobs when it is started, until: sawmill workers resume w1\n");

@@ -57,7 +57,6 @@ async fn a_drained_worker_finishes_leaves_and_takes_nothing_when_it_is_started_a
 async fn an_idle_worker_leaves_within_two_seconds(on: On) {
     let host = Host::new(on, LEASE, 2).await;
     let mut worker = host.start("a").await;
-    until("the worker reports", async || host.store.workers().await.expect("listed").len() == 1).await;
     let asked = Instant::now();
     host.sawmill(&["workers", "drain", "a"]);
     until("it rests", async || host.worker("a").await.report.phase != WorkerPhase::Running).await;
@@ -119,7 +118,6 @@ async fn without_hints_an_idle_worker_hears_with_its_next_report() {
     let mut host = Host::new(On::Postgres, LEASE, 1).await;
     host.set("SAWMILL_WORKER__REPORT", "1s");
     let mut worker = host.start("a").await;
-    until("the worker reports", async || host.store.workers().await.expect("listed").len() == 1).await;
     let mut connection = PgConnection::connect(host.url()).await.expect("the server answers");
     let sql = "UPDATE workers SET drain_asked_at = 1, drain_asked_by = 'by hand', drain_reason = ''";
     connection.execute(AssertSqlSafe(sql)).await.expect("written");
