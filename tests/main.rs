@@ -12,3 +12,4 @@ mod sandbox;
 mod store;
 mod tidy;
 mod trouble;
+mod workers;

@@ -120,6 +120,8 @@ CREATE TABLE attempts (
     worker            TEXT    NOT NULL,
     started_at        BIGINT  NOT NULL,
     ended_at          BIGINT,
+    -- Where somebody moved the deadline while the attempt ran.
+    deadline_at       BIGINT,
     outcome_class     TEXT,
     outcome_message   TEXT,
     base              TEXT,
@@ -215,15 +217,24 @@ CREATE TABLE outbox (
 CREATE INDEX outbox_unsent ON outbox (created_at) WHERE sent_at IS NULL;
 
 CREATE TABLE workers (
-    id         TEXT    NOT NULL PRIMARY KEY,
-    host       TEXT    NOT NULL,
-    version    TEXT    NOT NULL,
-    pid        BIGINT  NOT NULL,
-    boot_id    TEXT    NOT NULL,
-    slots      BIGINT  NOT NULL,
-    labels     TEXT    NOT NULL,
-    backends   TEXT    NOT NULL,
-    state      TEXT    NOT NULL CHECK (state IN ('running', 'draining', 'stopped')),
-    started_at BIGINT  NOT NULL,
-    seen_at    BIGINT  NOT NULL
+    id              TEXT    NOT NULL PRIMARY KEY,
+    host            TEXT    NOT NULL,
+    version         TEXT    NOT NULL,
+    pid             BIGINT  NOT NULL,
+    boot_id         TEXT    NOT NULL,
+    -- What a worker says of itself and nobody queries by: JSON.
+    labels          TEXT    NOT NULL,
+    backends        TEXT    NOT NULL,
+    slots           TEXT    NOT NULL,
+    pressure        TEXT    NOT NULL,
+    phase           TEXT    NOT NULL CHECK (phase IN ('running', 'draining', 'stopped')),
+    report_ms       BIGINT  NOT NULL CHECK (report_ms > 0),
+    started_at      BIGINT  NOT NULL,
+    seen_at         BIGINT  NOT NULL,
+    -- What operators ask of it: a report leaves these as they are.
+    drain_asked_at  BIGINT,
+    drain_asked_by  TEXT,
+    drain_reason    TEXT,
+    CHECK ((drain_asked_at IS NULL) = (drain_asked_by IS NULL)),
+    CHECK ((drain_asked_at IS NULL) = (drain_reason IS NULL))
 );

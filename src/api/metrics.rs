@@ -38,14 +38,17 @@ fn exposition(version: &str, counts: &Counts, workers: &[WorkerRecord], now: Tim
     let completions = counts.completions.iter().map(|(state, count)| (label("state", state.as_str()), count.to_string()));
     family("sawmill_completions", "Completions on record by state.", completions.collect());
     let of_workers = |value: fn(&WorkerRecord, Timestamp) -> String| {
-        let labels = |w: &WorkerRecord| format!("{},{}", label("worker", w.id.as_str()), label("state", w.state.as_str()));
+        let labels = |w: &WorkerRecord| format!("{},{}", label("worker", w.report.id.as_str()), label("state", w.state.as_str()));
         workers.iter().map(|worker| (labels(worker), value(worker, now))).collect::<Vec<_>>()
     };
-    family("sawmill_worker_slots", "How many jobs a worker runs at once.", of_workers(|worker, _| worker.slots.to_string()));
+    let slots = of_workers(|worker, _| worker.report.slots.len().to_string());
+    family("sawmill_worker_slots", "How many jobs a worker runs at once.", slots);
+    let free = of_workers(|worker, _| worker.free_slots().to_string());
+    family("sawmill_worker_slots_free", "How many slots of a worker are free, by its own account.", free);
     family(
         "sawmill_worker_silence_seconds",
         "How long ago a worker last reported.",
-        of_workers(|worker, now| format!("{:.3}", now.since(worker.seen_at).as_secs_f64())),
+        of_workers(|worker, now| format!("{:.3}", now.since(worker.report.seen_at).as_secs_f64())),
     );
     text
 }

@@ -6,6 +6,7 @@
 
 mod completions;
 mod configuration;
+mod deadline;
 mod document;
 mod events;
 mod follow;
@@ -75,6 +76,7 @@ pub fn router(state: State) -> axum::Router {
         .routes(routes!(jobs::show))
         .routes(routes!(jobs::cancel))
         .routes(routes!(jobs::retry))
+        .routes(routes!(deadline::set))
         .routes(routes!(jobs::attempts))
         .routes(routes!(jobs::diff))
         .routes(routes!(logs::read))
@@ -86,6 +88,8 @@ pub fn router(state: State) -> axum::Router {
         .routes(routes!(completions::renew))
         .routes(routes!(workers::list))
         .routes(routes!(workers::show))
+        .routes(routes!(workers::drain))
+        .routes(routes!(workers::resume))
         .routes(routes!(configuration::show))
         .routes(routes!(health::alive))
         .routes(routes!(health::ready))

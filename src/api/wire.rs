@@ -29,6 +29,29 @@ pub struct CancelRequest {
     pub reason: Option<String>,
 }
 
+/// When the running attempt at a job must be over: one of the two.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct DeadlineRequest {
+    /// So long from now.
+    #[serde(rename = "in", with = "human::option", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, example = "30m")]
+    pub within: Option<Duration>,
+    /// At this moment.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub at: Option<Timestamp>,
+}
+
+/// Who wants a worker drained, and why.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct DrainRequest {
+    /// Who asks, as people know them.
+    pub by: Option<String>,
+    /// Why, for people.
+    pub reason: Option<String>,
+}
+
 /// What a job changed, from its completion record.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct JobDiff {

@@ -1,5 +1,7 @@
 //! Stage `execute`: the backend's command runs under the slot's supervisor, and its end is judged.
 
+use tracing::warn;
+
 use super::environment;
 use super::halt::Halt;
 use super::journal::{Phase, Said};
@@ -10,7 +12,7 @@ use crate::backends::Verdict;
 use crate::clock::{Timestamp, human};
 use crate::ids::ObjectId;
 use crate::job::attempt::Resources;
-use crate::job::{OutcomeClass, Stage};
+use crate::job::{Deadline, OutcomeClass, Stage};
 use crate::sandbox::{Cause, CommandSpec, End, ExitReport, Refusal, SandboxError, Will};
 
 /// The id of the backend's command within the attempt.
@@ -24,13 +26,13 @@ const DISK_FULL: u64 = 256 * 1024;
 pub(super) async fn start(attempt: &mut Attempt, base: ObjectId) -> Result<Phase, Halt> {
     attempt.stages.enter(Stage::Execute, attempt.now());
     let argv = backend_argv(attempt)?;
-    attempt.supervisor.start(&command(attempt, BACKEND, argv, attempt.deadline.work_until())).await?;
+    attempt.supervisor.start(&command(attempt, BACKEND, argv, attempt.deadline().work_until())).await?;
     Ok(Phase::Executing { base })
 }
 
 /// Waits for the backend's command to end, and asks the backend what that end says.
 pub(super) async fn wait(attempt: &mut Attempt, base: ObjectId) -> Result<Phase, Halt> {
-    let report = ended(attempt, BACKEND).await?;
+    let report = ended(attempt, BACKEND, Deadline::work_until).await?;
     attempt.journal.resources = resources(&report);
     note_stragglers(attempt, &report);
     let exit = exit_of(attempt, &report)?;
@@ -50,8 +52,6 @@ fn disk_note(attempt: &Attempt) -> &'static str {
 
 /// A command of this attempt, for its supervisor. Its id is unique over attempts.
 pub(super) fn command(attempt: &Attempt, id: &str, argv: Vec<String>, until: Timestamp) -> CommandSpec {
-    // The supervisor goes by the host's clock, the deadline by the database's.
-    let deadline = Timestamp::now() + until.since(attempt.now());
     CommandSpec {
         id: command_id(attempt, id),
         argv,
@@ -61,9 +61,14 @@ pub(super) fn command(attempt: &Attempt, id: &str, argv: Vec<String>, until: Tim
         stdout: attempt.spool.stdout(),
         stderr: attempt.spool.stderr(),
         grace: attempt.tools.sandbox.grace,
-        deadline: Some(deadline),
+        deadline: Some(by_host(attempt, until)),
         will: Some(will(attempt)),
     }
+}
+
+/// A moment by the database's clock, which deadlines go by, as one by the host's, which supervisors go by.
+fn by_host(attempt: &Attempt, moment: Timestamp) -> Timestamp {
+    Timestamp::now() + moment.since(attempt.now())
 }
 
 fn command_id(attempt: &Attempt, id: &str) -> String {
@@ -93,17 +98,30 @@ fn backend_argv(attempt: &Attempt) -> Result<Vec<String>, Halt> {
     attempt.backend.argv(task).map_err(|error| Halt::failed(OutcomeClass::Invalid, error.to_string()))
 }
 
-/// Waits for a command's end, and brings it about when the attempt is to stop.
-pub(super) async fn ended(attempt: &Attempt, id: &str) -> Result<ExitReport, Halt> {
+/// Waits for a command's end, and brings it about when the attempt is to stop. `until` says when the command must be over; its
+/// supervisor is told of another time as soon as the deadline is moved.
+pub(super) async fn ended(attempt: &Attempt, id: &str, until: impl Fn(Deadline) -> Timestamp) -> Result<ExitReport, Halt> {
     let id = command_id(attempt, id);
-    let waited = tokio::select! {
-        biased;
-        reason = attempt.stop.stopped() => {
-            attempt.supervisor.stop(&id).await?;
-            attempt.supervisor.wait(&id).await?;
-            return Err(Halt::Stopped(reason));
+    let mut known = attempt.moved.at();
+    if known.is_some() {
+        // A command that an earlier daemon started may not have been told.
+        tell_deadline(attempt, &id, until(attempt.deadline())).await;
+    }
+    let waited = loop {
+        tokio::select! {
+            biased;
+            reason = attempt.stop.stopped() => {
+                attempt.supervisor.stop(&id).await?;
+                attempt.supervisor.wait(&id).await?;
+                return Err(Halt::Stopped(reason));
+            }
+            waited = attempt.supervisor.wait(&id) => break waited,
+            moved = attempt.moved.moved_from(known) => {
+                known = moved;
+                attempt.say(&format!("the deadline was moved to {}", attempt.deadline().at()));
+                tell_deadline(attempt, &id, until(attempt.deadline())).await;
+            }
         }
-        waited = attempt.supervisor.wait(&id) => waited,
     };
     match waited {
         Ok(report) => Ok(report),
@@ -112,6 +130,13 @@ pub(super) async fn ended(attempt: &Attempt, id: &str) -> Result<ExitReport, Hal
             SandboxError::Gone { .. } | SandboxError::Refused { refusal: Refusal::Lost { .. } | Refusal::Unknown { .. }, .. },
         ) => Err(Halt::failed(OutcomeClass::Infrastructure, "the supervisor of the job's processes is gone")),
         Err(error) => Err(error.into()),
+    }
+}
+
+/// Tells the supervisor when a command must be over. One that is gone ends the waiting for the command, and not this.
+async fn tell_deadline(attempt: &Attempt, id: &str, until: Timestamp) {
+    if let Err(error) = attempt.supervisor.move_deadline(id, by_host(attempt, until)).await {
+        warn!("cannot move the deadline of job {}: {error}", attempt.claimed.claim.job);
     }
 }
 

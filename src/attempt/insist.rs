@@ -25,7 +25,7 @@ impl Attempt {
                 Err(error) if error.is_transient() => error,
                 answered => return Ok(answered?),
             };
-            if self.deadline.left(self.now()).is_zero() {
+            if self.deadline().left(self.now()).is_zero() {
                 return Err(Halt::failed(OutcomeClass::Infrastructure, chain(&error)));
             }
             warn!("the database is away, asking again: {}", chain(&error));

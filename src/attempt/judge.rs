@@ -4,10 +4,11 @@ use super::execute;
 use super::halt::Halt;
 use super::journal::{Phase, Said};
 use super::open::Attempt;
+use crate::clock::Timestamp;
 use crate::git::Committed;
 use crate::ids::ObjectId;
 use crate::job::spec::Gate;
-use crate::job::{GateEvidence, OutcomeClass, Stage};
+use crate::job::{Deadline, GateEvidence, OutcomeClass, Stage};
 
 /// How long a gate's output may take to reach the store before its place in the log is noted.
 const SETTLE: std::time::Duration = std::time::Duration::from_secs(2);
@@ -30,13 +31,16 @@ async fn judge(attempt: &Attempt, index: usize, gate: &Gate) -> Result<GateEvide
     let id = gate_id(index);
     let argv = gate.command.argv();
     attempt.say(&format!("gate {}: {}", gate.name, gate.command));
-    let now = attempt.now();
-    let until = attempt.deadline.work_until();
-    let until = gate.timeout.map_or(until, |timeout| until.min(now + timeout));
     let log_from = attempt.shipper.settle(SETTLE).await;
+    let own = |begun: Timestamp| gate.timeout.map(|timeout| begun + timeout);
+    let until =
+        |own: Option<Timestamp>, deadline: Deadline| own.map_or(deadline.work_until(), |own| own.min(deadline.work_until()));
 
-    attempt.supervisor.start(&execute::command(attempt, &id, argv.clone(), until)).await?;
-    let report = execute::ended(attempt, &id).await?;
+    let first = until(own(attempt.now()), attempt.deadline());
+    let started = attempt.supervisor.start(&execute::command(attempt, &id, argv.clone(), first)).await?;
+    // A daemon before this one may have started it.
+    let own = own(attempt.now() - Timestamp::now().since(started.started_at));
+    let report = execute::ended(attempt, &id, |deadline| until(own, deadline)).await?;
     execute::note_stragglers(attempt, &report);
     let exit = execute::exit_of(attempt, &report).map_err(|halt| in_gate(gate, halt))?;
     let log_to = attempt.shipper.settle(SETTLE).await;

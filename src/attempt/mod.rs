@@ -12,6 +12,7 @@ mod halt;
 mod insist;
 mod journal;
 mod judge;
+mod moved;
 mod open;
 mod orphan;
 mod pipeline;
@@ -26,6 +27,7 @@ use futures_util::FutureExt;
 use tracing::{Instrument, info, info_span};
 
 pub use journal::{Journal, JournalError};
+pub use moved::{DeadlineMover, MovedDeadline};
 pub use open::{Assignment, refuse};
 pub use orphan::{SALVAGE_SUBCOMMAND, salvage_orphan, vacate};
 pub use stop::{Stop, StopHandle, StopReason};

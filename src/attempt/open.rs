@@ -2,7 +2,9 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -11,6 +13,7 @@ use super::close;
 use super::environment;
 use super::halt::{Halt, chain};
 use super::journal::{Journal, Phase, SalvageContext};
+use super::moved::MovedDeadline;
 use super::orphan::vacate;
 use super::stages::Stages;
 use super::stop::Stop;
@@ -18,14 +21,11 @@ use super::tools::Tools;
 use crate::clock::Timestamp;
 use crate::git::Remote;
 use crate::job::attempt::Resources;
-use crate::job::{Claim, ClaimedJob, Deadline, LogVerdict, Outcome, OutcomeClass};
+use crate::job::{Claim, ClaimedJob, Deadline, LogVerdict, Outcome, OutcomeClass, Stage};
 use crate::logs::{Shipment, Shipper, Spool};
 use crate::sandbox::{Launch, Supervisor};
 use crate::store::{Finish, Store};
-use crate::workspace::{SlotDir, StateDir};
-
-/// With less room than this on its disk, in bytes, a worker deletes what is left over before an attempt begins.
-const LITTLE_ROOM: u64 = 1024 * 1024 * 1024;
+use crate::workspace::SlotDir;
 
 /// A claim with what it takes to act on it.
 pub struct Assignment {
@@ -41,6 +41,10 @@ pub struct Assignment {
     pub launch: Launch,
     /// Hears when the attempt is to stop.
     pub stop: Stop,
+    /// Hears when its deadline is moved.
+    pub moved: MovedDeadline,
+    /// Is told which stage the attempt is in, for who looks at the slot.
+    pub stage: watch::Sender<Option<Stage>>,
 }
 
 /// An attempt under way.
@@ -51,7 +55,9 @@ pub(super) struct Attempt {
     pub(super) supervisor: Supervisor,
     pub(super) launch: Launch,
     pub(super) stop: Stop,
-    pub(super) deadline: Deadline,
+    pub(super) moved: MovedDeadline,
+    /// How long it may take from the claim on, unless its deadline is moved.
+    timeout: Duration,
     pub(super) remote: Remote,
     pub(super) backend: crate::backends::Backend,
     pub(super) journal: Journal,
@@ -81,7 +87,6 @@ impl Assignment {
                 return Err(Unopened { assignment: self, outcome });
             }
         };
-        make_room(&self.tools.state).await;
         let (journal, spool) = match self.open_slot().await {
             Ok(opened) => opened,
             Err(message) => {
@@ -89,12 +94,11 @@ impl Assignment {
                 return Err(Unopened { assignment: self, outcome });
             }
         };
-        let Self { tools, claimed, slot, supervisor, launch, stop } = self;
+        let Self { tools, claimed, slot, supervisor, launch, stop, moved, stage } = self;
         let timeout = claimed.job.spec.timeout.or(backend.timeout()).unwrap_or(tools.config.timeout);
         let redactor = environment::redactor(&tools, &claimed.job, &backend);
         Ok(Attempt {
-            deadline: Deadline::new(claimed.claimed_at, timeout, tools.config.publish_reserve),
-            stages: Stages::resume(&tools.store, &claimed.claim, journal.stages.clone()),
+            stages: Stages::resume(&tools.store, &claimed.claim, journal.stages.clone(), stage),
             shipper: Shipper::start(Shipment {
                 store: tools.store.clone(),
                 claim: claimed.claim.clone(),
@@ -109,6 +113,8 @@ impl Assignment {
             supervisor,
             launch,
             stop,
+            moved,
+            timeout,
             remote,
             backend,
             journal,
@@ -151,22 +157,19 @@ impl Assignment {
     }
 }
 
-/// Deletes what earlier attempts left, which otherwise happens in the background, where the disk has little room.
-async fn make_room(state: &StateDir) {
-    if state.free_space().is_ok_and(|free| free > LITTLE_ROOM) {
-        return;
-    }
-    let trash = state.trash();
-    // A panic is a defect of the deletion's, and the attempt finds out itself whether there is room.
-    if let Ok(Err(error)) = tokio::task::spawn_blocking(move || trash.empty_once()).await {
-        warn!("cannot make room: {error}");
-    }
-}
-
 impl Attempt {
     /// The moment, by the database's clock.
     pub(super) fn now(&self) -> Timestamp {
         self.tools.store.now()
+    }
+
+    /// The deadline, as it is now: it may be moved at any time.
+    pub(super) fn deadline(&self) -> Deadline {
+        let (start, reserve) = (self.claimed.claimed_at, self.tools.config.publish_reserve);
+        match self.moved.at() {
+            None => Deadline::new(start, self.timeout, reserve),
+            Some(at) => Deadline::until(start, at, reserve),
+        }
     }
 
     /// The directory in which the job works.

@@ -57,13 +57,18 @@ async fn find_salvage(attempt: &mut Attempt) -> Result<(), Halt> {
 
 /// Runs a step of git's under the attempt's deadline and its requests to stop.
 pub(super) async fn within<T>(attempt: &Attempt, step: impl Future<Output = Result<T, crate::git::GitError>>) -> Result<T, Halt> {
-    let left = attempt.deadline.left(attempt.now());
-    tokio::select! {
-        biased;
-        reason = attempt.stop.stopped() => Err(Halt::Stopped(reason)),
-        result = step => Ok(result?),
-        () = tokio::time::sleep(left) => {
-            Err(Halt::failed(OutcomeClass::Timeout, "the attempt met its deadline while git was at work"))
+    tokio::pin!(step);
+    loop {
+        let known = attempt.moved.at();
+        let left = attempt.deadline().left(attempt.now());
+        tokio::select! {
+            biased;
+            reason = attempt.stop.stopped() => return Err(Halt::Stopped(reason)),
+            result = &mut step => return Ok(result?),
+            _ = attempt.moved.moved_from(known) => {}
+            () = tokio::time::sleep(left) => {
+                return Err(Halt::failed(OutcomeClass::Timeout, "the attempt met its deadline while git was at work"));
+            }
         }
     }
 }
@@ -74,7 +79,7 @@ fn write_spec(attempt: &Attempt) -> Result<(), Halt> {
         job: attempt.claimed.claim.job,
         attempt: attempt.claimed.claim.attempt,
         task: attempt.claimed.job.spec.task.clone(),
-        deadline_ms: attempt.deadline.work_until(),
+        deadline_ms: attempt.deadline().work_until(),
         previous: attempt.claimed.previous.clone(),
     };
     let failed = |error: &dyn std::error::Error| Halt::infrastructure("cannot write the backend's document", error);

@@ -16,15 +16,18 @@ const RETRY: std::time::Duration = std::time::Duration::from_millis(500);
 pub(super) struct Stages {
     records: Vec<StageRecord>,
     newest: watch::Sender<Vec<StageRecord>>,
+    /// The stage that runs.
+    current: watch::Sender<Option<Stage>>,
     writer: JoinHandle<()>,
 }
 
 impl Stages {
-    /// Goes on from `records`, those of an earlier daemon.
-    pub(super) fn resume(store: &Store, claim: &Claim, records: Vec<StageRecord>) -> Self {
+    /// Goes on from `records`, those of an earlier daemon. `current` is told of each stage that is entered.
+    pub(super) fn resume(store: &Store, claim: &Claim, records: Vec<StageRecord>, current: watch::Sender<Option<Stage>>) -> Self {
         let (newest, receiver) = watch::channel(records.clone());
         let writer = tokio::spawn(write_loop(store.clone(), claim.clone(), receiver));
-        Self { records, newest, writer }
+        current.send_replace(records.last().map(|last| last.stage));
+        Self { records, newest, current, writer }
     }
 
     /// Ends the stage that runs, as a success, and begins another. A stage that a crash cut off is gone on with.
@@ -34,6 +37,7 @@ impl Stages {
         }
         self.end(OutcomeClass::Succeeded, None, now);
         info!(stage.name = %stage, "stage {stage}");
+        self.current.send_replace(Some(stage));
         let seq = u32::try_from(self.records.len()).unwrap_or(u32::MAX);
         self.records.push(StageRecord { seq, stage, started_at: now, ended_at: None, outcome: None, detail: None });
         self.newest.send_replace(self.records.clone());

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::human;
+use crate::job::Label;
 
 /// One executor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +25,9 @@ pub struct BackendConfig {
     /// Names of variables of the daemon's environment that it gets, beyond `sandbox.env_allow`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub env: Vec<String>,
+    /// What it offers to its jobs, beside the labels of the worker.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub capabilities: Vec<Label>,
 }
 
 /// How a backend is started and understood.

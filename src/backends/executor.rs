@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use super::config::{BackendConfig, Kind, ResultFrom};
 use super::protocol::{self, ResultDocument, ResultError};
-use crate::job::OutcomeClass;
 use crate::job::completion::Usage;
 use crate::job::spec::Task;
+use crate::job::{Label, OutcomeClass};
 
 /// The backends of this worker, by name.
 #[derive(Debug, Clone)]
@@ -36,6 +36,11 @@ impl Registry {
     #[must_use]
     pub fn names(&self) -> Vec<String> {
         self.backends.keys().cloned().collect()
+    }
+
+    /// All of them, by name.
+    pub fn all(&self) -> impl Iterator<Item = &Backend> {
+        self.backends.values()
     }
 
     /// The backend of that name.
@@ -101,6 +106,12 @@ impl Backend {
         &self.config.env
     }
 
+    /// What it offers to its jobs, beside the labels of the worker.
+    #[must_use]
+    pub fn capabilities(&self) -> &[Label] {
+        &self.config.capabilities
+    }
+
     /// The program and arguments to start for `task`.
     ///
     /// # Errors
@@ -163,7 +174,14 @@ mod tests {
     use crate::job::spec::Command;
 
     fn backend(kind: Kind) -> Backend {
-        let config = BackendConfig { kind, command: vec!["agent".to_owned()], result: None, timeout: None, env: vec![] };
+        let config = BackendConfig {
+            kind,
+            command: vec!["agent".to_owned()],
+            result: None,
+            timeout: None,
+            env: vec![],
+            capabilities: vec![],
+        };
         Backend { name: "b".to_owned(), config }
     }
 

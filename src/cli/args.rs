@@ -117,7 +117,7 @@ pub enum ClientCommand {
     /// Take delivered results from their queue
     #[command(display_order = 14, subcommand)]
     Completions(CompletionsCommand),
-    /// Look at the workers
+    /// Look at the workers, drain and resume them
     #[command(display_order = 15, subcommand)]
     Workers(WorkersCommand),
     /// Look at the effective configuration
@@ -162,6 +162,14 @@ pub enum JobCommand {
     Retry {
         /// The job
         id: JobId,
+    },
+    /// Give a running job more time, or less
+    Deadline {
+        /// The job
+        id: JobId,
+        /// It must be over so long from now
+        #[arg(long = "in", value_name = "DURATION", value_parser = human::parse)]
+        within: Duration,
     },
     /// Wait for the end of a job; exit status 0 when it succeeded, 1 when not
     Wait {
@@ -279,6 +287,24 @@ pub enum WorkersCommand {
     List,
     /// Show all that is on record of a worker
     Show {
+        /// The worker
+        #[arg(value_parser = worker_id)]
+        id: WorkerId,
+    },
+    /// Let a worker finish its jobs, take no more, and leave
+    Drain {
+        /// The worker
+        #[arg(value_parser = worker_id)]
+        id: WorkerId,
+        /// Why, for people
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
+        /// Wait until it has no job left
+        #[arg(long)]
+        wait: bool,
+    },
+    /// Let a drained worker take jobs again
+    Resume {
         /// The worker
         #[arg(value_parser = worker_id)]
         id: WorkerId,

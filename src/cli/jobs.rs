@@ -10,10 +10,11 @@ use super::output::{Output, talk};
 use super::table::{Cell, age, plain, span};
 use super::workers;
 use crate::api::LIST_MAX;
-use crate::api::wire::{CancelRequest, JobDiff, Page};
+use crate::api::wire::{CancelRequest, DeadlineRequest, JobDiff, Page};
 use crate::clock::{Timestamp, human};
 use crate::ids::JobId;
 use crate::job::{AttemptRecord, Job, JobState};
+use crate::store::MovedDeadline;
 
 /// Lists jobs.
 pub(super) async fn list(client: &Client, out: &Output, args: JobsArgs) -> Result<Exit, CliError> {
@@ -74,6 +75,7 @@ pub(super) async fn run(client: &Client, out: &Output, command: JobCommand) -> R
             let job: Job = client.post_bytes(&format!("/v1/jobs/{id}/retry"), Vec::new()).await?;
             report(out, &job, &format!("{id} is queued again; watch it with: sawmill logs -f {id}"))
         }
+        JobCommand::Deadline { id, within } => deadline(client, out, id, within).await,
         JobCommand::Wait { id, timeout } => wait(client, out, id, timeout).await,
         JobCommand::Diff { id } => diff(client, out, id).await,
         JobCommand::Attempts { id } => attempts(client, out, id).await,
@@ -134,6 +136,17 @@ async fn cancel(client: &Client, out: &Output, id: JobId, reason: Option<String>
         format!("{id} is running; its worker will end it (wait for that with: sawmill job wait {id})")
     };
     report(out, &job, &line)
+}
+
+async fn deadline(client: &Client, out: &Output, id: JobId, within: Duration) -> Result<Exit, CliError> {
+    let request = DeadlineRequest { within: Some(within), at: None };
+    let moved: MovedDeadline = client.post(&format!("/v1/jobs/{id}/deadline"), &request).await?;
+    if out.is_json() {
+        out.document(&moved)?;
+    } else {
+        out.line(&format!("attempt {} at {id} must be over at {}", moved.attempt, moved.deadline_at))?;
+    }
+    Ok(Exit::Done)
 }
 
 /// Waits for the end of a job.

@@ -55,8 +55,8 @@ impl Cell {
         let text = word.to_string();
         let mood = match text.as_str() {
             "succeeded" | "acked" | "ready" => Mood::Good,
-            "failed" | "dead" | "lost" => Mood::Bad,
-            "running" | "claimed" | "draining" => Mood::Busy,
+            "failed" | "dead" | "lost" | "offline" => Mood::Bad,
+            "running" | "claimed" | "draining" | "paused" => Mood::Busy,
             "cancelled" | "stopped" => Mood::Quiet,
             _ => Mood::Plain,
         };

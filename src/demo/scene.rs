@@ -36,6 +36,11 @@ impl Scene {
             ("worker.state_dir", path("worker")),
             ("worker.name", "demo".to_owned()),
             ("worker.slots", "4".to_owned()),
+            // It is small, and nobody would see what it waits for.
+            ("worker.admission.memory_available", "0 B".to_owned()),
+            ("worker.admission.memory_stalled_percent", "0".to_owned()),
+            ("worker.admission.disk_free", "0 B".to_owned()),
+            ("worker.admission.inodes_free", "0".to_owned()),
             ("sandbox.grace", "1s".to_owned()),
             ("logs.cap", "1 MiB".to_owned()),
             ("logs.tail", "64 KiB".to_owned()),

@@ -7,8 +7,10 @@ use std::time::Duration;
 use super::{Finding, State};
 use crate::config::Config;
 use crate::git::Git;
+use crate::job::Label;
 use crate::sandbox::{Launch, Mark, Supervisor};
 use crate::store::Store;
+use crate::worker;
 use crate::workspace::StateDir;
 
 /// Less free space than this is worth a warning, in bytes.
@@ -70,6 +72,41 @@ pub(super) fn disk(config: &Config) -> Finding {
         ),
         Ok(free) => good("disk", format!("{} free", bytesize::ByteSize(free))),
         Err(error) => flawed("disk", State::Warning, error.to_string(), "check worker.state_dir"),
+    }
+}
+
+/// What the worker offers to jobs.
+pub(super) fn offer(config: &Config) -> Finding {
+    let list = |labels: &[Label]| labels.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let backends = config.backends.iter().map(|(name, backend)| match list(&backend.capabilities) {
+        offers if offers.is_empty() => name.clone(),
+        offers => format!("{name} ({offers})"),
+    });
+    let labels = if config.worker.labels.is_empty() { "no labels".to_owned() } else { list(&config.worker.labels) };
+    good("worker's offer", format!("{labels}; backends: {}", backends.collect::<Vec<_>>().join(", ")))
+}
+
+/// Whether a worker would claim jobs on this host as it is now.
+pub(super) fn admission(config: &Config) -> Finding {
+    let pressure = worker::pressure_now(&config.worker);
+    let size = |bytes: u64| bytesize::ByteSize(bytes).to_string();
+    let known = |value: Option<u64>| value.map_or_else(|| "unknown".to_owned(), size);
+    let limits = &pressure.limits;
+    let seen = format!(
+        "memory {} (claims need {}), disk {} ({})",
+        known(pressure.memory_available_bytes),
+        size(limits.memory_available_bytes),
+        known(pressure.disk_free_bytes),
+        size(limits.disk_free_bytes),
+    );
+    match pressure.shortage {
+        None => good("admission", seen),
+        Some(shortage) => flawed(
+            "admission",
+            State::Warning,
+            format!("no job would be claimed: {}", shortage.reason),
+            "free some of it, or lower the limit in [worker.admission]",
+        ),
     }
 }
 

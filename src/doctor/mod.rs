@@ -37,6 +37,8 @@ pub async fn examine(composition: &Composition) -> Vec<Finding> {
     let mut findings = vec![checks::git(config), checks::git_lfs(config)];
     findings.push(checks::state_directory(config));
     findings.push(checks::disk(config));
+    findings.push(checks::offer(config));
+    findings.push(checks::admission(config));
     findings.extend(checks::database(config).await);
     findings.push(checks::supervisor(config).await);
     findings

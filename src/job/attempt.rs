@@ -20,6 +20,8 @@ pub struct AttemptRecord {
     pub started_at: Timestamp,
     /// When it ended.
     pub ended_at: Option<Timestamp>,
+    /// When it must be over, where somebody moved that while it ran.
+    pub deadline_at: Option<Timestamp>,
     /// How it ended.
     pub outcome: Option<Outcome>,
     /// The commit that it started from, once that is known.

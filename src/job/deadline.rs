@@ -20,7 +20,13 @@ impl Deadline {
     /// before a reserve of `reserve`, or a tenth of the timeout where that is less.
     #[must_use]
     pub fn new(start: Timestamp, timeout: Duration, reserve: Duration) -> Self {
-        Self { at: start + timeout, reserve_ms: crate::clock::millis(reserve.min(timeout / 10)) }
+        Self::until(start, start + timeout, reserve)
+    }
+
+    /// The deadline of an attempt that was claimed at `start` and must be over at `at`, with the same reserve.
+    #[must_use]
+    pub fn until(start: Timestamp, at: Timestamp, reserve: Duration) -> Self {
+        Self { at, reserve_ms: crate::clock::millis(reserve.min(at.since(start) / 10)) }
     }
 
     /// When everything must be over.
@@ -60,5 +66,8 @@ mod tests {
         assert_eq!(long.left(Timestamp(990_000)), secs(10));
         assert_eq!(long.work_left(Timestamp(990_000)), Duration::ZERO);
         assert_eq!(Deadline::new(Timestamp(0), secs(10), secs(60)).work_left(Timestamp(0)), secs(9));
+        // One that was moved to before its own beginning keeps nothing, and is over.
+        let over = Deadline::until(Timestamp(5_000), Timestamp(0), secs(60));
+        assert_eq!((over.work_until(), over.left(Timestamp(5_000))), (Timestamp(0), Duration::ZERO));
     }
 }

@@ -22,6 +22,7 @@ use tokio::time::timeout;
 use super::command::{CommandSpec, ExitReport, Started, Status};
 use super::error::SandboxError;
 use super::protocol::{self, Order, Refusal, Request, Response, SOCKET};
+use crate::clock::Timestamp;
 
 /// How long a living supervisor may take to answer anything but a wait.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
@@ -129,6 +130,15 @@ impl Supervisor {
     /// The supervisor is gone or does not know the command. A command that has ended is no error.
     pub async fn stop(&self, id: &str) -> Result<(), SandboxError> {
         self.done("stop a command", &Request::Stop { id: id.to_owned() }).await
+    }
+
+    /// Moves the deadline of the command to `at`, by this host's clock; it ends at once where that has passed. A command that
+    /// is being ended already, or has ended, is no error and stays as it is.
+    ///
+    /// # Errors
+    /// The supervisor is gone or does not know the command.
+    pub async fn move_deadline(&self, id: &str, at: Timestamp) -> Result<(), SandboxError> {
+        self.done("move the deadline of a command", &Request::Deadline { id: id.to_owned(), at }).await
     }
 
     /// Lets it forget a report, and the will that came with the command.

@@ -37,6 +37,11 @@ pub(super) enum Request {
     Stop {
         id: String,
     },
+    /// Moves the deadline of the command.
+    Deadline {
+        id: String,
+        at: Timestamp,
+    },
     Collect {
         id: String,
     },

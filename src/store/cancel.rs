@@ -1,14 +1,12 @@
 //! Ending a job by request, and giving an ended one another chance.
 
-use uuid::Uuid;
-
 use super::db::{Lock, Tx};
 use super::error::StoreError;
 use super::rows::{number, parse};
 use super::statement::args;
 use super::types::Cancel;
 use super::{Store, dependencies, jobs, turn};
-use crate::ids::{JobId, WorkerId};
+use crate::ids::JobId;
 use crate::job::{Job, JobState, Outcome, OutcomeClass};
 
 const STATE: &str = "SELECT j.state, j.attempts_used, j.attempts_max FROM jobs j WHERE j.id = $1";
@@ -22,15 +20,6 @@ const RETRY: &str = concat!(
     turn::back!(),
     " WHERE id = $1 AND state IN ('failed', 'cancelled')"
 );
-
-const REQUESTS: &str = "SELECT j.id, j.cancel_reason FROM jobs j \
-    WHERE j.worker = $1 AND j.state = 'running' AND j.cancel_requested_at IS NOT NULL";
-
-#[derive(sqlx::FromRow)]
-struct RequestRow {
-    id: Uuid,
-    cancel_reason: Option<String>,
-}
 
 #[derive(sqlx::FromRow)]
 struct StateRow {
@@ -74,18 +63,6 @@ impl Store {
             }
             JobState::Succeeded | JobState::Failed | JobState::Cancelled => Ok(Cancel::AlreadyEnded(jobs::get(tx, id).await?)),
         }
-    }
-
-    /// The jobs that a worker runs and whose end somebody has asked for, with the reasons.
-    ///
-    /// # Errors
-    /// The database cannot be read.
-    pub async fn cancel_requests(&self, worker: &WorkerId) -> Result<Vec<(JobId, String)>, StoreError> {
-        let rows: Vec<RequestRow> = self.db().all(REQUESTS, args![worker.as_str()]).await?;
-        Ok(rows
-            .into_iter()
-            .map(|row| (JobId::from_uuid(row.id), cancelled(&row.cancel_reason.unwrap_or_default()).message))
-            .collect())
     }
 
     /// Queues a failed or cancelled job again, with at least one more attempt than it has used and with no resets counted.

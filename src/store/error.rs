@@ -72,6 +72,14 @@ pub enum StoreError {
         /// Its state.
         state: JobState,
     },
+    /// Only a running job has a deadline that can be moved.
+    #[error("cannot move the deadline of job {job}: it is {state}, and only a running job has one")]
+    NotRunning {
+        /// The job.
+        job: JobId,
+        /// Its state.
+        state: JobState,
+    },
     /// The chunks do not go on where the log ends.
     #[error("cannot append chunk {seq} at byte {offset}: the log goes on with chunk {next_seq} at byte {end}")]
     LogGap {

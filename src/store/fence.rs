@@ -1,16 +1,14 @@
 //! What a worker writes while it runs a job: all of it behind the fence.
 
-use std::collections::{BTreeMap, HashMap};
-use std::time::Duration;
+use std::collections::BTreeMap;
 
 use super::Store;
 use super::db::{Lock, Tx};
 use super::error::StoreError;
 use super::limits::Limited;
 use super::statement::{Arg, args, tuples};
-use super::types::Renewal;
 use crate::clock::Timestamp;
-use crate::ids::{ClaimToken, ObjectId, WorkerId};
+use crate::ids::ObjectId;
 use crate::job::{Claim, StageRecord};
 
 /// The fence: the one row of `jobs` that a claim gives the right to act for.
@@ -20,9 +18,6 @@ const HELD: &str = "SELECT j.lease_until, j.cancel_reason, j.attempts_used, j.at
 const ALL_HELD: &str = " SELECT j.token, j.lease_until, j.cancel_reason, j.attempts_used, j.attempts_max, j.resets, j.needed, j.share, \
     j.concurrency_key, j.concurrency_limit FROM asked JOIN jobs j ON j.id = asked_job AND j.attempt = asked_attempt \
     AND j.token = asked_token AND j.worker = asked_worker ORDER BY j.id";
-const RENEW: &str = " UPDATE jobs SET lease_until = $2 FROM asked \
-    WHERE id = asked_job AND attempt = asked_attempt AND token = asked_token AND worker = $1 AND state = 'running' \
-    RETURNING token, cancel_reason";
 const SET_BASE: &str = "UPDATE attempts SET base = $3 WHERE job = $1 AND attempt = $2";
 const PUT_STAGES: (&str, &str) = (
     "INSERT INTO attempt_stages (job, attempt, seq, stage, started_at, ended_at, outcome, detail) VALUES ",
@@ -31,7 +26,7 @@ const PUT_STAGES: (&str, &str) = (
 );
 
 /// Rows in one statement: well below the number of placeholders that either database takes.
-const BATCH: usize = 100;
+pub(super) const BATCH: usize = 100;
 
 /// The running job behind a claim.
 #[derive(Debug, sqlx::FromRow)]
@@ -62,12 +57,6 @@ struct HeldRow {
     token: uuid::Uuid,
     #[sqlx(flatten)]
     held: Held,
-}
-
-#[derive(sqlx::FromRow)]
-struct Renewed {
-    token: uuid::Uuid,
-    cancel_reason: Option<String>,
 }
 
 fn fence(claim: &Claim) -> Vec<Arg> {
@@ -123,40 +112,6 @@ pub(super) async fn put_stages(tx: &mut Tx, stages: &[(&Claim, &[StageRecord])])
 }
 
 impl Store {
-    /// Renews claims of one worker, all in one transaction, and says of each whether it holds and whether its end was asked
-    /// for. A lease that has run out is renewed all the same where nobody has taken note of it yet.
-    ///
-    /// # Errors
-    /// [`StoreError::ForeignClaim`] for a claim of another worker. When the database cannot be reached, nothing is known.
-    pub async fn renew(&self, worker: &WorkerId, claims: &[Claim], lease: Duration) -> Result<Vec<Renewal>, StoreError> {
-        if let Some(foreign) = claims.iter().find(|claim| claim.worker != *worker) {
-            return Err(StoreError::ForeignClaim { asked: worker.clone(), holder: foreign.worker.clone() });
-        }
-        if claims.is_empty() {
-            return Ok(Vec::new());
-        }
-        let lease_until = self.now() + lease;
-        // Always in the same order, so that two renewals at once do not wait for each other in a circle.
-        let mut ordered: Vec<&Claim> = claims.iter().collect();
-        ordered.sort_by_key(|claim| claim.job);
-        let mut held: HashMap<ClaimToken, Option<String>> = HashMap::new();
-        let mut tx = self.db().begin().await?;
-        for batch in ordered.chunks(BATCH) {
-            let mut args = args![worker, lease_until];
-            args.extend(batch.iter().flat_map(|claim| args![claim.job, claim.attempt, claim.token]));
-            let asked = tuples(3, batch.len(), 3);
-            let sql = format!("WITH asked (asked_job, asked_attempt, asked_token) AS (VALUES {asked}){RENEW}");
-            let rows: Vec<Renewed> = tx.all(&sql, args).await?;
-            held.extend(rows.into_iter().map(|row| (ClaimToken::from_uuid(row.token), row.cancel_reason)));
-        }
-        tx.commit().await?;
-        let renewal = |claim: &Claim| match held.get(&claim.token) {
-            Some(cancel) => Renewal::Held { lease_until, cancel: cancel.clone() },
-            None => Renewal::Lost,
-        };
-        Ok(claims.iter().map(renewal).collect())
-    }
-
     /// Looks whether a claim holds and has not run out, and until when: the last question before something is published.
     ///
     /// # Errors

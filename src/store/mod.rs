@@ -17,6 +17,7 @@ mod completions;
 mod config;
 mod counts;
 mod db;
+mod deadline;
 mod dependencies;
 mod enqueue;
 mod error;
@@ -31,6 +32,7 @@ mod logs;
 mod migrate;
 mod notifier;
 mod promote;
+mod renew;
 mod routes;
 mod rows;
 mod settle;
@@ -38,6 +40,7 @@ mod statement;
 mod turn;
 mod types;
 mod watcher;
+mod worker_record;
 mod workers;
 
 use std::sync::Arc;
@@ -56,13 +59,19 @@ use crate::clock::Timestamp;
 
 pub use self::config::Config;
 pub use self::counts::Counts;
+pub use self::deadline::MovedDeadline;
 pub use self::error::StoreError;
 pub use self::hints::Hints;
 pub use self::limits::RelieveCursor;
 pub use self::migrate::{MIGRATIONS, Migrated, Migration};
+pub use self::renew::{JobOrder, Orders, Renewed};
 pub use self::types::{
     Cancel, ClaimRequest, CompletionFilter, Enqueued, Expired, Finish, HeldCompletion, JobFilter, LogPage, LogPosition, NewJob,
-    Page, Refusal, Renewal, WorkerRecord, WorkerState,
+    Page, Refusal, Renewal,
+};
+pub use self::worker_record::{
+    Drain, OfferedBackend, Pressure, PressureLimits, Shortage, SlotContent, SlotRecord, WorkerPhase, WorkerRecord, WorkerReport,
+    WorkerState,
 };
 
 /// The queue. Cheap to clone; all clones share their connections.

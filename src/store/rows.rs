@@ -117,7 +117,7 @@ impl TryFrom<ClaimedRow> for ClaimedJob {
 }
 
 /// The columns of an [`AttemptRow`].
-pub(super) const ATTEMPT_COLUMNS: &str = "attempt, worker, started_at, ended_at, outcome_class, outcome_message, base, \
+pub(super) const ATTEMPT_COLUMNS: &str = "attempt, worker, started_at, ended_at, deadline_at, outcome_class, outcome_message, base, \
     exit_code, signal, peak_memory_bytes, cpu_ms, salvage, log_verdict, log_bytes";
 
 #[derive(FromRow)]
@@ -126,6 +126,7 @@ pub(super) struct AttemptRow {
     worker: String,
     started_at: i64,
     ended_at: Option<i64>,
+    deadline_at: Option<i64>,
     outcome_class: Option<String>,
     outcome_message: Option<String>,
     base: Option<String>,
@@ -148,6 +149,7 @@ impl AttemptRow {
             worker: WorkerId::new(self.worker.clone()),
             started_at: Timestamp(self.started_at),
             ended_at: self.ended_at.map(Timestamp),
+            deadline_at: self.deadline_at.map(Timestamp),
             outcome: outcome(self.outcome_class.as_deref(), self.outcome_message.as_deref(), what)?,
             base: object(self.base.as_deref(), what)?,
             resources: Resources {

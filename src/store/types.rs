@@ -3,9 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
-
 use crate::clock::Timestamp;
 use crate::ids::{AttemptNo, ClaimToken, CompletionId, JobId, ObjectId, WorkerId};
 use crate::job::attempt::{Resources, StageRecord};
@@ -126,8 +123,10 @@ pub enum Renewal {
     Held {
         /// Until when.
         lease_until: Timestamp,
-        /// Why somebody asked for the job's end, if somebody did.
+        /// Why somebody asked for the job's end, if somebody did, in the words of its outcome.
         cancel: Option<String>,
+        /// When the attempt must be over, where somebody moved that while it runs.
+        deadline: Option<Timestamp>,
     },
     /// It is no longer the worker's.
     Lost,
@@ -231,64 +230,4 @@ pub enum Refusal {
     },
     /// It is set aside for good.
     Dead,
-}
-
-/// What a worker says of itself, for people to see. No decision rests on it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct WorkerRecord {
-    /// Its name.
-    pub id: WorkerId,
-    /// The host that it runs on.
-    pub host: String,
-    /// The build that it runs.
-    pub version: String,
-    /// Its process.
-    pub pid: u32,
-    /// The boot of the host that the process belongs to.
-    pub boot_id: String,
-    /// How many jobs it runs at once.
-    pub slots: u32,
-    /// Its labels.
-    pub labels: Vec<String>,
-    /// Its backends.
-    pub backends: Vec<String>,
-    /// What it is doing.
-    pub state: WorkerState,
-    /// When it started.
-    pub started_at: Timestamp,
-    /// When it last said so.
-    pub seen_at: Timestamp,
-}
-
-/// What a worker is doing, by its own account.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum WorkerState {
-    /// It takes jobs.
-    Running,
-    /// It lets its jobs end, and takes no more.
-    Draining,
-    /// It has ended in good order.
-    Stopped,
-}
-
-impl WorkerState {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::Running, Self::Draining, Self::Stopped];
-
-    /// The word used on the wire and in the database.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Running => "running",
-            Self::Draining => "draining",
-            Self::Stopped => "stopped",
-        }
-    }
-}
-
-impl std::fmt::Display for WorkerState {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.pad(self.as_str())
-    }
 }

@@ -10,6 +10,7 @@ use super::claims::{Assigned, give_back};
 use super::leases::Leases;
 use super::slots::Slots;
 use crate::attempt::{Journal, vacate};
+use crate::clock::Timestamp;
 use crate::ids::{JobId, WorkerId};
 use crate::job::ClaimedJob;
 use crate::store::{Renewal, Store, StoreError};
@@ -26,6 +27,9 @@ pub(super) struct Adoption<'a> {
     /// This program.
     pub(super) executable: &'a std::path::Path,
 }
+
+/// A claim that was renewed, with the deadline of its attempt where that was moved.
+type Renewed = (ClaimedJob, Option<Timestamp>);
 
 impl Adoption<'_> {
     /// Takes up every claim that this worker still holds and whose slot is as it left it. A claim without a slot is given
@@ -44,7 +48,7 @@ impl Adoption<'_> {
                 None => left.push(dir),
             }
         }
-        for claimed in held.into_values() {
+        for (claimed, _) in held.into_values() {
             warn!(job.id = %claimed.claim.job, "job {} was claimed and never begun; giving it back", claimed.claim.job);
             let lease = self.leases.hold(&claimed.claim, asked);
             give_back(self.store, &claimed.claim, &lease.stop()).await;
@@ -57,25 +61,32 @@ impl Adoption<'_> {
         Ok(adopted)
     }
 
-    fn take_up(&self, claimed: ClaimedJob, dir: &SlotDir, asked: Instant) -> Option<Assigned> {
+    fn take_up(&self, (claimed, deadline): Renewed, dir: &SlotDir, asked: Instant) -> Option<Assigned> {
         info!(job.id = %claimed.claim.job, "taking up job {} in slot {}", claimed.claim.job, dir.number());
         let slot = self.slots.take_number(dir.number());
         // A slot beyond the configured ones is still good for the job that is in it.
         let slot = slot.or_else(|| Slots::new(vec![dir.clone()]).take_number(dir.number()))?;
         let lease = self.leases.hold(&claimed.claim, asked);
+        if let Some(at) = deadline {
+            self.leases.move_deadline(claimed.claim.job, claimed.claim.attempt, at);
+        }
         Some(Assigned { claimed, slot, lease })
     }
 
-    /// The claims that this worker holds, renewed first: what follows may take its time.
-    async fn renewed(&self) -> Result<BTreeMap<JobId, ClaimedJob>, StoreError> {
+    /// The claims that this worker holds, renewed first: what follows may take its time. Each with its deadline, where that was
+    /// moved.
+    async fn renewed(&self) -> Result<BTreeMap<JobId, Renewed>, StoreError> {
         let held = self.store.held_by(self.worker).await?;
         let claims: Vec<_> = held.iter().map(|claimed| claimed.claim.clone()).collect();
-        let renewals = self.store.renew(self.worker, &claims, self.lease).await?;
-        let still = held.into_iter().zip(renewals).filter(|(_, renewal)| matches!(renewal, Renewal::Held { .. }));
-        Ok(still.map(|(claimed, _)| (claimed.claim.job, claimed)).collect())
+        let renewals = self.store.renew(self.worker, &claims, self.lease).await?.renewals;
+        let still = held.into_iter().zip(renewals).filter_map(|(claimed, renewal)| match renewal {
+            Renewal::Held { deadline, .. } => Some((claimed.claim.job, (claimed, deadline))),
+            Renewal::Lost => None,
+        });
+        Ok(still.collect())
     }
 
-    fn claim_of(&self, dir: &SlotDir, held: &mut BTreeMap<JobId, ClaimedJob>) -> Option<ClaimedJob> {
+    fn claim_of(&self, dir: &SlotDir, held: &mut BTreeMap<JobId, Renewed>) -> Option<Renewed> {
         let journal = match Journal::read(&dir.journal()) {
             Ok(journal) => journal?,
             Err(error) => {
@@ -83,7 +94,7 @@ impl Adoption<'_> {
                 return None;
             }
         };
-        let matches = held.get(&journal.claim.job).is_some_and(|claimed| claimed.claim == journal.claim);
+        let matches = held.get(&journal.claim.job).is_some_and(|(claimed, _)| claimed.claim == journal.claim);
         if matches { held.remove(&journal.claim.job) } else { None }
     }
 }

@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use super::gate::{Drained, Entry, Gate};
 use super::leases::{Lease, Leases};
 use super::slots::{Slot, Slots};
 use crate::attempt::{self, Stop};
@@ -32,6 +33,7 @@ pub(super) struct Claimer {
     pub(super) poll: Duration,
     pub(super) slots: Slots,
     pub(super) leases: Leases,
+    pub(super) gate: Gate,
     pub(super) draining: CancellationToken,
 }
 
@@ -56,7 +58,24 @@ impl Claimer {
 
     async fn claim_loop(self, sender: mpsc::Sender<Assigned>) {
         let mut backoff = Duration::from_millis(100);
-        while let Some(slots) = self.draining.run_until_cancelled(self.slots.take_free()).await {
+        let mut drained = if self.gate.is_drained() { Drained::Waits } else { Drained::Leaves };
+        while let Some(entry) = self.draining.run_until_cancelled(self.gate.enter(&self.leases, drained)).await {
+            match entry {
+                Entry::Open => drained = Drained::Leaves,
+                Entry::Leave => {
+                    info!("drained: no job is left, leaving");
+                    return self.draining.cancel();
+                }
+            }
+            let slots = tokio::select! {
+                slots = self.slots.take_free() => slots,
+                () = self.gate.closed() => continue,
+                () = self.draining.cancelled() => return,
+            };
+            // Both may have come at once.
+            if !self.gate.is_open() {
+                continue;
+            }
             // Subscribed before asking: what happens after the question is heard.
             let mut hints = self.store.hints();
             let wait = match self.claim_once(slots, &sender).await {
@@ -75,6 +94,7 @@ impl Claimer {
             tokio::select! {
                 () = hints.next_change() => {}
                 () = tokio::time::sleep(wait) => {}
+                () = self.gate.closed() => {}
                 () = self.draining.cancelled() => return,
             }
         }

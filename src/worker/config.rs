@@ -3,9 +3,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::human;
+use crate::job::Label;
 
 /// How a worker daemon works.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,4 +22,28 @@ pub struct Config {
     /// How long running jobs may go on after the first request to stop.
     #[serde(with = "human")]
     pub shutdown_grace: Duration,
+    /// What it offers to any job.
+    pub labels: Vec<Label>,
+    /// How often it says that it lives; one that has missed three of these is offline.
+    #[serde(with = "human")]
+    pub report: Duration,
+    /// When it claims nothing because its host is short of something.
+    pub admission: AdmissionConfig,
+}
+
+/// `[worker.admission]`: below what a worker claims nothing; 0 where that does not matter.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AdmissionConfig {
+    /// How often it looks.
+    #[serde(with = "human")]
+    pub every: Duration,
+    /// The least memory that can be had without swapping.
+    pub memory_available: ByteSize,
+    /// The highest share of time in which everything stands still for want of memory, in percent.
+    pub memory_stalled_percent: u8,
+    /// The least room on the disk of the state directory.
+    pub disk_free: ByteSize,
+    /// The fewest files that can still be made there.
+    pub inodes_free: u64,
 }

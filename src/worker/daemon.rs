@@ -10,20 +10,25 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
+use super::admission::Admission;
 use super::adopt::Adoption;
+use super::board::Board;
 use super::claims::{Assigned, Claimer};
 use super::config::Config;
+use super::gate::Gate;
 use super::identity::{Identity, IdentityError};
+use super::janitor::Janitor;
 use super::keeper::{Keeper, KeeperSetup};
 use super::leases::Leases;
-use super::registry::Registry;
+use super::registry::{self, Registry};
 use super::run::Runner;
 use super::slots::{Slots, SupervisorSetup};
-use super::{janitor, queue, reaper};
+use super::{queue, reaper};
 use crate::attempt::{self, StopReason, Tools};
 use crate::backends;
 use crate::git::{self, Git, GitError};
 use crate::ids::WorkerId;
+use crate::job::Label;
 use crate::sandbox::{SandboxError, Status, Supervisor};
 use crate::store::{self, Store, StoreError};
 use crate::workspace::{self, SlotDir, StateDir};
@@ -102,6 +107,10 @@ pub struct Daemon {
     tools: Arc<Tools>,
     slots: Slots,
     leases: Leases,
+    gate: Gate,
+    board: Board,
+    janitor: Janitor,
+    admission: Admission,
     supervisors: SupervisorSetup,
     /// The slots that have a supervisor.
     supervised: Vec<SlotDir>,
@@ -129,10 +138,13 @@ impl Daemon {
         // An earlier daemon may have had more slots, with jobs in them.
         let all = with_those_on_disk(&configured, &state).map_err(failed)?;
         let (slots, leases) = (Slots::new(configured.clone()), Leases::default());
+        // Before the first claim: a worker that was drained is so still.
+        let gate = Gate::new(store.orders(identity.id()).await?.drain);
         let keeper = Keeper::start(KeeperSetup {
             store: setup.queue.clone(),
             worker: identity.id().clone(),
             leases: leases.clone(),
+            gate: gate.clone(),
             supervisors: all.iter().map(SlotDir::supervisor).collect(),
         })
         .map_err(WorkerError::Keeper)?;
@@ -153,6 +165,9 @@ impl Daemon {
         let (kept, spare): (Vec<&SlotDir>, Vec<&SlotDir>) = all.iter().partition(in_use);
         join_all(spare.iter().map(|dir| close_supervisor(dir))).await;
         let supervised = kept.into_iter().cloned().collect();
+        let limits = setup.config.admission.clone();
+        let janitor = Janitor::new(state.clone(), setup.workspace.ttl, limits.disk_free.as_u64());
+        let admission = Admission::new(limits, &state, janitor.clone(), &store, gate.clone());
         let tools = Arc::new(Tools {
             store,
             git,
@@ -166,7 +181,22 @@ impl Daemon {
             environment: setup.environment.clone(),
             executable: setup.executable.clone(),
         });
-        Ok(Self { setup, identity, tools, slots, leases, supervisors, supervised, keeper, adopted })
+        let board = Board::default();
+        Ok(Self {
+            setup,
+            identity,
+            tools,
+            slots,
+            leases,
+            gate,
+            board,
+            janitor,
+            admission,
+            supervisors,
+            supervised,
+            keeper,
+            adopted,
+        })
     }
 
     /// The worker's name.
@@ -182,12 +212,19 @@ impl Daemon {
     pub async fn run(mut self, shutdown: Shutdown) -> Result<(), WorkerError> {
         let adopted = std::mem::take(&mut self.adopted);
         let ended = CancellationToken::new();
-        let background = self.start_background(&shutdown, &ended);
+        self.admission.look_once().await;
+        let background = self.start_background(&shutdown, &ended).await;
         info!("worker {} runs with {} slots", self.id(), self.setup.config.slots);
 
         let room = self.setup.config.slots as usize + adopted.len();
         let claims = self.claimer(&shutdown).start(adopted, room);
-        let runner = Runner { tools: self.tools.clone(), supervisors: self.supervisors.clone() };
+        let runner = Runner {
+            tools: self.tools.clone(),
+            supervisors: self.supervisors.clone(),
+            board: self.board.clone(),
+            janitor: self.janitor.clone(),
+            draining: shutdown.drain.clone(),
+        };
         let stopping = tokio::spawn(stop_jobs(self.leases.clone(), shutdown, self.setup.config.shutdown_grace));
         let store = self.tools.store.clone();
         let driven = queue::drive(self.id(), store, claims, move |assigned| runner.clone().run(assigned)).await;
@@ -204,26 +241,41 @@ impl Daemon {
         Claimer {
             store: self.tools.store.clone(),
             worker: self.id().clone(),
-            backends: self.tools.backends.names().into_iter().map(|name| (name, BTreeSet::new())).collect(),
-            labels: BTreeSet::new(),
+            backends: self.tools.backends.all().map(|backend| (backend.name().to_owned(), words(backend.capabilities()))).collect(),
+            labels: words(&self.setup.config.labels),
             lease: self.setup.queue.lease,
             poll: self.setup.queue.poll,
             slots: self.slots.clone(),
             leases: self.leases.clone(),
+            gate: self.gate.clone(),
             draining: shutdown.drain.clone(),
         }
     }
 
-    fn start_background(&self, shutdown: &Shutdown, ended: &CancellationToken) -> TaskTracker {
+    async fn start_background(&self, shutdown: &Shutdown, ended: &CancellationToken) -> TaskTracker {
         let (tasks, store) = (TaskTracker::new(), &self.tools.store);
-        let names = self.tools.backends.names();
-        let registry = Registry::new(store, self.id(), &self.setup.version, self.setup.config.slots, names);
-        tasks.spawn(registry.report_loop(shutdown.drain.clone(), ended.clone()));
+        let registry = Registry {
+            store: store.clone(),
+            board: self.board.clone(),
+            gate: self.gate.clone(),
+            admission: self.admission.clone(),
+            every: self.setup.config.report,
+            slots: self.setup.config.slots,
+            row: registry::row(store, self.id(), &self.setup.version, &self.setup.config, &self.tools.backends),
+        };
+        let said = registry.introduce().await;
+        tasks.spawn(registry.report_loop(said, shutdown.drain.clone(), ended.clone()));
         tasks.spawn(reaper::reap_loop(store.clone(), self.setup.queue.poll, ended.clone()));
-        tasks.spawn(janitor::sweep_loop(self.tools.state.clone(), self.tools.workspace.ttl, ended.clone()));
+        tasks.spawn(self.janitor.clone().sweep_loop(ended.clone()));
+        tasks.spawn(self.admission.clone().look_loop(ended.clone()));
         tasks.close();
         tasks
     }
+}
+
+/// Labels as claims name them.
+fn words(labels: &[Label]) -> BTreeSet<String> {
+    labels.iter().map(ToString::to_string).collect()
 }
 
 /// Stops what runs when draining takes too long, or when that is asked for.

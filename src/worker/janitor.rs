@@ -1,7 +1,9 @@
 //! The janitor: empties the trash and ends the time of kept workspaces, off every job's path.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -10,22 +12,51 @@ use crate::workspace::{Kept, StateDir};
 /// How often it looks.
 const INTERVAL: Duration = Duration::from_secs(2);
 
-/// Runs [`sweep_once`] until the token is cancelled, and once more then.
-pub(super) async fn sweep_loop(state: StateDir, ttl: Duration, ended: CancellationToken) {
-    loop {
-        let last = ended.run_until_cancelled(tokio::time::sleep(INTERVAL)).await.is_none();
-        let state = state.clone();
-        if tokio::task::spawn_blocking(move || sweep_once(&state, ttl)).await.is_err() {
-            warn!("sweeping panicked; please report it as a defect");
+/// Who sweeps a state directory. All clones are the same one, and sweep one at a time.
+#[derive(Debug, Clone)]
+pub(super) struct Janitor {
+    state: StateDir,
+    ttl: Duration,
+    /// With less room than this, in bytes, it sweeps before a slot is free again.
+    little_room: u64,
+    sweeping: Arc<Mutex<()>>,
+}
+
+impl Janitor {
+    pub(super) fn new(state: StateDir, ttl: Duration, little_room: u64) -> Self {
+        Self { state, ttl, little_room, sweeping: Arc::default() }
+    }
+
+    /// Runs [`Janitor::sweep_once`] until the token is cancelled, and once more then.
+    pub(super) async fn sweep_loop(self, ended: CancellationToken) {
+        loop {
+            let last = ended.run_until_cancelled(tokio::time::sleep(INTERVAL)).await.is_none();
+            self.sweep_once().await;
+            if last {
+                return;
+            }
         }
-        if last {
-            return;
+    }
+
+    /// Sweeps now where the disk has little room: what an attempt left must not be what the next one lacks.
+    pub(super) async fn make_room(&self) {
+        if self.state.free_space().is_ok_and(|free| free < self.little_room) {
+            self.sweep_once().await;
+        }
+    }
+
+    /// One pass.
+    pub(super) async fn sweep_once(&self) {
+        let _alone = self.sweeping.lock().await;
+        let (state, ttl) = (self.state.clone(), self.ttl);
+        if tokio::task::spawn_blocking(move || sweep(&state, ttl)).await.is_err() {
+            warn!("sweeping panicked; please report it as a defect");
         }
     }
 }
 
 /// One pass. Blocks.
-fn sweep_once(state: &StateDir, ttl: Duration) {
+fn sweep(state: &StateDir, ttl: Duration) {
     let trash = state.trash();
     match Kept::new(state.kept()).expire_once(&trash, ttl, SystemTime::now()) {
         Ok(0) => {}

@@ -1,5 +1,5 @@
 //! The lease keeper: a thread of its own, with its own runtime and its own connection, that keeps leases and supervisors
-//! alive whatever the jobs' runtime is doing, and hears what the database has to say about running jobs.
+//! alive whatever the jobs' runtime is doing, and hears what the database has to say about running jobs and the worker.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,15 +10,19 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
+use super::gate::Gate;
 use super::leases::Leases;
 use crate::attempt::StopReason;
 use crate::ids::WorkerId;
 use crate::job::Claim;
 use crate::sandbox;
-use crate::store::{self, Renewal, Store, StoreError};
+use crate::store::{self, Hints, JobOrder, Orders, Renewal, Renewed, Store, StoreError};
 
-/// How often running jobs' requests to stop are looked for when no hint comes.
+/// How often the orders for running jobs are looked for when no hint comes.
 const LISTEN: Duration = Duration::from_secs(1);
+
+/// The shortest time between two looks that hints cause: where thousands of jobs pass, each look hears of many.
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// What the keeper keeps.
 #[derive(Clone)]
@@ -26,6 +30,7 @@ pub(super) struct KeeperSetup {
     pub(super) store: store::Config,
     pub(super) worker: WorkerId,
     pub(super) leases: Leases,
+    pub(super) gate: Gate,
     /// The directories of the slots' supervisors.
     pub(super) supervisors: Arc<[PathBuf]>,
 }
@@ -125,11 +130,17 @@ impl KeeperSetup {
         let mut hints = store.hints();
         let mut renew = interval(self.store.lease / 3);
         let mut listen = interval(LISTEN);
+        let mut pause = Instant::now();
         loop {
             tokio::select! {
                 _ = renew.tick() => self.renew_once(store).await,
-                _ = listen.tick() => self.listen_once(store).await,
-                () = hints.next_change() => self.listen_once(store).await,
+                // Without a job, the worker's own reports hear of a drain.
+                _ = listen.tick(), if !self.leases.is_empty() => self.listen_once(store).await,
+                () = self.gate.doubted() => self.listen_once(store).await,
+                () = hint_after(pause, &mut hints) => {
+                    pause = Instant::now() + PAUSE;
+                    self.listen_once(store).await;
+                }
             }
         }
     }
@@ -152,10 +163,11 @@ impl KeeperSetup {
         let asked = Instant::now();
         let renewing = store.renew(&self.worker, &claims, self.store.lease);
         match tokio::time::timeout(self.store.lease / 3, renewing).await {
-            Ok(Ok(renewals)) => {
+            Ok(Ok(Renewed { renewals, drain })) => {
                 for (claim, renewal) in claims.iter().zip(renewals) {
                     self.heed(claim, renewal, asked);
                 }
+                self.gate.hear_drain(drain);
             }
             Ok(Err(error)) => warn!("cannot renew {} leases, trying again: {error}", claims.len()),
             Err(_) => warn!("cannot renew {} leases in time, trying again", claims.len()),
@@ -164,11 +176,9 @@ impl KeeperSetup {
 
     fn heed(&self, claim: &Claim, renewal: Renewal, asked: Instant) {
         match renewal {
-            Renewal::Held { cancel, .. } => {
+            Renewal::Held { cancel, deadline, .. } => {
                 self.leases.renewed(claim, asked);
-                if let Some(why) = cancel {
-                    self.leases.stop(claim.job, StopReason::Cancelled(why));
-                }
+                self.obey(JobOrder { job: claim.job, attempt: claim.attempt, cancel, deadline });
             }
             Renewal::Lost => {
                 warn!(job.id = %claim.job, "the claim on job {} is lost", claim.job);
@@ -177,21 +187,32 @@ impl KeeperSetup {
         }
     }
 
-    /// Hears requests to stop running jobs.
-    async fn listen_once(&self, store: &Store) {
-        if self.leases.is_empty() {
-            return;
+    fn obey(&self, JobOrder { job, attempt, cancel, deadline }: JobOrder) {
+        if let Some(at) = deadline {
+            self.leases.move_deadline(job, attempt, at);
         }
-        match store.cancel_requests(&self.worker).await {
-            Ok(requests) => {
-                for (job, why) in requests {
-                    self.leases.stop(job, StopReason::Cancelled(why));
-                }
-            }
-            Err(StoreError::Unreachable { .. }) => {}
-            Err(error) => warn!("cannot ask for requests to stop: {error}"),
+        if let Some(why) = cancel {
+            self.leases.stop(job, StopReason::Cancelled(why));
         }
     }
+
+    /// Hears what is asked of the worker and of its jobs.
+    async fn listen_once(&self, store: &Store) {
+        match store.orders(&self.worker).await {
+            Ok(Orders { jobs, drain }) => {
+                jobs.into_iter().for_each(|order| self.obey(order));
+                self.gate.hear_drain(drain);
+            }
+            Err(StoreError::Unreachable { .. }) => {}
+            Err(error) => warn!("cannot ask for orders: {error}"),
+        }
+    }
+}
+
+/// Waits for a hint, but not before this moment.
+async fn hint_after(moment: Instant, hints: &mut Hints) {
+    tokio::time::sleep_until(moment.into()).await;
+    hints.next_change().await;
 }
 
 fn interval(period: Duration) -> tokio::time::Interval {

@@ -4,20 +4,26 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::attempt::{Stop, StopHandle, StopReason};
-use crate::ids::JobId;
+use tokio::sync::watch;
+
+use crate::attempt::{DeadlineMover, MovedDeadline, Stop, StopHandle, StopReason};
+use crate::clock::Timestamp;
+use crate::ids::{AttemptNo, JobId};
 use crate::job::Claim;
 
 /// The claims held.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Leases {
     held: Arc<Mutex<BTreeMap<JobId, Held>>>,
+    /// How many there are.
+    count: watch::Sender<usize>,
 }
 
 #[derive(Debug)]
 struct Held {
     claim: Claim,
     stop: StopHandle,
+    deadline: DeadlineMover,
     /// When the lease was surely still ours for its whole length: the start of the last request that renewed it.
     renewed: Instant,
 }
@@ -28,14 +34,18 @@ pub(super) struct Lease {
     leases: Leases,
     claim: Claim,
     stop: Stop,
+    moved: MovedDeadline,
 }
 
 impl Leases {
     /// Holds a claim that was made, or renewed, by a request that began at `asked`.
     pub(super) fn hold(&self, claim: &Claim, asked: Instant) -> Lease {
-        let (handle, stop) = StopHandle::new();
-        self.lock().insert(claim.job, Held { claim: claim.clone(), stop: handle, renewed: asked });
-        Lease { leases: self.clone(), claim: claim.clone(), stop }
+        let ((handle, stop), (deadline, moved)) = (StopHandle::new(), DeadlineMover::new());
+        let mut held = self.lock();
+        held.insert(claim.job, Held { claim: claim.clone(), stop: handle, deadline, renewed: asked });
+        self.count.send_replace(held.len());
+        drop(held);
+        Lease { leases: self.clone(), claim: claim.clone(), stop, moved }
     }
 
     pub(super) fn claims(&self) -> Vec<Claim> {
@@ -44,6 +54,15 @@ impl Leases {
 
     pub(super) fn is_empty(&self) -> bool {
         self.lock().is_empty()
+    }
+
+    /// Waits until no claim is held.
+    pub(super) async fn none_left(&self) {
+        let mut count = self.count.subscribe();
+        // It fails when the sender is gone, which is ours.
+        if count.wait_for(|count| *count == 0).await.is_err() {
+            std::future::pending::<()>().await;
+        }
     }
 
     /// Notes that a claim was renewed by a request that began at `asked`.
@@ -69,6 +88,13 @@ impl Leases {
     pub(super) fn stop(&self, job: JobId, reason: StopReason) {
         if let Some(held) = self.lock().get(&job) {
             held.stop.stop(reason);
+        }
+    }
+
+    /// Moves the deadline of an attempt, where it is under a claim that is held.
+    pub(super) fn move_deadline(&self, job: JobId, attempt: AttemptNo, at: Timestamp) {
+        if let Some(held) = self.lock().get(&job).filter(|held| held.claim.attempt == attempt) {
+            held.deadline.move_to(at);
         }
     }
 
@@ -103,6 +129,11 @@ impl Lease {
     pub(super) fn stop(&self) -> Stop {
         self.stop.clone()
     }
+
+    /// Hears when the attempt's deadline is moved.
+    pub(super) fn moved(&self) -> MovedDeadline {
+        self.moved.clone()
+    }
 }
 
 impl Drop for Lease {
@@ -110,6 +141,7 @@ impl Drop for Lease {
         let mut held = self.leases.lock();
         if held.get(&self.claim.job).is_some_and(|held| held.claim == self.claim) {
             held.remove(&self.claim.job);
+            self.leases.count.send_replace(held.len());
         }
     }
 }

@@ -3,20 +3,25 @@
 //! The rule: no claim without a free slot, and no job that runs without its lease being kept from a thread that jobs cannot
 //! starve. What an attempt does is the attempt room's affair; the API is met in the database only.
 
+mod admission;
 mod adopt;
+mod board;
 mod claims;
 mod config;
 mod daemon;
+mod gate;
 mod identity;
 mod janitor;
 mod keeper;
 mod leases;
+mod pressure;
 mod queue;
 mod reaper;
 mod registry;
 mod run;
 mod slots;
 
-pub use config::Config;
+pub use admission::pressure_now;
+pub use config::{AdmissionConfig, Config};
 pub use daemon::{Daemon, Setup, Shutdown, WorkerError};
 pub use identity::IdentityError;

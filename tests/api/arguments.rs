@@ -25,7 +25,7 @@ fn the_help_lists_every_command() {
       job          Look at a job, or change its fate
       logs         Write the log of a job
       completions  Take delivered results from their queue
-      workers      Look at the workers
+      workers      Look at the workers, drain and resume them
       config       Look at the effective configuration
       doctor       Check what Sawmill needs of this host, and say what to do about what is missing
       migrate      Bring the database to this version's schema

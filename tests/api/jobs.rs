@@ -176,11 +176,14 @@ async fn the_description_has_every_route_and_every_document() {
     get /v1/jobs/{id}
     get /v1/jobs/{id}/attempts
     post /v1/jobs/{id}/cancel
+    post /v1/jobs/{id}/deadline
     get /v1/jobs/{id}/diff
     get /v1/jobs/{id}/logs
     post /v1/jobs/{id}/retry
     get /v1/workers
     get /v1/workers/{id}
+    post /v1/workers/{id}/drain
+    post /v1/workers/{id}/resume
     "#);
     assert_eq!(description["info"]["version"], "0.1.0 (test)");
     // Every reference leads somewhere.

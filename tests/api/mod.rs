@@ -7,4 +7,5 @@ mod logs;
 mod problems;
 mod reconnect;
 mod tables;
+mod workers;
 mod world;

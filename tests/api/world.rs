@@ -16,7 +16,9 @@ use sawmill::job::attempt::Resources;
 use sawmill::job::{
     Claim, Completion, DiffSummary, FileChange, LogChunk, LogVerdict, Outcome, OutcomeClass, RetryPolicy, Stream,
 };
-use sawmill::store::{ClaimRequest, Config, Finish, Store, WorkerRecord, WorkerState};
+use sawmill::store::{
+    ClaimRequest, Config, Finish, OfferedBackend, Pressure, SlotContent, SlotRecord, Store, WorkerPhase, WorkerReport,
+};
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
 use tokio_util::sync::CancellationToken;
@@ -182,21 +184,30 @@ impl World {
     }
 
     pub(crate) async fn report_worker(&self) {
+        self.report(|_| ()).await;
+    }
+
+    /// Reports the worker `w1` as `edit` has it.
+    pub(crate) async fn report(&self, edit: impl FnOnce(&mut WorkerReport)) {
         let now = self.store.now();
-        let row = WorkerRecord {
+        let label = |text: &str| text.parse().expect("a label");
+        let mut report = WorkerReport {
             id: WorkerId::new("w1"),
             host: "builder".to_owned(),
             version: "0.1.0".to_owned(),
             pid: 4711,
             boot_id: "boot".to_owned(),
-            slots: 4,
-            labels: vec!["linux".to_owned()],
-            backends: vec!["shell".to_owned()],
-            state: WorkerState::Running,
+            labels: vec![label("linux")],
+            backends: vec![OfferedBackend { name: "shell".to_owned(), capabilities: vec![label("context=200k")] }],
+            slots: (0..4).map(|number| SlotRecord { number, content: SlotContent::Free }).collect(),
+            pressure: Pressure::default(),
+            phase: WorkerPhase::Running,
+            report_ms: 10_000,
             started_at: now,
             seen_at: now,
         };
-        self.store.report_worker(&row).await.expect("the worker reports");
+        edit(&mut report);
+        self.store.report_worker(&report).await.expect("the worker reports");
     }
 
     /// Runs a command line against the router in this process: how it ends, and what it wrote.

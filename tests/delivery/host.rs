@@ -39,6 +39,7 @@ pub(crate) struct Host {
     lease: Duration,
     slots: u32,
     starts: AtomicU32,
+    settings: Vec<(&'static str, String)>,
     pub(crate) store: Store,
 }
 
@@ -77,13 +78,18 @@ impl Host {
             completion_deliveries: 3,
         };
         let store = Store::connect(&config).await.expect("a new database can be opened");
-        let host = Self { root, url, schema, lease, slots, starts: AtomicU32::new(0), store };
+        let host = Self { root, url, schema, lease, slots, starts: AtomicU32::new(0), settings: Vec::new(), store };
         host.write_git();
         host
     }
 
     pub(crate) fn root(&self) -> &Path {
         self.root.path()
+    }
+
+    /// Configures by a variable, for what is started from now on.
+    pub(crate) fn set(&mut self, variable: &'static str, value: &str) {
+        self.settings.push((variable, value.to_owned()));
     }
 
     pub(crate) fn url(&self) -> &str {
@@ -129,6 +135,7 @@ impl Host {
         let mut command = Command::new(env!("CARGO_BIN_EXE_sawmill"));
         command.arg("--config").arg(self.config(worker)).args(args).current_dir(self.root()).env_clear();
         command.env("PATH", std::env::var_os("PATH").expect("a PATH")).env("HOME", self.root());
+        command.envs(self.settings.iter().map(|(name, value)| (name, value)));
         command
     }
 

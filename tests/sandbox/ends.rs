@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sawmill::clock::Timestamp;
-use sawmill::sandbox::{Cause, End};
+use sawmill::sandbox::{Cause, End, Refusal, SandboxError};
 
 use super::{Slot, until};
 
@@ -52,6 +52,27 @@ async fn a_job_that_ignores_term_is_killed_after_its_grace() {
     assert_eq!((report.end, report.cause), (End::Signalled(9), Cause::Stopped));
     assert!(report.ended_at.since(asked) >= command.grace, "it had its grace");
     assert!(!report.out_of_memory, "we killed it ourselves");
+    slot.assert_ended();
+}
+
+#[tokio::test]
+async fn a_deadline_is_moved_both_ways_while_the_command_runs() {
+    let slot = Slot::open().await;
+    let mut command = slot.script("later", "echo ready; sleep 1; echo done");
+    command.deadline = Some(Timestamp::now() + Duration::from_millis(600));
+    slot.supervisor.start(&command).await.unwrap();
+    slot.supervisor.move_deadline("later", Timestamp::now() + Duration::from_secs(60)).await.unwrap();
+    let report = slot.supervisor.wait("later").await.unwrap();
+    assert_eq!((report.end, report.cause), (End::Exited(0), Cause::Itself));
+    slot.supervisor.move_deadline("later", Timestamp::now()).await.unwrap();
+
+    slot.supervisor.start(&slot.script("sooner", "sleep 1000")).await.unwrap();
+    let (other, report) = tokio::join!(slot.supervisor.move_deadline("other", Timestamp::now()), async {
+        slot.supervisor.move_deadline("sooner", Timestamp::now() - Duration::from_secs(5)).await.unwrap();
+        slot.supervisor.wait("sooner").await.unwrap()
+    });
+    assert!(matches!(other, Err(SandboxError::Refused { refusal: Refusal::Unknown { .. }, .. })), "{other:?}");
+    assert_eq!(report.cause, Cause::Deadline);
     slot.assert_ended();
 }
 

@@ -1,11 +1,10 @@
-//! The queue of completions, and what workers say of themselves.
+//! The queue of completions.
 
 use std::time::Duration;
 
-use sawmill::clock::Timestamp;
-use sawmill::ids::{ClaimToken, CompletionId, WorkerId};
+use sawmill::ids::{ClaimToken, CompletionId};
 use sawmill::job::CompletionState;
-use sawmill::store::{CompletionFilter, HeldCompletion, Refusal, StoreError, WorkerRecord, WorkerState};
+use sawmill::store::{CompletionFilter, HeldCompletion, Refusal, StoreError};
 
 use super::{LONG, Queue, completion, delivered, on_both};
 
@@ -132,26 +131,5 @@ on_both! {
         let entry = queue.store.nack_completion(dead, held.token, "never", Refusal::Dead).await.expect("given back");
         assert_eq!(entry.state, CompletionState::Dead);
         assert!(take(queue).await.is_none());
-    }
-
-    async fn a_worker_is_what_it_last_said(queue) {
-        let mut record = WorkerRecord {
-            id: WorkerId::new("w"),
-            host: "build-1".to_owned(),
-            version: "0.1.0".to_owned(),
-            pid: u32::MAX,
-            boot_id: "b".to_owned(),
-            slots: 4,
-            labels: vec!["gpu".to_owned()],
-            backends: vec!["shell".to_owned()],
-            state: WorkerState::Running,
-            started_at: Timestamp(1),
-            seen_at: Timestamp(2),
-        };
-        queue.store.report_worker(&record).await.expect("reported");
-        record.state = WorkerState::Draining;
-        record.seen_at = Timestamp(3);
-        queue.store.report_worker(&record).await.expect("reported");
-        assert_eq!(queue.store.workers().await.expect("listed"), [record]);
     }
 }

@@ -34,7 +34,7 @@ fn chunk() -> LogChunk {
 /// Does the write. A renewal says in its own way that the claim is lost.
 async fn attempt(store: &Store, write: Write, claimed: &ClaimedJob, claim: &Claim) -> Result<(), StoreError> {
     match write {
-        Write::Renew => match store.renew(&claim.worker, slice::from_ref(claim), LONG).await?.as_slice() {
+        Write::Renew => match store.renew(&claim.worker, slice::from_ref(claim), LONG).await?.renewals.as_slice() {
             [Renewal::Held { .. }] => Ok(()),
             [Renewal::Lost] => Err(StoreError::LeaseLost),
             other => panic!("one renewal was asked for: {other:?}"),
@@ -119,13 +119,13 @@ on_both! {
         queue.store.cancel(third.claim.job, "enough").await.expect("asked");
         let worker = WorkerId::new("w");
         let claims = [third.claim.clone(), second.claim, first.claim];
-        let renewals = queue.store.renew(&worker, &claims, LONG * 2).await.expect("answered");
-        let Renewal::Held { lease_until, cancel } = &renewals[0] else { panic!("{renewals:?}") };
-        assert_eq!((cancel.as_deref(), &renewals[1]), (Some("enough"), &Renewal::Lost));
-        assert_eq!(renewals[2], Renewal::Held { lease_until: *lease_until, cancel: None });
+        let renewals = queue.store.renew(&worker, &claims, LONG * 2).await.expect("answered").renewals;
+        let Renewal::Held { lease_until, cancel, .. } = &renewals[0] else { panic!("{renewals:?}") };
+        assert_eq!((cancel.as_deref(), &renewals[1]), (Some("cancelled by request: enough"), &Renewal::Lost));
+        assert_eq!(renewals[2], Renewal::Held { lease_until: *lease_until, cancel: None, deadline: None });
         assert_eq!(queue.store.check_claim(&third.claim).await.expect("held"), *lease_until);
         assert!(*lease_until > queue.store.now() + LONG);
-        assert!(queue.store.renew(&worker, &[], LONG).await.expect("answered").is_empty());
+        assert!(queue.store.renew(&worker, &[], LONG).await.expect("answered").renewals.is_empty());
         let foreign = queue.store.renew(&WorkerId::new("v"), &claims, LONG).await;
         assert!(matches!(foreign, Err(StoreError::ForeignClaim { .. })), "{foreign:?}");
     }
@@ -134,8 +134,8 @@ on_both! {
         queue.enqueue().await;
         let late = queue.claim_for("w", std::time::Duration::ZERO).await.claim;
         assert!(matches!(queue.store.check_claim(&late).await, Err(StoreError::LeaseLost)));
-        let renewals = queue.store.renew(&late.worker, slice::from_ref(&late), LONG).await.expect("answered");
-        assert!(matches!(renewals[0], Renewal::Held { .. }));
+        let renewed = queue.store.renew(&late.worker, slice::from_ref(&late), LONG).await.expect("answered");
+        assert!(matches!(renewed.renewals[0], Renewal::Held { .. }));
         queue.store.check_claim(&late).await.expect("it holds again");
         assert!(queue.store.expire_once(10).await.expect("done").is_empty());
     }

@@ -126,7 +126,7 @@ on_both! {
             assert!(matches!(answer, Cancel::Requested(job) if job.cancel_requested_at.is_some()));
         }
         let renewed = queue.store.renew(&claimed.claim.worker, std::slice::from_ref(&claimed.claim), LONG).await.expect("renewed");
-        assert!(matches!(&renewed[0], sawmill::store::Renewal::Held { cancel: Some(reason), .. } if reason == "first"));
+        assert!(matches!(&renewed.renewals[0], sawmill::store::Renewal::Held { cancel: Some(reason), .. } if reason == "cancelled by request: first"));
         let ended = queue.store.finish(&claimed.claim, finish(OutcomeClass::Released)).await.expect("finished");
         assert_eq!(ended.state, JobState::Cancelled);
     }

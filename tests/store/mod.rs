@@ -13,6 +13,7 @@ mod jobs;
 mod logs;
 mod plans;
 mod schema;
+mod workers;
 
 use std::time::Duration;
 

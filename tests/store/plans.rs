@@ -10,7 +10,7 @@ use sawmill::store::{CompletionFilter, JobFilter};
 const BACKLOG: usize = 20_000;
 
 /// The order of the hot statements, and the index that each goes by. SQLite has no counters that would tell what was read.
-const PLANS: [(&str, &str); 13] = [
+const PLANS: [(&str, &str); 15] = [
     (
         "SELECT j.id FROM jobs j WHERE j.state = 'queued' AND j.held IS NULL AND j.route = 1 AND (j.start_by IS NULL OR j.start_by > 1) \
          ORDER BY j.priority, j.position, j.id LIMIT 1",
@@ -67,6 +67,15 @@ const PLANS: [(&str, &str); 13] = [
         "UPDATE jobs SET held = NULL WHERE held IN ('scheduled', 'backoff') AND id IN (x'00', x'01')",
         "SEARCH jobs USING INDEX sqlite_autoindex_jobs_1 (id=?)",
     ),
+    (
+        "SELECT j.id, a.deadline_at FROM jobs j JOIN attempts a ON a.job = j.id AND a.attempt = j.attempt \
+         WHERE j.worker = 'w' AND (j.cancel_requested_at IS NOT NULL OR a.deadline_at IS NOT NULL)",
+        "SEARCH j USING INDEX jobs_worker (worker=?)",
+    ),
+    (
+        "SELECT (SELECT count(*) FROM jobs j WHERE j.worker = w.id) FROM workers w",
+        "SEARCH j USING COVERING INDEX jobs_worker (worker=?)",
+    ),
 ];
 
 #[tokio::test]
@@ -105,6 +114,9 @@ async fn whole_lives(queue: &Queue) {
         let claim = &claimed.claim;
         queue.store.renew(&claim.worker, std::slice::from_ref(claim), LONG).await.expect("renewed");
         queue.store.held_by(&claim.worker).await.expect("answered");
+        queue.store.move_deadline(claim.job, claimed.claimed_at + LONG).await.expect("moved");
+        assert_eq!(queue.store.orders(&claim.worker).await.expect("answered").jobs.len(), 1);
+        queue.store.workers().await.expect("listed");
         let stream = Stream::Stdout;
         let chunk = LogChunk { seq: 0, stream, offset: 0, spool_end: 1, at: claimed.claimed_at, data: vec![b'x'] };
         queue.store.append_log(claim, &[chunk]).await.expect("appended");

@@ -3,13 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::site::Site;
+use super::site::{Site, wait_until};
 
 /// A file system of its own size. Where none can be mounted the test fails, for it would prove nothing.
-struct Small(PathBuf);
+pub(crate) struct Small(PathBuf);
 
 impl Small {
-    fn mount(path: &Path, megabytes: u32) -> Self {
+    pub(crate) fn mount(path: &Path, megabytes: u32) -> Self {
         std::fs::create_dir_all(path).expect("a directory");
         let size = format!("size={megabytes}m");
         let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(path).output().expect("mount starts");
@@ -26,7 +26,7 @@ impl Drop for Small {
     }
 }
 
-fn noise(bytes: usize) -> Vec<u8> {
+pub(crate) fn noise(bytes: usize) -> Vec<u8> {
     let mut state = 1_u32;
     let next = |_| {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -35,9 +35,14 @@ fn noise(bytes: usize) -> Vec<u8> {
     (0..bytes).map(next).collect()
 }
 
+/// A site whose worker takes jobs with so little room.
+fn small_site() -> Site {
+    Site::new().with("SAWMILL_WORKER__ADMISSION__DISK_FREE", "1 MiB")
+}
+
 #[test]
 fn a_mirror_that_does_not_fit_fails_the_job_with_the_reason() {
-    let site = Site::new();
+    let site = small_site();
     site.remote("large.git", |seed| std::fs::write(seed.join("large.bin"), noise(6 << 20)).expect("a file"));
     let _small = Small::mount(&site.path("worker"), 4);
     let _worker = site.worker();
@@ -54,7 +59,7 @@ fn a_mirror_that_does_not_fit_fails_the_job_with_the_reason() {
 
 #[test]
 fn a_job_that_fills_the_disk_fails_with_the_reason() {
-    let site = Site::new();
+    let site = small_site();
     let _small = Small::mount(&site.path("worker"), 8);
     let _worker = site.worker();
     let id = site.enqueue(&["--project", "app", "--", "sleep 1; head -c 20000000 /dev/zero | tr '\\0' x > large.txt"]);
@@ -72,5 +77,19 @@ fn a_state_directory_that_is_full_from_the_start_is_named() {
     insta::assert_snapshot!(site.says(&["worker"]), @r#"
     exit 1
     error: cannot write [site]/worker/mirrors/.home/gitconfig: no space left on the disk
+    "#);
+}
+
+#[test]
+fn who_waits_for_a_job_is_told_that_the_worker_is_short_of_room() {
+    let site = Site::new();
+    let _small = Small::mount(&site.path("worker"), 8);
+    let _worker = site.worker();
+    wait_until("the worker says so", || site.says(&["workers", "list"]).contains("paused"));
+    insta::assert_snapshot!(site.says(&["enqueue", "--project", "app", "--", "true"]), @r#"
+    exit 0
+    [job]
+    on branch sawmill/adhoc/job/true; watch it with: sawmill logs -f [job]
+    no worker takes jobs now; w is paused: less than 1.0 GiB is free on the disk of the state directory
     "#);
 }

@@ -2,7 +2,7 @@
 
 mod configuration;
 mod database;
-mod disk;
+pub(crate) mod disk;
 mod git_program;
 mod jobs;
 mod layers;

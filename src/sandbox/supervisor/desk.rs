@@ -123,6 +123,17 @@ impl Desk {
         self.report(id).map(drop)
     }
 
+    /// Moves the deadline of the command that runs; of one that has ended there is nothing to move.
+    pub(super) fn move_deadline(&mut self, id: &str, at: Timestamp) -> Result<(), Refusal> {
+        match &mut self.work {
+            Work::Command { id: running, run, .. } if running == id => {
+                run.move_deadline(at);
+                Ok(())
+            }
+            _ => self.report(id).map(drop),
+        }
+    }
+
     /// Ends the command that runs, if one does. The will is not a command.
     pub(super) fn stop_any(&mut self, cause: Cause) {
         if let Work::Command { run, .. } = &mut self.work {

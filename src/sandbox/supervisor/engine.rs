@@ -146,6 +146,7 @@ impl Engine {
                 Err(refusal) => Err(refusal),
             },
             Request::Stop { id } => self.desk.stop(&id).map(|()| Response::Done),
+            Request::Deadline { id, at } => self.desk.move_deadline(&id, at).map(|()| Response::Done),
             Request::Collect { id } => self.desk.collect(&id).map(|()| Response::Done),
             Request::Shutdown => {
                 self.dismiss();

@@ -117,6 +117,12 @@ impl Run {
         }
     }
 
+    /// Moves the deadline; nothing changes for a command that is being ended already.
+    pub(super) fn move_deadline(&mut self, at: Timestamp) {
+        // The wall clock may be set afterwards; how long is left is decided now.
+        self.deadline = Instant::now().checked_add(at.since(Timestamp::now()));
+    }
+
     /// A child of the supervisor has ended: the main process or an orphan.
     pub(super) fn reaped(&mut self, reaped: &Reaped) {
         self.usage.add(reaped);

@@ -1,0 +1,145 @@
+//! Renewing leases, and telling a worker what it must hear.
+//!
+//! The one rule: whatever a worker must hear (a lease lost, a job's end asked for, a deadline moved, a drain) comes with the
+//! answer to a renewal, so that a worker that gets no hint hears of everything within a third of a lease.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use super::Store;
+use super::cancel::cancelled;
+use super::error::StoreError;
+use super::fence::BATCH;
+use super::rows::number;
+use super::statement::{args, tuples};
+use super::types::Renewal;
+use super::worker_record::Drain;
+use super::workers::DrainRow;
+use crate::clock::Timestamp;
+use crate::ids::{AttemptNo, ClaimToken, JobId, WorkerId};
+use crate::job::Claim;
+
+const RENEW: &str = " UPDATE jobs SET lease_until = $2 FROM asked \
+    WHERE id = asked_job AND attempt = asked_attempt AND token = asked_token AND worker = $1 AND state = 'running' \
+    RETURNING token, cancel_reason, \
+    (SELECT a.deadline_at FROM attempts a WHERE a.job = jobs.id AND a.attempt = jobs.attempt) AS deadline_at";
+const DRAIN: &str = "SELECT drain_asked_at, drain_asked_by, drain_reason FROM workers WHERE id = $1";
+/// A row that has a worker runs: naming the state too, SQLite would walk all that run.
+const ORDERS: &str = "SELECT j.id, j.attempt, j.cancel_reason, a.deadline_at FROM jobs j \
+    JOIN attempts a ON a.job = j.id AND a.attempt = j.attempt \
+    WHERE j.worker = $1 AND (j.cancel_requested_at IS NOT NULL OR a.deadline_at IS NOT NULL)";
+
+#[derive(sqlx::FromRow)]
+struct RenewedRow {
+    token: uuid::Uuid,
+    cancel_reason: Option<String>,
+    deadline_at: Option<i64>,
+}
+
+#[derive(sqlx::FromRow)]
+struct OrderRow {
+    id: uuid::Uuid,
+    attempt: i64,
+    cancel_reason: Option<String>,
+    deadline_at: Option<i64>,
+}
+
+/// The answer to a renewal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Renewed {
+    /// What became of each claim, in the order in which they were named.
+    pub renewals: Vec<Renewal>,
+    /// Who asked for the worker's drain, if somebody did.
+    pub drain: Option<Drain>,
+}
+
+/// What a worker must hear, beside what became of its leases.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Orders {
+    /// Of its jobs: those of which something is asked.
+    pub jobs: Vec<JobOrder>,
+    /// Who asked for its drain, if somebody did.
+    pub drain: Option<Drain>,
+}
+
+/// What is asked of a running job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobOrder {
+    /// The job.
+    pub job: JobId,
+    /// The attempt that is meant.
+    pub attempt: AttemptNo,
+    /// Why its end was asked for, in the words of its outcome.
+    pub cancel: Option<String>,
+    /// When it must be over, where that was moved.
+    pub deadline: Option<Timestamp>,
+}
+
+/// Why a job's end was asked for, as its outcome will say it.
+fn in_words(cancel_reason: Option<String>) -> Option<String> {
+    cancel_reason.map(|reason| cancelled(&reason).message)
+}
+
+impl Store {
+    /// Renews claims of one worker, all in one transaction, and says of each whether it holds and what is asked of its job. A
+    /// lease that has run out is renewed all the same where nobody has taken note of it yet.
+    ///
+    /// # Errors
+    /// [`StoreError::ForeignClaim`] for a claim of another worker. When the database cannot be reached, nothing is known.
+    pub async fn renew(&self, worker: &WorkerId, claims: &[Claim], lease: Duration) -> Result<Renewed, StoreError> {
+        if let Some(foreign) = claims.iter().find(|claim| claim.worker != *worker) {
+            return Err(StoreError::ForeignClaim { asked: worker.clone(), holder: foreign.worker.clone() });
+        }
+        if claims.is_empty() {
+            return Ok(Renewed { renewals: Vec::new(), drain: self.drain_of(worker).await? });
+        }
+        let lease_until = self.now() + lease;
+        // Always in the same order, so that two renewals at once do not wait for each other in a circle.
+        let mut ordered: Vec<&Claim> = claims.iter().collect();
+        ordered.sort_by_key(|claim| claim.job);
+        let mut held: HashMap<ClaimToken, RenewedRow> = HashMap::new();
+        let mut tx = self.db().begin().await?;
+        for batch in ordered.chunks(BATCH) {
+            let mut args = args![worker, lease_until];
+            args.extend(batch.iter().flat_map(|claim| args![claim.job, claim.attempt, claim.token]));
+            let asked = tuples(3, batch.len(), 3);
+            let sql = format!("WITH asked (asked_job, asked_attempt, asked_token) AS (VALUES {asked}){RENEW}");
+            let rows: Vec<RenewedRow> = tx.all(&sql, args).await?;
+            held.extend(rows.into_iter().map(|row| (ClaimToken::from_uuid(row.token), row)));
+        }
+        let drain: Option<DrainRow> = tx.first(DRAIN, args![worker]).await?;
+        tx.commit().await?;
+        let renewal = |claim: &Claim| match held.remove(&claim.token) {
+            Some(row) => {
+                let (cancel, deadline) = (in_words(row.cancel_reason), row.deadline_at.map(Timestamp));
+                Renewal::Held { lease_until, cancel, deadline }
+            }
+            None => Renewal::Lost,
+        };
+        Ok(Renewed { renewals: claims.iter().map(renewal).collect(), drain: drain.and_then(DrainRow::drain) })
+    }
+
+    /// What is asked of a worker and of the jobs that it runs. Cheap enough to ask at every hint: it writes nothing.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    pub async fn orders(&self, worker: &WorkerId) -> Result<Orders, StoreError> {
+        let rows: Vec<OrderRow> = self.db().all(ORDERS, args![worker]).await?;
+        let order = |row: OrderRow| {
+            let job = JobId::from_uuid(row.id);
+            Ok(JobOrder {
+                job,
+                attempt: AttemptNo(number(row.attempt, || format!("job {job}"))?),
+                cancel: in_words(row.cancel_reason),
+                deadline: row.deadline_at.map(Timestamp),
+            })
+        };
+        let jobs = rows.into_iter().map(order).collect::<Result<_, StoreError>>()?;
+        Ok(Orders { jobs, drain: self.drain_of(worker).await? })
+    }
+
+    async fn drain_of(&self, worker: &WorkerId) -> Result<Option<Drain>, StoreError> {
+        let row: Option<DrainRow> = self.db().first(DRAIN, args![worker]).await?;
+        Ok(row.and_then(DrainRow::drain))
+    }
+}

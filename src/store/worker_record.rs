@@ -1,0 +1,281 @@
+//! A worker on record: what it says of itself, what is asked of it, and what follows from both.
+//!
+//! The one rule: what a worker says is stored as it says it, and what it *is* (offline, say) is computed when somebody looks,
+//! so that a worker that says nothing any more is not shown as what it said last.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::clock::Timestamp;
+use crate::ids::{AttemptNo, JobId, WorkerId};
+use crate::job::{Label, Stage};
+
+/// A worker that has missed so many of its own reports is offline.
+const MISSED_REPORTS: i64 = 3;
+
+/// What a worker says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct WorkerReport {
+    /// Its name.
+    pub id: WorkerId,
+    /// The host that it runs on.
+    pub host: String,
+    /// The build that it runs.
+    pub version: String,
+    /// Its process.
+    pub pid: u32,
+    /// The boot of the host that the process belongs to.
+    pub boot_id: String,
+    /// What it offers to any job.
+    pub labels: Vec<Label>,
+    /// Its backends.
+    pub backends: Vec<OfferedBackend>,
+    /// Its slots, and what is in them.
+    pub slots: Vec<SlotRecord>,
+    /// What it measured of its host.
+    pub pressure: Pressure,
+    /// What it is doing.
+    pub phase: WorkerPhase,
+    /// How often it reports, in milliseconds.
+    pub report_ms: i64,
+    /// When it started.
+    pub started_at: Timestamp,
+    /// When it last said so.
+    pub seen_at: Timestamp,
+}
+
+/// A backend of a worker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct OfferedBackend {
+    /// Its name.
+    pub name: String,
+    /// What it offers to its jobs, beside what the worker does.
+    pub capabilities: Vec<Label>,
+}
+
+/// A slot of a worker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SlotRecord {
+    /// Its number, from 0.
+    pub number: u32,
+    /// What is in it.
+    #[serde(flatten)]
+    pub content: SlotContent,
+}
+
+/// What is in a slot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum SlotContent {
+    /// Nothing.
+    Free,
+    /// An attempt at a job.
+    Busy {
+        /// The job.
+        job: JobId,
+        /// The attempt.
+        attempt: AttemptNo,
+        /// The stage that it is in, once it is in one.
+        stage: Option<Stage>,
+        /// When it was claimed.
+        since: Timestamp,
+    },
+    /// It cannot take a job until the worker has mended it, which it tries again and again.
+    Broken {
+        /// Why.
+        reason: String,
+        /// Since when.
+        since: Timestamp,
+    },
+}
+
+/// What a worker measured of its host; absent where the system does not say.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Pressure {
+    /// Memory that can be had without swapping: the host's, or what the worker's control group leaves where that is less.
+    pub memory_available_bytes: Option<u64>,
+    /// The share of the last ten seconds in which everything stood still for want of memory, in percent.
+    pub memory_stalled_percent: Option<u8>,
+    /// Room on the disk of the state directory.
+    pub disk_free_bytes: Option<u64>,
+    /// Files that can still be made there; absent where the file system does not count them.
+    pub inodes_free: Option<u64>,
+    /// Beyond what it claims no job.
+    pub limits: PressureLimits,
+    /// Why it claims no job now, where it is short of something.
+    pub shortage: Option<Shortage>,
+}
+
+/// Beyond what a worker claims no job; 0 where that does not matter.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PressureLimits {
+    /// The least memory.
+    pub memory_available_bytes: u64,
+    /// The highest share of time without memory, in percent.
+    pub memory_stalled_percent: u8,
+    /// The least room on the disk.
+    pub disk_free_bytes: u64,
+    /// The fewest files that can still be made.
+    pub inodes_free: u64,
+}
+
+/// Why a worker claims no job by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Shortage {
+    /// In words.
+    pub reason: String,
+    /// Since when.
+    pub since: Timestamp,
+}
+
+/// A request to drain a worker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Drain {
+    /// When it was asked for.
+    pub asked_at: Timestamp,
+    /// By whom, as they call themselves.
+    pub asked_by: String,
+    /// Why; it may be empty.
+    pub reason: String,
+}
+
+/// What a worker is doing, by its own account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum WorkerPhase {
+    /// It takes jobs, unless it is short of something.
+    Running,
+    /// It takes no more jobs, and none is being claimed.
+    Draining,
+    /// It has ended in good order.
+    Stopped,
+}
+
+impl WorkerPhase {
+    /// The word used on the wire and in the database.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Draining => "draining",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+/// What a worker is, seen from outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum WorkerState {
+    /// It takes jobs.
+    Running,
+    /// It takes no jobs because its host is short of something, and will by itself.
+    Paused,
+    /// It was told to take no more jobs.
+    Draining,
+    /// It has ended in good order.
+    Stopped,
+    /// It has missed its reports: it was killed, its host is gone, or it cannot reach the database.
+    Offline,
+}
+
+impl WorkerState {
+    /// The word used on the wire.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Draining => "draining",
+            Self::Stopped => "stopped",
+            Self::Offline => "offline",
+        }
+    }
+}
+
+impl std::fmt::Display for WorkerState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// A worker on record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct WorkerRecord {
+    /// What it says of itself.
+    #[serde(flatten)]
+    pub report: WorkerReport,
+    /// Who asked for its drain, if somebody did.
+    pub drain: Option<Drain>,
+    /// How many jobs it runs, by the jobs' own record.
+    pub jobs: u32,
+    /// What it is, as of now.
+    pub state: WorkerState,
+}
+
+impl WorkerRecord {
+    /// What follows from a report and a request, as of `now`.
+    pub(super) fn new(report: WorkerReport, drain: Option<Drain>, jobs: u32, now: Timestamp) -> Self {
+        let patience = Duration::from_millis(u64::try_from(report.report_ms.saturating_mul(MISSED_REPORTS)).unwrap_or(0));
+        let state = match report.phase {
+            WorkerPhase::Stopped => WorkerState::Stopped,
+            _ if now.since(report.seen_at) > patience => WorkerState::Offline,
+            WorkerPhase::Draining => WorkerState::Draining,
+            WorkerPhase::Running if drain.is_some() => WorkerState::Draining,
+            WorkerPhase::Running if report.pressure.shortage.is_some() => WorkerState::Paused,
+            WorkerPhase::Running => WorkerState::Running,
+        };
+        Self { report, drain, jobs, state }
+    }
+
+    /// How many of its slots could take a job.
+    #[must_use]
+    pub fn free_slots(&self) -> usize {
+        self.report.slots.iter().filter(|slot| slot.content == SlotContent::Free).count()
+    }
+
+    /// Whether it has heard of a drain, claims nothing any more and runs nothing any more.
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
+        self.jobs == 0 && (self.report.phase != WorkerPhase::Running || self.state == WorkerState::Offline)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_is_what_it_says_and_what_is_asked_of_it_until_it_falls_silent() {
+        let drain = || Drain { asked_at: Timestamp(1), asked_by: "op".to_owned(), reason: String::new() };
+        let check = |phase, short: bool, drained: bool, silence_ms: i64, expected: WorkerState| {
+            let shortage = short.then(|| Shortage { reason: "memory".to_owned(), since: Timestamp(0) });
+            let report = WorkerReport {
+                id: WorkerId::new("w"),
+                host: String::new(),
+                version: String::new(),
+                pid: 1,
+                boot_id: String::new(),
+                labels: Vec::new(),
+                backends: Vec::new(),
+                slots: Vec::new(),
+                pressure: Pressure { shortage, ..Pressure::default() },
+                phase,
+                report_ms: 1_000,
+                started_at: Timestamp(0),
+                seen_at: Timestamp(10_000),
+            };
+            let record = WorkerRecord::new(report, drained.then(drain), 0, Timestamp(10_000 + silence_ms));
+            assert_eq!(record.state, expected, "{phase:?} {short} {drained} {silence_ms}");
+        };
+        check(WorkerPhase::Running, false, false, 3_000, WorkerState::Running);
+        check(WorkerPhase::Running, false, false, 3_001, WorkerState::Offline);
+        check(WorkerPhase::Running, true, false, 0, WorkerState::Paused);
+        check(WorkerPhase::Running, true, true, 0, WorkerState::Draining);
+        check(WorkerPhase::Draining, false, false, 0, WorkerState::Draining);
+        check(WorkerPhase::Draining, false, true, 9_000, WorkerState::Offline);
+        check(WorkerPhase::Stopped, true, true, 9_000, WorkerState::Stopped);
+    }
+}

@@ -1,0 +1,103 @@
+//! Admission: whether the host has room for another job, looked at on a clock of its own and never on a job's path.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use super::config::{AdmissionConfig, Config};
+use super::gate::Gate;
+use super::janitor::Janitor;
+use super::pressure::{Gauge, Want, in_words, judge};
+use crate::clock::Timestamp;
+use crate::store::{Pressure, PressureLimits, Shortage, Store};
+use crate::workspace::StateDir;
+
+/// Looks at the host, and closes the gate while it is short of something.
+#[derive(Debug, Clone)]
+pub(super) struct Admission {
+    config: AdmissionConfig,
+    gauge: Gauge,
+    janitor: Janitor,
+    store: Store,
+    gate: Gate,
+    seen: Arc<Mutex<Seen>>,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    pressure: Pressure,
+    short: BTreeSet<Want>,
+}
+
+impl Admission {
+    pub(super) fn new(config: AdmissionConfig, state: &StateDir, janitor: Janitor, store: &Store, gate: Gate) -> Self {
+        let gauge = Gauge::new(state.root());
+        Self { config, gauge, janitor, store: store.clone(), gate, seen: Arc::default() }
+    }
+
+    /// What was seen last.
+    pub(super) fn pressure(&self) -> Pressure {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).pressure.clone()
+    }
+
+    /// Runs [`Admission::look_once`] until the token is cancelled.
+    pub(super) async fn look_loop(self, ended: CancellationToken) {
+        while ended.run_until_cancelled(tokio::time::sleep(self.config.every)).await.is_some() {
+            self.look_once().await;
+        }
+    }
+
+    /// One look. A disk that is short of room is first rid of what is to be deleted anyway.
+    pub(super) async fn look_once(&self) {
+        let before = self.seen.lock().unwrap_or_else(PoisonError::into_inner).short.clone();
+        let Some((mut pressure, mut short)) = self.read(&before).await else { return };
+        if short.contains(&Want::Disk) || short.contains(&Want::Inodes) {
+            self.janitor.sweep_once().await;
+            let Some(again) = self.read(&before).await else { return };
+            (pressure, short) = again;
+        }
+        let since = self.gate.shortage().map_or_else(|| self.store.now(), |shortage| shortage.since);
+        let shortage = (!short.is_empty()).then(|| Shortage { reason: in_words(&short, &pressure.limits), since });
+        pressure.shortage.clone_from(&shortage);
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Seen { pressure, short };
+        self.gate.set_shortage(shortage);
+    }
+
+    async fn read(&self, before: &BTreeSet<Want>) -> Option<(Pressure, BTreeSet<Want>)> {
+        let (gauge, limits) = (self.gauge.clone(), PressureLimits::from(&self.config));
+        match tokio::task::spawn_blocking(move || gauge.read(&limits)).await {
+            Ok(pressure) => {
+                let short = judge(&pressure, before);
+                Some((pressure, short))
+            }
+            Err(error) => {
+                warn!("looking at the host panicked: {error}; please report it as a defect");
+                None
+            }
+        }
+    }
+}
+
+/// What the host has to offer now, and what a worker of this configuration would be short of. Blocks.
+#[must_use]
+pub fn pressure_now(config: &Config) -> Pressure {
+    let mut pressure = Gauge::new(&config.state_dir).read(&PressureLimits::from(&config.admission));
+    let short = judge(&pressure, &BTreeSet::new());
+    if !short.is_empty() {
+        pressure.shortage = Some(Shortage { reason: in_words(&short, &pressure.limits), since: Timestamp::now() });
+    }
+    pressure
+}
+
+impl From<&AdmissionConfig> for PressureLimits {
+    fn from(config: &AdmissionConfig) -> Self {
+        Self {
+            memory_available_bytes: config.memory_available.as_u64(),
+            memory_stalled_percent: config.memory_stalled_percent,
+            disk_free_bytes: config.disk_free.as_u64(),
+            inodes_free: config.inodes_free,
+        }
+    }
+}
