@@ -1,6 +1,6 @@
 //! What a worker writes while it runs a job: all of it behind the fence.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::Store;
 use super::db::{Lock, Tx};
@@ -8,7 +8,7 @@ use super::error::StoreError;
 use super::limits::Limited;
 use super::statement::{Arg, args, tuples};
 use crate::clock::Timestamp;
-use crate::ids::ObjectId;
+use crate::ids::{ClaimToken, ObjectId};
 use crate::job::{Claim, StageRecord};
 
 /// The fence: the one row of `jobs` that a claim gives the right to act for.

@@ -241,7 +241,12 @@ impl Daemon {
         Claimer {
             store: self.tools.store.clone(),
             worker: self.id().clone(),
-            backends: self.tools.backends.all().map(|backend| (backend.name().to_owned(), words(backend.capabilities()))).collect(),
+            backends: self
+                .tools
+                .backends
+                .all()
+                .map(|backend| (backend.name().to_owned(), words(backend.capabilities())))
+                .collect(),
             labels: words(&self.setup.config.labels),
             lease: self.setup.queue.lease,
             poll: self.setup.queue.poll,
