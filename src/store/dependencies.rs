@@ -133,7 +133,7 @@ pub(super) async fn tell(
         if !waiting.is_empty() {
             tx.run(MET, args![job]).await?;
             let ids: Vec<uuid::Uuid> = waiting.iter().map(|row| row.id).collect();
-            for_each_batch(tx, RELEASE, &args![now], &ids).await?;
+            for_each_batch(tx, RELEASE, &[Arg::from(now)], &ids).await?;
         }
     }
     Ok(())
