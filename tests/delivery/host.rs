@@ -22,7 +22,7 @@ use uuid::Uuid;
 use super::remote::{Latch, find_git};
 
 /// How long anything may take on a machine that is busy with something else.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(240);
 
 /// Where the jobs are on record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
