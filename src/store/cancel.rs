@@ -1,6 +1,7 @@
 //! Ending a job by request, and giving an ended one another chance.
 
 use super::db::{Lock, Tx};
+use super::dependencies::Needs;
 use super::error::StoreError;
 use super::rows::{number, parse};
 use super::statement::args;
@@ -65,10 +66,12 @@ impl Store {
         }
     }
 
-    /// Queues a failed or cancelled job again, with at least one more attempt than it has used and with no resets counted.
+    /// Queues a failed or cancelled job again, with at least one more attempt than it has used and with no resets counted. It
+    /// waits again for those of its dependencies that have been queued again.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`]; [`StoreError::NotRetryable`] for a job in another state.
+    /// [`StoreError::NotFound`]; [`StoreError::NotRetryable`] for a job in another state; [`StoreError::DependencyFailed`] when
+    /// one that has to succeed first has not, and has ended.
     pub async fn retry(&self, id: JobId) -> Result<Job, StoreError> {
         let mut tx = self.db().begin().await?;
         let result = self.retry_within(&mut tx, id).await;
@@ -76,11 +79,17 @@ impl Store {
     }
 
     async fn retry_within(&self, tx: &mut Tx, id: JobId) -> Result<Job, StoreError> {
+        let job = jobs::get(tx, id).await?;
+        let needs = Needs::again(tx, &job).await?;
         let (state, attempts_max) = locked(tx, id).await?;
         if !matches!(state, JobState::Failed | JobState::Cancelled) {
             return Err(StoreError::NotRetryable { job: id, state });
         }
+        if let Some(needs) = needs.failed {
+            return Err(StoreError::DependencyFailed { job: id, needs });
+        }
         tx.run(RETRY, args![id, self.now(), attempts_max]).await?;
+        needs.hold_again(tx, id).await?;
         jobs::get(tx, id).await
     }
 }

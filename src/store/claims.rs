@@ -32,7 +32,7 @@ const PICK: &str = "SELECT j.id, j.share, j.concurrency_key, j.concurrency_limit
 /// The rows are locked, and a row without a token does not run. Naming state and `held` again would let PostgreSQL look for the
 /// rows by walking all of `jobs_claim`.
 const START: &str = " UPDATE jobs SET state = 'running', attempt = attempt + 1, worker = $1, started_at = coalesce(started_at, $2), \
-    lease_until = $3, token = picked_token FROM picked WHERE id = picked_job AND token IS NULL";
+    lease_until = $3, start_by = NULL, token = picked_token FROM picked WHERE id = picked_job AND token IS NULL";
 const ADD_ATTEMPTS: &str =
     "INSERT INTO attempts (job, attempt, worker, started_at) SELECT id, attempt, worker, $1 FROM jobs WHERE id IN ";
 const CLAIMED: &str = concat!(
@@ -53,8 +53,10 @@ const AGED_TURN: u64 = 4;
 /// How many jobs are looked at for one that no limit holds, after the first ones were held: each is held once, so what this
 /// costs is shared by the claims that follow.
 const HELD_PAGE: usize = 64;
-/// How often in one call.
+/// How often in one round.
 const PAGES_MAX: usize = 16;
+/// How often all routes are looked at in one call: each time but the last one, a route had nothing more to give.
+const ROUNDS_MAX: usize = 16;
 
 #[derive(Debug, sqlx::FromRow)]
 struct Head {
@@ -96,9 +98,20 @@ struct Wanted {
     count: usize,
 }
 
+/// How a round of claiming ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Round {
+    /// With all that was wanted, or all that was there.
+    Done,
+    /// With less, because limits have no room. What they hold is out of the way of the next round.
+    Held,
+}
+
 /// What one look at the queue came to.
 struct Look {
     claimed: Vec<ClaimedJob>,
+    /// Whether a limit had no room for some of what was looked at.
+    held: bool,
     /// Whether there may be more behind what was looked at.
     more: bool,
 }
@@ -112,19 +125,17 @@ impl Store {
     /// # Errors
     /// When the database cannot be asked; nothing is claimed then, or, where the answer to the commit was lost, it expires.
     pub async fn claim(&self, ask: &ClaimRequest) -> Result<Vec<ClaimedJob>, StoreError> {
-        // Outside of a transaction, so that an idle worker takes no lock: on SQLite there is only one for all writers.
-        let wanted = self.wanted(ask).await?;
         let mut claimed = Vec::new();
-        for part in wanted {
-            let result = self.claim_part(part, ask, &mut claimed).await;
-            match result {
+        for _ in 0..ROUNDS_MAX {
+            match self.claim_round(ask, &mut claimed).await {
+                Ok(Round::Done) => break,
+                Ok(Round::Held) => {}
                 // What was claimed before is claimed, and would wait for its lease to run out.
                 Err(error) if claimed.is_empty() => return Err(error),
                 Err(error) => {
                     tracing::warn!(%error, "could not claim as many jobs as there are slots");
                     break;
                 }
-                Ok(()) => {}
             }
         }
         if !claimed.is_empty() {
@@ -134,19 +145,35 @@ impl Store {
         Ok(claimed)
     }
 
-    async fn claim_part(&self, part: Wanted, ask: &ClaimRequest, claimed: &mut Vec<ClaimedJob>) -> Result<(), StoreError> {
+    async fn claim_round(&self, ask: &ClaimRequest, claimed: &mut Vec<ClaimedJob>) -> Result<Round, StoreError> {
+        let limit = (ask.limit.min(LIMIT_MAX) as usize).saturating_sub(claimed.len());
+        let mut round = Round::Done;
+        // Outside of a transaction, so that an idle worker takes no lock: on SQLite there is only one for all writers.
+        for part in self.wanted(ask, limit).await? {
+            // Where a limit kept some of a route from starting, other routes may have what there is room for.
+            if self.claim_part(part, ask, claimed).await? == Round::Held {
+                round = Round::Held;
+            }
+        }
+        Ok(round)
+    }
+
+    /// Claims what is wanted of a route, and says whether there was less of it because limits have no room.
+    async fn claim_part(&self, part: Wanted, ask: &ClaimRequest, claimed: &mut Vec<ClaimedJob>) -> Result<Round, StoreError> {
         let mut missing = part.count;
         let mut page = part.count;
+        let mut held = false;
         for _ in 0..PAGES_MAX {
             let look = self.look(part, page, missing, ask).await?;
             missing -= look.claimed.len();
+            held |= look.held;
             claimed.extend(look.claimed);
             if missing == 0 || !look.more {
                 break;
             }
             page = HELD_PAGE.max(missing);
         }
-        Ok(())
+        Ok(if held && missing > 0 { Round::Held } else { Round::Done })
     }
 
     /// Looks at the first `page` jobs of a part, claims at most `most` of them, and holds those whose limits have no room.
@@ -175,8 +202,7 @@ impl Store {
     }
 
     /// How many jobs of which route are the next ones. Others may take them first; then the ones after them are taken.
-    async fn wanted(&self, ask: &ClaimRequest) -> Result<Vec<Wanted>, StoreError> {
-        let limit = ask.limit.min(LIMIT_MAX) as usize;
+    async fn wanted(&self, ask: &ClaimRequest, limit: usize) -> Result<Vec<Wanted>, StoreError> {
         if limit == 0 || ask.backends.is_empty() {
             return Ok(Vec::new());
         }
@@ -215,13 +241,16 @@ impl Store {
         let of_priority = priority.map(|priority| format!(" AND priority = {priority}")).unwrap_or_default();
         let mut heads = Vec::new();
         for routes in routes.chunks(ARMS_MAX) {
+            let now = routes.len() + 1;
             let arm = |number| {
                 format!(
-                    "SELECT * FROM ({HEADS}${number}{of_priority} ORDER BY priority, position, id LIMIT {limit}) AS h{number}"
+                    "SELECT * FROM ({HEADS}${number} AND (start_by IS NULL OR start_by > ${now}){of_priority} \
+                     ORDER BY priority, position, id LIMIT {limit}) AS h{number}"
                 )
             };
             let arms: Vec<String> = (1..=routes.len()).map(arm).collect();
-            let args: Vec<Arg> = routes.iter().copied().map(Arg::from).collect();
+            let mut args: Vec<Arg> = routes.iter().copied().map(Arg::from).collect();
+            args.push(self.now().into());
             heads.extend(self.db().all::<Head>(&arms.join(" UNION ALL "), args).await?);
         }
         Ok(heads)
@@ -261,7 +290,7 @@ async fn look_within(
     let sql = format!("{PICK}{of_priority} ORDER BY j.priority, j.position, j.id LIMIT {page}");
     let picked: Vec<Picked> = tx.all_locked(&sql, Lock::ChangeFree, args![part.route, now]).await?;
     if picked.is_empty() {
-        return Ok(Look { claimed: Vec::new(), more: false });
+        return Ok(Look { claimed: Vec::new(), held: false, more: false });
     }
     let mut room = Room::of(tx, &picked).await?;
     let (mut chosen, mut held) = (Vec::new(), BTreeMap::new());
@@ -274,12 +303,13 @@ async fn look_within(
             Err(why) => held.entry(why.as_str()).or_insert_with(|| (why, Vec::new())).1.push(job.id),
         }
     }
-    let more = !held.is_empty() && picked.len() == page;
+    let some_held = !held.is_empty();
+    let more = some_held && picked.len() == page;
     for (why, jobs) in held.into_values() {
         limits::hold(tx, &jobs, why).await?;
     }
     let claimed = if chosen.is_empty() { Vec::new() } else { start(tx, &chosen, ask, now).await? };
-    Ok(Look { claimed, more })
+    Ok(Look { claimed, held: some_held, more })
 }
 
 /// Turns the picked rows, which nobody else can change, into claims.

@@ -13,13 +13,17 @@ use super::turn;
 use super::types::NewJob;
 use crate::clock::Timestamp;
 use crate::ids::{JobId, ObjectId};
-use crate::job::{AfterFailure, JobState, OutcomeClass};
+use crate::job::{AfterFailure, Hold, Job, JobSpec, JobState, OutcomeClass};
 
 const NEEDED: &str = "SELECT j.state, j.repo, j.commit_id, j.base FROM jobs j WHERE j.id = $1";
 const MARK_NEEDED: &str = "UPDATE jobs SET needed = 1 WHERE id = $1 AND needed = 0";
-const ADD: &str = "INSERT INTO dependencies (job, needs, cascade, gives_base, met) VALUES ($1, $2, $3, $4, $5)";
+const PUT: &str = "INSERT INTO dependencies (job, needs, cascade, gives_base, met) VALUES ($1, $2, $3, $4, $5) \
+    ON CONFLICT (job, needs) DO UPDATE SET met = excluded.met";
+const HOLD_AGAIN: &str = "UPDATE jobs SET held = $2, base = coalesce($3, base) WHERE id = $1 AND state = 'queued'";
 const WAITING: &str = "SELECT j.id, d.cascade, d.gives_base FROM jobs j JOIN dependencies d ON d.job = j.id \
     WHERE d.needs = $1 AND d.met = 0 AND j.held = 'dependency' ORDER BY j.id";
+const WAITING_FOR_ANY: &str = "SELECT j.id, d.cascade, d.gives_base FROM jobs j JOIN dependencies d ON d.job = j.id \
+    WHERE d.met = 0 AND j.held = 'dependency' AND d.needs IN ";
 const MET: &str = "UPDATE dependencies SET met = 1 WHERE needs = $1 AND met = 0";
 const GIVE_BASE: &str = "UPDATE jobs SET base = $2 WHERE held = 'dependency' \
     AND id IN (SELECT d.job FROM dependencies d WHERE d.needs = $1 AND d.gives_base = 1)";
@@ -49,11 +53,20 @@ struct Waiting {
     gives_base: i64,
 }
 
-/// What a new job finds of those that it waits for.
+/// One that a job waits for.
+struct Need {
+    job: JobId,
+    gives_base: bool,
+    /// Whether there is nothing left to wait for.
+    met: bool,
+}
+
+/// What a job that is queued, or queued again, finds of those that it waits for.
 pub(super) struct Needs {
-    /// Each with whether it gives the base, and whether there is nothing left to wait for.
-    list: Vec<(JobId, bool, bool)>,
+    list: Vec<Need>,
     cascade: bool,
+    /// One that is not there.
+    missing: Option<JobId>,
     /// The commit that it starts from, where that is known already.
     pub(super) base: Option<String>,
     /// One that has failed already, where that ends this one too.
@@ -63,21 +76,40 @@ pub(super) struct Needs {
 impl Needs {
     /// Whether there is something left to wait for.
     pub(super) fn hold(&self) -> bool {
-        self.list.iter().any(|(_, _, met)| !met)
+        self.list.iter().any(|need| !need.met)
     }
 
     /// Looks at what `new` waits for, and keeps it from ending unnoticed until the end of the transaction.
     pub(super) async fn of(tx: &mut Tx, new: &NewJob) -> Result<Self, StoreError> {
-        let spec = &new.spec;
+        let needs = Self::look(tx, &new.spec, &new.repo).await?;
+        needs.missing.map_or(Ok(needs), |job| Err(StoreError::NoSuchDependency(job)))
+    }
+
+    /// Looks again at what `job` waits for that is to be queued again: another end of one of those may have come, or be to come.
+    ///
+    /// To be called before the job itself is locked, because whoever ends one of those locks in that order.
+    pub(super) async fn again(tx: &mut Tx, job: &Job) -> Result<Self, StoreError> {
+        let mut needs = Self::look(tx, &job.spec, &job.repo).await?;
+        if job.attempt.is_none() && (needs.cascade || needs.missing == job.spec.base_from) {
+            // It was never let go, and how the one that is gone ended is not on record.
+            needs.failed = needs.failed.or(needs.missing);
+        }
+        Ok(needs)
+    }
+
+    async fn look(tx: &mut Tx, spec: &JobSpec, repo: &str) -> Result<Self, StoreError> {
         let cascade = spec.after_failure == AfterFailure::Cascade;
-        let mut needs = Self { list: Vec::new(), cascade, base: None, failed: None };
+        let mut needs = Self { list: Vec::new(), cascade, missing: None, base: None, failed: None };
         let all: BTreeSet<JobId> = spec.after.iter().chain(&spec.base_from).copied().collect();
         for job in all {
             let row: Option<NeededRow> = tx.first_locked(NEEDED, Lock::Change, args![job]).await?;
-            let row = row.ok_or(StoreError::NoSuchDependency(job))?;
+            let Some(row) = row else {
+                needs.missing.get_or_insert(job);
+                continue;
+            };
             let state: JobState = parse(&row.state, || format!("job {job}"))?;
             let gives_base = spec.base_from == Some(job);
-            if gives_base && row.repo != new.repo {
+            if gives_base && row.repo != repo {
                 return Err(StoreError::ForeignBase { job, repo: row.repo });
             }
             if gives_base && state == JobState::Succeeded {
@@ -90,24 +122,45 @@ impl Needs {
             if !state.is_final() {
                 tx.run(MARK_NEEDED, args![job]).await?;
             }
-            needs.list.push((job, gives_base, state.is_final()));
+            needs.list.push(Need { job, gives_base, met: state.is_final() });
         }
         Ok(needs)
     }
 
     pub(super) async fn write(&self, tx: &mut Tx, job: JobId) -> Result<(), StoreError> {
-        for (needs, gives_base, met) in &self.list {
+        for need in &self.list {
             let flag = |is: bool| i64::from(is);
-            let cascade = flag(self.cascade || *gives_base);
-            tx.run(ADD, args![job, *needs, cascade, flag(*gives_base), flag(*met)]).await?;
+            let cascade = flag(self.cascade || need.gives_base);
+            tx.run(PUT, args![job, need.job, cascade, flag(need.gives_base), flag(need.met)]).await?;
         }
         Ok(())
+    }
+
+    /// Has `job`, which this transaction has queued again, wait again for those that have not ended, and start from the commit
+    /// that it is to start from.
+    pub(super) async fn hold_again(&self, tx: &mut Tx, job: JobId) -> Result<(), StoreError> {
+        if self.list.is_empty() {
+            return Ok(());
+        }
+        self.write(tx, job).await?;
+        let held = self.hold().then(|| Hold::Dependency.as_str());
+        tx.run(HOLD_AGAIN, args![job, held, self.base.as_deref()]).await.map(drop)
     }
 }
 
 /// The sentence of a job that ends because another did.
 pub(super) fn outcome_of(needs: JobId) -> (OutcomeClass, String) {
     (OutcomeClass::Dependency, format!("job {needs}, which it waits for, did not succeed"))
+}
+
+/// Locks those that wait for any of `ends`, in the one order in which everybody does, so that two who end several jobs at once
+/// do not wait for each other in a circle.
+pub(super) async fn lock_waiting(tx: &mut Tx, ends: &[JobId]) -> Result<(), StoreError> {
+    for batch in ends.chunks(BATCH) {
+        let sql = format!("{WAITING_FOR_ANY}{} ORDER BY j.id", tuples(1, 1, batch.len()));
+        tx.all_locked::<Waiting>(&sql, Lock::Change, batch.iter().copied().map(Arg::from).collect()).await?;
+    }
+    Ok(())
 }
 
 /// Tells those that wait for `ended` of its end, which this transaction has written.

@@ -80,6 +80,14 @@ pub enum StoreError {
         /// Its state.
         state: JobState,
     },
+    /// The job waits for the success of one that has ended otherwise.
+    #[error("cannot retry job {job}: there is no success on record of job {needs}, which it waits for; retry that one first")]
+    DependencyFailed {
+        /// The job.
+        job: JobId,
+        /// The one that it waits for.
+        needs: JobId,
+    },
     /// The chunks do not go on where the log ends.
     #[error("cannot append chunk {seq} at byte {offset}: the log goes on with chunk {next_seq} at byte {end}")]
     LogGap {

@@ -91,15 +91,14 @@ impl Store {
         }
         let mut tx = self.db().begin().await?;
         let mut expired = Vec::new();
-        for row in tx.all_locked::<ExpiredClaim>(EXPIRED_CLAIMS, Lock::ChangeFree, args![now, limit]).await? {
-            expired.push(self.expire_claim(&mut tx, row, now).await?);
-        }
+        let claims: Vec<ExpiredClaim> = tx.all_locked(EXPIRED_CLAIMS, Lock::ChangeFree, args![now, limit]).await?;
         for row in tx.all_locked::<Late>(LATE, Lock::ChangeFree, args![now, limit]).await? {
             expired.push(expire_late(&mut tx, row, now).await?);
         }
         for row in tx.all_locked::<ExpiredCompletion>(EXPIRED_COMPLETIONS, Lock::ChangeFree, args![now, limit]).await? {
             expired.push(self.expire_completion(&mut tx, row, now).await?);
         }
+        expired.extend(self.expire_claims(&mut tx, &claims, now).await?);
         if !expired.is_empty() {
             self.commit_change(tx).await?;
             self.inner.hinter.progressed();
@@ -107,24 +106,35 @@ impl Store {
         Ok(expired)
     }
 
-    async fn expire_claim(&self, tx: &mut Tx, row: ExpiredClaim, now: Timestamp) -> Result<Expired, StoreError> {
-        let job = JobId::from_uuid(row.id);
-        let what = || format!("job {job}");
-        let attempt = AttemptNo(number(row.attempt, what)?);
-        let late = Timestamp(row.held.lease_until);
-        let message =
-            format!("worker {} let its lease run out at {late}: it was killed, or cut off from the database", row.worker);
-        let outcome = Outcome::new(OutcomeClass::LeaseLost, message);
-        let settled = settle(&row.held, &outcome, &self.config().retry, now)?;
-        let end = JobEnd { job, attempt, before: &row.held, settled: &settled, commit: None };
-        write_jobs(tx, &[end], now).await?;
-        let log: Option<LogBytes> = tx.first(LOG_BYTES, args![job, attempt]).await?;
-        let end = log.map_or(Ok(0), |log| number(log.log_bytes, what))?;
-        let log = LogVerdict::Gap { from: end, to: end };
-        let end = AttemptEnd { job, attempt, outcome: &outcome, resources: Resources::default(), salvage: None, log };
-        close_attempts(tx, &[end], now).await?;
-        tx.run(CLOSE_STAGES, args![job, attempt, now, OutcomeClass::LeaseLost.as_str()]).await?;
-        Ok(Expired::Claim { job, attempt, worker: WorkerId::new(row.worker), state: settled.state })
+    async fn expire_claims(&self, tx: &mut Tx, rows: &[ExpiredClaim], now: Timestamp) -> Result<Vec<Expired>, StoreError> {
+        let mut settled = Vec::new();
+        for row in rows {
+            let late = Timestamp(row.held.lease_until);
+            let message =
+                format!("worker {} let its lease run out at {late}: it was killed, or cut off from the database", row.worker);
+            let outcome = Outcome::new(OutcomeClass::LeaseLost, message);
+            let attempt = AttemptNo(number(row.attempt, || format!("job {}", row.id))?);
+            settled.push((row, attempt, settle(&row.held, &outcome, &self.config().retry, now)?, outcome));
+        }
+        let ends: Vec<JobEnd<'_>> = settled
+            .iter()
+            .map(|(row, attempt, settled, _)| JobEnd {
+                job: JobId::from_uuid(row.id),
+                attempt: *attempt,
+                before: &row.held,
+                settled,
+                commit: None,
+            })
+            .collect();
+        write_jobs(tx, &ends, now).await?;
+        let mut expired = Vec::new();
+        for (row, attempt, settled, outcome) in &settled {
+            let job = JobId::from_uuid(row.id);
+            close_lost(tx, job, *attempt, outcome, now).await?;
+            let worker = WorkerId::new(row.worker.as_str());
+            expired.push(Expired::Claim { job, attempt: *attempt, worker, state: settled.state });
+        }
+        Ok(expired)
     }
 
     async fn expire_completion(&self, tx: &mut Tx, row: ExpiredCompletion, now: Timestamp) -> Result<Expired, StoreError> {
@@ -134,6 +144,16 @@ impl Store {
         tx.run(RETURN_COMPLETION, args![row.id, state.as_str(), &why, dead.then_some(now), (!dead).then_some(now)]).await?;
         Ok(Expired::Completion { id: CompletionId::from_uuid(row.id), consumer: row.consumer, state })
     }
+}
+
+/// Closes the attempt of a claim that ran out.
+async fn close_lost(tx: &mut Tx, job: JobId, attempt: AttemptNo, outcome: &Outcome, now: Timestamp) -> Result<(), StoreError> {
+    let log: Option<LogBytes> = tx.first(LOG_BYTES, args![job, attempt]).await?;
+    let end = log.map_or(Ok(0), |log| number(log.log_bytes, || format!("job {job}")))?;
+    let log = LogVerdict::Gap { from: end, to: end };
+    let end = AttemptEnd { job, attempt, outcome, resources: Resources::default(), salvage: None, log };
+    close_attempts(tx, &[end], now).await?;
+    tx.run(CLOSE_STAGES, args![job, attempt, now, OutcomeClass::LeaseLost.as_str()]).await.map(drop)
 }
 
 /// Fails a job that has not started in time.

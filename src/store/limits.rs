@@ -55,6 +55,16 @@ pub(super) trait Limited {
     fn share(&self) -> &str;
 }
 
+impl<L: Limited> Limited for &L {
+    fn key(&self) -> Option<(&str, i64)> {
+        (*self).key()
+    }
+
+    fn share(&self) -> &str {
+        (*self).share()
+    }
+}
+
 /// How much room the limits have that this transaction has locked.
 #[derive(Debug, Default)]
 pub(super) struct Room {
@@ -162,12 +172,9 @@ pub(super) async fn hold(tx: &mut Tx, jobs: &[uuid::Uuid], why: Hold) -> Result<
     tx.run(&format!("{HOLD}{}", tuples(2, 1, jobs.len())), args).await.map(drop)
 }
 
-/// Lets back those that the end of `job`, which this transaction has written, leaves room for.
-pub(super) async fn let_back<J: Limited>(tx: &mut Tx, job: &J) -> Result<(), StoreError> {
-    let jobs = std::slice::from_ref(job);
-    if job.key().is_none() && job.share().is_empty() {
-        return Ok(());
-    }
+/// Lets back those that the ends of `jobs`, which this transaction has written, leave room for. Once, and after all rows that a
+/// transaction waits for: whoever has a limit's lock waits for nothing but limits behind it in their order.
+pub(super) async fn let_back<J: Limited>(tx: &mut Tx, jobs: &[J]) -> Result<(), StoreError> {
     let room = Room::of(tx, jobs).await?;
     for (limit, running) in &room.running {
         fill(tx, limit, *running, room.projects.get(limit.name()).copied()).await?;

@@ -94,7 +94,8 @@ impl JobEnd<'_> {
     }
 }
 
-/// Gives running jobs their next states, and tells those that waited for them.
+/// Gives running jobs their next states, tells those that waited for them, and lets back what limits held for their sake. Once in
+/// a transaction, and after all other rows that it waits for (see [`limits::let_back`]).
 pub(super) async fn write_jobs(tx: &mut Tx, ends: &[JobEnd<'_>], now: Timestamp) -> Result<(), StoreError> {
     for batch in ends.chunks(BATCH) {
         let rows = batch.iter().flat_map(|end| {
@@ -123,13 +124,15 @@ pub(super) async fn write_jobs(tx: &mut Tx, ends: &[JobEnd<'_>], now: Timestamp)
             return Err(StoreError::corrupt("a running job", "its row is locked, and it does not run"));
         }
     }
-    for end in ends {
-        if end.settled.state.is_final() && end.before.needed == 1 {
-            dependencies::tell(tx, end.job, end.settled.state, end.commit(), now).await?;
-        }
-        limits::let_back(tx, end.before).await?;
+    let needed: Vec<&JobEnd<'_>> = ends.iter().filter(|end| end.settled.state.is_final() && end.before.needed == 1).collect();
+    if needed.len() > 1 {
+        dependencies::lock_waiting(tx, &needed.iter().map(|end| end.job).collect::<Vec<_>>()).await?;
     }
-    Ok(())
+    for end in needed {
+        dependencies::tell(tx, end.job, end.settled.state, end.commit(), now).await?;
+    }
+    let ended: Vec<&Held> = ends.iter().map(|end| end.before).collect();
+    limits::let_back(tx, &ended).await
 }
 
 /// How an attempt ended, for its own row.

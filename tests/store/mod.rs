@@ -175,7 +175,8 @@ impl Queue {
     }
 
     async fn enqueue_as(&self, edit: impl FnOnce(&mut NewJob)) -> Job {
-        let mut new = new_job();
+        // By the queue's clock, which is not quite the host's: it is to be there at once.
+        let mut new = NewJob { ready_at: self.store.now(), ..new_job() };
         edit(&mut new);
         self.store.enqueue(new).await.expect("the job can be enqueued").into_job()
     }
