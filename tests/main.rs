@@ -11,4 +11,5 @@ mod redact;
 mod sandbox;
 mod store;
 mod tidy;
+mod torture;
 mod trouble;
