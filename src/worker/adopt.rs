@@ -29,8 +29,7 @@ impl Adoption<'_> {
     /// Takes up every claim that this worker still holds and whose slot is as it left it. A claim without a slot is given
     /// back; a slot without a claim is salvaged and cleared, which may take its time: all claims are held by then.
     pub(super) async fn adopt(&self) -> Result<Vec<Assigned>, StoreError> {
-        let asked = Instant::now();
-        let mut held = self.renewed().await?;
+        let (asked, mut held) = self.renewed().await?;
         let slots = self.state.slots().unwrap_or_else(|error| {
             error!("cannot look for slots of an earlier daemon: {error}");
             Vec::new()
@@ -64,13 +63,15 @@ impl Adoption<'_> {
         Some(Assigned { claimed, slot, lease })
     }
 
-    /// The claims that this worker holds, renewed first: what follows may take its time.
-    async fn renewed(&self) -> Result<BTreeMap<JobId, ClaimedJob>, StoreError> {
+    /// The claims that this worker holds, renewed first: what follows may take its time. With it the moment when that was
+    /// asked for.
+    async fn renewed(&self) -> Result<(Instant, BTreeMap<JobId, ClaimedJob>), StoreError> {
         let held = self.store.held_by(self.worker).await?;
+        let asked = Instant::now();
         let claims: Vec<_> = held.iter().map(|claimed| claimed.claim.clone()).collect();
         let renewals = self.store.renew(self.worker, &claims, self.lease).await?;
         let still = held.into_iter().zip(renewals).filter(|(_, renewal)| matches!(renewal, Renewal::Held { .. }));
-        Ok(still.map(|(claimed, _)| (claimed.claim.job, claimed)).collect())
+        Ok((asked, still.map(|(claimed, _)| (claimed.claim.job, claimed)).collect()))
     }
 
     fn claim_of(&self, dir: &SlotDir, held: &mut BTreeMap<JobId, ClaimedJob>) -> Option<ClaimedJob> {
