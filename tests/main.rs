@@ -7,6 +7,7 @@ mod demo;
 mod dependencies;
 mod git;
 mod logs;
+mod partition;
 mod redact;
 mod sandbox;
 mod store;

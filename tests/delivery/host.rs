@@ -271,6 +271,19 @@ impl Host {
         found.map(|(pid, _)| pid).collect()
     }
 
+    /// The processes of a worker's own host: daemon, supervisors, jobs, git. What runs in a remote is on another one.
+    pub(crate) fn processes_of(&self, worker: &str) -> Vec<Pid> {
+        let state_dir = self.state_dir(worker);
+        let (mark, configuration) = (format!("{}/", state_dir.display()), format!("/{worker}.toml"));
+        let is_here = |pid: &Pid| {
+            let cwd = fs::read_link(format!("/proc/{pid}/cwd")).unwrap_or_default();
+            let in_repository = cwd.ancestors().any(|dir| dir.extension().is_some_and(|extension| extension == "git"));
+            let about = about(*pid);
+            cwd.starts_with(&state_dir) || (!in_repository && (contains(&about, &mark) || contains(&about, &configuration)))
+        };
+        self.processes("").into_iter().filter(is_here).collect()
+    }
+
     /// What the daemons have said, for a failed test.
     pub(crate) fn logs(&self) -> String {
         let entries = fs::read_dir(self.root()).expect("the test's directory").flatten();
@@ -412,13 +425,13 @@ fn processes() -> impl Iterator<Item = (Pid, Vec<u8>)> {
 }
 
 /// The arguments and the environment of a process.
-pub(crate) fn about(pid: Pid) -> Vec<u8> {
+fn about(pid: Pid) -> Vec<u8> {
     let mut about = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     about.extend(fs::read(format!("/proc/{pid}/environ")).unwrap_or_default());
     about
 }
 
-pub(crate) fn contains(bytes: &[u8], text: &str) -> bool {
+fn contains(bytes: &[u8], text: &str) -> bool {
     text.is_empty() || bytes.windows(text.len()).any(|window| window == text.as_bytes())
 }
 

@@ -24,8 +24,12 @@ pub(super) struct Account {
     pub(super) states: BTreeMap<&'static str, u32>,
     /// Branches of jobs that were cancelled after an attempt had pushed, and died before it could say so.
     pub(super) orphaned_branches: u32,
+    /// Salvages that a supervisor made in the absence of a daemon that came back in time, and delivered.
+    pub(super) needless_salvages: u32,
     pub(super) log_bytes: u64,
     pub(super) salvages: usize,
+    /// What infrastructure is said to have failed attempts by.
+    pub(super) failures: BTreeMap<String, u32>,
 }
 
 /// What is on record of one job.
@@ -126,6 +130,11 @@ impl Account {
             self.fault(id, format!("it is at attempt {last}, and these are on record: {numbers:?}"));
         }
         let classes: Vec<OutcomeClass> = attempts.iter().filter_map(|one| Some(one.outcome.as_ref()?.class)).collect();
+        for outcome in attempts.iter().filter_map(|one| one.outcome.as_ref()) {
+            if outcome.class == OutcomeClass::Infrastructure {
+                *self.failures.entry(outcome.message.clone()).or_default() += 1;
+            }
+        }
         for class in &classes {
             *self.classes.entry(class.as_str()).or_default() += 1;
         }
@@ -164,7 +173,8 @@ impl Account {
                 if (ran_to_its_end && found != *expected) || !expected.starts_with(&found) {
                     let (had, has) = (expected.len(), found.len());
                     let at = found.bytes().zip(expected.bytes()).take_while(|(a, b)| a == b).count();
-                    let fault = format!("attempt {number} ({class}) wrote {had} bytes to {stream}, its log has {has}, equal up to {at}");
+                    let fault =
+                        format!("attempt {number} ({class}) wrote {had} bytes to {stream}, its log has {has}, equal up to {at}");
                     self.fault(Some(record.job.id), fault);
                 }
             }
@@ -216,9 +226,7 @@ impl Account {
                 let salvage = format!("refs/sawmill/salvage/{}/{}", job.id, attempt.attempt);
                 let on_remote = salvages.get(&salvage);
                 let class = attempt.outcome.as_ref().map(|outcome| outcome.class);
-                if class == Some(OutcomeClass::Succeeded) && on_remote.is_some() {
-                    self.fault(id, format!("{salvage} is there, of an attempt that delivered"));
-                }
+                self.needless_salvages += u32::from(class == Some(OutcomeClass::Succeeded) && on_remote.is_some());
                 let on_record = attempt.salvage.as_ref().map(ObjectId::to_string);
                 let must = matches!(class, Some(OutcomeClass::Backend | OutcomeClass::Gate));
                 if (on_record.is_some() && on_record.as_ref() != on_remote) || (must && on_record.is_none()) {
@@ -262,14 +270,7 @@ async fn jobs(host: &Host) -> BTreeMap<JobId, Job> {
 }
 
 /// What is wrong with the one commit of a delivery.
-fn judge_commit(
-    repository: &git2::Repository,
-    tip: &str,
-    base: &str,
-    order: &Order,
-    job: JobId,
-    attempt: u32,
-) -> Vec<String> {
+fn judge_commit(repository: &git2::Repository, tip: &str, base: &str, order: &Order, job: JobId, attempt: u32) -> Vec<String> {
     let commit = find(repository, tip);
     let mut faults = Vec::new();
     let parents: Vec<String> = commit.parent_ids().map(|id| id.to_string()).collect();

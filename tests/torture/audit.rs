@@ -73,7 +73,8 @@ const QUESTIONS: [(&str, &str); 4] = [
     ),
     ("attempts that have not ended", "SELECT count(*) FROM attempts WHERE ended_at IS NULL"),
 ];
-const LATE: &str = "SELECT what || ': job ' || job || ' attempt ' || coalesce(attempt, 0) FROM audit WHERE what <> 'ended' LIMIT 50";
+const LATE: &str =
+    "SELECT what || ': job ' || job || ' attempt ' || coalesce(attempt, 0) FROM audit WHERE what <> 'ended' LIMIT 50";
 
 /// A connection of the test's own.
 enum Database {

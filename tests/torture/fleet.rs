@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,7 +13,7 @@ use tokio::task::JoinHandle;
 use super::proxy::{Link, Proxy};
 use super::schedule::Event;
 use super::server::{Server, restart};
-use crate::delivery::host::{Daemon, Host, Seat, about, contains, until_within};
+use crate::delivery::host::{Daemon, Host, Seat, until_within};
 
 /// After how long a worker is started again that ended by itself.
 const INIT_WAITS: Duration = Duration::from_millis(300);
@@ -100,9 +99,7 @@ impl<'a> Fleet<'a> {
             Event::Freeze { worker, span } => self.still(worker, span, Scope::Host).then_some("host frozen"),
             Event::Cut { worker, span } => self.link(worker, Link::Cut, span).then_some("connections cut"),
             Event::Silence { worker, span } => self.link(worker, Link::Silent, span).then_some("connections silenced"),
-            Event::Slow { worker, delay, span } => {
-                self.link(worker, Link::Slow(delay), span).then_some("connections slowed")
-            }
+            Event::Slow { worker, delay, span } => self.link(worker, Link::Slow(delay), span).then_some("connections slowed"),
             Event::Restart { how, down } => self.restart(how, down).then_some("database restarted"),
         };
         *self.counts.entry(done.unwrap_or("could not be done")).or_default() += 1;
@@ -136,8 +133,7 @@ impl<'a> Fleet<'a> {
                         daemon.signal(Signal::SIGTERM);
                     }
                     let left = daemon.ended().is_some();
-                    worker.state =
-                        if left { State::Down { until: now + back } } else { State::Leaving { daemon, insist, back } };
+                    worker.state = if left { State::Down { until: now + back } } else { State::Leaving { daemon, insist, back } };
                 }
                 State::Down { until } if until <= now => {
                     worker.state = State::Up(self.host.spawn_at(&worker.seat, &["worker"]));
@@ -199,7 +195,7 @@ impl<'a> Fleet<'a> {
         let Some(daemon) = self.take(worker) else { return false };
         daemon.kill();
         // Some may be starting others.
-        while let processes @ [_, ..] = &self.processes_of(worker)[..] {
+        while let processes @ [_, ..] = &self.host.processes_of(&self.workers[worker].seat.worker)[..] {
             for pid in processes {
                 // It may have ended.
                 kill(*pid, Signal::SIGKILL).ok();
@@ -219,7 +215,8 @@ impl<'a> Fleet<'a> {
     fn still(&mut self, worker: usize, span: Duration, scope: Scope) -> bool {
         let Some(daemon) = self.take(worker) else { return false };
         daemon.signal(Signal::SIGSTOP);
-        let processes = if scope == Scope::Host { self.processes_of(worker) } else { Vec::new() };
+        let name = &self.workers[worker].seat.worker;
+        let processes = if scope == Scope::Host { self.host.processes_of(name) } else { Vec::new() };
         for pid in &processes {
             // It may have ended.
             kill(*pid, Signal::SIGSTOP).ok();
@@ -246,20 +243,6 @@ impl<'a> Fleet<'a> {
         let server = server.clone();
         self.restarting = Some(tokio::task::spawn_blocking(move || restart(&server, how, down)));
         true
-    }
-
-    /// Every process of the worker's host but its daemon. What runs in a remote is on another host.
-    fn processes_of(&self, worker: usize) -> Vec<Pid> {
-        let name = &self.workers[worker].seat.worker;
-        let state_dir = self.host.state_dir(name);
-        let mark = format!("{}/", state_dir.display());
-        let is_at = |pid: &Pid| std::fs::read_link(format!("/proc/{pid}/cwd")).unwrap_or_default();
-        let elsewhere = |cwd: &Path| cwd.starts_with(self.host.root().join("remotes"));
-        let found = self.host.processes("").into_iter().filter(|pid| {
-            let cwd = is_at(pid);
-            !elsewhere(&cwd) && (cwd.starts_with(&state_dir) || contains(&about(*pid), &mark))
-        });
-        found.collect()
     }
 }
 

@@ -91,14 +91,11 @@ async fn torture(host: Host, server: Option<(Arc<Server>, SocketAddr)>, measure:
     let mut fleet = Fleet::new(&host, server, measure.workers).await;
 
     let began = Instant::now();
-    let (asked, in_chaos) = tokio::join!(
-        plan(&host, &planner, orders, measure.chaos),
-        async {
-            torment(&mut fleet, Schedule::new(seed, victims), measure.chaos).await;
-            fleet.heal().await;
-            ended(&host).await
-        }
-    );
+    let (asked, in_chaos) = tokio::join!(plan(&host, &planner, orders, measure.chaos), async {
+        torment(&mut fleet, Schedule::new(seed, victims), measure.chaos).await;
+        fleet.heal().await;
+        ended(&host).await
+    });
     let chaos = began.elapsed();
     let about = format!("SAWMILL_TORTURE_SEED={seed}; {:?}", fleet.counts());
     finish(&host, &planner, &asked, &mut fleet, &about).await;
@@ -115,7 +112,8 @@ async fn torture(host: Host, server: Option<(Arc<Server>, SocketAddr)>, measure:
     println!(
         "{} jobs; {in_chaos} ended in {chaos:.1?} of chaos ({:.1}/s), the rest in {calm:.1?} of calm ({:.1}/s)\n\
          {counts:?}\nworkers that ended by themselves: {}\njobs: {:?}\nattempts: {:?}\njobs by attempts: {:?}\n\
-         {} bytes of log; {} salvages; {} branches of cancelled jobs",
+         {} bytes of log; {} salvages; {} of delivered attempts; {} branches of cancelled jobs\n\
+         infrastructure: {:#?}",
         asked.len(),
         f64::from(in_chaos) / chaos.as_secs_f64(),
         f64::from(measure.jobs - in_chaos) / calm.as_secs_f64(),
@@ -125,7 +123,9 @@ async fn torture(host: Host, server: Option<(Arc<Server>, SocketAddr)>, measure:
         account.attempts,
         account.log_bytes,
         account.salvages,
+        account.needless_salvages,
         account.orphaned_branches,
+        account.failures,
     );
 }
 

@@ -38,7 +38,7 @@ pub(crate) struct Server {
 
 impl Server {
     /// Makes a new server that listens on `listen` and on a socket in its directory, and starts it.
-    pub(crate) fn new(listen: &str, port: u16, prefix: &[&str]) -> Self {
+    pub(crate) fn new(listen: &str, port: u16, prefix: &[String]) -> Self {
         let dir = TempDir::with_prefix("sawmill-postgres-").expect("a temporary directory");
         if geteuid().is_root() {
             let user = User::from_name("postgres").expect("users can be looked up");
@@ -49,7 +49,7 @@ impl Server {
             "-p {port} -k {} -c listen_addresses={listen} -c max_connections=400 -c fsync=on -c synchronous_commit=on",
             dir.path().display()
         );
-        let server = Self { dir, prefix: prefix.iter().map(|word| (*word).to_owned()).collect(), options };
+        let server = Self { dir, prefix: prefix.to_vec(), options };
         let trust = format!("host all all {listen}/8 trust\n");
         server.run("initdb", &["-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C", "--no-sync"]);
         let rules = server.data().join("pg_hba.conf");
