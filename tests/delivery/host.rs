@@ -252,14 +252,23 @@ impl Host {
 
     /// What one stream of an attempt's log has.
     pub(crate) async fn log(&self, job: JobId, attempt: u32, stream: Stream) -> String {
-        let (mut from, mut bytes) = (0, Vec::new());
+        let at = Stream::ALL.iter().position(|one| *one == stream).expect("one of all");
+        self.streams(job, attempt).await.swap_remove(at)
+    }
+
+    /// What the streams of an attempt's log have, in the order of [`Stream::ALL`].
+    pub(crate) async fn streams(&self, job: JobId, attempt: u32) -> Vec<String> {
+        let mut from = 0;
+        let mut streams = Stream::ALL.map(|_| Vec::new());
         loop {
             let page = self.store.read_log(job, AttemptNo(attempt), from, 1 << 20).await.expect("the log can be read");
             from = page.next_offset(from);
-            let of_stream = page.chunks.iter().filter(|chunk| chunk.stream == stream);
-            bytes.extend(of_stream.flat_map(|chunk| chunk.data.iter().copied()));
-            if from >= page.total || page.chunks.is_empty() {
-                return String::from_utf8(bytes).expect("text");
+            let done = from >= page.total || page.chunks.is_empty();
+            for chunk in page.chunks {
+                streams[Stream::ALL.iter().position(|one| *one == chunk.stream).expect("one of all")].extend(chunk.data);
+            }
+            if done {
+                return streams.map(|bytes| String::from_utf8(bytes).expect("text")).into();
             }
         }
     }

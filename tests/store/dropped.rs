@@ -13,9 +13,9 @@ async fn a_call_that_is_given_up_at_any_moment_leaves_no_transaction_open() {
     let queue = Queue::on_postgres().await;
     queue.enqueue().await;
     let claim = queue.claim("w").await.claim;
-    for micros in (0..4_000).step_by(10).rev() {
+    for micros in (0..4_000_u16).step_by(10).rev() {
         let mut call = pin!(queue.store.record_stages(&claim, &[]));
-        let given_up = pin!(after(Duration::from_micros(micros)));
+        let given_up = pin!(after(Duration::from_micros(micros.into())));
         tokio::select! {
             biased;
             done = call.as_mut() => done.expect("recorded"),

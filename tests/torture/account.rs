@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use futures_util::StreamExt;
 use sawmill::ids::{JobId, ObjectId};
 use sawmill::job::{AttemptRecord, Completion, Job, JobState, LogVerdict, OutcomeClass, Stream};
 use sawmill::store::{CompletionFilter, JobFilter};
@@ -37,6 +38,8 @@ struct Record<'a> {
     order: &'a Order,
     job: Job,
     attempts: Vec<AttemptRecord>,
+    /// The logs of the attempts, by stream.
+    logs: Vec<Vec<String>>,
     completion: Option<Completion>,
 }
 
@@ -49,14 +52,14 @@ impl Account {
         if jobs.keys().collect::<BTreeSet<_>>() != orders.keys().collect::<BTreeSet<_>>() {
             account.fault(None, format!("{} jobs are on record, {} were asked for", jobs.len(), orders.len()));
         }
-        let mut records = Vec::new();
-        for (id, job) in jobs {
-            let Some(order) = orders.get(&id) else { continue };
-            let attempts = host.attempts(id).await;
-            let record = Record { order, job, attempts, completion: completions.get(&id).cloned() };
-            account.judge_record(&record);
-            account.judge_log(host, &record).await;
-            records.push(record);
+        let read = jobs.into_iter().filter_map(|(id, job)| Some((orders.get(&id)?, job))).map(|(order, job)| {
+            let completion = completions.get(&job.id).cloned();
+            read_record(host, order, job, completion)
+        });
+        let records: Vec<Record<'_>> = futures_util::stream::iter(read).buffer_unordered(8).collect().await;
+        for record in &records {
+            account.judge_record(record);
+            account.judge_log(record);
         }
         for remote in remotes {
             let of_remote: Vec<&Record<'_>> = records.iter().filter(|record| record.order.remote() == remote).collect();
@@ -116,7 +119,7 @@ impl Account {
 
     /// The job, its attempts and its completion, against each other and against what was asked.
     fn judge_record(&mut self, record: &Record<'_>) {
-        let Record { order, job, attempts, completion } = record;
+        let Record { order, job, attempts, completion, .. } = record;
         let id = Some(job.id);
         *self.attempts.entry(attempts.len()).or_default() += 1;
         *self.states.entry(job.state.as_str()).or_default() += 1;
@@ -161,16 +164,15 @@ impl Account {
     }
 
     /// Every attempt's log is what the job wrote: to the end where it came to its end, else to some point.
-    async fn judge_log(&mut self, host: &Host, record: &Record<'_>) {
+    fn judge_log(&mut self, record: &Record<'_>) {
         let expected = record.order.output();
-        for attempt in &record.attempts {
+        for (attempt, log) in record.attempts.iter().zip(&record.logs) {
             let Some(class) = attempt.outcome.as_ref().map(|outcome| outcome.class) else { continue };
             let ran_to_its_end = matches!(class, OutcomeClass::Succeeded | OutcomeClass::Backend | OutcomeClass::Gate);
             let number = attempt.attempt.0;
-            for (stream, expected) in [Stream::Stdout, Stream::Stderr].into_iter().zip(&expected) {
-                let found = host.log(record.job.id, number, stream).await;
+            for ((stream, found), expected) in Stream::ALL.iter().zip(log).zip(&expected) {
                 self.log_bytes += found.len() as u64;
-                if (ran_to_its_end && found != *expected) || !expected.starts_with(&found) {
+                if (ran_to_its_end && found != expected) || !expected.starts_with(found) {
                     let (had, has) = (expected.len(), found.len());
                     let at = found.bytes().zip(expected.bytes()).take_while(|(a, b)| a == b).count();
                     let fault =
@@ -204,7 +206,7 @@ impl Account {
         self.salvages += salvages.len();
         let mut known = BTreeSet::new();
         for record in records {
-            let Record { order, job, attempts, completion } = record;
+            let Record { order, job, attempts, completion, .. } = record;
             let (id, name) = (Some(job.id), format!("refs/heads/{}", order.branch()));
             unexplained.remove(&name);
             let tip = branches.get(&name);
@@ -254,6 +256,15 @@ impl Account {
             }
         }
     }
+}
+
+async fn read_record<'o>(host: &Host, order: &'o Order, job: Job, completion: Option<Completion>) -> Record<'o> {
+    let attempts = host.attempts(job.id).await;
+    let mut logs = Vec::new();
+    for attempt in &attempts {
+        logs.push(host.streams(job.id, attempt.attempt.0).await);
+    }
+    Record { order, job, attempts, logs, completion }
 }
 
 async fn jobs(host: &Host) -> BTreeMap<JobId, Job> {

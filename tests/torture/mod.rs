@@ -104,13 +104,15 @@ async fn torture(host: Host, server: Option<(Arc<Server>, SocketAddr)>, measure:
     let (counts, ends) = (fleet.counts().clone(), fleet.ends().to_vec());
     let daemons = fleet.into_daemons().into_iter().chain([planner.into_daemon()]).collect();
     host.end(daemons).await;
+    let closed = began.elapsed();
     let mut account = Account::take(&host, &asked, &remotes).await;
     for fault in audit::faults(host.url()).await.into_iter().chain(defects(&host, &ends)) {
         account.fault(None, fault);
     }
     account.assert_clean(&host, &about).await;
+    let accounted = began.elapsed() - closed;
     println!(
-        "{} jobs; {in_chaos} ended in {chaos:.1?} of chaos ({:.1}/s), the rest in {calm:.1?} of calm ({:.1}/s)\n\
+        "{} jobs; {in_chaos} ended in {chaos:.1?} of chaos ({:.1}/s), the rest in {calm:.1?} of calm ({:.1}/s), the account took {accounted:.1?}\n\
          {counts:?}\nworkers that ended by themselves: {}\njobs: {:?}\nattempts: {:?}\njobs by attempts: {:?}\n\
          {} bytes of log; {} salvages; {} of delivered attempts; {} branches of cancelled jobs\n\
          infrastructure: {:#?}",
