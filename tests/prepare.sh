@@ -2,9 +2,9 @@
 # Installs what the test suite needs beyond Rust, or says what is missing. Never lets a test be skipped for want of it.
 set -euo pipefail
 
-declare -A package_of=([git]=git [git-lfs]=git-lfs [cc]=gcc [cmake]=cmake)
+declare -A package_of=([git]=git [git-lfs]=git-lfs [cc]=gcc [cmake]=cmake [ip]=iproute2 [nsenter]=util-linux)
 missing=()
-for program in git git-lfs cc; do
+for program in git git-lfs cc ip nsenter; do
     command -v "$program" >/dev/null 2>&1 || missing+=("${package_of[$program]}")
 done
 compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || command -v initdb >/dev/null 2>&1 || missing+=(postgresql)

@@ -1,14 +1,22 @@
 //! Stages `commit` and `publish`: the tree becomes one commit, and the commit reaches the remote.
 
+use std::pin::pin;
+use std::time::Duration;
+
 use super::halt::Halt;
 use super::journal::{Phase, Said};
 use super::open::Attempt;
 use super::prepare::within;
+use super::stop::StopReason;
 use crate::git::{Change, Committed, Pushed, Worktree};
 use crate::ids::{CompletionId, ObjectId};
 use crate::job::message::commit_message;
 use crate::job::spec::Changes;
 use crate::job::{Completion, DiffSummary, GateEvidence, Outcome, OutcomeClass, Stage};
+
+/// How long a push that is under way goes on when the job is to be cancelled. What a remote has begun to take it takes, so a
+/// push that is cut off may arrive all the same.
+const LAST_MOMENT: Duration = Duration::from_secs(10);
 
 pub(super) async fn commit(attempt: &mut Attempt, base: ObjectId, said: Said) -> Result<Phase, Halt> {
     attempt.stages.enter(Stage::Commit, attempt.now());
@@ -43,8 +51,9 @@ pub(super) async fn publish(
     gates: Vec<GateEvidence>,
 ) -> Result<Completion, Halt> {
     attempt.stages.enter(Stage::Publish, attempt.now());
-    if let Some(committed) = &commit {
-        push(attempt, &committed.commit).await?;
+    match &commit {
+        Some(committed) => push(attempt, &committed.commit).await?,
+        None => attempt.check_stop()?,
     }
     let job = &attempt.claimed.job;
     let message = match &commit {
@@ -83,11 +92,43 @@ async fn push(attempt: &Attempt, commit: &ObjectId) -> Result<(), Halt> {
         return Ok(());
     }
     attempt.insist(|| attempt.tools.store.check_claim(&attempt.claimed.claim)).await?;
-    let pushed = within(attempt, worktree.deliver(commit, branch, &attempt.claimed.claim)).await?;
+    let pushed = if let Some(reason @ StopReason::Cancelled(_)) = attempt.stop.reason() {
+        find_pushed(attempt, &worktree, commit, Halt::Stopped(reason)).await?
+    } else {
+        let mut pushing = pin!(worktree.deliver(commit, branch, &attempt.claimed.claim));
+        match within(attempt, pushing.as_mut()).await {
+            Err(halt @ Halt::Stopped(StopReason::Cancelled(_))) => in_the_last_moment(attempt, pushing, halt).await?,
+            pushed => pushed?,
+        }
+    };
     attempt.say(match pushed {
         Pushed::New => "pushed",
         Pushed::Already => "already on the remote",
         Pushed::Superseded => "pushed, in place of what an earlier attempt had pushed before it lost its claim",
     });
     Ok(())
+}
+
+/// Looks whether a daemon before this one has pushed the commit of a job that is to be cancelled. Then the request came too
+/// late: a job that is cancelled leaves no branch.
+async fn find_pushed(attempt: &Attempt, worktree: &Worktree, commit: &ObjectId, halt: Halt) -> Result<Pushed, Halt> {
+    let looking = async {
+        let found = worktree.is_delivered(commit, &attempt.claimed.job.branch).await?;
+        if found { Ok(Pushed::Already) } else { Err(halt.clone()) }
+    };
+    in_the_last_moment(attempt, looking, halt.clone()).await
+}
+
+/// Lets git end what the remote may have taken already, for a while that nobody notices; else the attempt halts as it was to.
+async fn in_the_last_moment<E: Into<Halt>>(
+    attempt: &Attempt,
+    step: impl Future<Output = Result<Pushed, E>>,
+    halt: Halt,
+) -> Result<Pushed, Halt> {
+    tokio::select! {
+        biased;
+        () = attempt.stop.lease_lost() => Err(Halt::Stopped(StopReason::LeaseLost)),
+        result = step => result.map_err(Into::into),
+        () = tokio::time::sleep(LAST_MOMENT) => Err(halt),
+    }
 }

@@ -13,7 +13,10 @@ use crate::job::Completion;
 /// worktree themselves.
 pub(super) async fn run(attempt: &mut Attempt) -> Result<Completion, Halt> {
     loop {
-        attempt.check_stop()?;
+        // Publishing looks itself: a daemon before this one may have pushed already.
+        if !matches!(attempt.journal.phase, Phase::Judged { .. }) {
+            attempt.check_stop()?;
+        }
         let next = match attempt.journal.phase.clone() {
             Phase::Preparing => prepare::run(attempt).await?,
             Phase::Prepared { base } => execute::start(attempt, base).await?,

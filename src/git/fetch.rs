@@ -170,7 +170,7 @@ fn remove_locks(directory: &Path) -> Result<(), GitError> {
     Ok(())
 }
 
-fn remove_if_there(path: &Path) -> Result<(), GitError> {
+pub(super) fn remove_if_there(path: &Path) -> Result<(), GitError> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(io_error("remove", path)(error)),
         _ => Ok(()),

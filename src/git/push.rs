@@ -72,6 +72,18 @@ impl Worktree {
     }
 }
 
+impl Worktree {
+    /// Whether the remote has `commit` as `branch` now.
+    ///
+    /// # Errors
+    /// The remote cannot be asked.
+    pub async fn is_delivered(&self, commit: &ObjectId, branch: &BranchName) -> Result<bool, GitError> {
+        let name = branch.to_ref();
+        let there = self.mirror.remote_refs(std::slice::from_ref(&name)).await?;
+        Ok(there.iter().any(|one| one.name == name && one.commit == *commit))
+    }
+}
+
 impl Mirror {
     /// The job and the attempt that made a commit on the remote, where its trailers name them.
     async fn author_of(&self, commit: &ObjectId) -> Result<Option<(JobId, AttemptNo)>, GitError> {

@@ -8,6 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use super::checkout::Checkout;
 use super::diff::Changes;
 use super::error::{GitError, io_error};
+use super::fetch::remove_if_there;
 use super::journal::Identity;
 use super::mirror::Mirror;
 use super::nested;
@@ -63,8 +64,7 @@ impl Worktree {
                 );
                 let parents: Vec<&ObjectId> = std::iter::once(self.base()).chain(&before).collect();
                 let commit = self.commit_tree(&self.checkout.durable(), &tree, &parents, &message).await?;
-                let update = mirror.git.command(format!("keep {name}"), &mirror.dir).durable();
-                update.args(["update-ref", &name, commit.as_str()]).run().await?;
+                self.keep_salvage(&name, &commit).await?;
                 commit
             }
         };
@@ -74,6 +74,22 @@ impl Worktree {
             push_ref(mirror, &self.checkout, &commit, &name, expected).await?;
         }
         Ok(Some(commit))
+    }
+
+    /// Has the attempt's ref in the mirror name the commit. Nobody writes that ref at the same time: a lock on it was left by a
+    /// git that was killed with its host's other processes.
+    async fn keep_salvage(&self, name: &str, commit: &ObjectId) -> Result<(), GitError> {
+        let mirror = &self.mirror;
+        let update = async || {
+            let update = mirror.git.command(format!("keep {name}"), &mirror.dir).durable();
+            update.args(["update-ref", name, commit.as_str()]).finish().await
+        };
+        let first = update().await?;
+        if !first.stderr.contains(".lock': File exists") {
+            return first.success().map(drop);
+        }
+        remove_if_there(&mirror.dir.join(format!("{name}.lock")))?;
+        update().await?.success().map(drop)
     }
 
     /// The tree to keep; nothing when it is the base's, or that of a commit that already reached the remote.

@@ -35,8 +35,7 @@ impl Adoption<'_> {
     /// Takes up every claim that this worker still holds and whose slot is as it left it. A claim without a slot is given
     /// back; a slot without a claim is salvaged and cleared, which may take its time: all claims are held by then.
     pub(super) async fn adopt(&self) -> Result<Vec<Assigned>, StoreError> {
-        let asked = Instant::now();
-        let mut held = self.renewed().await?;
+        let (asked, mut held) = self.renewed().await?;
         let slots = self.state.slots().unwrap_or_else(|error| {
             error!("cannot look for slots of an earlier daemon: {error}");
             Vec::new()
@@ -74,16 +73,17 @@ impl Adoption<'_> {
     }
 
     /// The claims that this worker holds, renewed first: what follows may take its time. Each with its deadline, where that was
-    /// moved.
-    async fn renewed(&self) -> Result<BTreeMap<JobId, Renewed>, StoreError> {
+    /// moved; with all of them the moment when that was asked for.
+    async fn renewed(&self) -> Result<(Instant, BTreeMap<JobId, Renewed>), StoreError> {
         let held = self.store.held_by(self.worker).await?;
+        let asked = Instant::now();
         let claims: Vec<_> = held.iter().map(|claimed| claimed.claim.clone()).collect();
         let renewals = self.store.renew(self.worker, &claims, self.lease).await?.renewals;
         let still = held.into_iter().zip(renewals).filter_map(|(claimed, renewal)| match renewal {
             Renewal::Held { deadline, .. } => Some((claimed.claim.job, (claimed, deadline))),
             Renewal::Lost => None,
         });
-        Ok(still.collect())
+        Ok((asked, still.collect()))
     }
 
     fn claim_of(&self, dir: &SlotDir, held: &mut BTreeMap<JobId, Renewed>) -> Option<Renewed> {

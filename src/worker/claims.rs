@@ -109,15 +109,22 @@ impl Claimer {
             limit: u32::try_from(slots.len()).unwrap_or(u32::MAX),
             lease: self.lease,
         };
-        let asked = Instant::now();
         let claimed = self.store.claim(&ask).await?;
         let count = claimed.len();
         for (claimed, slot) in claimed.into_iter().zip(slots) {
-            let lease = self.leases.hold(&claimed.claim, asked);
+            // Not from when it was asked: the question may have waited long for an answer before the lease began.
+            let lease = self.leases.hold(&claimed.claim, self.began(&claimed));
             info!(job.id = %claimed.claim.job, "claimed job {} for slot {}", claimed.claim.job, slot.dir().number());
             self.hand_over(Assigned { claimed, slot, lease }, sender).await;
         }
         Ok(count)
+    }
+
+    /// When the lease of a claim that was just made began, by this host's clock.
+    fn began(&self, claimed: &ClaimedJob) -> Instant {
+        let left = claimed.lease_until.since(self.store.now()).min(self.lease);
+        let now = Instant::now();
+        now.checked_sub(self.lease - left).unwrap_or(now)
     }
 
     async fn hand_over(&self, assigned: Assigned, sender: &mpsc::Sender<Assigned>) {

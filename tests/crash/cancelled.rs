@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use sawmill::job::{JobState, OutcomeClass};
 use serde_json::json;
 
-use super::LONG;
+use super::{Held, LONG, Scene, each};
 use crate::delivery::host::{Host, On, describe, until};
 use crate::delivery::remote::{refs, small_remote};
 
@@ -42,4 +42,36 @@ async fn whole_tree(on: On) {
     assert_eq!(refs(&remote, "refs/heads/sawmill/"), []);
     assert_eq!(refs(&remote, "refs/sawmill/salvage/").len(), 1, "half a change is salvaged");
     host.close(vec![worker]).await;
+}
+
+each! { has_succeeded:
+    a_cancel_that_comes_when_the_branch_was_pushed_comes_too_late(Sqlite, Complete)
+    a_cancel_that_comes_when_the_branch_was_pushed_comes_too_late_on_postgres(Postgres, Complete)
+}
+
+/// The daemon that pushed was killed before it could say so, and the next one is told to cancel. A job that is cancelled
+/// leaves no branch.
+async fn has_succeeded(on: On, held: Held) {
+    let scene = Scene::set(on, held, LONG).await;
+    scene.kill_in_stage().await;
+    scene.host.sawmill(&["job", "cancel", &scene.job.to_string(), "--reason", "no longer wanted"]);
+    let worker = scene.host.start("a").await;
+    scene.assert_delivered_once(1).await;
+    scene.close(vec![worker]).await;
+}
+
+each! { ends_the_push:
+    a_cancel_that_comes_in_a_push_lets_it_arrive(Sqlite, Publish)
+    a_cancel_that_comes_in_a_push_lets_it_arrive_on_postgres(Postgres, Publish)
+}
+
+async fn ends_the_push(on: On, held: Held) {
+    let scene = Scene::set(on, held, LONG).await;
+    let worker = scene.host.start("a").await;
+    scene.latch.reached().await;
+    scene.latch.lift();
+    scene.host.sawmill(&["job", "cancel", &scene.job.to_string(), "--reason", "no longer wanted"]);
+    scene.latch.release().await;
+    scene.assert_delivered_once(1).await;
+    scene.close(vec![worker]).await;
 }

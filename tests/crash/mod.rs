@@ -27,7 +27,7 @@ const SHORT: Duration = Duration::from_secs(4);
 
 /// The stage in which a worker is killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Held {
+pub(crate) enum Held {
     Prepare,
     Execute,
     Commit,
@@ -40,18 +40,30 @@ enum Held {
 const OUTPUT: &str = "before\nafter\n";
 
 /// A host with one remote, and one job that is held in a stage.
-struct Scene {
-    host: Host,
-    remote: PathBuf,
+pub(crate) struct Scene {
+    pub(crate) host: Host,
+    pub(crate) remote: PathBuf,
     held: Held,
-    latch: Latch,
-    job: JobId,
+    pub(crate) latch: Latch,
+    pub(crate) job: JobId,
+}
+
+/// Everything that is on record of a scene's job, and all refs of its remote.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Record {
+    /// The row, the attempts with their logs, the completions.
+    pub(crate) rows: String,
+    pub(crate) refs: Vec<(String, String)>,
 }
 
 impl Scene {
     /// Makes everything ready, and enqueues a job whose first attempt will be held.
     async fn set(on: On, held: Held, lease: Duration) -> Self {
-        let host = Host::new(on, lease, 2).await;
+        Self::on(Host::new(on, lease, 2).await, held)
+    }
+
+    /// As [`Scene::set`], on a host that is there.
+    pub(crate) fn on(host: Host, held: Held) -> Self {
         let remote = small_remote(host.root(), "remote.git");
         let latch = host.latch(match held {
             Held::Prepare => "git-fetch",
@@ -100,14 +112,28 @@ impl Scene {
     }
 
     /// Proves that the job was delivered once, as the record of `attempt` says.
-    async fn assert_delivered_once(&self, attempt: u32) -> Job {
+    pub(crate) async fn assert_delivered_once(&self, attempt: u32) -> Job {
         let job = self.host.succeeded(self.job).await;
         assert_delivered_once(&self.host, &self.remote, &job, attempt).await;
         job
     }
 
+    /// Everything that is on record.
+    pub(crate) async fn record(&self) -> Record {
+        let (host, job) = (&self.host, self.job);
+        let attempts = host.attempts(job).await;
+        let mut logs = Vec::new();
+        for attempt in &attempts {
+            let page = host.store.read_log(job, attempt.attempt, 0, 1 << 20).await.expect("the log can be read");
+            logs.push(format!("{page:?}"));
+        }
+        let completions = host.completions(Some(job)).await;
+        let rows = format!("{:#?}\n{attempts:#?}\n{logs:#?}\n{completions:#?}", host.job(job).await);
+        Record { rows, refs: refs(&self.remote, "refs/") }
+    }
+
     /// Ends the workers, and proves that nothing is left.
-    async fn close(self, workers: Vec<Daemon>) {
+    pub(crate) async fn close(self, workers: Vec<Daemon>) {
         // git of a worker that was killed may be held still.
         self.latch.let_go();
         self.host.close(workers).await;

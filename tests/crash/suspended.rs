@@ -1,56 +1,81 @@
 //! A worker that sleeps through the end of its lease and wakes up when another has done its job.
 
-use nix::sys::signal::Signal;
-use sawmill::ids::AttemptNo;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use super::{Held, SHORT, Scene, each};
-use crate::delivery::host::{On, until};
-use crate::delivery::remote::refs;
+use crate::delivery::host::{Daemon, On, until};
 
 each! { writes_nothing:
     a_worker_that_wakes_up_too_late_writes_nothing(Sqlite, Execute)
     a_worker_that_wakes_up_too_late_in_a_push_writes_nothing(Sqlite, Publish)
     a_worker_that_wakes_up_too_late_writes_nothing_on_postgres(Postgres, Execute)
+    a_worker_that_wakes_up_too_late_in_a_push_writes_nothing_on_postgres(Postgres, Publish)
 }
 
+/// The daemon alone sleeps: its supervisors end the job.
 async fn writes_nothing(on: On, held: Held) {
     let scene = Scene::set(on, held, SHORT).await;
-    let host = &scene.host;
-    let first = host.start("a").await;
+    let first = scene.host.start("a").await;
     scene.latch.reached().await;
     scene.latch.lift();
     first.signal(Signal::SIGSTOP);
-    until("the first worker's supervisors end", async || host.processes("__supervise").is_empty()).await;
+    until("the first worker's supervisors end", async || scene.host.processes("__supervise").is_empty()).await;
+    changes_nothing(scene, first, &[]).await;
+}
+
+each! { host_writes_nothing:
+    a_host_that_wakes_up_too_late_in_prepare_writes_nothing(Sqlite, Prepare)
+    a_host_that_wakes_up_too_late_in_execute_writes_nothing(Sqlite, Execute)
+    a_host_that_wakes_up_too_late_in_commit_writes_nothing(Sqlite, Commit)
+    a_host_that_wakes_up_too_late_in_judge_writes_nothing(Sqlite, Judge)
+    a_host_that_wakes_up_too_late_in_a_push_writes_nothing(Sqlite, Publish)
+    a_host_that_wakes_up_too_late_in_execute_writes_nothing_on_postgres(Postgres, Execute)
+    a_host_that_wakes_up_too_late_in_a_push_writes_nothing_on_postgres(Postgres, Publish)
+}
+
+/// The whole host sleeps, with the job and git in it: nothing but the fence is left to hold them.
+async fn host_writes_nothing(on: On, held: Held) {
+    let scene = Scene::set(on, held, SHORT).await;
+    let first = scene.host.start("a").await;
+    scene.latch.reached().await;
+    scene.latch.lift();
+    let processes = scene.host.processes_of("a");
+    assert!(processes.contains(&first.pid()) && processes.len() >= 3, "daemon and supervisors are on that host");
+    for pid in &processes {
+        kill(*pid, Signal::SIGSTOP).expect("stopped");
+    }
+    changes_nothing(scene, first, &processes).await;
+}
+
+/// Lets another worker do the job, then wakes the first one, and proves that row, log, completion and branch stay as they
+/// are.
+async fn changes_nothing(scene: Scene, first: Daemon, asleep: &[Pid]) {
+    let host = &scene.host;
     let second = host.start("b").await;
     scene.assert_delivered_once(2).await;
 
-    let before = record(&scene).await;
+    let before = scene.record().await;
+    // What was held is let go at the worst moment: it goes on as soon as it is awake.
+    scene.latch.let_go();
+    for pid in asleep {
+        // The daemon may be awake by now, and may have ended it.
+        kill(*pid, Signal::SIGCONT).ok();
+    }
     first.signal(Signal::SIGCONT);
-    // What its git was held at is let go at the worst moment.
     scene.latch.let_go();
     until("the first worker notices", async || first.log().contains("lost its claim")).await;
     until("the first worker's slot is clear", async || {
         !host.state_dir("a").join("slots/1/run").exists() && !host.state_dir("a").join("slots/0/run").exists()
     })
     .await;
-    assert_eq!(record(&scene).await, before, "{}", first.log());
+    let after = scene.record().await;
+    assert_eq!(after.rows, before.rows, "{}", first.log());
+    // A host that slept keeps what it was about to lose, under the attempt's own name.
+    let salvage = format!("refs/sawmill/salvage/{}/1", scene.job);
+    let kept = |name: &str| !asleep.is_empty() && name == salvage;
+    let others = |refs: &[(String, String)]| refs.iter().filter(|(name, _)| !kept(name)).cloned().collect::<Vec<_>>();
+    assert_eq!(others(&after.refs), others(&before.refs), "{}", first.log());
     scene.assert_delivered_once(2).await;
     scene.close(vec![first, second]).await;
-}
-
-/// Everything that is on record of the job, and all refs of the remote.
-async fn record(scene: &Scene) -> String {
-    let (host, job) = (&scene.host, scene.job);
-    let mut logs = Vec::new();
-    for attempt in [1, 2] {
-        let page = host.store.read_log(job, AttemptNo(attempt), 0, 1 << 20).await.expect("the log can be read");
-        logs.push(format!("{page:?}"));
-    }
-    format!(
-        "{:#?}\n{:#?}\n{:#?}\n{logs:#?}\n{:#?}",
-        host.job(job).await,
-        host.attempts(job).await,
-        host.completions(None).await,
-        refs(&scene.remote, "refs/")
-    )
 }

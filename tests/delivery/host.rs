@@ -31,13 +31,48 @@ pub(crate) enum On {
     Postgres,
 }
 
+/// What the workers of a host are told.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Terms {
+    pub(crate) lease: Duration,
+    pub(crate) slots: u32,
+    /// How often infrastructure may fail a job.
+    pub(crate) resets: u32,
+    pub(crate) git: GitProgram,
+}
+
+/// The git that workers run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum GitProgram {
+    /// One with a latch at each subcommand, at which processes can be held.
+    Latched,
+    /// The one of this machine.
+    Plain,
+}
+
+/// Where a worker runs, and how it reaches the database.
+#[derive(Debug, Clone)]
+pub(crate) struct Seat {
+    pub(crate) worker: String,
+    /// Its own address of the database, where that is not the one that the test uses.
+    pub(crate) url: Option<String>,
+    /// What its program is started with, before its own name.
+    pub(crate) prefix: Vec<String>,
+}
+
+impl Seat {
+    /// A place that is like that of the test itself.
+    pub(crate) fn of(worker: &str) -> Self {
+        Self { worker: worker.to_owned(), url: None, prefix: Vec::new() }
+    }
+}
+
 /// A host with a database of its own.
 pub(crate) struct Host {
     root: TempDir,
     url: String,
     schema: Option<String>,
-    lease: Duration,
-    slots: u32,
+    terms: Terms,
     starts: AtomicU32,
     settings: Vec<(&'static str, String)>,
     pub(crate) store: Store,
@@ -53,6 +88,7 @@ pub(crate) struct Daemon {
 impl Host {
     pub(crate) async fn new(on: On, lease: Duration, slots: u32) -> Self {
         let root = TempDir::with_prefix("sawmill-host-").expect("a temporary directory");
+        let terms = Terms { lease, slots, resets: 5, git: GitProgram::Latched };
         let (url, schema) = match on {
             On::Sqlite => (format!("sqlite:{}/queue.db", root.path().display()), None),
             On::Postgres => {
@@ -66,19 +102,29 @@ impl Host {
                 (format!("{server}{sign}options=-c%20search_path%3D{schema}"), Some(schema))
             }
         };
-        let retry =
-            RetryPolicy { attempts: 1, resets: 5, backoff: Duration::from_millis(100), backoff_max: Duration::from_secs(1) };
+        Self::open(root, url, schema, terms).await
+    }
+
+    /// A host on a new database that the test has made itself.
+    pub(crate) async fn at(url: impl FnOnce(&Path) -> String, terms: Terms) -> Self {
+        let root = TempDir::with_prefix("sawmill-host-").expect("a temporary directory");
+        let url = url(root.path());
+        Self::open(root, url, None, terms).await
+    }
+
+    async fn open(root: TempDir, url: String, schema: Option<String>, terms: Terms) -> Self {
+        let (backoff, backoff_max) = (Duration::from_millis(100), Duration::from_secs(1));
         let config = Config {
             url: url.clone(),
-            lease,
+            lease: terms.lease,
             poll: Duration::from_secs(1),
-            retry,
-            ageing: std::time::Duration::from_secs(600),
+            retry: RetryPolicy { attempts: 1, resets: terms.resets, backoff, backoff_max },
+            ageing: Duration::from_secs(600),
             completion_lease: PATIENCE,
             completion_deliveries: 3,
         };
         let store = Store::connect(&config).await.expect("a new database can be opened");
-        let host = Self { root, url, schema, lease, slots, starts: AtomicU32::new(0), settings: Vec::new(), store };
+        let host = Self { root, url, schema, terms, starts: AtomicU32::new(0), settings: Vec::new(), store };
         host.write_git();
         host
     }
@@ -116,42 +162,56 @@ impl Host {
         super::remote::write_program(&self.root().join("git"), &script);
     }
 
-    fn config(&self, worker: &str) -> PathBuf {
-        let path = self.root().join(format!("{worker}.toml"));
+    fn config(&self, seat: &Seat) -> PathBuf {
+        let path = self.root().join(format!("{}.toml", seat.worker));
+        let git = match self.terms.git {
+            GitProgram::Latched => self.root().join("git"),
+            GitProgram::Plain => find_git(),
+        };
         let text = format!(
-            "[queue]\nurl = {:?}\nlease = \"{}ms\"\npoll = \"200ms\"\n[queue.retry]\nbackoff = \"100ms\"\nbackoff_max = \"1s\"\n\
-             [worker]\nname = {worker:?}\nstate_dir = {:?}\nslots = {}\n[sandbox]\ngrace = \"1s\"\n[git]\nprogram = {:?}\n",
-            self.url,
-            self.lease.as_millis(),
-            self.state_dir(worker),
-            self.slots,
-            self.root().join("git"),
+            "[queue]\nurl = {:?}\nlease = \"{}ms\"\npoll = \"200ms\"\n\
+             [queue.retry]\nresets = {}\nbackoff = \"100ms\"\nbackoff_max = \"1s\"\n\
+             [worker]\nname = {:?}\nstate_dir = {:?}\nslots = {}\n[sandbox]\ngrace = \"1s\"\n[git]\nprogram = {git:?}\n",
+            seat.url.as_ref().unwrap_or(&self.url),
+            self.terms.lease.as_millis(),
+            self.terms.resets,
+            seat.worker,
+            self.state_dir(&seat.worker),
+            self.terms.slots,
         );
         fs::write(&path, text).expect("a configuration");
         path
     }
 
-    fn command(&self, worker: &str, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_sawmill"));
-        command.arg("--config").arg(self.config(worker)).args(args).current_dir(self.root()).env_clear();
+    /// The program, as it runs in that place.
+    pub(crate) fn command(&self, seat: &Seat, args: &[&str]) -> Command {
+        let program = env!("CARGO_BIN_EXE_sawmill").to_owned();
+        let line: Vec<String> = seat.prefix.iter().cloned().chain([program]).collect();
+        let mut command = Command::new(&line[0]);
+        command.args(&line[1..]).arg("--config").arg(self.config(seat)).args(args).current_dir(self.root()).env_clear();
         command.env("PATH", std::env::var_os("PATH").expect("a PATH")).env("HOME", self.root());
         command.envs(self.settings.iter().map(|(name, value)| (name, value)));
         command
     }
 
-    /// Starts a worker without waiting for it.
-    pub(crate) fn spawn(&self, worker: &str) -> Daemon {
-        let log = self.root().join(format!("{worker}-{}.log", self.starts.fetch_add(1, Ordering::Relaxed)));
-        let mut command = self.command(worker, &["worker"]);
+    /// Starts a daemon in a place without waiting for it.
+    pub(crate) fn spawn_at(&self, seat: &Seat, args: &[&str]) -> Daemon {
+        let log = self.root().join(format!("{}-{}.log", seat.worker, self.starts.fetch_add(1, Ordering::Relaxed)));
+        let mut command = self.command(seat, args);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(&log).expect("a log"));
-        Daemon { name: worker.to_owned(), child: command.spawn().expect("the daemon starts"), log }
+        Daemon { name: seat.worker.clone(), child: command.spawn().expect("the daemon starts"), log }
     }
 
     /// Starts a worker, which has taken up what it was to take up when this returns.
     pub(crate) async fn start(&self, worker: &str) -> Daemon {
-        let mut daemon = self.spawn(worker);
-        until(&format!("worker {worker} runs"), async || {
-            assert!(daemon.child.try_wait().expect("a child").is_none(), "the worker ended:\n{}", daemon.log());
+        self.start_at(&Seat::of(worker)).await
+    }
+
+    /// As [`Host::start`], in a place.
+    pub(crate) async fn start_at(&self, seat: &Seat) -> Daemon {
+        let mut daemon = self.spawn_at(seat, &["worker"]);
+        until(&format!("worker {} runs", seat.worker), async || {
+            assert_eq!(daemon.ended(), None, "the worker ended:\n{}", daemon.log());
             daemon.log().contains("runs with")
         })
         .await;
@@ -160,7 +220,7 @@ impl Host {
 
     /// Runs a command of the program's, and gives its answer.
     pub(crate) fn sawmill(&self, args: &[&str]) -> Value {
-        let output = self.command("client", args).arg("--json").output().expect("the program runs");
+        let output = self.command(&Seat::of("client"), args).arg("--json").output().expect("the program runs");
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{args:?}: {}\n{said}", output.status);
         serde_json::from_slice(&output.stdout).expect("JSON")
@@ -200,14 +260,23 @@ impl Host {
 
     /// What one stream of an attempt's log has.
     pub(crate) async fn log(&self, job: JobId, attempt: u32, stream: Stream) -> String {
-        let (mut from, mut bytes) = (0, Vec::new());
+        let at = Stream::ALL.iter().position(|one| *one == stream).expect("one of all");
+        self.streams(job, attempt).await.swap_remove(at)
+    }
+
+    /// What the streams of an attempt's log have, in the order of [`Stream::ALL`].
+    pub(crate) async fn streams(&self, job: JobId, attempt: u32) -> Vec<String> {
+        let mut from = 0;
+        let mut streams = Stream::ALL.map(|_| Vec::new());
         loop {
             let page = self.store.read_log(job, AttemptNo(attempt), from, 1 << 20).await.expect("the log can be read");
             from = page.next_offset(from);
-            let of_stream = page.chunks.iter().filter(|chunk| chunk.stream == stream);
-            bytes.extend(of_stream.flat_map(|chunk| chunk.data.iter().copied()));
-            if from >= page.total || page.chunks.is_empty() {
-                return String::from_utf8(bytes).expect("text");
+            let done = from >= page.total || page.chunks.is_empty();
+            for chunk in page.chunks {
+                streams[Stream::ALL.iter().position(|one| *one == chunk.stream).expect("one of all")].extend(chunk.data);
+            }
+            if done {
+                return streams.map(|bytes| String::from_utf8(bytes).expect("text")).into();
             }
         }
     }
@@ -217,6 +286,19 @@ impl Host {
         let ours = self.root().to_str().expect("UTF-8");
         let found = processes().filter(|(_, about)| contains(about, ours) && contains(about, text));
         found.map(|(pid, _)| pid).collect()
+    }
+
+    /// The processes of a worker's own host: daemon, supervisors, jobs, git. What runs in a remote is on another one.
+    pub(crate) fn processes_of(&self, worker: &str) -> Vec<Pid> {
+        let state_dir = self.state_dir(worker);
+        let (mark, configuration) = (format!("{}/", state_dir.display()), format!("/{worker}.toml"));
+        let is_here = |pid: &Pid| {
+            let cwd = fs::read_link(format!("/proc/{pid}/cwd")).unwrap_or_default();
+            let in_repository = cwd.ancestors().any(|dir| dir.extension().is_some_and(|extension| extension == "git"));
+            let about = about(*pid);
+            cwd.starts_with(&state_dir) || (!in_repository && (contains(&about, &mark) || contains(&about, &configuration)))
+        };
+        self.processes("").into_iter().filter(is_here).collect()
     }
 
     /// What the daemons have said, for a failed test.
@@ -246,8 +328,13 @@ impl Host {
         left
     }
 
-    /// Ends the daemons in good order, and proves that nothing is left.
+    /// As [`Host::end`], when there is nothing more to look at.
     pub(crate) async fn close(self, daemons: Vec<Daemon>) {
+        self.end(daemons).await;
+    }
+
+    /// Ends the daemons in good order, and proves that nothing is left.
+    pub(crate) async fn end(&self, daemons: Vec<Daemon>) {
         for daemon in &daemons {
             daemon.signal(Signal::SIGTERM);
         }
@@ -299,6 +386,11 @@ impl Daemon {
         self.child.wait().expect("a child");
     }
 
+    /// How it ended, if it has.
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("a child")
+    }
+
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(&self.log).expect("a log")
     }
@@ -306,7 +398,7 @@ impl Daemon {
     pub(crate) async fn exit(&mut self) -> ExitStatus {
         let mut status = None;
         until(&format!("worker {} exits", self.name), async || {
-            status = self.child.try_wait().expect("a child");
+            status = self.ended();
             status.is_some()
         })
         .await;
@@ -346,11 +438,14 @@ pub(crate) fn describe(pids: &[Pid]) -> Vec<String> {
 fn processes() -> impl Iterator<Item = (Pid, Vec<u8>)> {
     let entries = fs::read_dir("/proc").expect("/proc").flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    pids.map(|pid| {
-        let mut about = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        about.extend(fs::read(format!("/proc/{pid}/environ")).unwrap_or_default());
-        (Pid::from_raw(pid), about)
-    })
+    pids.map(|pid| (Pid::from_raw(pid), about(Pid::from_raw(pid))))
+}
+
+/// The arguments and the environment of a process.
+fn about(pid: Pid) -> Vec<u8> {
+    let mut about = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    about.extend(fs::read(format!("/proc/{pid}/environ")).unwrap_or_default());
+    about
 }
 
 fn contains(bytes: &[u8], text: &str) -> bool {
@@ -362,7 +457,7 @@ fn names_in(dir: &Path) -> Vec<PathBuf> {
 }
 
 /// Lock files of git's own. The locks between daemons are files beside the mirrors, which stay.
-fn git_locks(dir: &Path) -> Vec<PathBuf> {
+pub(crate) fn git_locks(dir: &Path) -> Vec<PathBuf> {
     let (dirs, files): (Vec<PathBuf>, Vec<PathBuf>) =
         names_in(dir).into_iter().partition(|path| path.is_dir() && !path.is_symlink());
     let locks = files.into_iter().filter(|path| path.extension().is_some_and(|extension| extension == "lock"));

@@ -39,6 +39,21 @@ async fn what_is_uncommitted_is_kept_and_found_again() {
 }
 
 #[tokio::test]
+async fn a_salvage_that_was_killed_half_way_is_made_again() {
+    let place = Place::new();
+    let job = JobId::generate();
+    let worktree = place.worktree("1").await;
+    write(worktree.tree(), "half", "done");
+    // What git leaves that is killed while it writes the ref.
+    let refs = place.mirror.directory().join(format!("refs/sawmill/salvage/{job}"));
+    fs::create_dir_all(&refs).expect("directories");
+    fs::write(refs.join("1.lock"), "").expect("a lock");
+    let kept = worktree.salvage(job, AttemptNo(1), SalvagePush::Local).await.expect("salvaged").expect("something");
+    assert_eq!(id(place.mirror.directory(), &format!("refs/sawmill/salvage/{job}/1")), kept);
+    assert!(!refs.join("1.lock").exists());
+}
+
+#[tokio::test]
 async fn nothing_is_salvaged_where_nothing_is_uncommitted() {
     let place = Place::new();
     let worktree = place.worktree("1").await;

@@ -5,6 +5,7 @@
 
 mod claims;
 mod completions;
+mod dropped;
 mod expiry;
 mod fence;
 mod finish;
