@@ -129,6 +129,7 @@ impl Bench {
             retry: RetryPolicy { attempts: 1, resets: 1, backoff: Duration::from_secs(1), backoff_max: Duration::from_secs(1) },
             completion_lease: Duration::from_secs(60),
             completion_deliveries: 1,
+            retention: store::Retention::Forever,
         };
         Self { name, store: Store::connect(&config).await.unwrap(), dir, schema }
     }

@@ -8,6 +8,7 @@ mod completions;
 mod configuration;
 mod document;
 mod events;
+mod fates;
 mod follow;
 mod guard;
 mod health;
@@ -39,6 +40,7 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+pub use completions::WAIT_MAX;
 pub use input::{BODY_MAX, LIST_MAX};
 pub use logs::SLICE_MAX;
 pub use policy::{Policy, Project};
@@ -75,6 +77,10 @@ pub fn router(state: State) -> axum::Router {
         .routes(routes!(jobs::show))
         .routes(routes!(jobs::cancel))
         .routes(routes!(jobs::retry))
+        .routes(routes!(fates::requeue))
+        .routes(routes!(fates::cancel_many))
+        .routes(routes!(fates::retry_many))
+        .routes(routes!(fates::requeue_many))
         .routes(routes!(jobs::attempts))
         .routes(routes!(jobs::diff))
         .routes(routes!(logs::read))
@@ -84,6 +90,7 @@ pub fn router(state: State) -> axum::Router {
         .routes(routes!(completions::ack))
         .routes(routes!(completions::nack))
         .routes(routes!(completions::renew))
+        .routes(routes!(completions::requeue))
         .routes(routes!(workers::list))
         .routes(routes!(workers::show))
         .routes(routes!(configuration::show))

@@ -21,7 +21,7 @@ const fn kind(error: &StoreError) -> Kind {
         StoreError::LeaseLost => Kind::LeaseLost,
         StoreError::KeyConflict { .. } => Kind::KeyConflict,
         StoreError::BranchTaken { .. } => Kind::BranchTaken,
-        StoreError::NotRetryable { .. } => Kind::WrongState,
+        StoreError::NotRetryable { .. } | StoreError::NotRequeuable { .. } | StoreError::NotDead { .. } => Kind::WrongState,
         StoreError::Corrupt { .. } => Kind::CorruptRecord,
         StoreError::Unreachable { .. }
         | StoreError::Refused { .. }

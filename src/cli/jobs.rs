@@ -6,11 +6,12 @@ use super::args::{JobCommand, JobsArgs};
 use super::client::{Client, escape};
 use super::error::{CliError, Exit};
 use super::events::Events;
+use super::fates::{self, Verb};
 use super::output::{Output, talk};
 use super::table::{Cell, age, plain, span};
 use super::workers;
 use crate::api::LIST_MAX;
-use crate::api::wire::{CancelRequest, JobDiff, Page};
+use crate::api::wire::{JobDiff, Page};
 use crate::clock::{Timestamp, human};
 use crate::ids::JobId;
 use crate::job::{AttemptRecord, Job, JobState};
@@ -69,11 +70,9 @@ fn row(job: &Job, now: Timestamp) -> Vec<Cell> {
 pub(super) async fn run(client: &Client, out: &Output, command: JobCommand) -> Result<Exit, CliError> {
     match command {
         JobCommand::Show { id } => show(client, out, id).await,
-        JobCommand::Cancel { id, reason } => cancel(client, out, id, reason).await,
-        JobCommand::Retry { id } => {
-            let job: Job = client.post_bytes(&format!("/v1/jobs/{id}/retry"), Vec::new()).await?;
-            report(out, &job, &format!("{id} is queued again; watch it with: sawmill logs -f {id}"))
-        }
+        JobCommand::Cancel { jobs, reason } => fates::run(client, out, Verb::Cancel, jobs, reason).await,
+        JobCommand::Retry { jobs } => fates::run(client, out, Verb::Retry, jobs, None).await,
+        JobCommand::Requeue { jobs, reason } => fates::run(client, out, Verb::Requeue, jobs, reason).await,
         JobCommand::Wait { id, timeout } => wait(client, out, id, timeout).await,
         JobCommand::Diff { id } => diff(client, out, id).await,
         JobCommand::Attempts { id } => attempts(client, out, id).await,
@@ -120,20 +119,11 @@ async fn show(client: &Client, out: &Output, id: JobId) -> Result<Exit, CliError
         ("ready", Cell::new(job.ready_at)),
         ("started", time(job.started_at)),
         ("cancel asked", time(job.cancel_requested_at)),
+        ("requeue asked", time(job.requeue_requested_at)),
         ("finished", time(job.finished_at)),
     ];
     out.fields(&fields)?;
     Ok(Exit::Done)
-}
-
-async fn cancel(client: &Client, out: &Output, id: JobId, reason: Option<String>) -> Result<Exit, CliError> {
-    let job: Job = client.post(&format!("/v1/jobs/{id}/cancel"), &CancelRequest { reason }).await?;
-    let line = if job.state == JobState::Cancelled {
-        format!("{id} is cancelled")
-    } else {
-        format!("{id} is running; its worker will end it (wait for that with: sawmill job wait {id})")
-    };
-    report(out, &job, &line)
 }
 
 /// Waits for the end of a job.

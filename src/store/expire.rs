@@ -3,10 +3,13 @@
 //! The one rule: an expired claim is an attempt that infrastructure failed, so it burns nothing, but is not repeated for ever.
 //! Any process may do this, and several at once: each takes rows that no other has locked.
 
+use std::collections::BTreeSet;
+
 use super::Store;
 use super::db::{Lock, Tx};
 use super::error::StoreError;
 use super::fence::Held;
+use super::line::Line;
 use super::rows::number;
 use super::settle::{AttemptEnd, close_attempt, settle, write_job};
 use super::statement::args;
@@ -21,7 +24,7 @@ const DUE: &str = "SELECT 1 AS due WHERE EXISTS (SELECT 1 FROM jobs WHERE lease_
 const EXPIRED_CLAIMS: &str = "SELECT j.id, j.attempt, j.worker, j.lease_until, j.cancel_reason, j.attempts_used, j.attempts_max, \
     j.resets FROM jobs j WHERE j.lease_until <= $1 ORDER BY j.lease_until LIMIT $2";
 const LOG_BYTES: &str = "SELECT log_bytes FROM attempts WHERE job = $1 AND attempt = $2";
-const EXPIRED_COMPLETIONS: &str = "SELECT j.id, j.consumer, j.deliveries FROM completions j \
+const EXPIRED_COMPLETIONS: &str = "SELECT j.id, j.repo, j.line, j.consumer, j.deliveries FROM completions j \
     WHERE j.lease_until <= $1 ORDER BY j.lease_until LIMIT $2";
 const RETURN_COMPLETION: &str = "UPDATE completions SET state = $2, visible_at = $5, consumer = NULL, token = NULL, lease_until = NULL, \
     last_error = $3, ended_at = $4 WHERE id = $1 AND state = 'claimed'";
@@ -51,6 +54,8 @@ struct LogBytes {
 #[derive(sqlx::FromRow)]
 struct ExpiredCompletion {
     id: uuid::Uuid,
+    repo: String,
+    line: Option<String>,
     consumer: String,
     deliveries: i64,
 }
@@ -76,8 +81,14 @@ impl Store {
         for row in tx.all_locked::<ExpiredClaim>(EXPIRED_CLAIMS, Lock::ChangeFree, args![now, limit]).await? {
             expired.push(self.expire_claim(&mut tx, row, now).await?);
         }
+        let mut lines = BTreeSet::new();
         for row in tx.all_locked::<ExpiredCompletion>(EXPIRED_COMPLETIONS, Lock::ChangeFree, args![now, limit]).await? {
+            lines.extend(row.line.clone().map(|name| Line { repo: row.repo.clone(), name }));
             expired.push(self.expire_completion(&mut tx, row, now).await?);
+        }
+        // In order, so that two who do this at once do not wait for each other in a circle.
+        for line in &lines {
+            self.arrange(&mut tx, line).await?;
         }
         if !expired.is_empty() {
             self.commit_change(tx).await?;
@@ -108,7 +119,8 @@ impl Store {
     async fn expire_completion(&self, tx: &mut Tx, row: ExpiredCompletion, now: Timestamp) -> Result<Expired, StoreError> {
         let dead = row.deliveries >= i64::from(self.config().completion_deliveries);
         let state = if dead { CompletionState::Dead } else { CompletionState::Pending };
-        let why = format!("consumer {} let its lease run out", row.consumer);
+        let late = format!("consumer {} let its lease run out", row.consumer);
+        let why = if dead { format!("given up after {} deliveries; the last one: {late}", row.deliveries) } else { late };
         tx.run(RETURN_COMPLETION, args![row.id, state.as_str(), &why, dead.then_some(now), (!dead).then_some(now)]).await?;
         Ok(Expired::Completion { id: CompletionId::from_uuid(row.id), consumer: row.consumer, state })
     }

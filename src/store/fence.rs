@@ -7,7 +7,8 @@ use super::Store;
 use super::db::{Lock, Tx};
 use super::error::StoreError;
 use super::statement::{Arg, args, tuples};
-use super::types::Renewal;
+use super::types::{Renewal, StopRequest};
+use super::verdict::stop_request;
 use crate::clock::Timestamp;
 use crate::ids::{ClaimToken, ObjectId, WorkerId};
 use crate::job::{Claim, StageRecord};
@@ -17,7 +18,7 @@ const HELD: &str = "SELECT j.lease_until, j.cancel_reason, j.attempts_used, j.at
     WHERE j.id = $1 AND j.attempt = $2 AND j.token = $3 AND j.worker = $4 AND j.state = 'running'";
 const RENEW: &str = " UPDATE jobs SET lease_until = $2 FROM asked \
     WHERE id = asked_job AND attempt = asked_attempt AND token = asked_token AND worker = $1 AND state = 'running' \
-    RETURNING token, cancel_reason";
+    RETURNING token, cancel_reason, requeue_reason";
 const SET_BASE: &str = "UPDATE attempts SET base = $3 WHERE job = $1 AND attempt = $2";
 const PUT_STAGES: (&str, &str) = (
     "INSERT INTO attempt_stages (job, attempt, seq, stage, started_at, ended_at, outcome, detail) VALUES ",
@@ -42,6 +43,7 @@ pub(super) struct Held {
 struct Renewed {
     token: uuid::Uuid,
     cancel_reason: Option<String>,
+    requeue_reason: Option<String>,
 }
 
 fn fence(claim: &Claim) -> Vec<Arg> {
@@ -78,8 +80,8 @@ pub(super) async fn put_stages(tx: &mut Tx, claim: &Claim, stages: &[StageRecord
 }
 
 impl Store {
-    /// Renews claims of one worker, all in one transaction, and says of each whether it holds and whether its end was asked
-    /// for. A lease that has run out is renewed all the same where nobody has taken note of it yet.
+    /// Renews claims of one worker, all in one transaction, and says of each whether it holds and what is asked of its
+    /// worker. A lease that has run out is renewed all the same where nobody has taken note of it yet.
     ///
     /// # Errors
     /// [`StoreError::ForeignClaim`] for a claim of another worker. When the database cannot be reached, nothing is known.
@@ -94,7 +96,7 @@ impl Store {
         // Always in the same order, so that two renewals at once do not wait for each other in a circle.
         let mut ordered: Vec<&Claim> = claims.iter().collect();
         ordered.sort_by_key(|claim| claim.job);
-        let mut held: HashMap<ClaimToken, Option<String>> = HashMap::new();
+        let mut held: HashMap<ClaimToken, Option<StopRequest>> = HashMap::new();
         let mut tx = self.db().begin().await?;
         for batch in ordered.chunks(BATCH) {
             let mut args = args![worker, lease_until];
@@ -102,11 +104,14 @@ impl Store {
             let asked = tuples(3, batch.len(), 3);
             let sql = format!("WITH asked (asked_job, asked_attempt, asked_token) AS (VALUES {asked}){RENEW}");
             let rows: Vec<Renewed> = tx.all(&sql, args).await?;
-            held.extend(rows.into_iter().map(|row| (ClaimToken::from_uuid(row.token), row.cancel_reason)));
+            held.extend(rows.into_iter().map(|row| {
+                let stop = stop_request(row.cancel_reason.as_deref(), row.requeue_reason.as_deref());
+                (ClaimToken::from_uuid(row.token), stop)
+            }));
         }
         tx.commit().await?;
         let renewal = |claim: &Claim| match held.get(&claim.token) {
-            Some(cancel) => Renewal::Held { lease_until, cancel: cancel.clone() },
+            Some(stop) => Renewal::Held { lease_until, stop: stop.clone() },
             None => Renewal::Lost,
         };
         Ok(claims.iter().map(renewal).collect())

@@ -9,12 +9,10 @@ use super::settle::{AttemptEnd, close_attempt, settle, write_job};
 use super::statement::args;
 use super::types::Finish;
 use super::{Store, jobs};
-use crate::clock::Timestamp;
 use crate::job::{Claim, Completion, Job};
 
-const ADD_COMPLETION: &str = "INSERT INTO completions (id, job, attempt, state, visible_at, created_at, body) \
-    VALUES ($1, $2, $3, 'pending', $4, $4, $5)";
-const ADD_TO_OUTBOX: &str = "INSERT INTO outbox (completion, created_at) VALUES ($1, $2)";
+const ADD_COMPLETION: &str = "INSERT INTO completions (id, job, attempt, project, repo, branch, commit_id, line, state, visible_at, created_at, body) \
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'pending', $9, $10, $11)";
 
 impl Store {
     /// Ends an attempt and gives its job the next state: ended, or queued again as the retry policy says. A job whose end was
@@ -49,16 +47,30 @@ impl Store {
         close_attempt(tx, at, attempt_end, now).await?;
         put_stages(tx, claim, &end.stages).await?;
         if let Some(completion) = &end.completion {
-            add_completion(tx, completion, now).await?;
+            self.add_completion(tx, completion).await?;
         }
         jobs::get(tx, claim.job).await
     }
-}
 
-async fn add_completion(tx: &mut Tx, completion: &Completion, now: Timestamp) -> Result<(), StoreError> {
-    let what = || format!("completion {}", completion.id);
-    let body = serde_json::to_string(completion).map_err(|error| StoreError::corrupt(what(), error))?;
-    tx.run(ADD_COMPLETION, args![completion.id, completion.job, completion.attempt, now, &body]).await?;
-    tx.run(ADD_TO_OUTBOX, args![completion.id, now]).await?;
-    Ok(())
+    /// Writes a completion at the end of its line. The unique index on job and attempt lets there be only one.
+    async fn add_completion(&self, tx: &mut Tx, completion: &Completion) -> Result<(), StoreError> {
+        let what = || format!("completion {}", completion.id);
+        let body = serde_json::to_string(completion).map_err(|error| StoreError::corrupt(what(), error))?;
+        let place = self.place(tx, completion).await?;
+        let row = args![
+            completion.id,
+            completion.job,
+            completion.attempt,
+            completion.project.as_deref(),
+            &completion.repo,
+            completion.branch.as_deref(),
+            completion.commit.as_ref(),
+            place.line.as_deref(),
+            place.visible_at,
+            place.created_at,
+            &body,
+        ];
+        tx.run(ADD_COMPLETION, row).await?;
+        Ok(())
+    }
 }

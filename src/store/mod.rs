@@ -11,7 +11,6 @@
 
 mod address;
 mod attempts;
-mod cancel;
 mod claims;
 mod completions;
 mod config;
@@ -20,24 +19,30 @@ mod db;
 mod enqueue;
 mod error;
 mod expire;
+mod fate;
 mod fence;
 mod finish;
 mod hints;
 mod jobs;
+mod line;
 mod listener;
 mod logs;
 mod migrate;
+mod outbox;
 mod promote;
+mod retention;
 mod rows;
 mod settle;
 mod statement;
 mod types;
+mod verdict;
 mod watcher;
 mod workers;
 
 use std::sync::Arc;
 
 use tokio_util::sync::{CancellationToken, DropGuard};
+use uuid::Uuid;
 
 use self::db::{Db, Tx};
 use self::hints::Hinter;
@@ -45,14 +50,16 @@ use self::listener::{LeaseClock, Listener};
 use self::statement::args;
 use crate::clock::Timestamp;
 
-pub use self::config::Config;
+pub use self::config::{Config, Retention};
 pub use self::counts::Counts;
 pub use self::error::StoreError;
 pub use self::hints::Hints;
 pub use self::migrate::{MIGRATIONS, Migrated, Migration};
+pub use self::retention::{Sweep, Swept};
 pub use self::types::{
-    Cancel, ClaimRequest, CompletionFilter, Enqueued, Expired, Finish, HeldCompletion, JobFilter, LogPage, LogPosition, NewJob,
-    Page, Refusal, Renewal, WorkerRecord, WorkerState,
+    Because, Cancel, Change, ChangedJobs, ClaimRequest, CompletionAsk, CompletionFilter, Enqueued, Expired, Finish,
+    HeldCompletion, JobFilter, LogPage, LogPosition, NewJob, Page, Refusal, Renewal, Requeue, Run, Selection, SelectionCursor,
+    StopRequest, UnchangedJob, WorkerRecord, WorkerState,
 };
 
 /// The queue. Cheap to clone; all clones share their connections.
@@ -67,6 +74,8 @@ struct Inner {
     config: Config,
     clock: LeaseClock,
     hinter: Hinter,
+    /// Tells this store from those of other processes.
+    process: Uuid,
     channel: Option<Channel>,
     /// Ends the listener or watcher when the last clone goes.
     listening: DropGuard,
@@ -124,7 +133,8 @@ impl Store {
                 (clock, Some(channel))
             }
         };
-        let inner = Inner { db, config: config.clone(), clock, hinter, channel, listening: stop.drop_guard() };
+        let inner =
+            Inner { db, config: config.clone(), clock, hinter, process: Uuid::new_v4(), channel, listening: stop.drop_guard() };
         Ok(Self { inner: Arc::new(inner) })
     }
 

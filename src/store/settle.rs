@@ -1,11 +1,12 @@
 //! What an attempt's end makes of its job: the retry policy's answer, a request to cancel, and what is counted.
 
-use super::cancel::cancelled;
 use super::db::Tx;
 use super::error::StoreError;
 use super::fence::Held;
+use super::outbox::add_ends;
 use super::rows::number;
 use super::statement::args;
+use super::verdict::cancelled;
 use crate::clock::Timestamp;
 use crate::ids::{AttemptNo, JobId, ObjectId};
 use crate::job::attempt::Resources;
@@ -63,13 +64,14 @@ fn poison(outcome: &Outcome, times: u32) -> Outcome {
 }
 
 const SET_JOB: &str = "UPDATE jobs SET state = $3, held = $4, ready_at = coalesce($5, ready_at), attempts_used = $6, resets = $7, \
-    outcome_class = $8, outcome_message = $9, commit_id = $10, finished_at = $11, worker = NULL, token = NULL, lease_until = NULL \
+    outcome_class = $8, outcome_message = $9, commit_id = $10, finished_at = $11, worker = NULL, token = NULL, lease_until = NULL, \
+    requeue_requested_at = NULL, requeue_reason = NULL \
     WHERE id = $1 AND attempt = $2 AND state = 'running'";
 const CLOSE_ATTEMPT: &str = "UPDATE attempts SET ended_at = $3, outcome_class = $4, outcome_message = $5, exit_code = $6, \
     signal = $7, peak_memory_bytes = $8, cpu_ms = $9, salvage = $10, log_verdict = $11 \
     WHERE job = $1 AND attempt = $2 AND ended_at IS NULL";
 
-/// Gives a running job, whose row this transaction has locked, its next state.
+/// Gives a running job, whose row this transaction has locked, its next state. An end goes into the outbox with it.
 pub(super) async fn write_job(
     tx: &mut Tx,
     (job, attempt): (JobId, AttemptNo),
@@ -91,10 +93,13 @@ pub(super) async fn write_job(
         commit.filter(|_| settled.state == JobState::Succeeded),
         settled.state.is_final().then_some(now),
     ];
-    match tx.run(SET_JOB, row).await? {
-        1 => Ok(()),
-        _ => Err(StoreError::LeaseLost),
+    if tx.run(SET_JOB, row).await? != 1 {
+        return Err(StoreError::LeaseLost);
     }
+    if settled.state.is_final() {
+        add_ends(tx, &[(job, Some(attempt), settled.state)], now).await?;
+    }
+    Ok(())
 }
 
 /// How an attempt ended, for its own row.

@@ -19,7 +19,7 @@ use super::leases::Leases;
 use super::registry::Registry;
 use super::run::Runner;
 use super::slots::{Slots, SupervisorSetup};
-use super::{janitor, queue, reaper};
+use super::{janitor, queue, reaper, retention};
 use crate::attempt::{self, StopReason, Tools};
 use crate::backends;
 use crate::git::{self, Git, GitError};
@@ -218,6 +218,7 @@ impl Daemon {
         let registry = Registry::new(store, self.id(), &self.setup.version, self.setup.config.slots, names);
         tasks.spawn(registry.report_loop(shutdown.drain.clone(), ended.clone()));
         tasks.spawn(reaper::reap_loop(store.clone(), self.setup.queue.poll, ended.clone()));
+        tasks.spawn(retention::retain_loop(store.clone(), self.setup.queue.retention, ended.clone()));
         tasks.spawn(janitor::sweep_loop(self.tools.state.clone(), self.tools.workspace.ttl, ended.clone()));
         tasks.close();
         tasks

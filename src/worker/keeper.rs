@@ -15,7 +15,7 @@ use crate::attempt::StopReason;
 use crate::ids::WorkerId;
 use crate::job::Claim;
 use crate::sandbox;
-use crate::store::{self, Renewal, Store, StoreError};
+use crate::store::{self, Renewal, StopRequest, Store, StoreError};
 
 /// How often running jobs' requests to stop are looked for when no hint comes.
 const LISTEN: Duration = Duration::from_secs(1);
@@ -138,15 +138,15 @@ impl KeeperSetup {
 
     fn heed(&self, claim: &Claim, renewal: Renewal, asked: Instant) {
         match renewal {
-            Renewal::Held { cancel, .. } => {
+            Renewal::Held { stop, .. } => {
                 self.leases.renewed(claim, asked);
-                if let Some(why) = cancel {
-                    self.leases.stop(claim.job, StopReason::Cancelled(why));
+                if let Some(request) = stop {
+                    self.leases.stop(claim.job, claim.attempt, reason(request));
                 }
             }
             Renewal::Lost => {
                 warn!(job.id = %claim.job, "the claim on job {} is lost", claim.job);
-                self.leases.stop(claim.job, StopReason::LeaseLost);
+                self.leases.stop(claim.job, claim.attempt, StopReason::LeaseLost);
             }
         }
     }
@@ -156,15 +156,22 @@ impl KeeperSetup {
         if self.leases.is_empty() {
             return;
         }
-        match store.cancel_requests(&self.worker).await {
+        match store.stop_requests(&self.worker).await {
             Ok(requests) => {
-                for (job, why) in requests {
-                    self.leases.stop(job, StopReason::Cancelled(why));
+                for (job, attempt, request) in requests {
+                    self.leases.stop(job, attempt, reason(request));
                 }
             }
             Err(StoreError::Unreachable { .. }) => {}
             Err(error) => warn!("cannot ask for requests to stop: {error}"),
         }
+    }
+}
+
+fn reason(request: StopRequest) -> StopReason {
+    match request {
+        StopRequest::Cancel(why) => StopReason::Cancelled(why),
+        StopRequest::Requeue(why) => StopReason::Requeued(why),
     }
 }
 

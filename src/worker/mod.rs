@@ -14,6 +14,7 @@ mod leases;
 mod queue;
 mod reaper;
 mod registry;
+mod retention;
 mod run;
 mod slots;
 

@@ -16,7 +16,7 @@ use sawmill::job::attempt::Resources;
 use sawmill::job::{
     Claim, Completion, DiffSummary, FileChange, LogChunk, LogVerdict, Outcome, OutcomeClass, RetryPolicy, Stream,
 };
-use sawmill::store::{ClaimRequest, Config, Finish, Store, WorkerRecord, WorkerState};
+use sawmill::store::{ClaimRequest, Config, Finish, Retention, Store, WorkerRecord, WorkerState};
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
 use tokio_util::sync::CancellationToken;
@@ -91,6 +91,7 @@ impl World {
             },
             completion_lease: Duration::from_secs(300),
             completion_deliveries: 3,
+            retention: Retention::Forever,
         };
         let store = Store::connect(&config).await.expect("the database opens");
         let shutdown = CancellationToken::new();

@@ -13,7 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use sawmill::ids::{AttemptNo, JobId};
 use sawmill::job::{AttemptRecord, CompletionEntry, Job, JobState, RetryPolicy, Stream};
-use sawmill::store::{CompletionFilter, Config, Store};
+use sawmill::store::{CompletionFilter, Config, Retention, Store};
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use tempfile::TempDir;
@@ -74,6 +74,7 @@ impl Host {
             retry,
             completion_lease: PATIENCE,
             completion_deliveries: 3,
+            retention: Retention::Forever,
         };
         let store = Store::connect(&config).await.expect("a new database can be opened");
         let host = Self { root, url, schema, lease, slots, starts: AtomicU32::new(0), store };

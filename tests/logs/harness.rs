@@ -157,6 +157,7 @@ fn store_config(url: String) -> store::Config {
         retry: RetryPolicy { attempts: 3, resets: 3, backoff: Duration::from_millis(1), backoff_max: Duration::from_millis(1) },
         completion_lease: Duration::from_secs(60),
         completion_deliveries: 3,
+        retention: store::Retention::Forever,
     }
 }
 

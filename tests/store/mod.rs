@@ -21,7 +21,7 @@ use sawmill::ids::{CompletionId, JobId, ObjectId, WorkerId};
 use sawmill::job::attempt::Resources;
 use sawmill::job::spec::{Command, Priority, Task};
 use sawmill::job::{ClaimedJob, Completion, DiffSummary, Job, JobSpec, LogVerdict, Outcome, OutcomeClass, RetryPolicy};
-use sawmill::store::{ClaimRequest, Config, Finish, NewJob, Store};
+use sawmill::store::{ClaimRequest, CompletionAsk, Config, Finish, NewJob, Retention, Store};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, SqliteConnection};
 use uuid::Uuid;
 
@@ -76,6 +76,7 @@ fn config(url: String) -> Config {
         retry: RetryPolicy { attempts: 1, resets: 2, backoff: Duration::ZERO, backoff_max: LONG },
         completion_lease: LONG,
         completion_deliveries: 3,
+        retention: Retention::Forever,
     }
 }
 
@@ -213,6 +214,10 @@ fn new_job() -> NewJob {
 
 fn ask(worker: &str, limit: u32, lease: Duration) -> ClaimRequest {
     ClaimRequest { worker: WorkerId::new(worker), backends: vec!["shell".to_owned()], limit, lease }
+}
+
+fn asking(consumer: &str, limit: u32, lease: Option<Duration>) -> CompletionAsk {
+    CompletionAsk { consumer: consumer.to_owned(), limit, lease, ..CompletionAsk::default() }
 }
 
 fn finish(class: OutcomeClass) -> Finish {

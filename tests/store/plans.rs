@@ -3,7 +3,7 @@
 
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row, SqliteConnection};
 
-use super::{LONG, Place, Queue, ask, delivered, finish};
+use super::{LONG, Place, Queue, ask, asking, delivered, finish};
 use sawmill::job::{LogChunk, OutcomeClass, Stream};
 use sawmill::store::{CompletionFilter, JobFilter};
 
@@ -92,7 +92,7 @@ async fn whole_lives(queue: &Queue) {
         queue.store.append_log(claim, &[chunk]).await.expect("appended");
         queue.store.read_log(claim.job, claim.attempt, 0, 10).await.expect("read");
         queue.store.finish(claim, delivered(&claimed)).await.expect("finished");
-        let held = queue.store.claim_completions("i", 1, None).await.expect("answered").remove(0);
+        let held = queue.store.claim_completions(&asking("i", 1, None)).await.expect("answered").remove(0);
         queue.store.ack_completion(held.entry.completion.id, held.token).await.expect("acknowledged");
     }
     let released = queue.store.claim(&ask("w", 3, LONG)).await.expect("claimed");
