@@ -61,6 +61,8 @@ fn a_command_line_that_means_nothing_is_explained() {
         &["enqueue", "--spec", "job.json", "--repo", "/r"],
         &["enqueue", "--env", "PATH", "--", "true"],
         &["completions", "claim"],
+        &["job", "cancel"],
+        &["job", "retry", "--all", "--project", "app"],
     ]
     .into_iter()
     .map(refusal)

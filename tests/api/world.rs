@@ -248,7 +248,7 @@ fn completion(claim: &Claim, outcome: &Outcome) -> Completion {
         base: "1".repeat(40).parse().expect("an object id"),
         commit: Some("2".repeat(40).parse().expect("an object id")),
         tree: Some("3".repeat(40).parse().expect("an object id")),
-        branch: Some("sawmill/adhoc/job/x".to_owned()),
+        branch: Some(format!("sawmill/adhoc/job/{}", claim.job.short())),
         diff: DiffSummary { files: 1, insertions: 3, deletions: 1, per_file: vec![file] },
         gates: Vec::new(),
         summary: None,

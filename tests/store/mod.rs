@@ -6,12 +6,15 @@
 mod claims;
 mod completions;
 mod expiry;
+mod fate;
 mod fence;
 mod finish;
 mod hints;
 mod jobs;
+mod lines;
 mod logs;
 mod plans;
+mod retention;
 mod schema;
 
 use std::time::Duration;
@@ -119,6 +122,23 @@ impl Place {
             Self::Schema { .. } => {
                 let mut connection = PgConnection::connect(&self.url()).await.expect("the test server answers");
                 connection.execute(sqlx::raw_sql(AssertSqlSafe(sql))).await.expect("the statement runs");
+            }
+        }
+    }
+
+    /// The texts that a query yields.
+    async fn texts(&self, sql: &str) -> Vec<String> {
+        match self {
+            Self::File { directory } => {
+                let query = sqlx::query_scalar(AssertSqlSafe(sql));
+                let url = format!("sqlite:{}/new/queue.db", directory.path().display());
+                let mut connection = SqliteConnection::connect(&url).await.expect("the file can be opened");
+                query.fetch_all(&mut connection).await.expect("the query is answered")
+            }
+            Self::Schema { .. } => {
+                let query = sqlx::query_scalar(AssertSqlSafe(sql));
+                let mut connection = PgConnection::connect(&self.url()).await.expect("the test server answers");
+                query.fetch_all(&mut connection).await.expect("the query is answered")
             }
         }
     }

@@ -135,6 +135,19 @@ fn a_command_that_is_not_found_fails_the_job_with_its_name() {
     insta::assert_snapshot!(String::from_utf8_lossy(&site.log(&[&id, "--stream", "stderr"])), @"sh: 1: no-such-program: not found");
 }
 
+#[test]
+fn a_change_of_fate_that_cannot_be_is_explained() {
+    let site = Site::new();
+    let id = site.enqueue(&["--project", "app", "--", "true"]);
+    insta::assert_snapshot!(site.says(&["job", "cancel"]), @"");
+    insta::assert_snapshot!(site.says(&["job", "retry", &id]), @"");
+    insta::assert_snapshot!(site.says(&["job", "cancel", "--state", "failed"]), @"");
+    insta::assert_snapshot!(site.says(&["job", "requeue", "--all", "--project", "app"]), @"");
+    let nobody = "018f0000-0000-7000-8000-000000000000";
+    insta::assert_snapshot!(site.says(&["job", "requeue", &id, nobody]), @"");
+    insta::assert_snapshot!(site.says(&["completions", "requeue", nobody]), @"");
+}
+
 /// A server that asks everybody for a password.
 struct Guarded {
     address: SocketAddr,
