@@ -3,6 +3,7 @@
 //! The one rule: a request does a bounded piece of work and says where to go on, so that no client waits long for an answer and
 //! none is cut off in the middle of a hundred thousand jobs. A selection of everything is taken only from someone who says so.
 
+use std::collections::HashSet;
 use std::str::FromStr;
 
 use axum::Json;
@@ -108,7 +109,7 @@ async fn change(
         id: job.id,
         state: job.state,
         because: job.because,
-        detail: job.why,
+        detail: job.why.to_owned(),
     });
     Ok(Json(JobsChanged {
         changed: changed.changed,
@@ -120,13 +121,15 @@ async fn change(
 fn selection(change: &Change, request: ChangeJobs) -> Result<Selection, Problem> {
     let ChangeJobs { ids, project, execution, state, all, after, .. } = request;
     let filtered = project.is_some() || execution.is_some() || state.is_some();
-    if let Some(ids) = ids {
+    if let Some(mut ids) = ids {
         if filtered || all {
             return Err(invalid("ids", "jobs are named, or selected by a filter, not both"));
         }
         if ids.is_empty() || ids.len() > CHANGE_MAX as usize {
             return Err(invalid("ids", &format!("{} jobs are not between 1 and {CHANGE_MAX}", ids.len())));
         }
+        let mut seen = HashSet::new();
+        ids.retain(|id| seen.insert(*id));
         return Ok(Selection::Ids(ids));
     }
     match (filtered, all) {
@@ -139,8 +142,14 @@ fn selection(change: &Change, request: ChangeJobs) -> Result<Selection, Problem>
         (true, true) => return Err(invalid("all", "it does not go with a filter")),
         _ => {}
     }
-    if let Some(state) = state.filter(|state| !change.applies_to(*state)) {
-        return Err(invalid("state", &format!("no job that is {state} can be changed so")));
+    if let Some(state) = state.filter(|state| !change.states().contains(state)) {
+        let [one, other] = change.states();
+        let verb = match change {
+            Change::Cancel { .. } => "cancelled",
+            Change::Retry => "retried",
+            Change::Requeue { .. } => "requeued",
+        };
+        return Err(invalid("state", &format!("{state} jobs cannot be {verb}; those that are {one} or {other} can")));
     }
     let after =
         after.map(|text| cursor(&text).ok_or_else(|| invalid("after", "it is not the `next` of an answer"))).transpose()?;

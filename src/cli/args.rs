@@ -155,6 +155,9 @@ pub enum JobCommand {
         /// Which
         #[command(flatten)]
         jobs: Selecting,
+        /// Only say which jobs it would be
+        #[arg(long)]
+        dry_run: bool,
         /// Why, for people
         #[arg(long, value_name = "TEXT")]
         reason: Option<String>,
@@ -164,12 +167,18 @@ pub enum JobCommand {
         /// Which
         #[command(flatten)]
         jobs: Selecting,
+        /// Only say which jobs it would be
+        #[arg(long)]
+        dry_run: bool,
     },
     /// Put jobs back into the queue at no charge: those that run, and those that wait for a retry
     Requeue {
         /// Which
         #[command(flatten)]
         jobs: Selecting,
+        /// Only say which jobs it would be
+        #[arg(long)]
+        dry_run: bool,
         /// Why, for people
         #[arg(long, value_name = "TEXT")]
         reason: Option<String>,
@@ -213,9 +222,6 @@ pub struct Selecting {
     /// All there are
     #[arg(long, conflicts_with_all = ["execution", "project", "state"])]
     pub all: bool,
-    /// Only say which jobs it would be
-    #[arg(long)]
-    pub dry_run: bool,
 }
 
 /// The arguments of `logs`.

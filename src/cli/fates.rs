@@ -11,6 +11,14 @@ use crate::api::wire::{Because, ChangeJobs, JobsChanged, ReasonRequest};
 use crate::ids::JobId;
 use crate::job::{Job, JobState};
 
+/// What is asked for, and of which jobs.
+pub(super) struct Asked {
+    pub(super) verb: Verb,
+    pub(super) jobs: Selecting,
+    pub(super) dry_run: bool,
+    pub(super) reason: Option<String>,
+}
+
 /// What is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verb {
@@ -56,18 +64,12 @@ impl Verb {
 }
 
 /// Carries out a change of fate.
-pub(super) async fn run(
-    client: &Client,
-    out: &Output,
-    verb: Verb,
-    jobs: Selecting,
-    reason: Option<String>,
-) -> Result<Exit, CliError> {
+pub(super) async fn run(client: &Client, out: &Output, asked: Asked) -> Result<Exit, CliError> {
+    let Asked { verb, jobs, dry_run: dry, reason } = asked;
     let named = !jobs.ids.is_empty();
-    if let ([id], false) = (jobs.ids.as_slice(), jobs.dry_run) {
+    if let ([id], false) = (jobs.ids.as_slice(), dry) {
         return one(client, out, verb, *id, reason).await;
     }
-    let dry = jobs.dry_run;
     let mut request = ChangeJobs {
         ids: named.then_some(jobs.ids),
         project: jobs.project,
@@ -108,8 +110,8 @@ fn tell(out: &Output, verb: Verb, all: &JobsChanged, dry: bool) -> Result<(), Cl
         }
     }
     for job in &all.unchanged {
-        let state = job.state.map(|state| format!(", which is {state}")).unwrap_or_default();
-        talk(&format!("{}{state}, is left as it is: {}", job.id, job.detail));
+        let state = job.state.map(|state| format!(", which is {state},")).unwrap_or_default();
+        talk(&format!("{}{state} is left as it is: {}", job.id, job.detail));
     }
     let line = verb.summary(all.changed.len(), dry);
     if dry {

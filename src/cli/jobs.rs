@@ -6,7 +6,7 @@ use super::args::{JobCommand, JobsArgs};
 use super::client::{Client, escape};
 use super::error::{CliError, Exit};
 use super::events::Events;
-use super::fates::{self, Verb};
+use super::fates::{self, Asked, Verb};
 use super::output::{Output, talk};
 use super::table::{Cell, age, plain, span};
 use super::workers;
@@ -70,9 +70,15 @@ fn row(job: &Job, now: Timestamp) -> Vec<Cell> {
 pub(super) async fn run(client: &Client, out: &Output, command: JobCommand) -> Result<Exit, CliError> {
     match command {
         JobCommand::Show { id } => show(client, out, id).await,
-        JobCommand::Cancel { jobs, reason } => fates::run(client, out, Verb::Cancel, jobs, reason).await,
-        JobCommand::Retry { jobs } => fates::run(client, out, Verb::Retry, jobs, None).await,
-        JobCommand::Requeue { jobs, reason } => fates::run(client, out, Verb::Requeue, jobs, reason).await,
+        JobCommand::Cancel { jobs, dry_run, reason } => {
+            fates::run(client, out, Asked { verb: Verb::Cancel, jobs, dry_run, reason }).await
+        }
+        JobCommand::Retry { jobs, dry_run } => {
+            fates::run(client, out, Asked { verb: Verb::Retry, jobs, dry_run, reason: None }).await
+        }
+        JobCommand::Requeue { jobs, dry_run, reason } => {
+            fates::run(client, out, Asked { verb: Verb::Requeue, jobs, dry_run, reason }).await
+        }
         JobCommand::Wait { id, timeout } => wait(client, out, id, timeout).await,
         JobCommand::Diff { id } => diff(client, out, id).await,
         JobCommand::Attempts { id } => attempts(client, out, id).await,

@@ -5,6 +5,8 @@
 //! that no claim waits long and no job is held for another. A running job is never touched: a request to its worker is left
 //! beside its claim, and goes with the attempt.
 
+use std::collections::HashMap;
+
 use uuid::Uuid;
 
 use super::db::{Lock, Tx};
@@ -14,7 +16,7 @@ use super::outbox::add_ends;
 use super::rows::{number, parse};
 use super::statement::{Arg, args, tuples};
 use super::types::{Because, Cancel, Change, ChangedJobs, Requeue, Run, Selection, SelectionCursor, StopRequest, UnchangedJob};
-use super::verdict::{Fate, Verdict, cancelled, judge, states, stop_request};
+use super::verdict::{Fate, Verdict, cancelled, judge, stop_request};
 use super::{Store, jobs};
 use crate::ids::{AttemptNo, JobId, WorkerId};
 use crate::job::{Job, JobState};
@@ -155,21 +157,18 @@ impl Store {
                 Run::Dry => self.judged(change, batch).await?,
                 Run::Real => self.change_batch(change, batch).await?,
             };
-            let found: Vec<JobId> = judged.iter().map(|(fate, _)| fate.id).collect();
-            for (fate, verdict) in judged {
-                let (because, why) = match verdict {
-                    Verdict::Already(why) => (Because::Already, why),
-                    Verdict::Not(why) => (Because::WrongState, why),
-                    _ => {
-                        all.changed.push(fate.id);
+            let mut verdicts: HashMap<JobId, (Fate, Verdict)> = judged.into_iter().map(|one| (one.0.id, one)).collect();
+            for id in batch {
+                let (state, because, why) = match verdicts.remove(id) {
+                    None => (None, Because::NotFound, "there is no such job"),
+                    Some((fate, Verdict::Already(why))) => (Some(fate.state), Because::Already, why),
+                    Some((fate, Verdict::Not(why))) => (Some(fate.state), Because::WrongState, why),
+                    Some(_) => {
+                        all.changed.push(*id);
                         continue;
                     }
                 };
-                all.unchanged.push(UnchangedJob { id: fate.id, state: Some(fate.state), because, why: why.to_owned() });
-            }
-            for id in batch.iter().filter(|id| !found.contains(id)) {
-                let why = "there is no such job".to_owned();
-                all.unchanged.push(UnchangedJob { id: *id, state: None, because: Because::NotFound, why });
+                all.unchanged.push(UnchangedJob { id: *id, state, because, why });
             }
         }
         Ok(all)
@@ -188,7 +187,7 @@ impl Store {
             Selection::Filter { project, execution, state, after } => (project, execution, state, after),
         };
         let mut ids = Vec::new();
-        let applicable = states(change).into_iter().filter(|state| only.is_none_or(|only| only == *state));
+        let applicable = change.states().into_iter().filter(|state| only.is_none_or(|only| only == *state));
         let reached = applicable.skip_while(|state| after.is_some_and(|after| after.state != *state));
         for state in reached {
             let mut list = Listing::new();

@@ -184,7 +184,7 @@ pub struct UnchangedJob {
     /// Why, for programs.
     pub because: Because,
     /// Why, for people.
-    pub why: String,
+    pub why: &'static str,
 }
 
 /// Why a job was left as it is.

@@ -77,21 +77,16 @@ pub(super) fn judge(change: &Change, fate: &Fate) -> Verdict {
     }
 }
 
-/// The states in which a job can be changed so, in the order in which a filter goes through them: what the change itself brings
-/// about is behind it.
-pub(super) const fn states(change: &Change) -> [JobState; 2] {
-    match change {
-        Change::Cancel { .. } => [JobState::Queued, JobState::Running],
-        Change::Retry => [JobState::Failed, JobState::Cancelled],
-        Change::Requeue { .. } => [JobState::Running, JobState::Queued],
-    }
-}
-
 impl Change {
-    /// Whether jobs in `state` can be changed so.
+    /// The states in which a job can be changed so, in the order in which a filter goes through them: what the change itself
+    /// brings about is behind it.
     #[must_use]
-    pub fn applies_to(&self, state: JobState) -> bool {
-        states(self).contains(&state)
+    pub const fn states(&self) -> [JobState; 2] {
+        match self {
+            Self::Cancel { .. } => [JobState::Queued, JobState::Running],
+            Self::Retry => [JobState::Failed, JobState::Cancelled],
+            Self::Requeue { .. } => [JobState::Running, JobState::Queued],
+        }
     }
 }
 

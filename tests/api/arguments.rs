@@ -108,5 +108,18 @@ fn a_command_line_that_means_nothing_is_explained() {
     Usage: sawmill completions claim --consumer <NAME>
 
     For more information, try '--help'.
+    ----
+    error: the following required arguments were not provided:
+      <ID|--execution <ID>|--project <PROJECT>|--state <STATE>|--all>
+
+    Usage: sawmill job cancel <ID|--execution <ID>|--project <PROJECT>|--state <STATE>|--all>
+
+    For more information, try '--help'.
+    ----
+    error: the argument '--all' cannot be used with '--project <PROJECT>'
+
+    Usage: sawmill job retry <ID|--execution <ID>|--project <PROJECT>|--state <STATE>|--all>
+
+    For more information, try '--help'.
     "#);
 }

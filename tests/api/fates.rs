@@ -102,7 +102,19 @@ async fn a_selection_that_cannot_be_meant_is_refused() {
         let path = problem["path"].as_str().unwrap_or("-");
         said.push(format!("{} [{path}] {}", status.as_u16(), problem["detail"].as_str().expect("a sentence")));
     }
-    insta::assert_snapshot!(said.join("\n"), @r#""#);
+    insta::assert_snapshot!(said.join("\n"), @r#"
+    422 [all] all: without ids, project, execution or state this means every job; say "all": true if it does
+    422 [all] all: without ids, project, execution or state this means every job; say "all": true if it does
+    422 [all] all: it does not go with a filter
+    422 [ids] ids: jobs are named, or selected by a filter, not both
+    422 [ids] ids: 0 jobs are not between 1 and 1000
+    422 [state] state: failed jobs cannot be cancelled; those that are queued or running can
+    422 [state] state: queued jobs cannot be retried; those that are failed or cancelled can
+    422 [reason] reason: a retry keeps no reason
+    422 [state] state: cancelled jobs cannot be requeued; those that are running or queued can
+    422 [after] after: it is not the `next` of an answer
+    422 [projects] projects: unknown field `projects`, expected one of `ids`, `project`, `execution`, `state`, `all`, `dry_run`, `reason`, `after` at line 1 column 11; did you mean "project"?
+    "#);
     assert_eq!(world.get(&format!("/v1/jobs/{kept}")).await.1["state"], "queued");
     let (status, all) = world.post("/v1/jobs/cancel", json!({"all": true})).await;
     assert_eq!((status, &all["changed"]), (StatusCode::OK, &json!([kept])));
