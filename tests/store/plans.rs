@@ -57,7 +57,7 @@ const PLANS: [(&str, &str); 17] = [
     (
         "SELECT j.id, j.finished_at FROM jobs j WHERE j.finished_at <= 9 AND (j.finished_at, j.id) > (1, x'00') \
          ORDER BY j.finished_at, j.id LIMIT 50",
-        "SEARCH j USING COVERING INDEX jobs_finished (finished_at<?)",
+        "SEARCH j USING COVERING INDEX jobs_finished ((finished_at,id)>(?,?) AND finished_at<?)",
     ),
     (
         "SELECT data FROM log_chunks WHERE job = x'00' AND attempt = 1 AND end_offset > 3 AND start_offset < 9 ORDER BY end_offset, seq",

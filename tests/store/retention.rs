@@ -64,10 +64,10 @@ fn many(count: usize) -> String {
         "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < {count}) \
          INSERT INTO jobs (id, repo, base, branch, backend, priority, state, ready_at, attempts_max, created_at, finished_at, \
          outcome_class, outcome_message) SELECT NEW_ID, 'r', 'b', 'old-' || n, 'shell', 1, 'failed', 0, 1, 0, n, 'backend', 'm' FROM n; \
-         INSERT INTO job_specs (job, digest, document) SELECT id, 'd', '{{\"task\":{{}}}}' FROM jobs WHERE finished_at IS NOT NULL; \
+         INSERT INTO job_specs (job, digest, document) SELECT id, 'd', '{{\"task\":{{}}}}' FROM jobs WHERE repo = 'r'; \
          INSERT INTO attempts (job, attempt, worker, started_at, ended_at, outcome_class, outcome_message, log_verdict) \
-         SELECT id, 1, 'w', 0, 1, 'backend', 'm', '{{\"verdict\":\"complete\"}}' FROM jobs WHERE finished_at IS NOT NULL; \
-         UPDATE jobs SET attempt = 1 WHERE finished_at IS NOT NULL"
+         SELECT id, 1, 'w', 0, 1, 'backend', 'm', '{{\"verdict\":\"complete\"}}' FROM jobs WHERE repo = 'r'; \
+         UPDATE jobs SET attempt = 1 WHERE repo = 'r'"
     )
 }
 
@@ -232,4 +232,83 @@ on_both! {
         assert_eq!(rows(queue).await[0], "20");
         other.close().await;
     }
+}
+
+/// Figures for a person to read: `cargo nextest run --run-ignored only -E 'test(what_removing)' --no-capture`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement"]
+async fn what_removing_a_hundred_thousand_jobs_costs_those_who_claim() {
+    for queue in [Queue::on_sqlite().await, Queue::on_postgres().await] {
+        let kind = if matches!(queue.place, super::Place::File { .. }) { "SQLite" } else { "PostgreSQL" };
+        fill(&queue).await;
+        let full = size(&queue);
+        let idle = claims_while(&queue, async {
+            tokio::time::timeout(Duration::from_secs(5), std::future::pending()).await.unwrap_or(0)
+        })
+        .await;
+        let began = std::time::Instant::now();
+        let store = queue.store.clone();
+        let busy = claims_while(&queue, async move {
+            let (mut sweep, mut removed) = (store.sweep(AGE), 0);
+            loop {
+                let batch = std::time::Instant::now();
+                match store.sweep_once(&mut sweep).await.expect("swept") {
+                    Swept::Some(count) => removed += count,
+                    _ => return removed,
+                }
+                // As the worker does it.
+                tokio::time::sleep(batch.elapsed().max(Duration::from_millis(20))).await;
+            }
+        })
+        .await;
+        println!("{kind}: 100000 jobs in {:?}; claims without: {idle}; with: {busy}", began.elapsed());
+        let emptied = size(&queue);
+        fill(&queue).await;
+        println!("{kind}: file when full {full}, emptied {emptied}, full again {} bytes", size(&queue));
+        queue.end().await;
+    }
+}
+
+/// A hundred thousand ended jobs, each with one attempt and a piece of log.
+async fn fill(queue: &Queue) {
+    make_many(queue, 100_000).await;
+    let bytes = match queue.place {
+        super::Place::File { .. } => "randomblob(2000)",
+        super::Place::Schema { .. } => "decode(repeat('ab', 2000), 'hex')",
+    };
+    let chunks = format!(
+        "INSERT INTO log_chunks (job, attempt, seq, stream, start_offset, end_offset, spool_end, at, crc, data) \
+         SELECT id, 1, 0, 'stdout', 0, 1, 1, 0, 0, {bytes} FROM jobs WHERE repo = 'r'; \
+         UPDATE attempts SET log_next_seq = 1 WHERE job IN (SELECT id FROM jobs WHERE repo = 'r')"
+    );
+    queue.place.tamper(&chunks).await;
+}
+
+fn size(queue: &Queue) -> u64 {
+    match &queue.place {
+        super::Place::File { directory } => std::fs::metadata(directory.path().join("new/queue.db")).expect("the file").len(),
+        super::Place::Schema { .. } => 0,
+    }
+}
+
+/// Enqueues, claims and ends jobs one after the other for as long as `other` takes, and says how long the claims took.
+async fn claims_while(queue: &Queue, other: impl Future<Output = u64> + Send + 'static) -> String {
+    let other = tokio::spawn(other);
+    let mut took = Vec::new();
+    while !other.is_finished() {
+        queue.enqueue().await;
+        let began = std::time::Instant::now();
+        let claimed = queue.claim("w").await;
+        took.push(began.elapsed());
+        queue.store.finish(&claimed.claim, finish(OutcomeClass::Backend)).await.expect("finished");
+    }
+    other.await.expect("no panic");
+    took.sort_unstable();
+    format!(
+        "p50 {:?}, p99 {:?}, max {:?} of {}",
+        took[took.len() / 2],
+        took[took.len() * 99 / 100],
+        took[took.len() - 1],
+        took.len()
+    )
 }

@@ -152,12 +152,13 @@ fn a_change_of_fate_that_cannot_be_is_explained() {
     let other = site.enqueue(&["--project", "app", "--", "true"]);
     insta::assert_snapshot!(site.says(&["job", "retry", &other, nobody]).replace(&other, "[job]"), @r#"
     exit 3
+    0 jobs queued again
     [job], which is queued, is left as it is: only a failed or cancelled job can be retried
-    018f0000-0000-7000-8000-000000000000 is left as it is: there is no such job
+    [job] is left as it is: there is no such job
     "#);
     insta::assert_snapshot!(site.says(&["completions", "requeue", nobody]), @r#"
     exit 3
-    error: there is no completion 018f0000-0000-7000-8000-000000000000; check the id against the list
+    error: there is no completion [job]; check the id against the list
     "#);
 }
 
