@@ -130,6 +130,7 @@ impl Bench {
             ageing: std::time::Duration::from_secs(600),
             completion_lease: Duration::from_secs(60),
             completion_deliveries: 1,
+            retention: store::Retention::Forever,
         };
         Self { name, store: Store::connect(&config).await.unwrap(), dir, schema }
     }

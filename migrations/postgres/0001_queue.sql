@@ -51,6 +51,9 @@ CREATE TABLE jobs (
     lease_until         BIGINT,
     cancel_requested_at BIGINT,
     cancel_reason       TEXT,
+    -- Somebody wants the running attempt given back; gone with the attempt.
+    requeue_requested_at BIGINT,
+    requeue_reason      TEXT,
     outcome_class       TEXT,
     outcome_message     TEXT,
     commit_id           TEXT,
@@ -69,6 +72,8 @@ CREATE TABLE jobs (
     CHECK ((state IN ('succeeded', 'failed', 'cancelled')) <= (outcome_class IS NOT NULL)),
     CHECK (state <> 'queued' OR cancel_requested_at IS NULL),
     CHECK ((cancel_requested_at IS NULL) = (cancel_reason IS NULL)),
+    CHECK (state = 'running' OR requeue_requested_at IS NULL),
+    CHECK ((requeue_requested_at IS NULL) = (requeue_reason IS NULL)),
     CHECK ((outcome_class IS NULL) = (outcome_message IS NULL)),
     CHECK (commit_id IS NULL OR state = 'succeeded')
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.01, autovacuum_analyze_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
@@ -88,6 +93,8 @@ CREATE INDEX jobs_running_share ON jobs (share) WHERE token IS NOT NULL;
 CREATE INDEX jobs_lease ON jobs (lease_until) WHERE lease_until IS NOT NULL;
 CREATE INDEX jobs_worker ON jobs (worker) WHERE worker IS NOT NULL;
 CREATE INDEX jobs_state ON jobs (state, id);
+-- The order in which retention goes through what has ended.
+CREATE INDEX jobs_finished ON jobs (finished_at, id) WHERE finished_at IS NOT NULL;
 CREATE INDEX jobs_project ON jobs (project, id) WHERE project IS NOT NULL;
 CREATE INDEX jobs_execution ON jobs (execution, id) WHERE execution IS NOT NULL;
 CREATE UNIQUE INDEX jobs_idempotency_key ON jobs (idempotency_key) WHERE idempotency_key IS NOT NULL;
@@ -182,8 +189,14 @@ CREATE TABLE completions (
     id          UUID    NOT NULL PRIMARY KEY,
     job         UUID    NOT NULL,
     attempt     BIGINT  NOT NULL,
+    project     TEXT,
+    repo        TEXT    NOT NULL,
+    branch      TEXT,
+    commit_id   TEXT,
+    -- What it waits in turn with: those of one line are handed out one after the other. NULL for one that concerns no branch.
+    line        TEXT,
     state       TEXT    NOT NULL CHECK (state IN ('pending', 'claimed', 'acked', 'dead')),
-    -- Since when it may be handed out; NULL when it may not.
+    -- Since when it may be handed out; NULL when it may not: it is not pending, or it is not the first of its line.
     visible_at  BIGINT,
     consumer    TEXT,
     -- Kept when acknowledged, so that the one who acknowledged may say so again.
@@ -191,6 +204,7 @@ CREATE TABLE completions (
     lease_until BIGINT,
     deliveries  BIGINT  NOT NULL DEFAULT 0 CHECK (deliveries >= 0),
     last_error  TEXT,
+    -- Grows along a line: its order.
     created_at  BIGINT  NOT NULL,
     ended_at    BIGINT,
     body        TEXT    NOT NULL,
@@ -198,23 +212,38 @@ CREATE TABLE completions (
     FOREIGN KEY (job, attempt) REFERENCES attempts (job, attempt) ON DELETE CASCADE,
     CHECK ((state IN ('claimed', 'acked')) = (token IS NOT NULL)),
     CHECK ((state IN ('claimed', 'acked')) = (consumer IS NOT NULL)),
-    CHECK ((state = 'pending') = (visible_at IS NOT NULL)),
+    CHECK (visible_at IS NULL OR state = 'pending'),
+    CHECK (line IS NOT NULL OR (state = 'pending') = (visible_at IS NOT NULL)),
+    CHECK ((branch IS NULL) = (line IS NULL)),
     CHECK ((state = 'claimed') = (lease_until IS NOT NULL)),
     CHECK ((state IN ('acked', 'dead')) = (ended_at IS NOT NULL))
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.01, autovacuum_analyze_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
 
 CREATE INDEX completions_claim ON completions (visible_at, id) WHERE visible_at IS NOT NULL;
+CREATE INDEX completions_claim_project ON completions (project, visible_at, id) WHERE visible_at IS NOT NULL;
+CREATE INDEX completions_claim_repo ON completions (repo, visible_at, id) WHERE visible_at IS NOT NULL;
+-- Of a line at most one is offered or held, whoever may want it otherwise.
+CREATE UNIQUE INDEX completions_head ON completions (repo, line) WHERE visible_at IS NOT NULL OR lease_until IS NOT NULL;
+CREATE INDEX completions_line ON completions (repo, line, created_at, id) WHERE ended_at IS NULL;
+CREATE INDEX completions_branch ON completions (repo, branch) WHERE ended_at IS NULL;
+CREATE INDEX completions_commit ON completions (repo, commit_id) WHERE ended_at IS NULL;
 CREATE INDEX completions_lease ON completions (lease_until) WHERE lease_until IS NOT NULL;
 CREATE INDEX completions_state ON completions (state, id);
 
--- What is still to be told to others: a row is written with each completion, in its transaction.
+-- What is to be told to others: a row is written with every end of a job, in its transaction. What was delivered is in the
+-- completion of the same job and attempt.
 CREATE TABLE outbox (
-    completion UUID    NOT NULL PRIMARY KEY REFERENCES completions (id) ON DELETE CASCADE,
+    id         UUID    NOT NULL PRIMARY KEY,
+    job        UUID    NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
+    -- NULL where it ended without one.
+    attempt    BIGINT,
+    state      TEXT    NOT NULL CHECK (state IN ('succeeded', 'failed', 'cancelled')),
     created_at BIGINT  NOT NULL,
-    sent_at    INTEGER
+    sent_at    BIGINT
 );
 
-CREATE INDEX outbox_unsent ON outbox (created_at) WHERE sent_at IS NULL;
+CREATE INDEX outbox_unsent ON outbox (created_at, id) WHERE sent_at IS NULL;
+CREATE INDEX outbox_job ON outbox (job);
 
 CREATE TABLE workers (
     id              TEXT    NOT NULL PRIMARY KEY,
@@ -237,4 +266,11 @@ CREATE TABLE workers (
     drain_reason    TEXT,
     CHECK ((drain_asked_at IS NULL) = (drain_asked_by IS NULL)),
     CHECK ((drain_asked_at IS NULL) = (drain_reason IS NULL))
+);
+
+-- What one process at a time does for all: who, and until when nobody else takes it over.
+CREATE TABLE duties (
+    name   TEXT    NOT NULL PRIMARY KEY,
+    holder UUID    NOT NULL,
+    until  BIGINT  NOT NULL
 );

@@ -5,6 +5,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract;
 use serde::Deserialize;
+use tokio::time::{Instant, sleep_until};
 use utoipa::IntoParams;
 
 use super::State;
@@ -14,12 +15,17 @@ use super::wire::{AckCompletion, ClaimCompletions, HeldCompletion, NackCompletio
 use crate::clock::human;
 use crate::ids::{CompletionId, JobId};
 use crate::job::{CompletionEntry, CompletionState};
-use crate::store::{CompletionFilter, Refusal};
+use crate::store::{self, CompletionAsk, CompletionFilter, Refusal};
 
 /// The most completions in one claim.
 const CLAIM_MAX: u32 = 100;
 /// The longest lease, and the longest wait before a completion is handed out again.
 const LEASE_MAX: Duration = Duration::from_secs(24 * 3600);
+/// The longest that a claim waits for something to be there; whoever wants to wait longer asks again.
+pub const WAIT_MAX: Duration = Duration::from_secs(30);
+/// How soon after a look the next one comes, however many hints there are, and how long at most until it does.
+const PAUSE: Duration = Duration::from_millis(50);
+const POLL: Duration = Duration::from_secs(1);
 /// The longest name of a consumer, in bytes.
 const CONSUMER_MAX: usize = 200;
 /// The longest reason, in bytes.
@@ -58,7 +64,7 @@ pub(super) async fn list(
     Ok(Json(Page { items: page.items, next }))
 }
 
-/// Takes the oldest pending completions under a lease. There may be none.
+/// Takes completions under a lease, of each branch the earliest that is not done with. There may be none, also after waiting.
 #[utoipa::path(
     post, path = "/v1/completions/claim", tag = "completions", operation_id = "claim_completions",
     request_body = ClaimCompletions,
@@ -71,15 +77,59 @@ pub(super) async fn claim(
     extract::State(state): extract::State<State>,
     Document(request): Document<ClaimCompletions>,
 ) -> Result<Json<Page<HeldCompletion>>, Problem> {
-    let ClaimCompletions { consumer, limit, lease } = request;
+    let ClaimCompletions { consumer, limit, lease, project, repo, wait } = request;
     check_text("consumer", &consumer, CONSUMER_MAX)?;
     if !(1..=CLAIM_MAX).contains(&limit) {
         return Err(invalid("limit", &format!("{limit} is not between 1 and {CLAIM_MAX}")));
     }
     check_lease("lease", lease)?;
-    let held = state.store.claim_completions(&consumer, limit, lease).await?;
+    let wait = wait.unwrap_or_default();
+    if wait > WAIT_MAX {
+        return Err(invalid(
+            "wait",
+            &format!("{} is more than {}; ask again instead", human::format(wait), human::format(WAIT_MAX)),
+        ));
+    }
+    let ask = CompletionAsk { consumer, limit, lease, project, repo };
+    let held = wait_for(&state, &ask, wait).await?;
     let items = held.into_iter().map(|held| HeldCompletion { entry: held.entry, token: held.token }).collect();
     Ok(Json(Page { items, next: None }))
+}
+
+/// Claims, again and again until there is something or the time is over. Hints say when to look; every [`POLL`] it looks anyway.
+async fn wait_for(state: &State, ask: &CompletionAsk, wait: Duration) -> Result<Vec<store::HeldCompletion>, Problem> {
+    let deadline = Instant::now() + wait;
+    loop {
+        // Taken out before the look: what happens after it is heard.
+        let mut hints = state.store.hints();
+        let held = state.store.claim_completions(ask).await?;
+        let now = Instant::now();
+        if !held.is_empty() || now >= deadline || state.shutdown.is_cancelled() {
+            return Ok(held);
+        }
+        tokio::select! {
+            () = hints.next_change() => sleep_until(deadline.min(now + PAUSE)).await,
+            () = sleep_until(deadline.min(now + POLL)) => {}
+            () = state.shutdown.cancelled() => {}
+        }
+    }
+}
+
+/// Brings a completion back that was set aside as dead, to its old place and with its deliveries counted anew.
+#[utoipa::path(
+    post, path = "/v1/completions/{id}/requeue", tag = "completions", operation_id = "requeue_completion",
+    params(("id" = CompletionId, Path, description = "The completion")),
+    responses(
+        (status = 200, description = "The completion is pending", body = CompletionEntry),
+        (status = 404, description = "There is no such completion", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "The completion is held or acknowledged", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn requeue(
+    extract::State(state): extract::State<State>,
+    Id(id): Id<CompletionId>,
+) -> Result<Json<CompletionEntry>, Problem> {
+    Ok(Json(state.store.requeue_completion(id).await?))
 }
 
 /// Says that a completion is done with.

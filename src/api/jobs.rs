@@ -8,9 +8,10 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::State;
+use super::fates::reason;
 use super::input::{Document, Id, OptionalDocument, Params, limit};
 use super::problem::{Kind, Problem};
-use super::wire::{CancelRequest, JobDiff, Page};
+use super::wire::{JobDiff, Page, ReasonRequest};
 use crate::ids::JobId;
 use crate::job::{AttemptRecord, Job, JobSpec, JobState};
 use crate::store::{Cancel, CompletionFilter, Enqueued, JobFilter};
@@ -91,7 +92,7 @@ pub(super) async fn show(extract::State(state): extract::State<State>, Id(id): I
 /// Asks for the end of a job. A job that waits is cancelled at once; a running one when its worker learns of the request.
 #[utoipa::path(
     post, path = "/v1/jobs/{id}/cancel", tag = "jobs", operation_id = "cancel_job",
-    params(("id" = JobId, Path, description = "The job")), request_body = Option<CancelRequest>,
+    params(("id" = JobId, Path, description = "The job")), request_body = Option<ReasonRequest>,
     responses(
         (status = 200, description = "The job is cancelled", body = Job),
         (status = 202, description = "The job runs, and its worker will end it", body = Job),
@@ -102,10 +103,9 @@ pub(super) async fn show(extract::State(state): extract::State<State>, Id(id): I
 pub(super) async fn cancel(
     extract::State(state): extract::State<State>,
     Id(id): Id<JobId>,
-    OptionalDocument(request): OptionalDocument<CancelRequest>,
+    OptionalDocument(request): OptionalDocument<ReasonRequest>,
 ) -> Result<Response, Problem> {
-    let reason = request.reason.unwrap_or_default();
-    match state.store.cancel(id, &reason).await? {
+    match state.store.cancel(id, &reason(request.reason)?).await? {
         Cancel::Done(job) => Ok(Json(job).into_response()),
         Cancel::Requested(job) => Ok((StatusCode::ACCEPTED, Json(job)).into_response()),
         Cancel::AlreadyEnded(job) if job.state == JobState::Cancelled => Ok(Json(job).into_response()),
@@ -115,7 +115,7 @@ pub(super) async fn cancel(
     }
 }
 
-/// Gives a failed or cancelled job one more attempt.
+/// Gives a failed or cancelled job another round: as many attempts as it had.
 #[utoipa::path(
     post, path = "/v1/jobs/{id}/retry", tag = "jobs", operation_id = "retry_job",
     params(("id" = JobId, Path, description = "The job")),

@@ -9,6 +9,7 @@ mod configuration;
 mod deadline;
 mod document;
 mod events;
+mod fates;
 mod follow;
 mod guard;
 mod health;
@@ -40,6 +41,7 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+pub use completions::WAIT_MAX;
 pub use input::{BODY_MAX, LIST_MAX};
 pub use logs::SLICE_MAX;
 pub use policy::{Policy, Project};
@@ -77,6 +79,10 @@ pub fn router(state: State) -> axum::Router {
         .routes(routes!(jobs::cancel))
         .routes(routes!(jobs::retry))
         .routes(routes!(deadline::set))
+        .routes(routes!(fates::requeue))
+        .routes(routes!(fates::cancel_many))
+        .routes(routes!(fates::retry_many))
+        .routes(routes!(fates::requeue_many))
         .routes(routes!(jobs::attempts))
         .routes(routes!(jobs::diff))
         .routes(routes!(logs::read))
@@ -86,6 +92,7 @@ pub fn router(state: State) -> axum::Router {
         .routes(routes!(completions::ack))
         .routes(routes!(completions::nack))
         .routes(routes!(completions::renew))
+        .routes(routes!(completions::requeue))
         .routes(routes!(workers::list))
         .routes(routes!(workers::show))
         .routes(routes!(workers::drain))

@@ -23,7 +23,11 @@ const fn kind(error: &StoreError) -> Kind {
         StoreError::QueueFull { .. } => Kind::QueueFull,
         StoreError::KeyConflict { .. } => Kind::KeyConflict,
         StoreError::BranchTaken { .. } => Kind::BranchTaken,
-        StoreError::NotRetryable { .. } | StoreError::DependencyFailed { .. } | StoreError::NotRunning { .. } => Kind::WrongState,
+        StoreError::NotRetryable { .. }
+        | StoreError::DependencyFailed { .. }
+        | StoreError::NotRequeuable { .. }
+        | StoreError::NotDead { .. }
+        | StoreError::NotRunning { .. } => Kind::WrongState,
         StoreError::Corrupt { .. } => Kind::CorruptRecord,
         StoreError::Unreachable { .. }
         | StoreError::Refused { .. }

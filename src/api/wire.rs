@@ -10,6 +10,7 @@ use utoipa::ToSchema;
 use crate::clock::{Timestamp, human};
 use crate::ids::{AttemptNo, ClaimToken, JobId, ObjectId};
 use crate::job::{CompletionEntry, DiffSummary, JobState, LogChunk, LogVerdict, Outcome, Stream};
+pub use crate::store::Because;
 
 /// Some of a longer list.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -21,11 +22,11 @@ pub struct Page<T> {
     pub next: Option<String>,
 }
 
-/// Why a job is cancelled.
+/// Why a job is cancelled, or put back.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct CancelRequest {
-    /// For people; it becomes part of the job's outcome.
+pub struct ReasonRequest {
+    /// For people; it becomes part of the outcome.
     pub reason: Option<String>,
 }
 
@@ -50,6 +51,61 @@ pub struct DrainRequest {
     pub by: Option<String>,
     /// Why, for people.
     pub reason: Option<String>,
+}
+
+/// Which jobs to cancel, retry or requeue: those named, or those that can be changed so and that a filter lets through.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ChangeJobs {
+    /// These jobs, at most 1000.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ids: Option<Vec<JobId>>,
+    /// Only those of this project.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub project: Option<String>,
+    /// Only those of this execution.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub execution: Option<String>,
+    /// Only those in this state.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state: Option<JobState>,
+    /// Whether every job is meant; it goes with nothing above.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub all: bool,
+    /// Whether to say only what would become of them.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub dry_run: bool,
+    /// For people; not for a retry.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// `next` of the answer before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after: Option<String>,
+}
+
+/// What became of jobs that were to be changed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct JobsChanged {
+    /// Those that were changed, or whose worker was asked; in a dry run those that would be.
+    pub changed: Vec<JobId>,
+    /// Those that were not.
+    pub unchanged: Vec<Unchanged>,
+    /// What to send as `after` for those that follow; absent when that was all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
+/// A job that was left as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Unchanged {
+    /// The job.
+    pub id: JobId,
+    /// Its state; absent where there is no such job.
+    pub state: Option<JobState>,
+    /// Why, for programs.
+    pub because: Because,
+    /// Why, for people.
+    pub detail: String,
 }
 
 /// What a job changed, from its completion record.
@@ -152,7 +208,7 @@ pub struct LogEnd {
 }
 
 /// Asks for completions.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ClaimCompletions {
     /// Who asks: a name that tells integrators apart.
@@ -165,6 +221,16 @@ pub struct ClaimCompletions {
     #[serde(default, with = "human::option", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, example = "5m")]
     pub lease: Option<Duration>,
+    /// Only those of this project.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub project: Option<String>,
+    /// Only those of this remote.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repo: Option<String>,
+    /// How long to wait for one where there is none, at most 30s; not at all when absent.
+    #[serde(default, with = "human::option", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, example = "30s")]
+    pub wait: Option<Duration>,
 }
 
 const fn one() -> u32 {

@@ -41,6 +41,7 @@ impl Halt {
         match self {
             Self::Failed(outcome) => Some(outcome.clone()),
             Self::Stopped(StopReason::Cancelled(why)) => Some(Outcome::new(OutcomeClass::Cancelled, why.clone())),
+            Self::Stopped(StopReason::Requeued(why)) => Some(Outcome::new(OutcomeClass::Released, why.clone())),
             Self::Stopped(StopReason::Shutdown) => {
                 Some(Outcome::new(OutcomeClass::Released, "the worker was stopped and gave the job back"))
             }

@@ -7,6 +7,8 @@ use tokio::sync::watch;
 pub enum StopReason {
     /// Somebody asked for the job's end, with these words.
     Cancelled(String),
+    /// Somebody asked for the job to be given back to the queue, with these words.
+    Requeued(String),
     /// The claim is lost: nothing more may be written, committed or pushed.
     LeaseLost,
     /// The worker goes down: the job is given back.

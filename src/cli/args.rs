@@ -150,18 +150,38 @@ pub enum JobCommand {
         /// The job
         id: JobId,
     },
-    /// Ask for the end of a job
+    /// Ask for the end of jobs
     Cancel {
-        /// The job
-        id: JobId,
+        /// Which
+        #[command(flatten)]
+        jobs: Selecting,
+        /// Only say which jobs it would be
+        #[arg(long)]
+        dry_run: bool,
         /// Why, for people
         #[arg(long, value_name = "TEXT")]
         reason: Option<String>,
     },
-    /// Give a failed or cancelled job one more attempt
+    /// Give failed or cancelled jobs another round of attempts
     Retry {
-        /// The job
-        id: JobId,
+        /// Which
+        #[command(flatten)]
+        jobs: Selecting,
+        /// Only say which jobs it would be
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Put jobs back into the queue at no charge: those that run, and those that wait for a retry
+    Requeue {
+        /// Which
+        #[command(flatten)]
+        jobs: Selecting,
+        /// Only say which jobs it would be
+        #[arg(long)]
+        dry_run: bool,
+        /// Why, for people
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
     },
     /// Give a running job more time, or less
     Deadline {
@@ -189,6 +209,27 @@ pub enum JobCommand {
         /// The job
         id: JobId,
     },
+}
+
+/// Which jobs a change is for.
+#[derive(Debug, Clone, clap::Args)]
+#[group(required = true, multiple = true, args = ["ids", "execution", "project", "state", "all"])]
+pub struct Selecting {
+    /// The jobs
+    #[arg(value_name = "ID", conflicts_with_all = ["execution", "project", "state", "all"])]
+    pub ids: Vec<JobId>,
+    /// All of this execution that it can be done to
+    #[arg(long, value_name = "ID")]
+    pub execution: Option<String>,
+    /// All of this project
+    #[arg(long, value_name = "PROJECT")]
+    pub project: Option<String>,
+    /// All in this state
+    #[arg(long, value_name = "STATE")]
+    pub state: Option<JobState>,
+    /// All there are
+    #[arg(long, conflicts_with_all = ["execution", "project", "state"])]
+    pub all: bool,
 }
 
 /// The arguments of `logs`.
@@ -241,6 +282,21 @@ pub enum CompletionsCommand {
         /// For how long [default: as configured]
         #[arg(long, value_name = "DURATION", value_parser = human::parse)]
         lease: Option<Duration>,
+        /// Only those of this project
+        #[arg(long, value_name = "PROJECT")]
+        project: Option<String>,
+        /// Only those of this repository, as `completions list` has it
+        #[arg(long, value_name = "REPO")]
+        repo: Option<String>,
+        /// Wait until there is one, at most for this long where it is given
+        #[arg(long, value_name = "DURATION", num_args = 0..=1, value_parser = human::parse)]
+        wait: Option<Option<Duration>>,
+    },
+    /// Bring completions back that were set aside as dead
+    Requeue {
+        /// Which
+        #[arg(value_name = "ID", required = true)]
+        ids: Vec<CompletionId>,
     },
     /// Say that a completion is done with
     Ack(Held),

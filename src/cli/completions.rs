@@ -1,21 +1,27 @@
 //! `sawmill completions`: the integrator's side, by hand or from a script.
 
+use std::time::{Duration, Instant};
+
 use super::args::{CompletionsCommand, Held};
 use super::client::{Client, escape};
 use super::error::{CliError, Exit};
 use super::output::{Output, talk};
 use super::table::{Cell, age};
+use crate::api::WAIT_MAX;
 use crate::api::wire::{AckCompletion, ClaimCompletions, HeldCompletion, NackCompletion, Page, RenewCompletion};
 use crate::clock::Timestamp;
+use crate::ids::CompletionId;
 use crate::job::CompletionEntry;
 
 /// Carries out a command about completions.
 pub(super) async fn run(client: &Client, out: &Output, command: CompletionsCommand) -> Result<Exit, CliError> {
     match command {
         CompletionsCommand::List { state, limit } => list(client, out, state, limit).await,
-        CompletionsCommand::Claim { consumer, limit, lease } => {
-            claim(client, out, &ClaimCompletions { consumer, limit, lease }).await
+        CompletionsCommand::Claim { consumer, limit, lease, project, repo, wait } => {
+            let patience = wait.map(|wait| wait.unwrap_or(Duration::MAX)).unwrap_or_default();
+            claim(client, out, ClaimCompletions { consumer, limit, lease, project, repo, wait: None }, patience).await
         }
+        CompletionsCommand::Requeue { ids } => requeue(client, out, &ids).await,
         CompletionsCommand::Ack(Held { id, token }) => {
             let entry = client.post(&format!("/v1/completions/{id}/ack"), &AckCompletion { token }).await?;
             report(out, &entry)
@@ -44,7 +50,7 @@ async fn list(client: &Client, out: &Output, state: Option<String>, limit: u32) 
     }
     let now = Timestamp::now();
     let rows: Vec<Vec<Cell>> = page.items.iter().map(|entry| row(entry, now)).collect();
-    out.rows(&["ID", "STATE", "AGE", "JOB", "COMMIT", "BRANCH", "CONSUMER"], &rows)?;
+    out.rows(&["ID", "STATE", "AGE", "JOB", "COMMIT", "BRANCH", "CONSUMER", "DELIVERIES", "ERROR"], &rows)?;
     Ok(Exit::Done)
 }
 
@@ -58,11 +64,21 @@ fn row(entry: &CompletionEntry, now: Timestamp) -> Vec<Cell> {
         Cell::maybe(completion.commit.as_ref().map(|commit| commit.short())),
         Cell::maybe(completion.branch.as_ref()),
         Cell::maybe(entry.consumer.as_ref()),
+        Cell::new(entry.deliveries),
+        Cell::maybe(entry.last_error.as_ref()),
     ]
 }
 
-async fn claim(client: &Client, out: &Output, request: &ClaimCompletions) -> Result<Exit, CliError> {
-    let page: Page<HeldCompletion> = client.post("/v1/completions/claim", request).await?;
+async fn claim(client: &Client, out: &Output, mut request: ClaimCompletions, patience: Duration) -> Result<Exit, CliError> {
+    let began = Instant::now();
+    let page: Page<HeldCompletion> = loop {
+        let left = patience.saturating_sub(began.elapsed());
+        request.wait = (!left.is_zero()).then(|| left.min(WAIT_MAX));
+        let page: Page<HeldCompletion> = client.post("/v1/completions/claim", &request).await?;
+        if !page.items.is_empty() || began.elapsed() >= patience {
+            break page;
+        }
+    };
     if out.is_json() {
         out.document(&page)?;
         return Ok(Exit::Done);
@@ -88,6 +104,14 @@ async fn claim(client: &Client, out: &Output, request: &ClaimCompletions) -> Res
     out.rows(&["ID", "TOKEN", "COMMIT", "BRANCH", "REPO"], &rows)?;
     if let Some(until) = page.items.first().and_then(|held| held.entry.lease_until) {
         talk(&format!("held until {until}; then: sawmill completions ack ID --token TOKEN"));
+    }
+    Ok(Exit::Done)
+}
+
+async fn requeue(client: &Client, out: &Output, ids: &[CompletionId]) -> Result<Exit, CliError> {
+    for id in ids {
+        let entry: CompletionEntry = client.post_bytes(&format!("/v1/completions/{id}/requeue"), Vec::new()).await?;
+        report(out, &entry)?;
     }
     Ok(Exit::Done)
 }

@@ -6,11 +6,12 @@ use super::args::{JobCommand, JobsArgs};
 use super::client::{Client, escape};
 use super::error::{CliError, Exit};
 use super::events::Events;
+use super::fates::{self, Asked, Verb};
 use super::output::{Output, talk};
 use super::table::{Cell, age, plain, span};
 use super::workers;
 use crate::api::LIST_MAX;
-use crate::api::wire::{CancelRequest, DeadlineRequest, JobDiff, Page};
+use crate::api::wire::{DeadlineRequest, JobDiff, Page};
 use crate::clock::{Timestamp, human};
 use crate::ids::JobId;
 use crate::job::{AttemptRecord, Job, JobState};
@@ -70,10 +71,14 @@ fn row(job: &Job, now: Timestamp) -> Vec<Cell> {
 pub(super) async fn run(client: &Client, out: &Output, command: JobCommand) -> Result<Exit, CliError> {
     match command {
         JobCommand::Show { id } => show(client, out, id).await,
-        JobCommand::Cancel { id, reason } => cancel(client, out, id, reason).await,
-        JobCommand::Retry { id } => {
-            let job: Job = client.post_bytes(&format!("/v1/jobs/{id}/retry"), Vec::new()).await?;
-            report(out, &job, &format!("{id} is queued again; watch it with: sawmill logs -f {id}"))
+        JobCommand::Cancel { jobs, dry_run, reason } => {
+            fates::run(client, out, Asked { verb: Verb::Cancel, jobs, dry_run, reason }).await
+        }
+        JobCommand::Retry { jobs, dry_run } => {
+            fates::run(client, out, Asked { verb: Verb::Retry, jobs, dry_run, reason: None }).await
+        }
+        JobCommand::Requeue { jobs, dry_run, reason } => {
+            fates::run(client, out, Asked { verb: Verb::Requeue, jobs, dry_run, reason }).await
         }
         JobCommand::Deadline { id, within } => deadline(client, out, id, within).await,
         JobCommand::Wait { id, timeout } => wait(client, out, id, timeout).await,
@@ -122,20 +127,11 @@ async fn show(client: &Client, out: &Output, id: JobId) -> Result<Exit, CliError
         ("ready", Cell::new(job.ready_at)),
         ("started", time(job.started_at)),
         ("cancel asked", time(job.cancel_requested_at)),
+        ("requeue asked", time(job.requeue_requested_at)),
         ("finished", time(job.finished_at)),
     ];
     out.fields(&fields)?;
     Ok(Exit::Done)
-}
-
-async fn cancel(client: &Client, out: &Output, id: JobId, reason: Option<String>) -> Result<Exit, CliError> {
-    let job: Job = client.post(&format!("/v1/jobs/{id}/cancel"), &CancelRequest { reason }).await?;
-    let line = if job.state == JobState::Cancelled {
-        format!("{id} is cancelled")
-    } else {
-        format!("{id} is running; its worker will end it (wait for that with: sawmill job wait {id})")
-    };
-    report(out, &job, &line)
 }
 
 async fn deadline(client: &Client, out: &Output, id: JobId, within: Duration) -> Result<Exit, CliError> {

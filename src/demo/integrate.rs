@@ -10,7 +10,7 @@ use crate::job::{CompletionEntry, JobState};
 /// was exactly one for every job that succeeded, and every one was as it said.
 pub(super) async fn run(scene: &Scene, out: &Output, ended: &[Ended]) -> anyhow::Result<bool> {
     let limit = u32::try_from(ended.len()).unwrap_or(u32::MAX);
-    let ask = ClaimCompletions { consumer: "integrator".to_owned(), limit, lease: None };
+    let ask = ClaimCompletions { consumer: "integrator".to_owned(), limit, ..ClaimCompletions::default() };
     let held: Page<HeldCompletion> = scene.client().post("/v1/completions/claim", &ask).await?;
     let held = held.items;
     let clone = scene.clone_remote().await?;

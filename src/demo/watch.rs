@@ -7,7 +7,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use super::fates::Fate;
 use super::scene::Scene;
-use crate::api::wire::{CancelRequest, Page};
+use crate::api::wire::{Page, ReasonRequest};
 use crate::cli::{Cell, Output, span};
 use crate::ids::JobId;
 use crate::job::{AttemptRecord, Job, JobState, LogVerdict};
@@ -69,7 +69,7 @@ async fn watch(scene: &Scene, fate: Fate, id: JobId, bar: ProgressBar) -> anyhow
             return Ok(Ended { fate, job, attempts });
         }
         if fate.cancel && !asked && is_executing(&job, &attempts) {
-            let reason = CancelRequest { reason: Some("nobody wants it any more".to_owned()) };
+            let reason = ReasonRequest { reason: Some("nobody wants it any more".to_owned()) };
             let _: Job = scene.client().post(&format!("/v1/jobs/{id}/cancel"), &reason).await?;
             asked = true;
         }

@@ -88,11 +88,14 @@ pub struct CompletionEntry {
     pub completion: Completion,
     /// Where it is in the queue.
     pub state: CompletionState,
+    /// Since when it may be handed out, or when it may be again. Absent where it may not: it is not pending, or it waits until
+    /// an earlier one of its line is done with.
+    pub ready_at: Option<Timestamp>,
     /// Who holds it, while somebody does.
     pub consumer: Option<String>,
     /// Until when, unless renewed.
     pub lease_until: Option<Timestamp>,
-    /// How often it was handed out.
+    /// How often it was handed out, since it was written or last brought back.
     pub deliveries: u32,
     /// Why it was last given back.
     pub last_error: Option<String>,

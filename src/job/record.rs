@@ -32,16 +32,18 @@ pub struct Job {
     pub ready_at: Timestamp,
     /// The latest attempt, once there is one.
     pub attempt: Option<AttemptNo>,
-    /// Attempts burnt so far.
+    /// Attempts burnt since it was enqueued, or last retried.
     pub attempts_used: u32,
     /// Attempts it may burn.
     pub attempts_max: u32,
-    /// Attempts that infrastructure failed.
+    /// Attempts that infrastructure failed since then.
     pub resets: u32,
     /// Who runs it.
     pub worker: Option<WorkerId>,
     /// When somebody asked for its end while it ran.
     pub cancel_requested_at: Option<Timestamp>,
+    /// When somebody asked for its return to the queue while it ran; gone with the attempt.
+    pub requeue_requested_at: Option<Timestamp>,
     /// How it ended; while it waits for a retry, how the last attempt ended.
     pub outcome: Option<Outcome>,
     /// The commit that it delivered.

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::clock::human;
 use crate::job::RetryPolicy;
@@ -30,4 +31,54 @@ pub struct Config {
     pub completion_lease: Duration,
     /// How often a completion is handed out before it is set aside as dead.
     pub completion_deliveries: u32,
+    /// How long jobs are kept after their end, with all that is on record of them.
+    pub retention: Retention,
+}
+
+/// How long something is kept after its end: as text a duration, or `never` for what is never removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retention {
+    /// For ever; zero is taken for it too.
+    Forever,
+    /// For so long.
+    For(Duration),
+}
+
+impl Serialize for Retention {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Forever => serializer.serialize_str("never"),
+            Self::For(age) => human::serialize(age, serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Retention {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        if text == "never" {
+            return Ok(Self::Forever);
+        }
+        let age = human::parse(&text).map_err(|why| D::Error::custom(format!("{why}, nor \"never\"")))?;
+        Ok(if age.is_zero() { Self::Forever } else { Self::For(age) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_for_no_time_is_kept_for_ever() {
+        let check = |text: &str, expected: Option<Retention>| {
+            let found = serde_json::from_value::<Retention>(text.into()).ok();
+            assert_eq!(found, expected, "{text}");
+        };
+        check("720h", Some(Retention::For(Duration::from_secs(720 * 3600))));
+        check("never", Some(Retention::Forever));
+        check("0s", Some(Retention::Forever));
+        check("soon", None);
+        assert_eq!(serde_json::to_value(Retention::Forever).ok(), Some("never".into()));
+        assert_eq!(serde_json::to_value(Retention::For(Duration::from_secs(3600))).ok(), Some("1h".into()));
+    }
 }

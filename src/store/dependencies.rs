@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 
 use super::db::{Lock, Tx};
 use super::error::StoreError;
+use super::outbox::add_ends;
 use super::rows::parse;
 use super::statement::{Arg, args, tuples};
 use super::turn;
@@ -181,13 +182,27 @@ pub(super) async fn tell(
             let end = args![now, class.as_str(), &message];
             let cascaded: Vec<uuid::Uuid> = waiting.iter().filter(|row| row.cascade == 1).map(|row| row.id).collect();
             for_each_batch(tx, END, &end, &cascaded).await?;
-            ends.extend(cascaded.into_iter().map(|id| (JobId::from_uuid(id), JobState::Cancelled)));
+            let cascaded = cascaded.into_iter().map(JobId::from_uuid);
+            let told: Vec<_> = cascaded.clone().map(|id| (id, None, JobState::Cancelled)).collect();
+            add_ends(tx, &told, now).await?;
+            ends.extend(cascaded.map(|id| (id, JobState::Cancelled)));
         }
         if !waiting.is_empty() {
             tx.run(MET, args![job]).await?;
             let ids: Vec<uuid::Uuid> = waiting.iter().map(|row| row.id).collect();
             for_each_batch(tx, RELEASE, &[Arg::from(now)], &ids).await?;
         }
+    }
+    Ok(())
+}
+
+/// Tells those that wait for any of `cancelled`, which this transaction has ended.
+pub(super) async fn tell_all(tx: &mut Tx, cancelled: &[JobId], now: Timestamp) -> Result<(), StoreError> {
+    if cancelled.len() > 1 {
+        lock_waiting(tx, cancelled).await?;
+    }
+    for job in cancelled {
+        tell(tx, *job, JobState::Cancelled, None, now).await?;
     }
     Ok(())
 }

@@ -6,6 +6,7 @@
 use super::db::Tx;
 use super::dependencies::{self, Needs};
 use super::error::StoreError;
+use super::outbox::add_ends;
 use super::routes::Route;
 use super::statement::args;
 use super::types::{Enqueued, NewJob};
@@ -138,6 +139,9 @@ impl Store {
             return Ok(false);
         }
         tx.run(INSERT_SPEC, args![new.id, &new.digest, &document]).await?;
+        if state.is_final() {
+            add_ends(tx, &[(new.id, None, state)], now).await?;
+        }
         Ok(true)
     }
 }

@@ -5,8 +5,8 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use crate::ids::{JobId, WorkerId};
-use crate::job::{BranchName, JobState};
+use crate::ids::{CompletionId, JobId, WorkerId};
+use crate::job::{BranchName, CompletionState, JobState};
 
 /// Why the store did not do what it was asked. Unless a variant says otherwise, nothing has changed.
 #[derive(Debug, thiserror::Error)]
@@ -87,6 +87,24 @@ pub enum StoreError {
         job: JobId,
         /// The one that it waits for.
         needs: JobId,
+    },
+    /// The job cannot be put back into the queue.
+    #[error("cannot requeue job {job}: it is {state}, and {why}")]
+    NotRequeuable {
+        /// The job.
+        job: JobId,
+        /// Its state.
+        state: JobState,
+        /// Why not.
+        why: &'static str,
+    },
+    /// Only dead completions can be brought back.
+    #[error("cannot requeue completion {id}: it is {state}, and only a dead one can be brought back")]
+    NotDead {
+        /// The completion.
+        id: CompletionId,
+        /// Its state.
+        state: CompletionState,
     },
     /// The chunks do not go on where the log ends.
     #[error("cannot append chunk {seq} at byte {offset}: the log goes on with chunk {next_seq} at byte {end}")]

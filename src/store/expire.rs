@@ -3,9 +3,13 @@
 //! The one rule: an expired claim is an attempt that infrastructure failed, so it burns nothing, but is not repeated for ever.
 //! Any process may do this, and several at once: each takes rows that no other has locked.
 
+use std::collections::BTreeSet;
+
 use super::db::{Lock, Tx};
 use super::error::StoreError;
 use super::fence::Held;
+use super::line::Line;
+use super::outbox::add_ends;
 use super::rows::number;
 use super::settle::{AttemptEnd, JobEnd, close_attempts, settle, write_jobs};
 use super::statement::args;
@@ -22,7 +26,7 @@ const DUE: &str = "SELECT 1 AS due WHERE EXISTS (SELECT 1 FROM jobs WHERE lease_
 const EXPIRED_CLAIMS: &str = "SELECT j.id, j.attempt, j.worker, j.lease_until, j.cancel_reason, j.attempts_used, j.attempts_max, \
     j.resets, j.needed, j.share, j.concurrency_key, j.concurrency_limit FROM jobs j WHERE j.lease_until <= $1 ORDER BY j.lease_until LIMIT $2";
 const LOG_BYTES: &str = "SELECT log_bytes FROM attempts WHERE job = $1 AND attempt = $2";
-const EXPIRED_COMPLETIONS: &str = "SELECT j.id, j.consumer, j.deliveries FROM completions j \
+const EXPIRED_COMPLETIONS: &str = "SELECT j.id, j.repo, j.line, j.consumer, j.deliveries FROM completions j \
     WHERE j.lease_until <= $1 ORDER BY j.lease_until LIMIT $2";
 const RETURN_COMPLETION: &str = "UPDATE completions SET state = $2, visible_at = $5, consumer = NULL, token = NULL, lease_until = NULL, \
     last_error = $3, ended_at = $4 WHERE id = $1 AND state = 'claimed'";
@@ -62,6 +66,8 @@ struct LogBytes {
 #[derive(sqlx::FromRow)]
 struct ExpiredCompletion {
     id: uuid::Uuid,
+    repo: String,
+    line: Option<String>,
     consumer: String,
     deliveries: i64,
 }
@@ -95,12 +101,15 @@ impl Store {
         for row in tx.all_locked::<Late>(LATE, Lock::ChangeFree, args![now, limit]).await? {
             expired.push(expire_late(&mut tx, row, now).await?);
         }
-        for row in tx.all_locked::<ExpiredCompletion>(EXPIRED_COMPLETIONS, Lock::ChangeFree, args![now, limit]).await? {
-            expired.push(self.expire_completion(&mut tx, row, now).await?);
-        }
         expired.extend(self.expire_claims(&mut tx, &claims, now).await?);
+        if expired.is_empty() {
+            tx.rollback().await
+        } else {
+            self.commit_change(tx).await?
+        }
+        // By itself: who has a line must not wait for jobs.
+        expired.extend(self.expire_completions(limit, now).await?);
         if !expired.is_empty() {
-            self.commit_change(tx).await?;
             self.inner.hinter.progressed();
         }
         Ok(expired)
@@ -137,10 +146,30 @@ impl Store {
         Ok(expired)
     }
 
+    async fn expire_completions(&self, limit: u32, now: Timestamp) -> Result<Vec<Expired>, StoreError> {
+        let mut tx = self.db().begin().await?;
+        let (mut expired, mut lines) = (Vec::new(), BTreeSet::new());
+        for row in tx.all_locked::<ExpiredCompletion>(EXPIRED_COMPLETIONS, Lock::ChangeFree, args![now, limit]).await? {
+            lines.extend(row.line.clone().map(|name| Line { repo: row.repo.clone(), name }));
+            expired.push(self.expire_completion(&mut tx, row, now).await?);
+        }
+        // In order, so that two who do this at once do not wait for each other in a circle.
+        for line in &lines {
+            self.arrange(&mut tx, line).await?;
+        }
+        if expired.is_empty() {
+            tx.rollback().await
+        } else {
+            self.commit_change(tx).await?
+        }
+        Ok(expired)
+    }
+
     async fn expire_completion(&self, tx: &mut Tx, row: ExpiredCompletion, now: Timestamp) -> Result<Expired, StoreError> {
         let dead = row.deliveries >= i64::from(self.config().completion_deliveries);
         let state = if dead { CompletionState::Dead } else { CompletionState::Pending };
-        let why = format!("consumer {} let its lease run out", row.consumer);
+        let late = format!("consumer {} let its lease run out", row.consumer);
+        let why = if dead { format!("given up after {} deliveries; the last one: {late}", row.deliveries) } else { late };
         tx.run(RETURN_COMPLETION, args![row.id, state.as_str(), &why, dead.then_some(now), (!dead).then_some(now)]).await?;
         Ok(Expired::Completion { id: CompletionId::from_uuid(row.id), consumer: row.consumer, state })
     }
@@ -161,6 +190,7 @@ async fn expire_late(tx: &mut Tx, row: Late, now: Timestamp) -> Result<Expired, 
     let job = JobId::from_uuid(row.id);
     let message = format!("it had to start by {} and had not", Timestamp(row.start_by));
     tx.run(END_LATE, args![job, now, OutcomeClass::Expired.as_str(), &message]).await?;
+    add_ends(tx, &[(job, None, JobState::Failed)], now).await?;
     dependencies::tell(tx, job, JobState::Failed, None, now).await?;
     Ok(Expired::Start { job })
 }

@@ -19,12 +19,10 @@ use super::settle::{AttemptEnd, JobEnd, Settled, close_attempts, settle, write_j
 use super::statement::args;
 use super::types::Finish;
 use super::{Store, jobs};
-use crate::clock::Timestamp;
 use crate::job::{Claim, Completion, Job};
 
-const ADD_COMPLETION: &str = "INSERT INTO completions (id, job, attempt, state, visible_at, created_at, body) \
-    VALUES ($1, $2, $3, 'pending', $4, $4, $5)";
-const ADD_TO_OUTBOX: &str = "INSERT INTO outbox (completion, created_at) VALUES ($1, $2)";
+const ADD_COMPLETION: &str = "INSERT INTO completions (id, job, attempt, project, repo, branch, commit_id, line, state, visible_at, created_at, body) \
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'pending', $9, $10, $11)";
 
 /// At most so many ends in one transaction.
 const TOGETHER: usize = 64;
@@ -168,14 +166,15 @@ impl Store {
                 settled.ready_at.map(|ready_at| end.not_before.map_or(ready_at, |not_before| ready_at.max(not_before)));
             kept.push(Kept { claim, end, before, settled });
         }
+        // Before the jobs, because nobody who has a limit's lock may wait for a line; in order, because two may end several at once.
+        let mut completions: Vec<&Completion> = kept.iter().filter_map(|kept| kept.end.completion.as_ref()).collect();
+        completions.sort_by_key(|completion| (&completion.repo, &completion.branch));
+        for completion in completions {
+            self.add_completion(tx, completion).await?;
+        }
         write_jobs(tx, &kept.iter().map(Kept::job_end).collect::<Vec<_>>(), now).await?;
         close_attempts(tx, &kept.iter().map(Kept::attempt_end).collect::<Vec<_>>(), now).await?;
         put_stages(tx, &kept.iter().map(|kept| (kept.claim, kept.end.stages.as_slice())).collect::<Vec<_>>()).await?;
-        for Kept { end, .. } in &kept {
-            if let Some(completion) = &end.completion {
-                add_completion(tx, completion, now).await?;
-            }
-        }
         let ids: Vec<_> = kept.iter().map(|kept| kept.claim.job).collect();
         let mut jobs = jobs::get_all(tx, &ids).await?;
         Ok(claims
@@ -185,6 +184,28 @@ impl Store {
                 false => Err(StoreError::LeaseLost),
             })
             .collect())
+    }
+
+    /// Writes a completion at the end of its line. The unique index on job and attempt lets there be only one.
+    async fn add_completion(&self, tx: &mut Tx, completion: &Completion) -> Result<(), StoreError> {
+        let what = || format!("completion {}", completion.id);
+        let body = serde_json::to_string(completion).map_err(|error| StoreError::corrupt(what(), error))?;
+        let place = self.place(tx, completion).await?;
+        let row = args![
+            completion.id,
+            completion.job,
+            completion.attempt,
+            completion.project.as_deref(),
+            &completion.repo,
+            completion.branch.as_deref(),
+            completion.commit.as_ref(),
+            place.line.as_deref(),
+            place.visible_at,
+            place.created_at,
+            &body,
+        ];
+        tx.run(ADD_COMPLETION, row).await?;
+        Ok(())
     }
 
     /// The failure of a call whose fate is not known: as when the connection breaks.
@@ -217,12 +238,4 @@ impl Kept<'_> {
             log: self.end.log,
         }
     }
-}
-
-async fn add_completion(tx: &mut Tx, completion: &Completion, now: Timestamp) -> Result<(), StoreError> {
-    let what = || format!("completion {}", completion.id);
-    let body = serde_json::to_string(completion).map_err(|error| StoreError::corrupt(what(), error))?;
-    tx.run(ADD_COMPLETION, args![completion.id, completion.job, completion.attempt, now, &body]).await?;
-    tx.run(ADD_TO_OUTBOX, args![completion.id, now]).await?;
-    Ok(())
 }

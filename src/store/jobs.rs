@@ -76,10 +76,19 @@ impl Listing {
     }
 
     /// The statement that begins with `select`, for one row more than `limit`: it tells whether there are more.
-    pub(super) fn newest_first(mut self, select: &str, limit: u32) -> (String, Vec<Arg>) {
+    pub(super) fn newest_first(self, select: &str, limit: u32) -> (String, Vec<Arg>) {
+        self.ordered(select, "j.id DESC", limit)
+    }
+
+    /// The same from the other end.
+    pub(super) fn oldest_first(self, select: &str, limit: u32) -> (String, Vec<Arg>) {
+        self.ordered(select, "j.id", limit)
+    }
+
+    fn ordered(mut self, select: &str, order: &str, limit: u32) -> (String, Vec<Arg>) {
         let conditions = if self.conditions.is_empty() { "1 = 1".to_owned() } else { self.conditions.join(" AND ") };
         self.args.push(Arg::from(i64::from(limit) + 1));
-        (format!("{select}{conditions} ORDER BY j.id DESC LIMIT ${}", self.args.len()), self.args)
+        (format!("{select}{conditions} ORDER BY {order} LIMIT ${}", self.args.len()), self.args)
     }
 }
 

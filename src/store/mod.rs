@@ -11,7 +11,6 @@
 
 mod address;
 mod attempts;
-mod cancel;
 mod claims;
 mod completions;
 mod config;
@@ -22,23 +21,28 @@ mod dependencies;
 mod enqueue;
 mod error;
 mod expire;
+mod fate;
 mod fence;
 mod finish;
 mod hints;
 mod jobs;
 mod limits;
+mod line;
 mod listener;
 mod logs;
 mod migrate;
 mod notifier;
+mod outbox;
 mod promote;
 mod renew;
+mod retention;
 mod routes;
 mod rows;
 mod settle;
 mod statement;
 mod turn;
 mod types;
+mod verdict;
 mod watcher;
 mod worker_record;
 mod workers;
@@ -47,6 +51,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use tokio_util::sync::{CancellationToken, DropGuard};
+use uuid::Uuid;
 
 use self::db::{Db, Tx};
 use self::finish::Finisher;
@@ -57,7 +62,7 @@ use self::routes::Routes;
 use self::statement::args;
 use crate::clock::Timestamp;
 
-pub use self::config::Config;
+pub use self::config::{Config, Retention};
 pub use self::counts::Counts;
 pub use self::deadline::MovedDeadline;
 pub use self::error::StoreError;
@@ -65,9 +70,11 @@ pub use self::hints::Hints;
 pub use self::limits::RelieveCursor;
 pub use self::migrate::{MIGRATIONS, Migrated, Migration};
 pub use self::renew::{JobOrder, Orders, Renewed};
+pub use self::retention::{Sweep, Swept};
 pub use self::types::{
-    Cancel, ClaimRequest, CompletionFilter, Enqueued, Expired, Finish, HeldCompletion, JobFilter, LogPage, LogPosition, NewJob,
-    Page, Refusal, Renewal,
+    Because, Cancel, Change, ChangedJobs, ClaimRequest, CompletionAsk, CompletionFilter, Enqueued, Expired, Finish,
+    HeldCompletion, JobFilter, LogPage, LogPosition, NewJob, Page, Refusal, Renewal, Requeue, Run, Selection, SelectionCursor,
+    StopRequest, UnchangedJob,
 };
 pub use self::worker_record::{
     Drain, OfferedBackend, Pressure, PressureLimits, Shortage, SlotContent, SlotRecord, WorkerPhase, WorkerRecord, WorkerReport,
@@ -86,6 +93,8 @@ struct Inner {
     config: Config,
     clock: LeaseClock,
     hinter: Hinter,
+    /// Tells this store from those of other processes.
+    process: Uuid,
     routes: Routes,
     turns: AtomicU64,
     /// None where processes see each other's changes by themselves.
@@ -146,6 +155,7 @@ impl Store {
             config: config.clone(),
             clock,
             hinter,
+            process: Uuid::new_v4(),
             routes: Routes::default(),
             turns: AtomicU64::new(0),
             notifier,

@@ -7,12 +7,12 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::Store;
-use super::cancel::cancelled;
 use super::error::StoreError;
 use super::fence::BATCH;
 use super::rows::number;
 use super::statement::{args, tuples};
-use super::types::Renewal;
+use super::types::{Renewal, StopRequest};
+use super::verdict::stop_request;
 use super::worker_record::Drain;
 use super::workers::DrainRow;
 use crate::clock::Timestamp;
@@ -21,18 +21,19 @@ use crate::job::Claim;
 
 const RENEW: &str = " UPDATE jobs SET lease_until = $2 FROM asked \
     WHERE id = asked_job AND attempt = asked_attempt AND token = asked_token AND worker = $1 AND state = 'running' \
-    RETURNING token, cancel_reason, \
+    RETURNING token, cancel_reason, requeue_reason, \
     (SELECT a.deadline_at FROM attempts a WHERE a.job = jobs.id AND a.attempt = jobs.attempt) AS deadline_at";
 const DRAIN: &str = "SELECT drain_asked_at, drain_asked_by, drain_reason FROM workers WHERE id = $1";
 /// A row that has a worker runs: naming the state too, SQLite would walk all that run.
-const ORDERS: &str = "SELECT j.id, j.attempt, j.cancel_reason, a.deadline_at FROM jobs j \
+const ORDERS: &str = "SELECT j.id, j.attempt, j.cancel_reason, j.requeue_reason, a.deadline_at FROM jobs j \
     JOIN attempts a ON a.job = j.id AND a.attempt = j.attempt \
-    WHERE j.worker = $1 AND (j.cancel_requested_at IS NOT NULL OR a.deadline_at IS NOT NULL)";
+    WHERE j.worker = $1 AND (j.cancel_requested_at IS NOT NULL OR j.requeue_requested_at IS NOT NULL OR a.deadline_at IS NOT NULL)";
 
 #[derive(sqlx::FromRow)]
 struct RenewedRow {
     token: uuid::Uuid,
     cancel_reason: Option<String>,
+    requeue_reason: Option<String>,
     deadline_at: Option<i64>,
 }
 
@@ -41,6 +42,7 @@ struct OrderRow {
     id: uuid::Uuid,
     attempt: i64,
     cancel_reason: Option<String>,
+    requeue_reason: Option<String>,
     deadline_at: Option<i64>,
 }
 
@@ -69,15 +71,10 @@ pub struct JobOrder {
     pub job: JobId,
     /// The attempt that is meant.
     pub attempt: AttemptNo,
-    /// Why its end was asked for, in the words of its outcome.
-    pub cancel: Option<String>,
+    /// Whether it is to stop, and why.
+    pub stop: Option<StopRequest>,
     /// When it must be over, where that was moved.
     pub deadline: Option<Timestamp>,
-}
-
-/// Why a job's end was asked for, as its outcome will say it.
-fn in_words(cancel_reason: Option<String>) -> Option<String> {
-    cancel_reason.map(|reason| cancelled(&reason).message)
 }
 
 impl Store {
@@ -111,8 +108,8 @@ impl Store {
         tx.commit().await?;
         let renewal = |claim: &Claim| match held.remove(&claim.token) {
             Some(row) => {
-                let (cancel, deadline) = (in_words(row.cancel_reason), row.deadline_at.map(Timestamp));
-                Renewal::Held { lease_until, cancel, deadline }
+                let stop = stop_request(row.cancel_reason.as_deref(), row.requeue_reason.as_deref());
+                Renewal::Held { lease_until, stop, deadline: row.deadline_at.map(Timestamp) }
             }
             None => Renewal::Lost,
         };
@@ -130,7 +127,7 @@ impl Store {
             Ok(JobOrder {
                 job,
                 attempt: AttemptNo(number(row.attempt, || format!("job {job}"))?),
-                cancel: in_words(row.cancel_reason),
+                stop: stop_request(row.cancel_reason.as_deref(), row.requeue_reason.as_deref()),
                 deadline: row.deadline_at.map(Timestamp),
             })
         };

@@ -17,7 +17,8 @@ use crate::job::{AttemptRecord, Claim, ClaimedJob, Job, Outcome, PreviousAttempt
 macro_rules! job_columns {
     () => {
         "j.id, j.repo, j.base, j.branch, j.state, j.held, j.ready_at, j.attempt, j.attempts_used, j.attempts_max, j.resets, j.worker, \
-         j.cancel_requested_at, j.outcome_class, j.outcome_message, j.commit_id, j.created_at, j.started_at, j.finished_at, s.document"
+         j.cancel_requested_at, j.requeue_requested_at, j.outcome_class, j.outcome_message, j.commit_id, j.created_at, j.started_at, \
+         j.finished_at, s.document"
     };
 }
 pub(super) use job_columns;
@@ -37,6 +38,7 @@ pub(super) struct JobRow {
     resets: i64,
     worker: Option<String>,
     cancel_requested_at: Option<i64>,
+    requeue_requested_at: Option<i64>,
     outcome_class: Option<String>,
     outcome_message: Option<String>,
     commit_id: Option<String>,
@@ -63,6 +65,7 @@ impl TryFrom<JobRow> for Job {
             attempts_max: number(row.attempts_max, what)?,
             resets: number(row.resets, what)?,
             cancel_requested_at: row.cancel_requested_at.map(Timestamp),
+            requeue_requested_at: row.requeue_requested_at.map(Timestamp),
             outcome: outcome(row.outcome_class.as_deref(), row.outcome_message.as_deref(), what)?,
             commit: object(row.commit_id.as_deref(), what)?,
             created_at: Timestamp(row.created_at),

@@ -1,11 +1,12 @@
 //! What an attempt's end makes of its job: the retry policy's answer, a request to cancel, and what is counted.
 
-use super::cancel::cancelled;
 use super::db::Tx;
 use super::error::StoreError;
 use super::fence::Held;
+use super::outbox::add_ends;
 use super::rows::number;
 use super::statement::{args, tuples};
+use super::verdict::cancelled;
 use super::{dependencies, limits, turn};
 use crate::clock::Timestamp;
 use crate::ids::{AttemptNo, JobId, ObjectId};
@@ -67,7 +68,8 @@ fn poison(outcome: &Outcome, times: u32) -> Outcome {
 const SET_JOBS: &str = concat!(
     " UPDATE jobs SET state = to_state, held = to_held, ready_at = coalesce(to_ready, ready_at), attempts_used = to_used, \
      resets = to_resets, outcome_class = to_class, outcome_message = to_message, commit_id = to_commit, finished_at = to_finished, \
-     worker = NULL, token = NULL, lease_until = NULL, position = CASE WHEN to_state = 'queued' THEN ",
+     worker = NULL, token = NULL, lease_until = NULL, requeue_requested_at = NULL, requeue_reason = NULL, \
+     position = CASE WHEN to_state = 'queued' THEN ",
     turn::back!(),
     " ELSE jobs.position END FROM ends WHERE id = of_job AND attempt = of_attempt AND token IS NOT NULL"
 );
@@ -94,8 +96,8 @@ impl JobEnd<'_> {
     }
 }
 
-/// Gives running jobs their next states, tells those that waited for them, and lets back what limits held for their sake. Once in
-/// a transaction, and after all other rows that it waits for (see [`limits::let_back`]).
+/// Gives running jobs their next states, tells those that waited for them, and lets back what limits held for their sake. Ends go
+/// into the outbox. Once in a transaction, and after all other rows that it waits for (see [`limits::let_back`]).
 pub(super) async fn write_jobs(tx: &mut Tx, ends: &[JobEnd<'_>], now: Timestamp) -> Result<(), StoreError> {
     for batch in ends.chunks(BATCH) {
         let rows = batch.iter().flat_map(|end| {
@@ -124,6 +126,8 @@ pub(super) async fn write_jobs(tx: &mut Tx, ends: &[JobEnd<'_>], now: Timestamp)
             return Err(StoreError::corrupt("a running job", "its row is locked, and it does not run"));
         }
     }
+    let of = |end: &JobEnd<'_>| (end.job, Some(end.attempt), end.settled.state);
+    add_ends(tx, &ends.iter().filter(|end| end.settled.state.is_final()).map(of).collect::<Vec<_>>(), now).await?;
     let needed: Vec<&JobEnd<'_>> = ends.iter().filter(|end| end.settled.state.is_final() && end.before.needed == 1).collect();
     if needed.len() > 1 {
         dependencies::lock_waiting(tx, &needed.iter().map(|end| end.job).collect::<Vec<_>>()).await?;

@@ -3,6 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
 use crate::clock::Timestamp;
 use crate::ids::{AttemptNo, ClaimToken, CompletionId, JobId, ObjectId, WorkerId};
 use crate::job::attempt::{Resources, StageRecord};
@@ -101,6 +104,113 @@ pub enum Cancel {
     AlreadyEnded(Job),
 }
 
+/// What became of a request to put a job back.
+#[derive(Debug, Clone)]
+pub enum Requeue {
+    /// The job is queued, and ready.
+    Ready(Job),
+    /// The job runs; its worker gives it back when it learns of the request.
+    Requested(Job),
+}
+
+/// A change of fate that is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// The job is to end.
+    Cancel {
+        /// Why, for people.
+        reason: String,
+    },
+    /// The ended job is to have another round of attempts.
+    Retry,
+    /// The job is to be queued and ready, at no charge.
+    Requeue {
+        /// Why, for people.
+        reason: String,
+    },
+}
+
+/// Which jobs a change is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Selection {
+    /// These.
+    Ids(Vec<JobId>),
+    /// All that can be changed so and that the filter lets through.
+    Filter {
+        /// Only those of this project.
+        project: Option<String>,
+        /// Only those of this execution.
+        execution: Option<String>,
+        /// Only those in this state.
+        state: Option<JobState>,
+        /// Only those after this place: where an earlier change ended.
+        after: Option<SelectionCursor>,
+    },
+}
+
+/// A place in the order in which a filter goes through jobs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SelectionCursor {
+    /// The state that it has come to.
+    pub state: JobState,
+    /// The last job in that state.
+    pub id: JobId,
+}
+
+/// Whether anything is to be changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Run {
+    /// Yes.
+    Real,
+    /// No: only looked at.
+    Dry,
+}
+
+/// What became of the jobs selected.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChangedJobs {
+    /// Those that were changed, or would be.
+    pub changed: Vec<JobId>,
+    /// Those that were not, and why.
+    pub unchanged: Vec<UnchangedJob>,
+    /// Where to go on, when there are more.
+    pub next: Option<SelectionCursor>,
+}
+
+/// A job that was left as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnchangedJob {
+    /// The job.
+    pub id: JobId,
+    /// Its state; none where there is no such job.
+    pub state: Option<JobState>,
+    /// Why, for programs.
+    pub because: Because,
+    /// Why, for people.
+    pub why: String,
+}
+
+/// Why a job was left as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Because {
+    /// It is as is wanted, or its worker has been asked.
+    Already,
+    /// It is not in a state for that.
+    WrongState,
+    /// There is no such job.
+    NotFound,
+}
+
+/// What somebody asks of the worker that runs a job, in a sentence for the record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StopRequest {
+    /// To end it for good.
+    Cancel(String),
+    /// To give it back to the queue.
+    Requeue(String),
+}
+
 /// What a worker asks for.
 #[derive(Debug, Clone)]
 pub struct ClaimRequest {
@@ -123,8 +233,8 @@ pub enum Renewal {
     Held {
         /// Until when.
         lease_until: Timestamp,
-        /// Why somebody asked for the job's end, if somebody did, in the words of its outcome.
-        cancel: Option<String>,
+        /// What somebody asks for, if somebody does.
+        stop: Option<StopRequest>,
         /// When the attempt must be over, where somebody moved that while it runs.
         deadline: Option<Timestamp>,
     },
@@ -209,6 +319,21 @@ impl LogPage {
     pub fn next_offset(&self, from: u64) -> u64 {
         self.chunks.last().map_or(from, |chunk| chunk.offset + chunk.data.len() as u64)
     }
+}
+
+/// What a consumer asks for.
+#[derive(Debug, Clone, Default)]
+pub struct CompletionAsk {
+    /// Who asks.
+    pub consumer: String,
+    /// At most so many.
+    pub limit: u32,
+    /// For how long they are held without being renewed, where not for the configured time.
+    pub lease: Option<Duration>,
+    /// Only those of this project.
+    pub project: Option<String>,
+    /// Only those of this remote.
+    pub repo: Option<String>,
 }
 
 /// A completion that a consumer holds.

@@ -23,7 +23,7 @@ use super::leases::Leases;
 use super::registry::{self, Registry};
 use super::run::Runner;
 use super::slots::{Slots, SupervisorSetup};
-use super::{queue, reaper};
+use super::{queue, reaper, retention};
 use crate::attempt::{self, StopReason, Tools};
 use crate::backends;
 use crate::git::{self, Git, GitError};
@@ -271,6 +271,7 @@ impl Daemon {
         let said = registry.introduce().await;
         tasks.spawn(registry.report_loop(said, shutdown.drain.clone(), ended.clone()));
         tasks.spawn(reaper::reap_loop(store.clone(), self.setup.queue.poll, ended.clone()));
+        tasks.spawn(retention::retain_loop(store.clone(), self.setup.queue.retention, ended.clone()));
         tasks.spawn(self.janitor.clone().sweep_loop(ended.clone()));
         tasks.spawn(self.admission.clone().look_loop(ended.clone()));
         tasks.close();

@@ -16,7 +16,7 @@ use crate::attempt::StopReason;
 use crate::ids::WorkerId;
 use crate::job::Claim;
 use crate::sandbox;
-use crate::store::{self, Hints, JobOrder, Orders, Renewal, Renewed, Store, StoreError};
+use crate::store::{self, Hints, JobOrder, Orders, Renewal, Renewed, StopRequest, Store, StoreError};
 
 /// How often the orders for running jobs are looked for when no hint comes.
 const LISTEN: Duration = Duration::from_secs(1);
@@ -176,23 +176,23 @@ impl KeeperSetup {
 
     fn heed(&self, claim: &Claim, renewal: Renewal, asked: Instant) {
         match renewal {
-            Renewal::Held { cancel, deadline, .. } => {
+            Renewal::Held { stop, deadline, .. } => {
                 self.leases.renewed(claim, asked);
-                self.obey(JobOrder { job: claim.job, attempt: claim.attempt, cancel, deadline });
+                self.obey(JobOrder { job: claim.job, attempt: claim.attempt, stop, deadline });
             }
             Renewal::Lost => {
                 warn!(job.id = %claim.job, "the claim on job {} is lost", claim.job);
-                self.leases.stop(claim.job, StopReason::LeaseLost);
+                self.leases.stop(claim.job, claim.attempt, StopReason::LeaseLost);
             }
         }
     }
 
-    fn obey(&self, JobOrder { job, attempt, cancel, deadline }: JobOrder) {
+    fn obey(&self, JobOrder { job, attempt, stop, deadline }: JobOrder) {
         if let Some(at) = deadline {
             self.leases.move_deadline(job, attempt, at);
         }
-        if let Some(why) = cancel {
-            self.leases.stop(job, StopReason::Cancelled(why));
+        if let Some(request) = stop {
+            self.leases.stop(job, attempt, reason(request));
         }
     }
 
@@ -213,6 +213,13 @@ impl KeeperSetup {
 async fn hint_after(moment: Instant, hints: &mut Hints) {
     tokio::time::sleep_until(moment.into()).await;
     hints.next_change().await;
+}
+
+fn reason(request: StopRequest) -> StopReason {
+    match request {
+        StopRequest::Cancel(why) => StopReason::Cancelled(why),
+        StopRequest::Requeue(why) => StopReason::Requeued(why),
+    }
 }
 
 fn interval(period: Duration) -> tokio::time::Interval {

@@ -84,9 +84,9 @@ impl Leases {
         }
     }
 
-    /// Stops the attempt under a claim.
-    pub(super) fn stop(&self, job: JobId, reason: StopReason) {
-        if let Some(held) = self.lock().get(&job) {
+    /// Stops an attempt; not a later one that has begun since the reason was learnt.
+    pub(super) fn stop(&self, job: JobId, attempt: AttemptNo, reason: StopReason) {
+        if let Some(held) = self.lock().get(&job).filter(|held| held.claim.attempt == attempt) {
             held.stop.stop(reason);
         }
     }
@@ -149,7 +149,7 @@ impl Drop for Lease {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::{AttemptNo, ClaimToken, WorkerId};
+    use crate::ids::{ClaimToken, WorkerId};
 
     fn claim() -> Claim {
         Claim { job: JobId::generate(), attempt: AttemptNo(1), token: ClaimToken::generate(), worker: WorkerId::new("w") }

@@ -18,6 +18,7 @@ mod pressure;
 mod queue;
 mod reaper;
 mod registry;
+mod retention;
 mod run;
 mod slots;
 

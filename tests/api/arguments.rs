@@ -61,6 +61,8 @@ fn a_command_line_that_means_nothing_is_explained() {
         &["enqueue", "--spec", "job.json", "--repo", "/r"],
         &["enqueue", "--env", "PATH", "--", "true"],
         &["completions", "claim"],
+        &["job", "cancel"],
+        &["job", "retry", "--all", "--project", "app"],
     ]
     .into_iter()
     .map(refusal)
@@ -104,6 +106,19 @@ fn a_command_line_that_means_nothing_is_explained() {
       --consumer <NAME>
 
     Usage: sawmill completions claim --consumer <NAME>
+
+    For more information, try '--help'.
+    ----
+    error: the following required arguments were not provided:
+      <ID|--execution <ID>|--project <PROJECT>|--state <STATE>|--all>
+
+    Usage: sawmill job cancel <ID|--execution <ID>|--project <PROJECT>|--state <STATE>|--all>
+
+    For more information, try '--help'.
+    ----
+    error: the argument '--all' cannot be used with '--project <PROJECT>'
+
+    Usage: sawmill job retry <ID|--execution <ID>|--project <PROJECT>|--state <STATE>|--all>
 
     For more information, try '--help'.
     "#);

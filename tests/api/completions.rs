@@ -1,6 +1,7 @@
 //! The queue of completions from the integrator's side.
 
 use axum::http::StatusCode;
+use sawmill::cli::Exit;
 use sawmill::job::OutcomeClass;
 use serde_json::{Value, json};
 
@@ -58,6 +59,43 @@ async fn a_completion_is_taken_held_given_back_and_acknowledged(world: &World) {
 }
 }
 
+on_both! {
+async fn a_claim_that_waits_is_answered_when_something_is_delivered_or_the_time_is_over(world: &World) {
+    let began = tokio::time::Instant::now();
+    assert!(claim(world, json!({"consumer": "ci", "wait": "300ms"})).await.is_empty());
+    assert!(began.elapsed() >= std::time::Duration::from_millis(300));
+    let (held, ()) = tokio::join!(claim(world, json!({"consumer": "ci", "wait": "30s"})), deliver(world));
+    assert_eq!(held.len(), 1);
+    assert!(began.elapsed() < std::time::Duration::from_secs(20), "it did not wait for the end of its time");
+    // One who waits is let go when the server stops.
+    let (held, ()) = tokio::join!(claim(world, json!({"consumer": "ci", "wait": "30s"})), async { world.shutdown.cancel() });
+    assert!(held.is_empty() && began.elapsed() < std::time::Duration::from_secs(25));
+}
+}
+
+on_both! {
+async fn a_dead_completion_is_listed_with_its_error_and_brought_back(world: &World) {
+    deliver(world).await;
+    let held = claim(world, json!({"consumer": "ci", "project": "nobody's"})).await;
+    assert!(held.is_empty(), "it is of no project");
+    let held = claim(world, json!({"consumer": "ci", "repo": "/srv/git/app.git"})).await;
+    let (id, token) = (held[0]["id"].as_str().expect("an id"), &held[0]["token"]);
+    let refusal = json!({"token": token, "reason": "does not merge", "dead": true});
+    world.post(&format!("/v1/completions/{id}/nack"), refusal).await;
+    let (_, list) = world.cli(&["completions", "list", "--state", "dead"]).await;
+    let row = list.lines().nth(1).expect("a row");
+    assert!(row.starts_with(id) && row.contains(" 1 ") && row.ends_with("does not merge"), "{list}");
+    let (ended, written) = world.cli(&["completions", "requeue", id]).await;
+    assert_eq!((ended.expect("it comes back"), written), (Exit::Done, format!("{id} is pending\n")));
+    let (ended, claimed) = world.cli(&["--json", "completions", "claim", "--consumer", "ci", "--wait", "10s"]).await;
+    assert_eq!(ended.expect("it is handed out"), Exit::Done);
+    assert!(claimed.contains(id) && claimed.contains("\"deliveries\": 1"), "{claimed}");
+    let (status, problem) = world.post_text(&format!("/v1/completions/{id}/requeue"), "").await;
+    assert_eq!((status, &problem["type"]), (StatusCode::CONFLICT, &json!("urn:sawmill:problem:wrong-state")));
+    assert_eq!(problem["detail"], format!("cannot requeue completion {id}: it is claimed, and only a dead one can be brought back"));
+}
+}
+
 #[tokio::test]
 async fn what_cannot_be_asked_of_completions_is_said() {
     let world = World::on_sqlite().await;
@@ -69,6 +107,7 @@ async fn what_cannot_be_asked_of_completions_is_said() {
         json!({"consumer": "ci", "lease": "10ms"}),
         json!({"consumer": "ci", "lease": "soon"}),
         json!({"limit": 1}),
+        json!({"consumer": "ci", "wait": "31s"}),
     ] {
         let (status, problem) = world.post("/v1/completions/claim", body).await;
         said.push_str(&format!("{} {}\n", status.as_u16(), problem["detail"].as_str().expect("a sentence")));
@@ -83,6 +122,7 @@ async fn what_cannot_be_asked_of_completions_is_said() {
     422 lease: 10ms is not between 1s and 24h
     422 lease: "soon" is not a duration such as "90s", "15m" or "1h 30m" at line 1 column 31
     422 consumer: missing field `consumer` at line 1 column 11
+    422 wait: 31s is more than 30s; ask again instead
     404 there is no completion 00000000-0000-7000-8000-000000000000; check the id against the list
     "#);
     world.close().await;

@@ -169,16 +169,21 @@ async fn the_description_has_every_route_and_every_document() {
     post /v1/completions/{id}/ack
     post /v1/completions/{id}/nack
     post /v1/completions/{id}/renew
+    post /v1/completions/{id}/requeue
     get /v1/config
     get /v1/events
     get /v1/jobs
     post /v1/jobs
+    post /v1/jobs/cancel
+    post /v1/jobs/requeue
+    post /v1/jobs/retry
     get /v1/jobs/{id}
     get /v1/jobs/{id}/attempts
     post /v1/jobs/{id}/cancel
     post /v1/jobs/{id}/deadline
     get /v1/jobs/{id}/diff
     get /v1/jobs/{id}/logs
+    post /v1/jobs/{id}/requeue
     post /v1/jobs/{id}/retry
     get /v1/workers
     get /v1/workers/{id}

@@ -2,6 +2,7 @@
 
 mod arguments;
 mod completions;
+mod fates;
 mod jobs;
 mod logs;
 mod problems;

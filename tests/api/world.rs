@@ -17,7 +17,7 @@ use sawmill::job::{
     Claim, Completion, DiffSummary, FileChange, LogChunk, LogVerdict, Outcome, OutcomeClass, RetryPolicy, Stream,
 };
 use sawmill::store::{
-    ClaimRequest, Config, Finish, OfferedBackend, Pressure, SlotContent, SlotRecord, Store, WorkerPhase, WorkerReport,
+    ClaimRequest, Config, Finish, OfferedBackend, Pressure, Retention, SlotContent, SlotRecord, Store, WorkerPhase, WorkerReport,
 };
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
@@ -94,6 +94,7 @@ impl World {
             ageing: std::time::Duration::from_secs(600),
             completion_lease: Duration::from_secs(300),
             completion_deliveries: 3,
+            retention: Retention::Forever,
         };
         let store = Store::connect(&config).await.expect("the database opens");
         let shutdown = CancellationToken::new();
@@ -260,7 +261,7 @@ fn completion(claim: &Claim, outcome: &Outcome) -> Completion {
         base: "1".repeat(40).parse().expect("an object id"),
         commit: Some("2".repeat(40).parse().expect("an object id")),
         tree: Some("3".repeat(40).parse().expect("an object id")),
-        branch: Some("sawmill/adhoc/job/x".to_owned()),
+        branch: Some(format!("sawmill/adhoc/job/{}", claim.job.short())),
         diff: DiffSummary { files: 1, insertions: 3, deletions: 1, per_file: vec![file] },
         gates: Vec::new(),
         summary: None,

@@ -1,9 +1,11 @@
-//! Cancelling a job that runs in another process.
+//! Stopping a job by request that runs in another process: for good, or to give it back.
 
-use std::time::{Duration, Instant};
+use std::fs;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use sawmill::job::{JobState, OutcomeClass};
 use serde_json::json;
+use sqlx::{Connection, Executor, PgConnection};
 
 use super::{Held, LONG, Scene, each};
 use crate::delivery::host::{Host, On, describe, until};
@@ -74,4 +76,94 @@ async fn ends_the_push(on: On, held: Held) {
     scene.latch.release().await;
     scene.assert_delivered_once(1).await;
     scene.close(vec![worker]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_requeue_ends_the_attempt_at_no_charge_and_the_next_one_delivers() {
+    given_back(On::Sqlite).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_requeue_ends_the_attempt_at_no_charge_and_the_next_one_delivers_on_postgres() {
+    given_back(On::Postgres).await;
+}
+
+async fn given_back(on: On) {
+    let host = Host::new(on, LONG, 2).await;
+    let remote = small_remote(host.root(), "remote.git");
+    let command = "if test -e ../../../../again; then echo whole > work.txt; \
+                   else echo half > work.txt; : > ../../../../ready; sleep 1000; fi";
+    let job = host.enqueue(&json!({ "repo": remote, "task": { "command": command } }));
+    let worker = host.start("a").await;
+    until("the job runs", async || host.root().join("ready").exists()).await;
+    fs::write(host.root().join("again"), "").expect("written");
+    host.sawmill(&["job", "requeue", &job.to_string(), "--reason", "that host is slow"]);
+
+    let ended = host.succeeded(job).await;
+    assert_eq!((ended.attempts_used, ended.resets), (1, 0), "only the delivery is charged");
+    let attempts = host.attempts(job).await;
+    let outcome = attempts[0].outcome.as_ref().expect("an outcome");
+    assert_eq!((outcome.class, outcome.message.as_str()), (OutcomeClass::Released, "given back by request: that host is slow"));
+    assert!(attempts[0].salvage.is_some(), "half a change is salvaged");
+    assert_eq!((attempts.len(), host.completions(Some(job)).await.len()), (2, 1));
+    host.close(vec![worker]).await;
+}
+
+/// How the worker may hear of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Word {
+    /// As ever.
+    Sent,
+    /// It is written into the database by hand, and nobody is notified.
+    Lost,
+}
+
+/// Figures for a person to read: `cargo nextest run --run-ignored only -E 'test(how_soon_a_cancel)' --no-capture`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement"]
+async fn how_soon_a_cancel_is_felt_by_the_process_tree() {
+    for (on, word) in [(On::Sqlite, Word::Sent), (On::Postgres, Word::Sent), (On::Postgres, Word::Lost)] {
+        let host = Host::new(on, LONG, 2).await;
+        let remote = small_remote(host.root(), "remote.git");
+        let worker = host.start("a").await;
+        let mut felt = Vec::new();
+        for number in 0..40 {
+            felt.push(felt_after(&host, &remote, word, number).await);
+        }
+        felt.sort_unstable();
+        println!(
+            "{on:?}, word {word:?}: p50 {:?}, p99 {:?} of {}",
+            felt[felt.len() / 2],
+            felt[felt.len() * 99 / 100],
+            felt.len()
+        );
+        host.close(vec![worker]).await;
+    }
+}
+
+/// The time from the request to TERM in the job's shell, which looks every 10 ms.
+async fn felt_after(host: &Host, remote: &std::path::Path, word: Word, number: u32) -> Duration {
+    let command = format!(
+        "trap 'date +%s%N > ../../../../felt-{number}.new; mv ../../../../felt-{number}.new ../../../../felt-{number}; exit 0' TERM; \
+         : > ../../../../ready-{number}; while :; do sleep 0.01; done"
+    );
+    let job = host.enqueue(&json!({ "repo": remote, "task": { "command": command } }));
+    until("the job runs", async || host.root().join(format!("ready-{number}")).exists()).await;
+    // Out of step with whatever the worker does every second.
+    let phase = Duration::from_millis(u64::from(number * 379 % 1000));
+    drop(tokio::time::timeout(phase, std::future::pending::<()>()).await);
+    let asked = SystemTime::now();
+    match word {
+        Word::Sent => drop(host.store.cancel(job, "").await.expect("asked")),
+        Word::Lost => {
+            let mut connection = PgConnection::connect(host.url()).await.expect("the server answers");
+            let sql = "UPDATE jobs SET cancel_requested_at = 1, cancel_reason = '' WHERE state = 'running'";
+            connection.execute(sql).await.expect("written");
+        }
+    }
+    let path = host.root().join(format!("felt-{number}"));
+    until("the job feels it", async || path.exists()).await;
+    let nanos: u64 = fs::read_to_string(path).expect("written").trim().parse().expect("a number");
+    host.ended(job).await;
+    (UNIX_EPOCH + Duration::from_nanos(nanos)).duration_since(asked).unwrap_or_default()
 }

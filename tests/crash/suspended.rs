@@ -3,7 +3,7 @@
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::{Held, SHORT, Scene, each};
+use super::{Held, SHORT, Scene, WriteLock, each};
 use crate::delivery::host::{Daemon, On, until};
 
 each! { writes_nothing:
@@ -19,7 +19,9 @@ async fn writes_nothing(on: On, held: Held) {
     let first = scene.host.start("a").await;
     scene.latch.reached().await;
     scene.latch.lift();
+    let quiet = quiet(&scene, on).await;
     first.signal(Signal::SIGSTOP);
+    release(quiet).await;
     until("the first worker's supervisors end", async || scene.host.processes("__supervise").is_empty()).await;
     changes_nothing(scene, first, &[]).await;
 }
@@ -42,10 +44,27 @@ async fn host_writes_nothing(on: On, held: Held) {
     scene.latch.lift();
     let processes = scene.host.processes_of("a");
     assert!(processes.contains(&first.pid()) && processes.len() >= 3, "daemon and supervisors are on that host");
+    let quiet = quiet(&scene, on).await;
     for pid in &processes {
         kill(*pid, Signal::SIGSTOP).expect("stopped");
     }
+    release(quiet).await;
     changes_nothing(scene, first, &processes).await;
+}
+
+/// SQLite's lock is one of the kernel's on the file: a process that is stopped while it writes holds everybody up until it wakes
+/// or ends, and nobody can take the lock from it. So it is to be stopped while it does not write.
+async fn quiet(scene: &Scene, on: On) -> Option<WriteLock> {
+    match on {
+        On::Sqlite => Some(WriteLock::take(&scene.host).await),
+        On::Postgres => None,
+    }
+}
+
+async fn release(quiet: Option<WriteLock>) {
+    if let Some(lock) = quiet {
+        lock.release().await;
+    }
 }
 
 /// Lets another worker do the job, then wakes the first one, and proves that row, log, completion and branch stay as they

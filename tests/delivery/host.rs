@@ -13,7 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use sawmill::ids::{AttemptNo, JobId};
 use sawmill::job::{AttemptRecord, CompletionEntry, Job, JobState, RetryPolicy, Stream};
-use sawmill::store::{CompletionFilter, Config, Store};
+use sawmill::store::{CompletionFilter, Config, Retention, Store};
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use tempfile::TempDir;
@@ -122,6 +122,7 @@ impl Host {
             ageing: Duration::from_secs(600),
             completion_lease: PATIENCE,
             completion_deliveries: 3,
+            retention: Retention::Forever,
         };
         let store = Store::connect(&config).await.expect("a new database can be opened");
         let host = Self { root, url, schema, terms, starts: AtomicU32::new(0), settings: Vec::new(), store };

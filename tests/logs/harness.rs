@@ -160,6 +160,7 @@ fn store_config(url: String) -> store::Config {
         ageing: std::time::Duration::from_secs(600),
         completion_lease: Duration::from_secs(60),
         completion_deliveries: 3,
+        retention: store::Retention::Forever,
     }
 }
 

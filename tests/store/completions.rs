@@ -6,7 +6,7 @@ use sawmill::ids::{ClaimToken, CompletionId};
 use sawmill::job::CompletionState;
 use sawmill::store::{CompletionFilter, HeldCompletion, Refusal, StoreError};
 
-use super::{LONG, Queue, completion, delivered, on_both};
+use super::{LONG, Queue, asking, completion, delivered, on_both};
 
 async fn deliver(queue: &Queue) -> CompletionId {
     queue.enqueue().await;
@@ -18,7 +18,7 @@ async fn deliver(queue: &Queue) -> CompletionId {
 }
 
 async fn take(queue: &Queue) -> Option<HeldCompletion> {
-    queue.store.claim_completions("i", 1, None).await.expect("answered").pop()
+    queue.store.claim_completions(&asking("i", 1, None)).await.expect("answered").pop()
 }
 
 const AGAIN: Refusal = Refusal::Retry { after: Duration::ZERO };
@@ -37,15 +37,15 @@ on_both! {
     async fn completions_are_handed_out_oldest_first_and_one_consumer_at_a_time(queue) {
         let ids = [deliver(queue).await, deliver(queue).await, deliver(queue).await];
         let now = queue.store.now();
-        let first = queue.store.claim_completions("i", 2, None).await.expect("handed out");
+        let first = queue.store.claim_completions(&asking("i", 2, None)).await.expect("handed out");
         assert_eq!(first.iter().map(|held| held.entry.completion.id).collect::<Vec<_>>(), ids[..2]);
         let entry = &first[0].entry;
         assert_eq!((entry.state, entry.consumer.as_deref(), entry.deliveries), (CompletionState::Claimed, Some("i"), 1));
         assert!(entry.lease_until.expect("a lease") >= now + LONG);
-        let second = queue.store.claim_completions("j", 9, None).await.expect("handed out");
+        let second = queue.store.claim_completions(&asking("j", 9, None)).await.expect("handed out");
         assert_eq!(second.iter().map(|held| held.entry.completion.id).collect::<Vec<_>>(), ids[2..]);
         assert!(take(queue).await.is_none());
-        assert!(queue.store.claim_completions("i", 0, None).await.expect("answered").is_empty());
+        assert!(queue.store.claim_completions(&asking("i", 0, None)).await.expect("answered").is_empty());
     }
 
     async fn many_integrators_at_once_never_get_one_completion_twice(queue) {
@@ -57,7 +57,7 @@ on_both! {
             tokio::spawn(async move {
                 let mut got = Vec::new();
                 loop {
-                    let held = store.claim_completions("i", 2, None).await.expect("answered");
+                    let held = store.claim_completions(&asking("i", 2, None)).await.expect("answered");
                     if held.is_empty() {
                         return got;
                     }
@@ -89,7 +89,7 @@ on_both! {
 
     async fn an_answer_that_is_not_the_holders_changes_nothing(queue) {
         let id = deliver(queue).await;
-        let stale = queue.store.claim_completions("i", 1, Some(Duration::ZERO)).await.expect("handed out").remove(0).token;
+        let stale = queue.store.claim_completions(&asking("i", 1, Some(Duration::ZERO))).await.expect("handed out").remove(0).token;
         queue.store.expire_once(10).await.expect("expired");
         let held = take(queue).await.expect("there is one");
         for token in [stale, ClaimToken::generate()] {

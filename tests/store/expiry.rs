@@ -5,7 +5,7 @@ use std::time::Duration;
 use sawmill::job::{CompletionState, JobState, LogVerdict, OutcomeClass, Stage, StageRecord};
 use sawmill::store::{Cancel, Expired};
 
-use super::{ask, delivered, on_both};
+use super::{ask, asking, delivered, on_both};
 
 on_both! {
     async fn an_expired_lease_requeues_without_burning_and_ends_as_a_poison_pill(queue) {
@@ -94,11 +94,11 @@ on_both! {
         let claimed = queue.claim("w").await;
         queue.store.finish(&claimed.claim, delivered(&claimed)).await.expect("finished");
         for state in [CompletionState::Pending, CompletionState::Pending, CompletionState::Dead] {
-            let held = queue.store.claim_completions("i", 1, Some(Duration::ZERO)).await.expect("handed out").remove(0);
+            let held = queue.store.claim_completions(&asking("i", 1, Some(Duration::ZERO))).await.expect("handed out").remove(0);
             let expired = queue.store.expire_once(10).await.expect("done");
             let id = held.entry.completion.id;
             assert_eq!(expired, [Expired::Completion { id, consumer: "i".to_owned(), state }]);
         }
-        assert!(queue.store.claim_completions("i", 1, None).await.expect("answered").is_empty());
+        assert!(queue.store.claim_completions(&asking("i", 1, None)).await.expect("answered").is_empty());
     }
 }

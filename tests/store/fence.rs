@@ -5,7 +5,7 @@ use std::slice;
 use sawmill::clock::Timestamp;
 use sawmill::ids::{ClaimToken, WorkerId};
 use sawmill::job::{AttemptRecord, Claim, ClaimedJob, Job, LogChunk, OutcomeClass, Stage, StageRecord, Stream};
-use sawmill::store::{CompletionFilter, LogPage, Renewal, Store, StoreError};
+use sawmill::store::{CompletionFilter, LogPage, Renewal, StopRequest, Store, StoreError};
 
 use super::{LONG, Queue, completion, finish, object, on_both};
 
@@ -120,9 +120,10 @@ on_both! {
         let worker = WorkerId::new("w");
         let claims = [third.claim.clone(), second.claim, first.claim];
         let renewals = queue.store.renew(&worker, &claims, LONG * 2).await.expect("answered").renewals;
-        let Renewal::Held { lease_until, cancel, .. } = &renewals[0] else { panic!("{renewals:?}") };
-        assert_eq!((cancel.as_deref(), &renewals[1]), (Some("cancelled by request: enough"), &Renewal::Lost));
-        assert_eq!(renewals[2], Renewal::Held { lease_until: *lease_until, cancel: None, deadline: None });
+        let Renewal::Held { lease_until, stop, .. } = &renewals[0] else { panic!("{renewals:?}") };
+        let asked = StopRequest::Cancel("cancelled by request: enough".to_owned());
+        assert_eq!((stop, &renewals[1]), (&Some(asked), &Renewal::Lost));
+        assert_eq!(renewals[2], Renewal::Held { lease_until: *lease_until, stop: None, deadline: None });
         assert_eq!(queue.store.check_claim(&third.claim).await.expect("held"), *lease_until);
         assert!(*lease_until > queue.store.now() + LONG);
         assert!(queue.store.renew(&worker, &[], LONG).await.expect("answered").renewals.is_empty());

@@ -20,6 +20,26 @@ on_both! {
         assert_eq!(queue.store.completions(&filter).await.expect("listed").items.len(), 1);
     }
 
+    async fn of_many_who_end_one_attempt_at_once_one_does_and_there_is_one_completion(queue) {
+        let job = queue.enqueue().await;
+        let claimed = queue.claim("w").await;
+        let tasks: Vec<_> = (0..8).map(|_| {
+            let (store, claimed) = (queue.store.clone(), claimed.clone());
+            tokio::spawn(async move { store.finish(&claimed.claim, delivered(&claimed)).await })
+        }).collect();
+        let mut ended = 0;
+        for task in tasks {
+            match task.await.expect("no panic") {
+                Ok(_) => ended += 1,
+                Err(error) => assert!(matches!(error, StoreError::LeaseLost), "{error}"),
+            }
+        }
+        let filter = CompletionFilter { job: Some(job.id), limit: 10, ..CompletionFilter::default() };
+        let written = queue.store.completions(&filter).await.expect("listed").items.len();
+        let events = queue.place.texts("SELECT state FROM outbox").await;
+        assert_eq!((ended, written, events), (1, 1, vec!["succeeded".to_owned()]));
+    }
+
     async fn when_the_completion_cannot_be_written_the_job_has_not_ended(queue) {
         queue.enqueue().await;
         queue.enqueue().await;

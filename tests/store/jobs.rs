@@ -2,7 +2,7 @@
 
 use sawmill::ids::JobId;
 use sawmill::job::{JobState, OutcomeClass};
-use sawmill::store::{Cancel, Enqueued, JobFilter, StoreError};
+use sawmill::store::{Cancel, Enqueued, JobFilter, StopRequest, StoreError};
 
 use super::{LONG, finish, new_job, on_both};
 
@@ -126,7 +126,7 @@ on_both! {
             assert!(matches!(answer, Cancel::Requested(job) if job.cancel_requested_at.is_some()));
         }
         let renewed = queue.store.renew(&claimed.claim.worker, std::slice::from_ref(&claimed.claim), LONG).await.expect("renewed");
-        assert!(matches!(&renewed.renewals[0], sawmill::store::Renewal::Held { cancel: Some(reason), .. } if reason == "cancelled by request: first"));
+        assert!(matches!(&renewed.renewals[0], sawmill::store::Renewal::Held { stop: Some(StopRequest::Cancel(why)), .. } if why == "cancelled by request: first"));
         let ended = queue.store.finish(&claimed.claim, finish(OutcomeClass::Released)).await.expect("finished");
         assert_eq!(ended.state, JobState::Cancelled);
     }
@@ -143,7 +143,7 @@ on_both! {
         }
     }
 
-    async fn only_failed_and_cancelled_jobs_are_retried_with_one_more_attempt(queue) {
+    async fn only_failed_and_cancelled_jobs_are_retried_with_another_round_of_attempts(queue) {
         let job = queue.enqueue().await;
         let not_yet = queue.store.retry(job.id).await.expect_err("it waits");
         assert!(matches!(not_yet, StoreError::NotRetryable { state: JobState::Queued, .. }), "{not_yet}");
@@ -152,7 +152,7 @@ on_both! {
         let failed = queue.store.finish(&claimed.claim, finish(OutcomeClass::Backend)).await.expect("finished");
         assert_eq!((failed.state, failed.attempts_used, failed.attempts_max), (JobState::Failed, 1, 1));
         let again = queue.store.retry(job.id).await.expect("retried");
-        assert_eq!((again.state, again.attempts_used, again.attempts_max, again.finished_at), (JobState::Queued, 1, 2, None));
+        assert_eq!((again.state, again.attempts_used, again.attempts_max, again.finished_at), (JobState::Queued, 0, 1, None));
         let second = queue.claim("w").await;
         assert_eq!(second.claim.attempt.0, 2);
         let done = queue.store.finish(&second.claim, finish(OutcomeClass::Succeeded)).await.expect("finished");

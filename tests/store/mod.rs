@@ -7,12 +7,15 @@ mod claims;
 mod completions;
 mod dropped;
 mod expiry;
+mod fate;
 mod fence;
 mod finish;
 mod hints;
 mod jobs;
+mod lines;
 mod logs;
 mod plans;
+mod retention;
 mod schema;
 mod workers;
 
@@ -23,7 +26,7 @@ use sawmill::ids::{CompletionId, JobId, ObjectId, WorkerId};
 use sawmill::job::attempt::Resources;
 use sawmill::job::spec::{Command, Priority, Task};
 use sawmill::job::{ClaimedJob, Completion, DiffSummary, Job, JobSpec, LogVerdict, Outcome, OutcomeClass, RetryPolicy};
-use sawmill::store::{ClaimRequest, Config, Finish, NewJob, Store};
+use sawmill::store::{ClaimRequest, CompletionAsk, Config, Finish, NewJob, Retention, Store};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, SqliteConnection};
 use uuid::Uuid;
 
@@ -80,6 +83,7 @@ fn config(url: String) -> Config {
         ageing: std::time::Duration::from_secs(600),
         completion_lease: LONG,
         completion_deliveries: 3,
+        retention: Retention::Forever,
     }
 }
 
@@ -122,6 +126,23 @@ impl Place {
             Self::Schema { .. } => {
                 let mut connection = PgConnection::connect(&self.url()).await.expect("the test server answers");
                 connection.execute(sqlx::raw_sql(AssertSqlSafe(sql))).await.expect("the statement runs");
+            }
+        }
+    }
+
+    /// The texts that a query yields.
+    async fn texts(&self, sql: &str) -> Vec<String> {
+        match self {
+            Self::File { directory } => {
+                let query = sqlx::query_scalar(AssertSqlSafe(sql));
+                let url = format!("sqlite:{}/new/queue.db", directory.path().display());
+                let mut connection = SqliteConnection::connect(&url).await.expect("the file can be opened");
+                query.fetch_all(&mut connection).await.expect("the query is answered")
+            }
+            Self::Schema { .. } => {
+                let query = sqlx::query_scalar(AssertSqlSafe(sql));
+                let mut connection = PgConnection::connect(&self.url()).await.expect("the test server answers");
+                query.fetch_all(&mut connection).await.expect("the query is answered")
             }
         }
     }
@@ -225,6 +246,10 @@ fn ask(worker: &str, limit: u32, lease: Duration) -> ClaimRequest {
         limit,
         lease,
     }
+}
+
+fn asking(consumer: &str, limit: u32, lease: Option<Duration>) -> CompletionAsk {
+    CompletionAsk { consumer: consumer.to_owned(), limit, lease, ..CompletionAsk::default() }
 }
 
 fn finish(class: OutcomeClass) -> Finish {

@@ -3,14 +3,14 @@
 
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row, SqliteConnection};
 
-use super::{LONG, Place, Queue, ask, delivered, finish};
+use super::{LONG, Place, Queue, ask, asking, delivered, finish};
 use sawmill::job::{LogChunk, OutcomeClass, Stream};
-use sawmill::store::{CompletionFilter, JobFilter};
+use sawmill::store::{Change, CompletionFilter, JobFilter, Run, Selection, Swept};
 
 const BACKLOG: usize = 20_000;
 
 /// The order of the hot statements, and the index that each goes by. SQLite has no counters that would tell what was read.
-const PLANS: [(&str, &str); 15] = [
+const PLANS: [(&str, &str); 22] = [
     (
         "SELECT j.id FROM jobs j WHERE j.state = 'queued' AND j.held IS NULL AND j.route = 1 AND (j.start_by IS NULL OR j.start_by > 1) \
          ORDER BY j.priority, j.position, j.id LIMIT 1",
@@ -44,6 +44,37 @@ const PLANS: [(&str, &str); 15] = [
     (
         "SELECT j.id FROM completions j WHERE j.visible_at <= 1 ORDER BY j.visible_at, j.id LIMIT 1",
         "SEARCH j USING COVERING INDEX completions_claim (visible_at<?)",
+    ),
+    (
+        "SELECT j.id FROM completions j WHERE j.project = 'p' AND j.visible_at <= 1 ORDER BY j.visible_at, j.id LIMIT 1",
+        "SEARCH j USING COVERING INDEX completions_claim_project (project=? AND visible_at<?)",
+    ),
+    (
+        "SELECT j.id FROM completions j WHERE j.repo = 'r' AND j.visible_at <= 1 ORDER BY j.visible_at, j.id LIMIT 1",
+        "SEARCH j USING COVERING INDEX completions_claim_repo (repo=? AND visible_at<?)",
+    ),
+    (
+        "SELECT id, state, visible_at FROM completions WHERE repo = 'r' AND line = 'l' AND ended_at IS NULL \
+         ORDER BY created_at, id LIMIT 1",
+        "SEARCH completions USING INDEX completions_line (repo=? AND line=?)",
+    ),
+    (
+        "SELECT id, state, visible_at FROM completions WHERE repo = 'r' AND line = 'l' \
+         AND (visible_at IS NOT NULL OR lease_until IS NOT NULL)",
+        "SEARCH completions USING INDEX completions_head (repo=? AND line=?)",
+    ),
+    (
+        "SELECT line FROM completions WHERE repo = 'r' AND branch = 'b' AND ended_at IS NULL LIMIT 1",
+        "SEARCH completions USING INDEX completions_branch (repo=? AND branch=?)",
+    ),
+    (
+        "SELECT line FROM completions WHERE repo = 'r' AND commit_id = 'c' AND ended_at IS NULL LIMIT 1",
+        "SEARCH completions USING INDEX completions_commit (repo=? AND commit_id=?)",
+    ),
+    (
+        "SELECT j.id, j.finished_at FROM jobs j WHERE j.finished_at <= 9 AND (j.finished_at, j.id) > (1, x'00') \
+         ORDER BY j.finished_at, j.id LIMIT 50",
+        "SEARCH j USING COVERING INDEX jobs_finished ((finished_at,id)>(?,?) AND finished_at<?)",
     ),
     (
         "SELECT data FROM log_chunks WHERE job = x'00' AND attempt = 1 AND end_offset > 3 AND start_offset < 9 ORDER BY end_offset, seq",
@@ -122,7 +153,7 @@ async fn whole_lives(queue: &Queue) {
         queue.store.append_log(claim, &[chunk]).await.expect("appended");
         queue.store.read_log(claim.job, claim.attempt, 0, 10).await.expect("read");
         queue.store.finish(claim, delivered(&claimed)).await.expect("finished");
-        let held = queue.store.claim_completions("i", 1, None).await.expect("answered").remove(0);
+        let held = queue.store.claim_completions(&asking("i", 1, None)).await.expect("answered").remove(0);
         queue.store.ack_completion(held.entry.completion.id, held.token).await.expect("acknowledged");
     }
     let released = queue.store.claim(&ask("w", 3, LONG)).await.expect("claimed");
@@ -160,6 +191,7 @@ async fn postgres_reads_no_table_from_end_to_end_and_few_rows_whatever_waits() {
 struct Reads {
     end_to_end: i64,
     jobs_from_index: i64,
+    completions_from_index: i64,
 }
 
 /// What was read, once the counters are at least at `jobs_from_index`.
@@ -178,7 +210,58 @@ async fn reads_once(connection: &mut PgConnection, schema: &str, jobs_from_index
 async fn reads(connection: &mut PgConnection, schema: &str) -> Reads {
     let sql = "SELECT (SELECT sum(seq_tup_read)::BIGINT FROM pg_stat_user_tables WHERE schemaname = $1 \
                AND relname IN ('jobs', 'job_specs', 'attempts', 'attempt_stages', 'log_chunks', 'completions')) AS scans, \
-               (SELECT sum(idx_tup_read)::BIGINT FROM pg_stat_user_indexes WHERE schemaname = $1 AND relname = 'jobs') AS tuples";
+               (SELECT sum(idx_tup_read)::BIGINT FROM pg_stat_user_indexes WHERE schemaname = $1 AND relname = 'jobs') AS tuples, \
+               (SELECT sum(idx_tup_read)::BIGINT FROM pg_stat_user_indexes WHERE schemaname = $1 AND relname = 'completions') AS taken";
     let row = sqlx::query(sql).bind(schema).fetch_one(connection).await.expect("the statistics are there");
-    Reads { end_to_end: row.get("scans"), jobs_from_index: row.get("tuples") }
+    Reads { end_to_end: row.get("scans"), jobs_from_index: row.get("tuples"), completions_from_index: row.get("taken") }
+}
+
+/// As much history as backlog: ended jobs that retention may remove, each with a completion, all of one line, that is not done with.
+fn history(rows: usize) -> String {
+    format!(
+        "ANALYZE jobs; ANALYZE completions; INSERT INTO routes (id, backend, requires) VALUES (900, 'shell', '[\"old\"]'); \
+         INSERT INTO jobs (id, repo, base, branch, route, priority, position, share, state, ready_at, attempt, attempts_max, created_at, finished_at, \
+         outcome_class, outcome_message) SELECT gen_random_uuid(), 'r', 'b', 'n' || n, 900, 1, 0, '', 'failed', 0, 1, 1, 0, n, 'backend', 'm' \
+         FROM generate_series(1, {rows}) n; \
+         INSERT INTO attempts (job, attempt, worker, started_at, ended_at, outcome_class, outcome_message, log_verdict) \
+         SELECT id, 1, 'w', 0, 1, 'backend', 'm', '{{}}' FROM jobs; \
+         INSERT INTO completions (id, job, attempt, repo, branch, commit_id, line, state, visible_at, created_at, body) \
+         SELECT md5('c' || finished_at)::UUID, id, 1, 'r', 'b', 'c' || finished_at, 'b', 'pending', CASE WHEN finished_at = 1 THEN 1 END, finished_at, \
+         '{{\"id\":\"' || md5('c' || finished_at)::UUID || '\",\"job\":\"' || id || '\",\"attempt\":1,\"project\":null,\"repo\":\"r\",\"base\":\"' || repeat('a', 40) \
+         || '\",\"commit\":null,\"tree\":null,\"branch\":\"b\",\"diff\":{{\"files\":0,\"insertions\":0,\"deletions\":0,\"per_file\":[]}},' \
+         || '\"gates\":[],\"summary\":null,\"usage\":null,\"outcome\":{{\"class\":\"succeeded\",\"message\":\"m\"}},\"created_at\":5}}' FROM jobs"
+    )
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn postgres_takes_completions_and_removes_old_jobs_by_index_whatever_there_is() {
+    const ROWS: usize = 200_000;
+    let queue = Queue::on_postgres().await;
+    queue.place.tamper(&history(ROWS)).await;
+    let Place::Schema { server, schema } = &queue.place else { panic!("a schema") };
+    let mut connection = PgConnection::connect(server).await.expect("the test server answers");
+    // Each attempt and each completion has looked its job up.
+    let before = reads_once(&mut connection, schema, ROWS as i64).await;
+    for _ in 0..5 {
+        let held = queue.store.claim_completions(&asking("i", 9, None)).await.expect("answered");
+        assert_eq!(held.len(), 1, "one of the line");
+        queue.store.ack_completion(held[0].entry.completion.id, held[0].token).await.expect("acknowledged");
+    }
+    queue.enqueue().await;
+    let claimed = queue.claim("w").await;
+    queue.store.finish(&claimed.claim, delivered(&claimed)).await.expect("finished");
+    queue.place.tamper("SET enable_seqscan = off; UPDATE completions SET ended_at = 1 WHERE state = 'acked'").await;
+    let mut sweep = queue.store.sweep(LONG);
+    assert_eq!(queue.store.sweep_once(&mut sweep).await.expect("swept"), Swept::Some(5));
+    let failed = Selection::Filter { project: None, execution: None, state: None, after: None };
+    let would = queue.store.change_jobs(&Change::Retry, &failed, 10, Run::Dry).await.expect("looked at");
+    assert_eq!(would.changed.len(), 10);
+    queue.store.close().await;
+    let after = reads_once(&mut connection, schema, before.jobs_from_index + 1).await;
+    assert_eq!(after.end_to_end, before.end_to_end, "rows read by going through a whole table");
+    let read = after.jobs_from_index - before.jobs_from_index;
+    assert!(read < 2_000, "{read} index entries of jobs were read for a few of {ROWS}");
+    let read = after.completions_from_index - before.completions_from_index;
+    assert!(read < 2_000, "{read} index entries of completions were read for a few of {ROWS}");
+    queue.place.remove().await;
 }

@@ -7,13 +7,13 @@ use sawmill::clock::Timestamp;
 use sawmill::ids::{AttemptNo, JobId, WorkerId};
 use sawmill::job::{JobState, OutcomeClass, Stage};
 use sawmill::store::{
-    JobOrder, OfferedBackend, Pressure, PressureLimits, Renewal, Shortage, SlotContent, SlotRecord, StoreError, WorkerPhase,
-    WorkerReport, WorkerState,
+    JobOrder, OfferedBackend, Pressure, PressureLimits, Renewal, Shortage, SlotContent, SlotRecord, StopRequest, StoreError,
+    WorkerPhase, WorkerReport, WorkerState,
 };
 
 use super::{LONG, Queue, finish, on_both};
 
-fn report(now: Timestamp) -> WorkerReport {
+pub(super) fn report(now: Timestamp) -> WorkerReport {
     let label = |text: &str| text.parse().expect("a label");
     WorkerReport {
         id: WorkerId::new("w"),
@@ -125,13 +125,13 @@ on_both! {
         let claims = [lost, moved.clone(), cancelled.clone()];
         let renewed = queue.store.renew(&said.id, &claims, LONG).await.expect("answered");
         assert_eq!((&renewed.renewals[0], &renewed.drain), (&Renewal::Lost, &drain));
-        let Renewal::Held { cancel: None, deadline: Some(found), .. } = &renewed.renewals[1] else { panic!("{renewed:?}") };
+        let Renewal::Held { stop: None, deadline: Some(found), .. } = &renewed.renewals[1] else { panic!("{renewed:?}") };
         assert_eq!(*found, at);
-        let Renewal::Held { cancel: Some(why), deadline: None, .. } = &renewed.renewals[2] else { panic!("{renewed:?}") };
-        assert_eq!(why, "cancelled by request: enough");
+        let Renewal::Held { stop: Some(why), deadline: None, .. } = &renewed.renewals[2] else { panic!("{renewed:?}") };
+        assert_eq!(*why, StopRequest::Cancel("cancelled by request: enough".to_owned()));
 
         let orders = queue.store.orders(&said.id).await.expect("answered");
-        let order = |claim: &sawmill::job::Claim, cancel, deadline| JobOrder { job: claim.job, attempt: claim.attempt, cancel, deadline };
+        let order = |claim: &sawmill::job::Claim, stop, deadline| JobOrder { job: claim.job, attempt: claim.attempt, stop, deadline };
         let expected = [order(&cancelled, Some(why.clone()), None), order(&moved, None, Some(at))];
         assert_eq!((orders.jobs.len(), &orders.drain), (2, &drain));
         assert!(expected.iter().all(|order| orders.jobs.contains(order)), "{orders:?}");

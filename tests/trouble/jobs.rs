@@ -135,6 +135,33 @@ fn a_command_that_is_not_found_fails_the_job_with_its_name() {
     insta::assert_snapshot!(String::from_utf8_lossy(&site.log(&[&id, "--stream", "stderr"])), @"sh: 1: no-such-program: not found");
 }
 
+#[test]
+fn a_change_of_fate_that_cannot_be_is_explained() {
+    let site = Site::new();
+    let id = site.enqueue(&["--project", "app", "--", "true"]);
+    insta::assert_snapshot!(site.says(&["job", "cancel"]).lines().nth(2).expect("a line"), @"  <ID|--execution <ID>|--project <PROJECT>|--state <STATE>|--all>");
+    insta::assert_snapshot!(site.says(&["job", "retry", &id]).replace(&id, "[job]"), @r#"
+    exit 4
+    error: cannot retry job [job]: it is queued, and only a failed or cancelled job can be retried
+    "#);
+    insta::assert_snapshot!(site.says(&["job", "cancel", "--state", "failed"]), @r#"
+    exit 2
+    error: state: failed jobs cannot be cancelled; those that are queued or running can
+    "#);
+    let nobody = "018f0000-0000-7000-8000-000000000000";
+    let other = site.enqueue(&["--project", "app", "--", "true"]);
+    insta::assert_snapshot!(site.says(&["job", "retry", &other, nobody]).replace(&other, "[job]"), @r#"
+    exit 3
+    0 jobs queued again
+    [job], which is queued, is left as it is: only a failed or cancelled job can be retried
+    [job] is left as it is: there is no such job
+    "#);
+    insta::assert_snapshot!(site.says(&["completions", "requeue", nobody]), @r#"
+    exit 3
+    error: there is no completion [job]; check the id against the list
+    "#);
+}
+
 /// A server that asks everybody for a password.
 struct Guarded {
     address: SocketAddr,
