@@ -206,11 +206,12 @@ on_both! {
         }
         let written = queue.place.texts("SELECT CAST(count(*) AS TEXT) FROM completions WHERE state = 'acked'").await;
         assert_eq!(written, [(LINES * EACH).to_string()]);
-        for (line, acked) in order.lock().expect("no panic").iter() {
+        let order = std::mem::take(&mut *order.lock().expect("no panic"));
+        for (line, acked) in order {
             let sql = format!("SELECT body FROM completions WHERE line = '{line}' ORDER BY created_at, id");
             let expected: Vec<CompletionId> = queue.place.texts(&sql).await.iter()
                 .map(|body| serde_json::from_str::<Completion>(body).expect("a completion").id).collect();
-            assert_eq!(*acked, expected, "{line}");
+            assert_eq!(acked, expected, "{line}");
         }
     }
 }
@@ -233,7 +234,7 @@ async fn consume(
             assert!(held.lock().expect("no panic").insert(line.clone()), "{line} is held by somebody else");
             tokio::task::yield_now().await;
             taken += 1;
-            let again = taken % 5 == 0 && one.entry.deliveries == 1;
+            let again = taken.is_multiple_of(5) && one.entry.deliveries == 1;
             if !again {
                 order.lock().expect("no panic").entry(line.clone()).or_default().push(id);
             }
