@@ -37,7 +37,9 @@ fn licence(package: &Value) -> &str {
     let file = package["license_file"].as_str().zip(package["manifest_path"].as_str());
     let text = file.and_then(|(file, manifest)| std::fs::read_to_string(Path::new(manifest).with_file_name(file)).ok());
     match text {
-        Some(text) if text.starts_with("MIT License\n") && text.contains("Permission is hereby granted, free of charge,") => "MIT",
+        Some(text) if text.starts_with("MIT License\n") && text.contains("Permission is hereby granted, free of charge,") => {
+            "MIT"
+        }
         _ => "(none)",
     }
 }

@@ -191,7 +191,9 @@ impl OnSqlite {
     }
 
     fn storage(&self, pool: &SqlitePool, queue: &str) -> SqliteStorage<u32> {
-        SqliteStorage::new(pool).with_config(apalis_sqlite::Config::default().queue(queue).batch_size(1))
+        // A hook that was missed costs a heartbeat: a second of one measurement, not half a minute.
+        let config = apalis_sqlite::Config::default().queue(queue).batch_size(1).heartbeat_interval(Duration::from_secs(1));
+        SqliteStorage::new(pool).with_config(config)
     }
 }
 
