@@ -3,6 +3,8 @@
 
 # Shared by all checkouts, so that a fresh clone does not build the dependencies again.
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/sawmill-target
+# The queues that the benchmark compares ours with would otherwise be built against whatever DATABASE_URL names.
+export SQLX_OFFLINE = true
 
 .PHONY: test lint demo bench fmt
 
@@ -20,7 +22,7 @@ demo:
 
 bench:
 	tests/prepare.sh
-	tests/with-services.sh cargo bench --locked
+	SAWMILL_TEST_FSYNC=on tests/with-services.sh cargo bench --locked
 
 fmt:
 	cargo fmt

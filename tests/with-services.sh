@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs a command with a PostgreSQL server of its own, in a scratch directory and on a free port, and stops it afterwards.
-# The command finds it in SAWMILL_TEST_POSTGRES. A server that cannot be started fails the run.
+# The command finds it in SAWMILL_TEST_POSTGRES. A server that cannot be started fails the run. Its commits are not durable, for
+# the tests' sake, unless SAWMILL_TEST_FSYNC=on asks for what a measurement needs.
 set -euo pipefail
 
 bin=$(dirname "$(compgen -G '/usr/lib/postgresql/*/bin/initdb' | sort -V | tail -n 1 || command -v initdb)")
@@ -28,7 +29,7 @@ fi
 port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])' 2>/dev/null || echo $((20000 + RANDOM % 20000)))
 as_postgres "$bin/initdb" -D "$dir/data" -A trust -U postgres --no-sync >/dev/null
 as_postgres "$bin/pg_ctl" -D "$dir/data" -l "$dir/log" -w -t 60 \
-    -o "-p $port -k $dir -c listen_addresses=127.0.0.1 -c max_connections=400 -c fsync=off" start >/dev/null || {
+    -o "-p $port -k $dir -c listen_addresses=127.0.0.1 -c max_connections=400 -c fsync=${SAWMILL_TEST_FSYNC:-off}" start >/dev/null || {
     cat "$dir/log" >&2
     exit 1
 }
