@@ -1,6 +1,7 @@
 //! Sawmill's own queue: the real store, driven as a worker drives it. Claims are made for free slots only, all of them at once;
 //! each is leased, and each job's end is written behind the fence, by itself.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use sawmill::ids::{JobId, WorkerId};
 use sawmill::job::attempt::Resources;
 use sawmill::job::spec::{Command, Task};
 use sawmill::job::{ClaimedJob, JobSpec, LogVerdict, Outcome, OutcomeClass, RetryPolicy};
-use sawmill::store::{ClaimRequest, Config, Finish, NewJob, Store};
+use sawmill::store::{ClaimRequest, Config, Finish, NewJob, Retention, Store};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
@@ -48,6 +49,8 @@ impl Ours {
             },
             completion_lease: Duration::from_secs(300),
             completion_deliveries: 10,
+            ageing: Duration::from_secs(600),
+            retention: Retention::Forever,
         };
         let worker = Store::connect(&config).await.expect("the store opens");
         let planner = if database.is_server() { Store::connect(&config).await.expect("the store opens") } else { worker.clone() };
@@ -234,7 +237,13 @@ impl Worker {
 }
 
 fn ask(backend: &str, limit: u32) -> ClaimRequest {
-    ClaimRequest { worker: WorkerId::new("bench"), backends: vec![backend.to_owned()], limit, lease: LEASE }
+    ClaimRequest {
+        worker: WorkerId::new("bench"),
+        backends: [(backend.to_owned(), BTreeSet::new())].into(),
+        labels: BTreeSet::new(),
+        limit,
+        lease: LEASE,
+    }
 }
 
 async fn finish(store: &Store, claimed: &ClaimedJob) {
@@ -264,6 +273,7 @@ fn new_job(backend: &str) -> NewJob {
         base: "main".to_owned(),
         branch: format!("sawmill/{id}").parse().expect("a branch name"),
         attempts_max: 1,
+        weight: 1,
         ready_at: Timestamp(0),
         digest: "d".to_owned(),
     }

@@ -10,11 +10,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use super::Store;
-use super::db::{Lock, Tx};
+use super::db::{Kind, Lock, Tx};
 use super::error::StoreError;
 use super::limits::{self, Limited, Room};
+use super::routes::Route;
 use super::rows::{ClaimedRow, job_columns};
 use super::statement::{Arg, args, tuples};
 use super::types::ClaimRequest;
@@ -22,6 +24,23 @@ use crate::clock::Timestamp;
 use crate::ids::{ClaimToken, JobId, WorkerId};
 use crate::job::ClaimedJob;
 use crate::job::spec::Priority;
+
+/// What a claim makes of a row of `jobs`: worker, time, end of the lease, token.
+macro_rules! set_started {
+    ($worker:literal, $now:literal, $until:literal, $token:literal) => {
+        concat!(
+            "state = 'running', attempt = attempt + 1, worker = ",
+            $worker,
+            ", started_at = coalesce(started_at, ",
+            $now,
+            "), lease_until = ",
+            $until,
+            ", start_by = NULL, token = ",
+            $token
+        )
+    };
+}
+pub(super) use set_started;
 
 /// One arm for each route: a list of routes in one condition would not be read in the order of the index.
 const HEADS: &str =
@@ -31,8 +50,11 @@ const PICK: &str = "SELECT j.id, j.share, j.concurrency_key, j.concurrency_limit
     WHERE j.state = 'queued' AND j.held IS NULL AND j.route = $1 AND (j.start_by IS NULL OR j.start_by > $2)";
 /// The rows are locked, and a row without a token does not run. Naming state and `held` again would let PostgreSQL look for the
 /// rows by walking all of `jobs_claim`.
-const START: &str = " UPDATE jobs SET state = 'running', attempt = attempt + 1, worker = $1, started_at = coalesce(started_at, $2), \
-    lease_until = $3, start_by = NULL, token = picked_token FROM picked WHERE id = picked_job AND token IS NULL";
+const START: &str = concat!(
+    " UPDATE jobs SET ",
+    set_started!("$1", "$2", "$3", "picked_token"),
+    " FROM picked WHERE id = picked_job AND token IS NULL"
+);
 const ADD_ATTEMPTS: &str =
     "INSERT INTO attempts (job, attempt, worker, started_at) SELECT id, attempt, worker, $1 FROM jobs WHERE id IN ";
 const CLAIMED: &str = concat!(
@@ -50,6 +72,8 @@ const LIMIT_MAX: u32 = 256;
 const ARMS_MAX: usize = 50;
 /// Of so many claims, one goes to who has waited too long.
 const AGED_TURN: u64 = 4;
+/// How long nobody is looked for who has waited too long, when there was nobody; less where `queue.ageing` is short.
+const AGED_PAUSE: Duration = Duration::from_secs(1);
 /// How many jobs are looked at for one that no limit holds, after the first ones were held: each is held once, so what this
 /// costs is shared by the claims that follow.
 const HELD_PAGE: usize = 64;
@@ -92,10 +116,10 @@ impl Limited for Picked {
 
 /// So many jobs of a route, of one priority or of any.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Wanted {
-    route: i64,
-    priority: Option<i64>,
-    count: usize,
+pub(super) struct Wanted {
+    pub(super) route: i64,
+    pub(super) priority: Option<i64>,
+    pub(super) count: usize,
 }
 
 /// How a round of claiming ended.
@@ -103,8 +127,9 @@ struct Wanted {
 enum Round {
     /// With all that was wanted, or all that was there.
     Done,
-    /// With less, because limits have no room. What they hold is out of the way of the next round.
-    Held,
+    /// With less, because limits have no room, or because there are routes that were not known. What limits hold is out of the
+    /// way of the next round.
+    Again,
 }
 
 /// What one look at the queue came to.
@@ -129,7 +154,7 @@ impl Store {
         for _ in 0..ROUNDS_MAX {
             match self.claim_round(ask, &mut claimed).await {
                 Ok(Round::Done) => break,
-                Ok(Round::Held) => {}
+                Ok(Round::Again) => {}
                 // What was claimed before is claimed, and would wait for its lease to run out.
                 Err(error) if claimed.is_empty() => return Err(error),
                 Err(error) => {
@@ -147,12 +172,15 @@ impl Store {
 
     async fn claim_round(&self, ask: &ClaimRequest, claimed: &mut Vec<ClaimedJob>) -> Result<Round, StoreError> {
         let limit = (ask.limit.min(LIMIT_MAX) as usize).saturating_sub(claimed.len());
+        if limit == 0 || ask.backends.is_empty() {
+            return Ok(Round::Done);
+        }
+        let routes = self.suitable(ask).await?;
         let mut round = Round::Done;
-        // Outside of a transaction, so that an idle worker takes no lock: on SQLite there is only one for all writers.
-        for part in self.wanted(ask, limit).await? {
+        for part in self.wanted(&routes, limit).await? {
             // Where a limit kept some of a route from starting, other routes may have what there is room for.
-            if self.claim_part(part, ask, claimed).await? == Round::Held {
-                round = Round::Held;
+            if self.claim_part(part, ask, claimed).await? == Round::Again {
+                round = Round::Again;
             }
         }
         Ok(round)
@@ -162,6 +190,19 @@ impl Store {
     async fn claim_part(&self, part: Wanted, ask: &ClaimRequest, claimed: &mut Vec<ClaimedJob>) -> Result<Round, StoreError> {
         let mut missing = part.count;
         let mut page = part.count;
+        if self.db().kind() == Kind::Postgres {
+            let at_once = self.claim_at_once(part, ask).await?;
+            missing -= at_once.jobs.len();
+            claimed.extend(at_once.jobs);
+            let news = at_once.routes > self.inner.routes.known().len();
+            if news {
+                self.inner.routes.refresh(self.db()).await?;
+            }
+            if missing == 0 || !at_once.limited {
+                return Ok(if news && missing > 0 { Round::Again } else { Round::Done });
+            }
+            page = missing;
+        }
         let mut held = false;
         for _ in 0..PAGES_MAX {
             let look = self.look(part, page, missing, ask).await?;
@@ -173,7 +214,7 @@ impl Store {
             }
             page = HELD_PAGE.max(missing);
         }
-        Ok(if held && missing > 0 { Round::Held } else { Round::Done })
+        Ok(if held && missing > 0 { Round::Again } else { Round::Done })
     }
 
     /// Looks at the first `page` jobs of a part, claims at most `most` of them, and holds those whose limits have no room.
@@ -202,19 +243,16 @@ impl Store {
     }
 
     /// How many jobs of which route are the next ones. Others may take them first; then the ones after them are taken.
-    async fn wanted(&self, ask: &ClaimRequest, limit: usize) -> Result<Vec<Wanted>, StoreError> {
-        if limit == 0 || ask.backends.is_empty() {
-            return Ok(Vec::new());
+    async fn wanted(&self, routes: &[i64], limit: usize) -> Result<Vec<Wanted>, StoreError> {
+        let aged_look = self.now() >= Timestamp(self.inner.aged_look.load(Ordering::Relaxed));
+        if let ([route], Kind::Postgres, false) = (routes, self.db().kind(), aged_look) {
+            return Ok(vec![Wanted { route: *route, priority: None, count: limit }]);
         }
-        let routes = self.suitable(ask).await?;
-        let mut heads = self.heads(&routes, None, limit).await?;
+        // Outside of a transaction, so that an idle worker takes no lock: on SQLite there is only one for all writers.
+        let mut heads = self.heads(routes, None, limit).await?;
         heads.sort_by_key(|head| (head.priority, head.position, head.id));
         heads.truncate(limit);
-        let turn = self.inner.turns.load(Ordering::Relaxed);
-        let aged_turns = (turn..turn + heads.len() as u64).filter(|turn| turn % AGED_TURN == AGED_TURN - 1).count();
-        // Where all that is next is of the least urgent sort already, nothing less urgent can starve.
-        let starving = heads.iter().any(|head| head.priority < i64::from(Priority::Background.rank()));
-        let aged = if aged_turns > 0 && starving { self.aged(&routes, aged_turns).await? } else { Vec::new() };
+        let aged = if aged_look { self.aged_turns(routes, &heads).await? } else { Vec::new() };
         heads.truncate(limit - aged.len());
         let mut wanted = Vec::new();
         for head in aged {
@@ -226,14 +264,36 @@ impl Store {
         Ok(wanted)
     }
 
+    /// Those whose turn it is because they have waited too long, where `heads` are the next ones.
+    async fn aged_turns(&self, routes: &[i64], heads: &[Head]) -> Result<Vec<Head>, StoreError> {
+        // Where all that is next is of the least urgent sort already, nothing less urgent can starve.
+        let starving = heads.iter().any(|head| head.priority < i64::from(Priority::Background.rank()));
+        let mut aged = if starving { self.aged(routes, heads.len()).await? } else { Vec::new() };
+        if aged.is_empty() {
+            let pause = (self.config().ageing / 8).min(AGED_PAUSE);
+            self.inner.aged_look.store((self.now() + pause).0, Ordering::Relaxed);
+        }
+        let turn = self.inner.turns.load(Ordering::Relaxed);
+        aged.truncate((turn..turn + heads.len() as u64).filter(|turn| turn % AGED_TURN == AGED_TURN - 1).count());
+        Ok(aged)
+    }
+
     /// The routes that suit who asks.
     async fn suitable(&self, ask: &ClaimRequest) -> Result<Vec<i64>, StoreError> {
-        let mut routes = self.inner.routes.known();
-        let count: Option<RouteCount> = self.db().first(ROUTES, args![]).await?;
-        if count.is_some_and(|count| usize::try_from(count.routes).is_ok_and(|count| count > routes.len())) {
-            routes = self.inner.routes.refresh(self.db()).await?;
+        let suit = |known: &BTreeMap<i64, Route>| -> Vec<i64> {
+            known.iter().filter(|(_, route)| route.suits(ask)).map(|(id, _)| *id).collect()
+        };
+        let known = self.inner.routes.known();
+        let suitable = suit(&known);
+        // Claims of one statement tell how many there are.
+        if let ([_], Kind::Postgres) = (&suitable[..], self.db().kind()) {
+            return Ok(suitable);
         }
-        Ok(routes.iter().filter(|(_, route)| route.suits(ask)).map(|(id, _)| *id).collect())
+        let count: Option<RouteCount> = self.db().first(ROUTES, args![]).await?;
+        if count.is_some_and(|count| usize::try_from(count.routes).is_ok_and(|count| count > known.len())) {
+            return Ok(suit(&*self.inner.routes.refresh(self.db()).await?));
+        }
+        Ok(suitable)
     }
 
     /// The first jobs of each route, at most `limit` each.

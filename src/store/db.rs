@@ -30,6 +30,8 @@ const PROBE: Duration = Duration::from_secs(2);
 const BUSY: Duration = Duration::from_secs(10);
 /// Connections to PostgreSQL, for each process.
 const SERVER_CONNECTIONS: u32 = 10;
+/// Statements that each connection to PostgreSQL keeps prepared: more than there are, with their lists of common lengths.
+const STATEMENTS: usize = 256;
 /// Connections that read a SQLite file, for each process.
 const FILE_READERS: u32 = 4;
 /// A connection that was idle for so long is tried before it is used.
@@ -209,6 +211,7 @@ async fn open_file(options: SqliteConnectOptions) -> Result<Pools, sqlx::Error> 
 }
 
 async fn open_server(options: PgConnectOptions) -> Result<Pools, sqlx::Error> {
+    let options = options.statement_cache_capacity(STATEMENTS);
     // The pool tries for as long as it may wait, and then says no more than that it waited; one connection made directly says why.
     in_time(sqlx::PgConnection::connect_with(&options)).await?.close().await?;
     let pool = PgPoolOptions::new()

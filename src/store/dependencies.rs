@@ -80,6 +80,11 @@ impl Needs {
         self.list.iter().any(|need| !need.met)
     }
 
+    /// What a job finds that waits for nobody.
+    pub(super) const fn nothing() -> Self {
+        Self { list: Vec::new(), cascade: true, missing: None, base: None, failed: None }
+    }
+
     /// Looks at what `new` waits for, and keeps it from ending unnoticed until the end of the transaction.
     pub(super) async fn of(tx: &mut Tx, new: &NewJob) -> Result<Self, StoreError> {
         let needs = Self::look(tx, &new.spec, &new.repo).await?;

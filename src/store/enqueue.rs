@@ -3,14 +3,15 @@
 //! The one rule: one key is one job and one branch is one job, whoever comes first and however many come at once. The unique
 //! indexes decide; what is looked up afterwards only says who won.
 
-use super::db::Tx;
+use super::db::{Kind, Tx};
 use super::dependencies::{self, Needs};
 use super::error::StoreError;
 use super::outbox::add_ends;
 use super::routes::Route;
-use super::statement::args;
+use super::statement::{Arg, args};
 use super::types::{Enqueued, NewJob};
 use super::{Store, jobs, turn};
+use crate::clock::Timestamp;
 use crate::ids::JobId;
 use crate::job::{BranchName, Hold, Job, JobState};
 
@@ -43,6 +44,13 @@ impl Store {
     /// [`StoreError::NoSuchDependency`], [`StoreError::ForeignBase`], [`StoreError::KeyConflict`], [`StoreError::IdConflict`] and [`StoreError::BranchTaken`].
     pub async fn enqueue(&self, new: NewJob) -> Result<Enqueued, StoreError> {
         let route = self.route(&Route::of(&new.spec)).await?;
+        if self.db().kind() == Kind::Postgres && new.spec.after.is_empty() && new.spec.base_from.is_none() {
+            let row = row(&new, route, &Needs::nothing(), &new.branch, self.now());
+            if let Some(job) = self.enqueue_at_once(&new, row, &document(&new)?).await? {
+                self.changed().await;
+                return Ok(Enqueued::Created(job));
+            }
+        }
         let mut tx = self.db().begin().await?;
         match self.enqueue_within(&mut tx, &new, route).await {
             Ok(existing @ Enqueued::Existing(_)) => {
@@ -101,49 +109,61 @@ impl Store {
         branch: &BranchName,
     ) -> Result<bool, StoreError> {
         let now = self.now();
-        let spec = &new.spec;
-        let document = serde_json::to_string(spec).map_err(|error| StoreError::corrupt(format!("job {}", new.id), error))?;
-        let ended = needs.failed.map(dependencies::outcome_of);
-        let held = match () {
-            () if ended.is_some() => None,
-            () if needs.hold() => Some(Hold::Dependency),
-            () if new.ready_at > now => Some(Hold::Scheduled),
-            () => None,
-        };
-        let state = if ended.is_some() { JobState::Cancelled } else { JobState::Queued };
-        let row = args![
-            route,
-            spec.priority.rank(),
-            spec.project.as_deref().unwrap_or_default(),
-            turn::stride(new.weight),
-            new.id,
-            &new.repo,
-            needs.base.as_ref().unwrap_or(&new.base),
-            branch.as_str(),
-            spec.project.as_deref(),
-            spec.execution.id.as_deref(),
-            spec.idempotency_key.as_deref(),
-            state.as_str(),
-            held.map(Hold::as_str),
-            new.ready_at,
-            spec.start_by,
-            spec.concurrency.as_ref().map(|concurrency| concurrency.key.as_str()),
-            spec.concurrency.as_ref().map(|concurrency| i64::from(concurrency.limit)),
-            new.attempts_max.max(1),
-            now,
-            state.is_final().then_some(now),
-            ended.as_ref().map(|(class, _)| class.as_str()),
-            ended.as_ref().map(|(_, message)| message.as_str()),
-        ];
-        if tx.run(&format!("{}{}{}", INSERT.0, turn::NEW, INSERT.1), row).await? == 0 {
+        if tx.run(&insert_job(), row(new, route, needs, branch, now)).await? == 0 {
             return Ok(false);
         }
-        tx.run(INSERT_SPEC, args![new.id, &new.digest, &document]).await?;
-        if state.is_final() {
-            add_ends(tx, &[(new.id, None, state)], now).await?;
+        tx.run(INSERT_SPEC, args![new.id, &new.digest, &document(new)?]).await?;
+        if needs.failed.is_some() {
+            add_ends(tx, &[(new.id, None, JobState::Cancelled)], now).await?;
         }
         Ok(true)
     }
+}
+
+/// Adds a job unless its id, key or branch is taken. Its first arguments are those of the position.
+pub(super) fn insert_job() -> String {
+    format!("{}{}{}", INSERT.0, turn::NEW, INSERT.1)
+}
+
+fn document(new: &NewJob) -> Result<String, StoreError> {
+    serde_json::to_string(&new.spec).map_err(|error| StoreError::corrupt(format!("job {}", new.id), error))
+}
+
+/// The arguments of [`insert_job`].
+fn row(new: &NewJob, route: i64, needs: &Needs, branch: &BranchName, now: Timestamp) -> Vec<Arg> {
+    let spec = &new.spec;
+    let ended = needs.failed.map(dependencies::outcome_of);
+    let held = match () {
+        () if ended.is_some() => None,
+        () if needs.hold() => Some(Hold::Dependency),
+        () if new.ready_at > now => Some(Hold::Scheduled),
+        () => None,
+    };
+    let state = if ended.is_some() { JobState::Cancelled } else { JobState::Queued };
+    args![
+        route,
+        spec.priority.rank(),
+        spec.project.as_deref().unwrap_or_default(),
+        turn::stride(new.weight),
+        new.id,
+        &new.repo,
+        needs.base.as_ref().unwrap_or(&new.base),
+        branch.as_str(),
+        spec.project.as_deref(),
+        spec.execution.id.as_deref(),
+        spec.idempotency_key.as_deref(),
+        state.as_str(),
+        held.map(Hold::as_str),
+        new.ready_at,
+        spec.start_by,
+        spec.concurrency.as_ref().map(|concurrency| concurrency.key.as_str()),
+        spec.concurrency.as_ref().map(|concurrency| i64::from(concurrency.limit)),
+        new.attempts_max.max(1),
+        now,
+        state.is_final().then_some(now),
+        ended.as_ref().map(|(class, _)| class.as_str()),
+        ended.as_ref().map(|(_, message)| message.as_str()),
+    ]
 }
 
 async fn taken(tx: &mut Tx, new: &NewJob, branch: BranchName) -> Result<StoreError, StoreError> {

@@ -88,9 +88,7 @@ pub(super) async fn hold_all(tx: &mut Tx, claims: &[&Claim]) -> Result<HashMap<C
 pub(super) async fn put_stages(tx: &mut Tx, stages: &[(&Claim, &[StageRecord])]) -> Result<(), StoreError> {
     let mut rows: Vec<(&Claim, &StageRecord)> = Vec::new();
     for (claim, stages) in stages {
-        // One statement may touch a row once only: the last one of a number counts.
-        let by_seq: BTreeMap<u32, &StageRecord> = stages.iter().map(|stage| (stage.seq, stage)).collect();
-        rows.extend(by_seq.into_values().map(|stage| (*claim, stage)));
+        rows.extend(last_of_each(stages).into_iter().map(|stage| (*claim, stage)));
     }
     for batch in rows.chunks(BATCH) {
         let sql = format!("{}{}{}", PUT_STAGES.0, tuples(1, batch.len(), 8), PUT_STAGES.1);
@@ -109,6 +107,12 @@ pub(super) async fn put_stages(tx: &mut Tx, stages: &[(&Claim, &[StageRecord])])
         tx.run(&sql, args.collect()).await?;
     }
     Ok(())
+}
+
+/// One statement may touch a row once only: the last one of a number counts.
+pub(super) fn last_of_each(stages: &[StageRecord]) -> Vec<&StageRecord> {
+    let by_seq: BTreeMap<u32, &StageRecord> = stages.iter().map(|stage| (stage.seq, stage)).collect();
+    by_seq.into_values().collect()
 }
 
 impl Store {

@@ -12,14 +12,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
-use super::db::Tx;
+use super::db::{Kind, Tx};
 use super::error::StoreError;
 use super::fence::{Held, hold_all, put_stages};
 use super::settle::{AttemptEnd, JobEnd, Settled, close_attempts, settle, write_jobs};
 use super::statement::args;
 use super::types::Finish;
 use super::{Store, jobs};
-use crate::job::{Claim, Completion, Job};
+use crate::job::{Claim, Completion, Job, OutcomeClass};
 
 const ADD_COMPLETION: &str = "INSERT INTO completions (id, job, attempt, project, repo, branch, commit_id, line, state, visible_at, created_at, body) \
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'pending', $9, $10, $11)";
@@ -29,10 +29,17 @@ const TOGETHER: usize = 64;
 
 /// An end that is to be written.
 #[derive(Debug)]
-struct Pending {
-    claim: Claim,
-    end: Finish,
+pub(super) struct Pending {
+    pub(super) claim: Claim,
+    pub(super) end: Finish,
     answer: oneshot::Sender<Result<Job, StoreError>>,
+}
+
+impl Pending {
+    /// Whether it succeeded without delivering anything.
+    pub(super) fn is_simple(&self) -> bool {
+        self.end.outcome.class == OutcomeClass::Succeeded && self.end.completion.is_none()
+    }
 }
 
 /// The ends that wait, and whether somebody is writing.
@@ -111,7 +118,13 @@ impl Store {
         answered.await.unwrap_or_else(|_| Err(self.interrupted("the task that writes ends was stopped")))
     }
 
-    async fn finish_all(&self, pending: Vec<Pending>) {
+    async fn finish_all(&self, mut pending: Vec<Pending>) {
+        if self.db().kind() == Kind::Postgres {
+            pending = self.finish_simple(pending).await;
+        }
+        if pending.is_empty() {
+            return;
+        }
         let ends: Vec<(&Claim, &Finish)> = pending.iter().map(|pending| (&pending.claim, &pending.end)).collect();
         let answers = match self.finish_together(&ends).await {
             Ok(answers) => answers,
@@ -136,6 +149,43 @@ impl Store {
             // Whoever asked may have gone.
             drop(pending.answer.send(answer));
         }
+    }
+
+    /// Ends those that can be ended in one statement, and gives back the others.
+    async fn finish_simple(&self, pending: Vec<Pending>) -> Vec<Pending> {
+        let mut left = Vec::new();
+        match self.finish_at_once(&pending.iter().collect::<Vec<_>>()).await {
+            Ok(mut jobs) => {
+                let ended = !jobs.is_empty();
+                for pending in pending {
+                    match jobs.remove(&pending.claim.job) {
+                        // Whoever asked may have gone.
+                        Some(job) => drop(pending.answer.send(Ok(job))),
+                        None => left.push(pending),
+                    }
+                }
+                if ended {
+                    self.changed().await;
+                    self.inner.hinter.progressed();
+                }
+            }
+            // It may have happened, and the long way would then say that the lease was lost.
+            Err(error) if error.is_transient() => {
+                let why = error.to_string();
+                for pending in pending {
+                    if pending.is_simple() {
+                        drop(pending.answer.send(Err(self.interrupted(&why))));
+                    } else {
+                        left.push(pending);
+                    }
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "could not end {} attempts in one statement; taking the long way", pending.len());
+                left = pending;
+            }
+        }
+        left
     }
 
     async fn finish_together(&self, ends: &[(&Claim, &Finish)]) -> Result<Vec<Result<Job, StoreError>>, StoreError> {

@@ -10,6 +10,7 @@
 //! decided in `job::retry`; how often the `…_once` duties run is up to the worker.
 
 mod address;
+mod at_once;
 mod attempts;
 mod claims;
 mod completions;
@@ -48,7 +49,7 @@ mod worker_record;
 mod workers;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicI64, AtomicU64};
 
 use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
@@ -97,6 +98,8 @@ struct Inner {
     process: Uuid,
     routes: Routes,
     turns: AtomicU64,
+    /// When it is next looked whether somebody has waited too long.
+    aged_look: AtomicI64,
     /// None where processes see each other's changes by themselves.
     notifier: Option<Arc<Notifier>>,
     finisher: Finisher,
@@ -158,6 +161,7 @@ impl Store {
             process: Uuid::new_v4(),
             routes: Routes::default(),
             turns: AtomicU64::new(0),
+            aged_look: AtomicI64::new(0),
             notifier,
             finisher: Finisher::default(),
             listening: stop.drop_guard(),

@@ -41,9 +41,9 @@ impl Real {
     fn make() -> Self {
         let dir = TempDir::with_prefix("sawmill-real-").expect("a temporary directory");
         let own = dir.path().join("own.git");
-        git(dir.path(), &["clone", "--quiet", "--bare", env!("CARGO_MANIFEST_DIR"), own.to_str().expect("UTF-8")]);
-        git(&own, &["update-ref", "refs/heads/main", &git(Path::new(env!("CARGO_MANIFEST_DIR")), &["rev-parse", "HEAD"])]);
-        git(&own, &["symbolic-ref", "HEAD", "refs/heads/main"]);
+        git(dir.path(), &["init", "--quiet", "--bare", "--initial-branch=main", own.to_str().expect("UTF-8")]);
+        // Whatever branches are there beside what is checked out.
+        git(&own, &["fetch", "--quiet", env!("CARGO_MANIFEST_DIR"), "HEAD:refs/heads/main"]);
 
         let mut crates = unpacked();
         crates.sort_by_key(|found| (std::cmp::Reverse(found.files), found.path.clone()));

@@ -1,0 +1,218 @@
+//! What PostgreSQL does in one statement, which is its own transaction: to claim, to end and to enqueue jobs that nothing else
+//! concerns.
+//!
+//! The one rule: it does what the transactions of `claims`, `finish` and `enqueue` would do, or nothing. A row that a limit, a
+//! dependency or a lost lease concerns does not match, and its caller takes the long way, which knows why. Over a network it is
+//! the round trips that cost; SQLite has none, and no statement that changes several tables.
+
+use std::collections::BTreeMap;
+
+use sqlx::{ColumnIndex, Decode, FromRow, Type};
+use uuid::Uuid;
+
+use super::Store;
+use super::claims::{Wanted, set_started};
+use super::enqueue::insert_job;
+use super::error::StoreError;
+use super::fence::last_of_each;
+use super::finish::Pending;
+use super::rows::{ClaimedRow, JobRow, job_columns};
+use super::statement::{Arg, args, tuples};
+use super::types::{ClaimRequest, NewJob};
+use crate::ids::JobId;
+use crate::job::{ClaimedJob, Job, StageRecord};
+
+/// `$1` is the route, `$2` the time, `$3` the worker, `$4` the end of the lease. What a limit concerns is picked and left.
+const CLAIM: (&str, &str) = (
+    "WITH picked AS MATERIALIZED (SELECT j.id AS picked_job, j.concurrency_key IS NULL AND NOT EXISTS \
+     (SELECT 1 FROM project_limits l WHERE l.project = j.share) AS free FROM jobs j \
+     WHERE j.state = 'queued' AND j.held IS NULL AND j.route = $1 AND (j.start_by IS NULL OR j.start_by > $2)",
+    concat!(
+        " FOR NO KEY UPDATE OF j SKIP LOCKED), \
+         started AS (UPDATE jobs SET ",
+        set_started!("$3", "$2", "$4", "gen_random_uuid()"),
+        " FROM picked WHERE id = picked_job AND free AND token IS NULL RETURNING jobs.*), \
+         added AS (INSERT INTO attempts (job, attempt, worker, started_at) SELECT id, attempt, worker, $2 FROM started) \
+         SELECT f.limited, f.routes, ",
+        job_columns!(),
+        ", j.token, j.lease_until, $2 AS claimed_at, p.attempt AS previous_attempt, p.outcome_class AS previous_class, \
+         p.outcome_message AS previous_message, p.salvage AS previous_salvage \
+         FROM (SELECT (SELECT count(*) FROM picked WHERE NOT free) AS limited, (SELECT count(*) FROM routes) AS routes) f \
+         LEFT JOIN (started j JOIN job_specs s ON s.job = j.id \
+         LEFT JOIN attempts p ON p.job = j.id AND p.attempt = j.attempt - 1) ON TRUE ORDER BY j.priority, j.position, j.id"
+    ),
+);
+
+/// `$1` is the time. A success is a success whatever is on record of the job, so nothing of it needs to be read first.
+const END: (&str, &str, &str) = (
+    "WITH asked (of_job, of_attempt, of_token, of_worker, to_message, to_code, to_signal, to_memory, to_cpu, to_salvage, to_verdict, \
+     event) AS (VALUES ",
+    "), ended AS (UPDATE jobs SET state = 'succeeded', attempts_used = attempts_used + 1, outcome_class = 'succeeded', \
+     outcome_message = to_message, commit_id = NULL, finished_at = $1, worker = NULL, token = NULL, lease_until = NULL, \
+     requeue_requested_at = NULL, requeue_reason = NULL FROM asked \
+     WHERE id = of_job AND attempt = of_attempt AND token = of_token AND worker = of_worker AND needed = 0 \
+     AND concurrency_key IS NULL AND NOT EXISTS (SELECT 1 FROM project_limits l WHERE l.project = share) RETURNING jobs.*), \
+     closed AS (UPDATE attempts SET ended_at = $1, outcome_class = 'succeeded', outcome_message = to_message, exit_code = to_code, \
+     signal = to_signal, peak_memory_bytes = to_memory, cpu_ms = to_cpu, salvage = to_salvage, log_verdict = to_verdict \
+     FROM asked JOIN ended e ON e.id = of_job WHERE attempts.job = e.id AND attempts.attempt = e.attempt AND ended_at IS NULL), \
+     told AS (INSERT INTO outbox (id, job, attempt, state, created_at) \
+     SELECT event, e.id, e.attempt, e.state, $1 FROM asked JOIN ended e ON e.id = of_job)",
+    concat!(" SELECT ", job_columns!(), " FROM ended j JOIN job_specs s ON s.job = j.id"),
+);
+const STAGES: (&str, &str) = (
+    ", steps (step_job, step_attempt, step_seq, step_stage, step_started, step_ended, step_outcome, step_detail) AS (VALUES ",
+    "), staged AS (INSERT INTO attempt_stages (job, attempt, seq, stage, started_at, ended_at, outcome, detail) \
+     SELECT step_job, step_attempt, step_seq, step_stage, step_started, step_ended, step_outcome, step_detail \
+     FROM steps JOIN ended e ON e.id = step_job \
+     ON CONFLICT (job, attempt, seq) DO UPDATE SET stage = excluded.stage, started_at = excluded.started_at, \
+     ended_at = excluded.ended_at, outcome = excluded.outcome, detail = excluded.detail)",
+);
+
+/// What is claimed of a route, and what the claim saw.
+pub(super) struct Claimed {
+    pub(super) jobs: Vec<ClaimedJob>,
+    /// Whether limits concern some of those that were next.
+    pub(super) limited: bool,
+    /// How many routes there are.
+    pub(super) routes: usize,
+}
+
+struct ClaimRow {
+    limited: i64,
+    routes: i64,
+    claimed: Option<ClaimedRow>,
+}
+
+impl<'r, R: sqlx::Row> FromRow<'r, R> for ClaimRow
+where
+    &'static str: ColumnIndex<R>,
+    i64: Decode<'r, R::Database> + Type<R::Database>,
+    Option<Uuid>: Decode<'r, R::Database> + Type<R::Database>,
+    ClaimedRow: FromRow<'r, R>,
+{
+    fn from_row(row: &'r R) -> Result<Self, sqlx::Error> {
+        let there = row.try_get::<Option<Uuid>, _>("id")?.is_some();
+        let claimed = there.then(|| ClaimedRow::from_row(row)).transpose()?;
+        Ok(Self { limited: row.try_get("limited")?, routes: row.try_get("routes")?, claimed })
+    }
+}
+
+impl Store {
+    /// Claims at most as many jobs of a route as are wanted, passing over those that limits concern.
+    pub(super) async fn claim_at_once(&self, wanted: Wanted, ask: &ClaimRequest) -> Result<Claimed, StoreError> {
+        let now = self.now();
+        let of_priority = wanted.priority.map(|priority| format!(" AND j.priority = {priority}")).unwrap_or_default();
+        let limit = wanted.count;
+        let sql = format!("{}{of_priority} ORDER BY j.priority, j.position, j.id LIMIT {limit}{}", CLAIM.0, CLAIM.1);
+        let rows: Vec<ClaimRow> = self.db().all(&sql, args![wanted.route, now, &ask.worker, now + ask.lease]).await?;
+        let seen = rows.first().map_or((0, 0), |row| (row.limited, row.routes));
+        let jobs = rows.into_iter().filter_map(|row| row.claimed).map(ClaimedJob::try_from).collect::<Result<_, _>>()?;
+        Ok(Claimed { jobs, limited: seen.0 > 0, routes: usize::try_from(seen.1).unwrap_or_default() })
+    }
+
+    /// Ends those attempts that succeeded without delivering anything and that nothing else concerns; the others are left as they
+    /// are. Answers with the jobs that have ended.
+    pub(super) async fn finish_at_once(&self, ends: &[&Pending]) -> Result<BTreeMap<JobId, Job>, StoreError> {
+        let mut simple: Vec<&&Pending> = ends.iter().filter(|pending| pending.is_simple()).collect();
+        if simple.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        // In the order in which everybody locks.
+        simple.sort_unstable_by_key(|pending| pending.claim.job);
+        let mut args = args![self.now()];
+        let rows = simple.len().next_power_of_two();
+        for pending in &simple {
+            args.extend(end_row(pending)?);
+        }
+        for _ in simple.len()..rows {
+            args.extend(no_end());
+        }
+        let steps: Vec<(&Pending, &StageRecord)> = simple
+            .iter()
+            .flat_map(|pending| last_of_each(&pending.end.stages).into_iter().map(|step| (**pending, step)))
+            .collect();
+        let mut staged = String::new();
+        if !steps.is_empty() {
+            let rows = steps.len().next_power_of_two();
+            staged = format!("{}{}{}", STAGES.0, tuples(args.len() + 1, rows, 8), STAGES.1);
+            args.extend(steps.iter().flat_map(|(pending, step)| step_row(pending, step)));
+            for _ in steps.len()..rows {
+                args.extend(no_step());
+            }
+        }
+        let sql = format!("{}{}{}{staged}{}", END.0, tuples(2, rows, 12), END.1, END.2);
+        let ended: Vec<JobRow> = self.db().all(&sql, args).await?;
+        ended.into_iter().map(|row| Job::try_from(row).map(|job| (job.id, job))).collect()
+    }
+
+    /// Enqueues a job that waits for nobody; none where its id, key or branch is taken.
+    pub(super) async fn enqueue_at_once(&self, new: &NewJob, row: Vec<Arg>, document: &str) -> Result<Option<Job>, StoreError> {
+        let (digest, text) = (row.len() + 1, row.len() + 2);
+        let sql = format!(
+            "WITH added AS ({} RETURNING *), said AS (INSERT INTO job_specs (job, digest, document) SELECT id, ${digest}, ${text} \
+             FROM added) SELECT {} FROM added j CROSS JOIN (SELECT ${text} AS document) s",
+            insert_job(),
+            job_columns!()
+        );
+        let mut args = row;
+        args.extend(args![&new.digest, document]);
+        self.db().first::<JobRow>(&sql, args).await?.map(Job::try_from).transpose()
+    }
+}
+
+fn end_row(Pending { claim, end, .. }: &Pending) -> Result<Vec<Arg>, StoreError> {
+    let what = || format!("attempt {} of job {}", claim.attempt, claim.job);
+    let verdict = serde_json::to_string(&end.log).map_err(|error| StoreError::corrupt(what(), error))?;
+    Ok(args![
+        claim.job,
+        claim.attempt,
+        claim.token,
+        &claim.worker,
+        &end.outcome.message,
+        end.resources.exit_code,
+        end.resources.signal,
+        end.resources.peak_memory_bytes,
+        end.resources.cpu_ms,
+        end.salvage.as_ref(),
+        &verdict,
+        Uuid::now_v7(),
+    ])
+}
+
+/// A row that is nobody's, so that few lengths of the list occur: each is a statement that has to be prepared.
+fn no_end() -> Vec<Arg> {
+    use Arg::{Int, Text};
+    let uuid = || Arg::Uuid(None);
+    vec![
+        uuid(),
+        Int(None),
+        uuid(),
+        Text(None),
+        Text(None),
+        Int(None),
+        Int(None),
+        Int(None),
+        Int(None),
+        Text(None),
+        Text(None),
+        uuid(),
+    ]
+}
+
+fn step_row(Pending { claim, .. }: &Pending, step: &StageRecord) -> Vec<Arg> {
+    args![
+        claim.job,
+        claim.attempt,
+        step.seq,
+        step.stage.as_str(),
+        step.started_at,
+        step.ended_at,
+        step.outcome.map(|class| class.as_str()),
+        step.detail.as_deref(),
+    ]
+}
+
+fn no_step() -> Vec<Arg> {
+    use Arg::{Int, Text};
+    vec![Arg::Uuid(None), Int(None), Int(None), Text(None), Int(None), Int(None), Text(None), Text(None)]
+}
