@@ -8,6 +8,7 @@
 //! within the process only: it makes nothing claimable, and a `NOTIFY` for each would serialize all commits of the server.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::watch;
 
@@ -31,6 +32,12 @@ impl Hints {
     /// store is gone.
     pub async fn next_change(&mut self) {
         changed(&mut self.jobs).await;
+    }
+
+    /// As [`Hints::next_change`], but not before this moment.
+    pub async fn next_change_after(&mut self, moment: Instant) {
+        tokio::time::sleep_until(moment.into()).await;
+        self.next_change().await;
     }
 }
 

@@ -9,6 +9,7 @@ use tracing::{debug, info, warn};
 
 use super::gate::{Drained, Entry, Gate};
 use super::leases::{Lease, Leases};
+use super::pace::Pace;
 use super::slots::{Slot, Slots};
 use crate::attempt::{self, Stop};
 use crate::ids::WorkerId;
@@ -58,6 +59,7 @@ impl Claimer {
 
     async fn claim_loop(self, sender: mpsc::Sender<Assigned>) {
         let mut backoff = Duration::from_millis(100);
+        let mut pace = Pace::new(self.poll / 4);
         let mut drained = if self.gate.is_drained() { Drained::Waits } else { Drained::Leaves };
         while let Some(entry) = self.draining.run_until_cancelled(self.gate.enter(&self.leases, drained)).await {
             match entry {
@@ -80,7 +82,10 @@ impl Claimer {
             let mut hints = self.store.hints();
             let wait = match self.claim_once(slots, &sender).await {
                 Ok(0) => jitter(self.poll),
-                Ok(_) => continue,
+                Ok(_) => {
+                    pace.found(Instant::now());
+                    continue;
+                }
                 Err(error) => {
                     warn!("cannot claim jobs, trying again: {error}");
                     backoff = (backoff * 2).min(BACKOFF_MAX);
@@ -91,8 +96,9 @@ impl Claimer {
                 }
             };
             backoff = Duration::from_millis(100);
+            pace.found_nothing(Instant::now());
             tokio::select! {
-                () = hints.next_change() => {}
+                () = hints.next_change_after(pace.due()) => {}
                 () = tokio::time::sleep(wait) => {}
                 () = self.gate.closed() => {}
                 () = self.draining.cancelled() => return,

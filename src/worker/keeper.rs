@@ -12,17 +12,15 @@ use tracing::{debug, error, warn};
 
 use super::gate::Gate;
 use super::leases::Leases;
+use super::pace::Pace;
 use crate::attempt::StopReason;
 use crate::ids::WorkerId;
 use crate::job::Claim;
 use crate::sandbox;
-use crate::store::{self, Hints, JobOrder, Orders, Renewal, Renewed, StopRequest, Store, StoreError};
+use crate::store::{self, JobOrder, Orders, Renewal, Renewed, StopRequest, Store, StoreError};
 
 /// How often the orders for running jobs are looked for when no hint comes.
 const LISTEN: Duration = Duration::from_secs(1);
-
-/// The shortest time between two looks that hints cause: where thousands of jobs pass, each look hears of many.
-const PAUSE: Duration = Duration::from_millis(200);
 
 /// What the keeper keeps.
 #[derive(Clone)]
@@ -130,15 +128,16 @@ impl KeeperSetup {
         let mut hints = store.hints();
         let mut renew = interval(self.store.lease / 3);
         let mut listen = interval(LISTEN);
-        let mut pause = Instant::now();
+        let mut pace = Pace::new(LISTEN);
         loop {
             tokio::select! {
                 _ = renew.tick() => self.renew_once(store).await,
                 // Without a job, the worker's own reports hear of a drain.
                 _ = listen.tick(), if !self.leases.is_empty() => self.listen_once(store).await,
                 () = self.gate.doubted() => self.listen_once(store).await,
-                () = hint_after(pause, &mut hints) => {
-                    pause = Instant::now() + PAUSE;
+                () = hints.next_change_after(pace.due()) => {
+                    // Also where something was found: it stays on record for as long as the job runs.
+                    pace.found_nothing(Instant::now());
                     self.listen_once(store).await;
                 }
             }
@@ -207,12 +206,6 @@ impl KeeperSetup {
             Err(error) => warn!("cannot ask for orders: {error}"),
         }
     }
-}
-
-/// Waits for a hint, but not before this moment.
-async fn hint_after(moment: Instant, hints: &mut Hints) {
-    tokio::time::sleep_until(moment.into()).await;
-    hints.next_change().await;
 }
 
 fn reason(request: StopRequest) -> StopReason {

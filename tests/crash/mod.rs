@@ -2,6 +2,7 @@
 
 mod abandoned;
 mod cancelled;
+mod down;
 mod restarted;
 mod signalled;
 mod supervisor;

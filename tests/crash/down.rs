@@ -1,0 +1,50 @@
+//! A database that is down for everybody, for longer than a lease: nobody could take a claim, so no job is stopped for it.
+
+use std::sync::Arc;
+
+use sawmill::job::{LogVerdict, Stream};
+
+use super::{Held, OUTPUT, SHORT, Scene};
+use crate::delivery::host::{GitProgram, Host, Terms};
+use crate::delivery::remote::refs;
+use crate::torture::alone::Alone;
+use crate::torture::server::{Server, Stop, free_port};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_is_down_for_longer_than_the_lease_costs_no_job() {
+    let _alone = Alone::on_this_machine().await;
+    let port = free_port();
+    let server = tokio::task::spawn_blocking(move || Arc::new(Server::new("127.0.0.1", port, &[]))).await.expect("a server");
+    let url = format!("postgres://postgres@127.0.0.1:{port}/postgres");
+    let terms = Terms { lease: SHORT, slots: 2, resets: 5, git: GitProgram::Latched };
+    let scene = Scene::on(Host::at(|_| url, terms).await, Held::Execute);
+    let host = &scene.host;
+    let first = host.start("a").await;
+    scene.latch.reached().await;
+    scene.latch.lift();
+    // It would take the job over, if anybody would.
+    let second = host.start("b").await;
+
+    change(&server, |server| server.stop(Stop::Immediate)).await;
+    tokio::time::sleep(SHORT * 2).await;
+    // The job comes to its end, and delivers, while nobody can be told.
+    scene.latch.release().await;
+    tokio::time::sleep(SHORT / 2).await;
+    assert!(!first.log().contains("lost its claim"), "{}", first.log());
+    change(&server, Server::start).await;
+
+    let job = scene.assert_delivered_once(1).await;
+    assert_eq!((job.resets, job.attempts_used), (0, 1));
+    let attempts = host.attempts(scene.job).await;
+    assert_eq!((attempts.len(), attempts[0].worker.as_str()), (1, "a"), "{}", host.logs());
+    assert_eq!(attempts[0].log_verdict, Some(LogVerdict::Complete));
+    assert_eq!(host.log(scene.job, 1, Stream::Stdout).await, OUTPUT);
+    assert_eq!(refs(&scene.remote, "refs/sawmill/"), []);
+    scene.close(vec![first, second]).await;
+}
+
+/// What takes its time is done where it holds nobody up.
+async fn change(server: &Arc<Server>, what: impl FnOnce(&Server) + Send + 'static) {
+    let server = server.clone();
+    tokio::task::spawn_blocking(move || what(&server)).await.expect("the server does as it is told");
+}
