@@ -57,7 +57,7 @@ use self::routes::Routes;
 use self::statement::args;
 use crate::clock::Timestamp;
 
-pub use self::config::Config;
+pub use self::config::{Config, ProjectLimits};
 pub use self::counts::Counts;
 pub use self::deadline::MovedDeadline;
 pub use self::error::StoreError;

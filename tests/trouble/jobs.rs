@@ -6,7 +6,28 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
-use super::site::Site;
+use super::site::{Site, wait_until};
+
+#[test]
+fn the_limit_of_a_project_holds_for_all_daemons_until_one_starts_without_it() {
+    let mut site = Site::new().with("SAWMILL_PROJECTS__APP__LIMITS__RUNNING", "1");
+    let _worker = site.worker();
+    let sleeping = || site.enqueue(&["--project", "app", "--", "sleep 60"]);
+    let ids = [sleeping(), sleeping()];
+    let shown = |id: &str, what: &str| site.says(&["job", "show", id, "--json"]).contains(what);
+    let is_held = |id: &String| shown(id, "\"held\": \"project\"");
+    wait_until("one of them is held for the sake of the project", || ids.iter().any(is_held));
+    let [held, running] = if is_held(&ids[0]) { ids } else { [ids[1].clone(), ids[0].clone()] };
+    wait_until("the other one runs", || shown(&running, "\"state\": \"running\""));
+    assert!(shown(&held, "\"state\": \"queued\""));
+    site = site.with("SAWMILL_PROJECTS__APP__LIMITS__RUNNING", "2");
+    let _server = site.daemon("serve", "serving");
+    let shown = |id: &str, what: &str| site.says(&["job", "show", id, "--json"]).contains(what);
+    wait_until("both run", || [&running, &held].iter().all(|id| shown(id, "\"state\": \"running\"")));
+    for id in [running, held] {
+        site.says(&["job", "cancel", &id]);
+    }
+}
 
 #[test]
 fn a_malformed_document_is_answered_with_the_path_to_the_field() {
