@@ -9,6 +9,7 @@ mod client;
 mod completions;
 mod configuration;
 mod enqueue;
+mod enqueue_args;
 mod error;
 mod events;
 mod jobs;

@@ -9,6 +9,23 @@ use std::thread::JoinHandle;
 use super::site::{Site, wait_until};
 
 #[test]
+fn a_chain_of_jobs_said_on_the_command_line_builds_one_commit_on_the_other() {
+    let site = Site::new();
+    let first = site.enqueue(&["--project", "app", "--key", "app", "--", "echo one > one.txt"]);
+    let line = ["--project", "app", "--key", "app", "--base-from", &first, "--", "cat one.txt > two.txt"];
+    let second = site.enqueue(&line);
+    let third = site.enqueue(&["--project", "app", "--require", "gpu", "--", "true"]);
+    assert!(site.says(&["job", "show", &second, "--json"]).contains("\"held\": \"dependency\""));
+    let _worker = site.worker();
+    insta::assert_snapshot!(site.fate_of(&second), @r#"
+    exit 0
+    [job] succeeded: delivered [commit] on sawmill/adhoc/job/cat-one-txt-two-txt
+    commit [commit] on branch sawmill/adhoc/job/cat-one-txt-two-txt
+    "#);
+    assert!(site.says(&["job", "show", &third]).contains("state          queued"), "no worker here has a gpu");
+}
+
+#[test]
 fn the_limit_of_a_project_holds_for_all_daemons_until_one_starts_without_it() {
     let mut site = Site::new().with("SAWMILL_PROJECTS__APP__LIMITS__RUNNING", "1");
     let _worker = site.worker();
