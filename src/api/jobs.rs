@@ -24,6 +24,10 @@ use crate::store::{Cancel, CompletionFilter, Enqueued, JobFilter};
         (status = 400, description = "The body is not JSON", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "The key or the branch is another job's", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "The document is not a job", body = Problem, content_type = "application/problem+json"),
+        (
+            status = 429, description = "As many jobs wait as may", body = Problem, content_type = "application/problem+json",
+            headers(("Retry-After" = u64, description = "When to try again, in seconds"))
+        ),
     )
 )]
 pub(super) async fn enqueue(

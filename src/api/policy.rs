@@ -3,6 +3,7 @@
 //! The one rule: nothing is read here. Whoever builds the router (`config` and `cli`) fills in these plain types.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use crate::clock::Timestamp;
@@ -86,7 +87,8 @@ impl Policy {
         let branch = spec.deliver.branch.clone().unwrap_or_else(|| self.branch.render(id, &spec));
         let ready_at = spec.run_at.map_or(now, |at| at.max(now));
         let weight = project.map_or(1, |project| project.limits.weight());
-        Ok(NewJob { id, spec, repo, base, branch, attempts_max: attempts, ready_at, weight, digest })
+        let waiting_max = project.and_then(|project| project.limits.waiting).map(NonZeroU32::get);
+        Ok(NewJob { id, spec, repo, base, branch, attempts_max: attempts, ready_at, weight, waiting_max, digest })
     }
 
     fn project(&self, spec: &JobSpec) -> Result<Option<&Project>, Problem> {

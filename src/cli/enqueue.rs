@@ -2,20 +2,25 @@
 //!
 //! The one rule: a document given with `--spec` is sent as it is, so that what is wrong with it is said once, by the server.
 
-use super::client::Client;
+use std::time::{Duration, Instant};
+
+use super::client::{Client, to_json};
 use super::enqueue_args::{EnqueueArgs, document, read};
 use super::error::{CliError, Exit};
 use super::output::{Output, talk};
 use super::{jobs, logs, workers};
+use crate::api::Kind;
 use crate::job::{Job, JobState};
 
 /// Asks for a job, and waits for its end where that is wanted.
 pub(super) async fn run(client: &Client, out: &Output, args: EnqueueArgs) -> Result<Exit, CliError> {
     let (wait, follow) = (args.wait, args.follow);
-    let job: Job = match &args.spec {
-        Some(path) => client.post_bytes("/v1/jobs", read(path)?).await?,
-        None => client.post("/v1/jobs", &document(args)?).await?,
+    let patience = args.wait_for_room.unwrap_or_default();
+    let bytes = match &args.spec {
+        Some(path) => read(path)?,
+        None => to_json(&document(args)?)?,
     };
+    let job = ask(client, bytes, patience).await?;
     if follow {
         talk(&format!("job {} on branch {}", job.id, job.branch));
         logs::follow(client, out, job.id, logs::Wanted::default()).await?;
@@ -35,4 +40,28 @@ pub(super) async fn run(client: &Client, out: &Output, args: EnqueueArgs) -> Res
         workers::hint_at_none(client).await;
     }
     Ok(Exit::Done)
+}
+
+/// Asks for a job, and where there is no room, again when the server says, until `patience` is over. A refusal is certain: nothing
+/// was enqueued.
+async fn ask(client: &Client, document: Vec<u8>, patience: Duration) -> Result<Job, CliError> {
+    let until = Instant::now() + patience;
+    loop {
+        let refused = match client.post_bytes("/v1/jobs", document.clone()).await {
+            Err(CliError::Refused(problem)) if problem.is(Kind::QueueFull) => problem,
+            answered => return answered,
+        };
+        let left = until.saturating_duration_since(Instant::now());
+        let wait = Duration::from_secs(refused.retry_after_s.unwrap_or(1));
+        if left.is_zero() {
+            return Err(CliError::Refused(refused));
+        }
+        talk(&refused.detail);
+        tokio::time::sleep(spread(wait).min(left)).await;
+    }
+}
+
+/// A wait of up to a quarter more, so that those who were refused together do not come back together.
+fn spread(wait: Duration) -> Duration {
+    wait.mul_f64(1.0 + rand::random::<f64>() / 4.0)
 }

@@ -100,6 +100,9 @@ pub struct EnqueueArgs {
         "attempts", "command",
     ])]
     pub spec: Option<PathBuf>,
+    /// Where the queue is full, try again for so long
+    #[arg(long, value_name = "DURATION", value_parser = human::parse)]
+    pub wait_for_room: Option<Duration>,
     /// Wait for the end; exit status 0 when the job succeeded, 1 when not
     #[arg(long, short)]
     pub wait: bool,

@@ -26,6 +26,8 @@ pub struct Config {
     /// How long a job waits before it is counted as waiting too long, and gets some of the turns of more urgent ones.
     #[serde(with = "human")]
     pub ageing: Duration,
+    /// How many jobs may wait; one that is enqueued beyond is refused. 0 for no limit.
+    pub waiting_max: u32,
     /// How often and how soon jobs are tried again.
     pub retry: RetryPolicy,
     /// How long an integrator holds a completion without renewing it, unless it asks for another time.

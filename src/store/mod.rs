@@ -19,12 +19,14 @@ mod counts;
 mod db;
 mod deadline;
 mod dependencies;
+mod depth;
 mod enqueue;
 mod error;
 mod expire;
 mod fence;
 mod finish;
 mod hints;
+mod history;
 mod jobs;
 mod limits;
 mod listener;
@@ -49,8 +51,10 @@ use std::sync::atomic::AtomicU64;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use self::db::{Db, Tx};
+use self::depth::Depth;
 use self::finish::Finisher;
 use self::hints::Hinter;
+use self::history::Recent;
 use self::listener::{LeaseClock, Listener};
 use self::notifier::Notifier;
 use self::routes::Routes;
@@ -87,6 +91,8 @@ struct Inner {
     clock: LeaseClock,
     hinter: Hinter,
     routes: Routes,
+    depth: Depth,
+    recent: Recent,
     turns: AtomicU64,
     /// None where processes see each other's changes by themselves.
     notifier: Option<Arc<Notifier>>,
@@ -147,6 +153,8 @@ impl Store {
             clock,
             hinter,
             routes: Routes::default(),
+            depth: Depth::default(),
+            recent: Recent::default(),
             turns: AtomicU64::new(0),
             notifier,
             finisher: Finisher::default(),

@@ -1,10 +1,12 @@
 //! When and where a job may run, as a planner says it on the command line.
 
+use axum::body::Body;
+use axum::http::{StatusCode, header};
 use sawmill::cli::Exit;
 use sawmill::job::OutcomeClass;
 use serde_json::{Value, json};
 
-use super::world::{World, on_both};
+use super::world::{World, on_both, request};
 
 async fn enqueued(world: &World, line: &[&str]) -> Value {
     let line: Vec<&str> = ["enqueue", "--json", "--project", "app"].iter().chain(line).copied().chain(["--", "true"]).collect();
@@ -49,5 +51,33 @@ async fn a_job_that_waits_for_one_that_fails_is_cancelled_or_runs_as_its_planner
     let (_, cancelled) = world.get(&format!("/v1/jobs/{}", cascade["id"].as_str().expect("an id"))).await;
     assert_eq!((&cancelled["state"], &cancelled["outcome"]["class"]), (&json!("cancelled"), &json!("dependency")));
     assert_eq!(world.claim().await.job.to_string(), ignore["id"].as_str().expect("an id"));
+}
+}
+
+on_both! {
+async fn a_planner_that_is_refused_comes_back_when_it_was_told_to(world: &World) {
+    let line = |more: &[&'static str]| ["enqueue", "--project", "small"].iter().chain(more).copied().chain(["--", "true"]).collect::<Vec<_>>();
+    for _ in 0..2 {
+        world.cli(&line(&[])).await.0.expect("there is room");
+    }
+    world.claim().await;
+    let (ended, _) = world.cli(&line(&["--wait-for-room", "20s"])).await;
+    ended.expect("one has started");
+    let (ended, _) = world.cli(&line(&[])).await;
+    assert_eq!(ended.expect_err("it is full").exit(), Exit::Conflict);
+
+    let document = json!({"project": "small", "task": {"command": "true"}}).to_string();
+    let (status, headers, body) = world.send(request("POST", "/v1/jobs", Body::from(document))).await;
+    let problem: Value = serde_json::from_slice(&body).expect("a problem");
+    assert_eq!((status, &problem["type"]), (StatusCode::TOO_MANY_REQUESTS, &json!("urn:sawmill:problem:queue-full")));
+    let seconds = problem["retry_after_s"].as_u64().expect("when to come back");
+    assert_eq!(headers[header::RETRY_AFTER], seconds.to_string().as_str());
+    assert!((1..=300).contains(&seconds), "{problem}");
+
+    let waiting = line(&["--wait-for-room", "30s"]);
+    let (waited, _) = tokio::join!(world.cli(&waiting), world.claim());
+    assert_eq!(waited.0.expect("there is room before long"), Exit::Done);
+    let (ended, _) = world.cli(&line(&["--wait-for-room", "10ms"])).await;
+    assert_eq!(ended.expect_err("it is full for longer").exit(), Exit::Conflict);
 }
 }

@@ -74,6 +74,7 @@ impl Host {
             poll: Duration::from_secs(1),
             retry,
             ageing: std::time::Duration::from_secs(600),
+            waiting_max: 0,
             completion_lease: PATIENCE,
             completion_deliveries: 3,
         };
