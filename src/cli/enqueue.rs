@@ -8,9 +8,11 @@ use super::client::{Client, to_json};
 use super::enqueue_args::{EnqueueArgs, document, read};
 use super::error::{CliError, Exit};
 use super::output::{Output, talk};
-use super::{jobs, logs, workers};
+use super::{forecast, jobs, logs, workers};
 use crate::api::Kind;
-use crate::job::{Job, JobState};
+use crate::api::wire::JobAnswer;
+use crate::clock::Timestamp;
+use crate::job::JobState;
 
 /// Asks for a job, and waits for its end where that is wanted.
 pub(super) async fn run(client: &Client, out: &Output, args: EnqueueArgs) -> Result<Exit, CliError> {
@@ -20,7 +22,8 @@ pub(super) async fn run(client: &Client, out: &Output, args: EnqueueArgs) -> Res
         Some(path) => read(path)?,
         None => to_json(&document(args)?)?,
     };
-    let job = ask(client, bytes, patience).await?;
+    let answer = ask(client, bytes, patience).await?;
+    let job = &answer.job;
     if follow {
         talk(&format!("job {} on branch {}", job.id, job.branch));
         logs::follow(client, out, job.id, logs::Wanted::default()).await?;
@@ -31,23 +34,25 @@ pub(super) async fn run(client: &Client, out: &Output, args: EnqueueArgs) -> Res
         return jobs::wait(client, out, job.id, None).await;
     }
     if out.is_json() {
-        out.document(&job)?;
+        out.document(&answer)?;
     } else {
         out.line(&job.id.to_string())?;
         talk(&format!("on branch {}; watch it with: sawmill logs -f {}", job.branch, job.id));
     }
-    if job.state == JobState::Queued {
-        workers::hint_at_none(client).await;
+    match &answer.forecast {
+        Some(forecast) if forecast.slots > 0 => talk(&forecast::sentence(forecast, Timestamp::now())),
+        _ if job.state == JobState::Queued => workers::hint_at_none(client).await,
+        _ => {}
     }
     Ok(Exit::Done)
 }
 
 /// Asks for a job, and where there is no room, again when the server says, until `patience` is over. A refusal is certain: nothing
 /// was enqueued.
-async fn ask(client: &Client, document: Vec<u8>, patience: Duration) -> Result<Job, CliError> {
+async fn ask(client: &Client, document: Vec<u8>, patience: Duration) -> Result<JobAnswer, CliError> {
     let until = Instant::now() + patience;
     loop {
-        let refused = match client.post_bytes("/v1/jobs", document.clone()).await {
+        let refused = match client.post_bytes("/v1/jobs?forecast=true", document.clone()).await {
             Err(CliError::Refused(problem)) if problem.is(Kind::QueueFull) => problem,
             answered => return answered,
         };

@@ -1,10 +1,10 @@
 //! How many jobs wait, and whether one more may.
 //!
-//! The one rule: whoever enqueues pays for no count of the queue. Each process counts now and then, and in between adds what it
-//! has admitted itself; it counts again when an eighth of the room is used up, when the count is old, and when the queue seems
-//! full; at most for a tenth of the time. So one process alone never goes beyond a limit, and may for a moment take a queue
+//! The one rule: nobody waits for a count of the queue, but for a process's first job and where the queue seems full. Each process
+//! counts now and then, and in between adds what it has admitted itself; it counts again when an eighth of the room is used up, when the count is old, and when the queue seems
+//! full; at most for a twentieth of the time. So one process alone never goes beyond a limit, and may for a moment take a queue
 //! for full that has room again. Several go beyond it together by what the others admit between two counts: at most an eighth
-//! of the room that there was, or what they admit while ten times as long passes as counting takes.
+//! of the room that there was, or what they admit while twenty times as long passes as counting takes.
 //!
 //! What waits is what is queued, also where it is held. What comes back into the queue by itself is never refused.
 
@@ -28,7 +28,7 @@ const IN_PROJECT: &str = "SELECT count(*) AS waiting FROM (SELECT 1 AS one FROM 
 /// Of the room that a count found, what is used up before the next one.
 const SHARE_OF_ROOM: u64 = 8;
 /// Counting takes at most one part in so many of the time.
-const REST: u32 = 10;
+const REST: u32 = 20;
 /// A count is not relied on for longer.
 const STALE: Duration = Duration::from_secs(5);
 /// Who was refused is never told to come back sooner,
@@ -261,12 +261,12 @@ mod tests {
         check(200, 0, 4_000, Verdict::Room);
         check(200, 99, 4_000, Verdict::Room);
         check(200, 100, 4_000, Verdict::RoomAndDue);
-        check(200, 100, 100, Verdict::Room);
+        check(200, 100, 200, Verdict::Room);
         check(200, 0, 5_001, Verdict::RoomAndDue);
         check(999, 0, 0, Verdict::Room);
         check(999, 1, 0, Verdict::Full);
-        check(999, 1, 100, Verdict::Full);
-        check(999, 1, 101, Verdict::Unknown);
+        check(999, 1, 200, Verdict::Full);
+        check(999, 1, 201, Verdict::Unknown);
         check(1_000, 0, 5_000, Verdict::Unknown);
         assert_eq!(Level::default().judge(1_000, start), Verdict::Unknown, "nothing was counted yet");
     }

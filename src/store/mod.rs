@@ -25,6 +25,7 @@ mod error;
 mod expire;
 mod fence;
 mod finish;
+mod forecast;
 mod hints;
 mod history;
 mod jobs;

@@ -9,6 +9,7 @@ mod depth;
 mod expiry;
 mod fence;
 mod finish;
+mod forecast;
 mod hints;
 mod jobs;
 mod logs;
