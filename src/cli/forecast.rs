@@ -22,9 +22,18 @@ pub(super) fn sentence(forecast: &Forecast, now: Timestamp) -> String {
         return format!("{place}it should start at once");
     }
     let slots = if forecast.slots == 1 { "1 slot".to_owned() } else { format!("{} slots", forecast.slots) };
-    let mean = forecast.mean_ms.map(|mean| format!(", attempts take {}", span(now, Timestamp(now.0 + mean)))).unwrap_or_default();
+    let mean =
+        forecast.mean_ms.map(|mean| format!(", attempts take {}", about(now, Timestamp(now.0 + mean)))).unwrap_or_default();
     let least = if forecast.or_more { "in more than" } else { "in about" };
-    format!("{place}it should start {least} {} ({slots}{mean})", span(now, start))
+    format!("{place}it should start {least} {} ({slots}{mean})", about(now, start))
+}
+
+/// How long it is, in whole seconds at the most precise.
+fn about(from: Timestamp, to: Timestamp) -> String {
+    match to.since(from).as_millis() {
+        ms @ 0..=9_499 => format!("{}s", (ms + 500) / 1_000),
+        _ => span(from, to),
+    }
 }
 
 #[cfg(test)]
@@ -44,6 +53,7 @@ mod tests {
         let said = [
             line(0, false, Some(0)),
             line(1, false, Some(90_000)),
+            line(1, false, Some(7_730)),
             line(10_000, true, Some(9_000_000)),
             line(3, false, None),
             sentence(&Forecast::unknown("it waits for the end of other jobs"), Timestamp(0)),
@@ -51,6 +61,7 @@ mod tests {
         insta::assert_snapshot!(said.join("\n"), @r#"
         nothing is before it; it should start at once
         1 job is before it; it should start in about 90s (4 slots, attempts take 60s)
+        1 job is before it; it should start in about 8s (4 slots, attempts take 60s)
         more than 10000 jobs are before it; it should start in more than 2h 30m (4 slots, attempts take 60s)
         3 jobs are before it; when it starts is not known: nobody has tried
         when it starts is not known: it waits for the end of other jobs

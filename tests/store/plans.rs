@@ -97,7 +97,7 @@ const PLANS: [(&str, &str); 20] = [
     (
         "SELECT 1 AS one FROM jobs WHERE held = 'key' AND (priority, position, id) < (1, 2, x'00') AND concurrency_key = 'k' \
          ORDER BY priority, position, id LIMIT 7",
-        "SEARCH jobs USING INDEX jobs_held_by_key (concurrency_key=? AND (priority,position,id)<(?,?,?))",
+        "SEARCH jobs USING COVERING INDEX jobs_held_by_key (concurrency_key=? AND (priority,position,id)<(?,?,?))",
     ),
 ];
 
