@@ -99,6 +99,7 @@ impl Store {
         let forecast = Forecast::of(&lines, durations.map(|durations| durations.mean), self.now());
         Ok(Some(match (takers.slots, takers.idle) {
             (0, 0) => forecast.because("no live worker has its backend and all that it requires"),
+            (0, 1) => forecast.because("the one worker that could take it takes no jobs now"),
             (0, idle) => forecast.because(format!("of the {idle} workers that could take it none takes jobs now")),
             _ => forecast,
         }))

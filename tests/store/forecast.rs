@@ -106,7 +106,7 @@ on_both! {
         worker(queue, |report| report.seen_at = Timestamp(1)).await;
         assert_eq!(why(&forecast(queue, &first).await), "no live worker has its backend and all that it requires");
         worker(queue, |report| report.phase = WorkerPhase::Draining).await;
-        assert_eq!(why(&forecast(queue, &first).await), "of the 1 workers that could take it none takes jobs now");
+        assert_eq!(why(&forecast(queue, &first).await), "the one worker that could take it takes no jobs now");
         worker(queue, |report| report.slots.truncate(1)).await;
         let second = queue.enqueue().await;
         assert_eq!(why(&forecast(queue, &second).await), "no attempt at a job like those before it is known to have ended lately");
