@@ -1,10 +1,11 @@
 //! How many jobs wait, and whether one more may.
 //!
-//! The one rule: nobody waits for a count of the queue, but for a process's first job and where the queue seems full. Each process
-//! counts now and then, and in between adds what it has admitted itself; it counts again when an eighth of the room is used up, when the count is old, and when the queue seems
-//! full; at most for a twentieth of the time. So one process alone never goes beyond a limit, and may for a moment take a queue
-//! for full that has room again. Several go beyond it together by what the others admit between two counts: at most an eighth
-//! of the room that there was, or what they admit while twenty times as long passes as counting takes.
+//! The one rule: nobody waits for a count of the queue, but for a process's first job and where the queue seems full. Each
+//! process counts now and then, and in between adds what it has admitted itself; it counts again when an eighth of the room is
+//! used up, when the count is old, and when the queue seems full; at most for a twentieth of the time. So one process alone
+//! never goes beyond a limit, and may for [`FULL_MAX`] take a queue for full that has room again. Several go beyond it together
+//! by what the others admit between two counts: at most an eighth of the room that there was, or what they admit while twenty
+//! times as long passes as counting takes.
 //!
 //! What waits is what is queued, also where it is held. What comes back into the queue by itself is never refused.
 
@@ -29,6 +30,8 @@ const IN_PROJECT: &str = "SELECT count(*) AS waiting FROM (SELECT 1 AS one FROM 
 const SHARE_OF_ROOM: u64 = 8;
 /// Counting takes at most one part in so many of the time.
 const REST: u32 = 20;
+/// But nobody is refused for a count that is older, however long it took: the database may only have been busy then.
+const FULL_MAX: Duration = Duration::from_secs(2);
 /// A count is not relied on for longer.
 const STALE: Duration = Duration::from_secs(5);
 /// Who was refused is never told to come back sooner,
@@ -129,7 +132,8 @@ impl Level {
         let used = self.pending + self.admitted;
         let full = waiting + used >= most;
         let age = now.saturating_duration_since(at);
-        match (full, age > took * REST) {
+        let rest = if full { (took * REST).min(FULL_MAX) } else { took * REST };
+        match (full, age > rest) {
             (true, true) => Verdict::Unknown,
             (true, false) => Verdict::Full,
             (false, true) if age > STALE || used * SHARE_OF_ROOM >= most - waiting => Verdict::RoomAndDue,
@@ -217,12 +221,14 @@ impl Store {
 
     /// Why there is no room, and when there may be: when a hundredth of the limit, at least one job, has left, at the pace of late.
     pub(super) async fn refusal(&self, full: Full) -> Result<StoreError, StoreError> {
-        let history = self.history().await?;
         let (what, project) = match &full.scope {
             Scope::Queue => ("the queue".to_owned(), None),
             Scope::Project(project) => (format!("project {project}"), Some(project.as_str())),
         };
-        let (pace, retry_after) = match history.pace(project) {
+        let known = self.history().await?.pace(project);
+        // A minute is long for who is told so because the first start was a moment ago.
+        let known = if known.is_none() { self.history_afresh().await?.pace(project) } else { known };
+        let (pace, retry_after) = match known {
             Some(pace) => {
                 (format!("about {:.0} start in a minute", pace.per_minute().ceil()), pace.time_for((full.most / 100).max(1)))
             }
@@ -268,6 +274,10 @@ mod tests {
         check(999, 1, 200, Verdict::Full);
         check(999, 1, 201, Verdict::Unknown);
         check(1_000, 0, 5_000, Verdict::Unknown);
+        let slow =
+            Level { counted: Some(Counted { waiting: 9, at: start, took: Duration::from_secs(1) }), pending: 0, admitted: 0 };
+        assert_eq!(slow.judge(9, start + Duration::from_millis(2_001)), Verdict::Unknown);
+        assert_eq!(slow.judge(99, start + Duration::from_secs(20)), Verdict::Room);
         assert_eq!(Level::default().judge(1_000, start), Verdict::Unknown, "nothing was counted yet");
     }
 }

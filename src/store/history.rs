@@ -1,8 +1,8 @@
 //! What was started lately: how fast jobs leave the queue, and how long attempts take.
 //!
-//! The one rule: it is read from samples of a bounded size, however much was started, and at most every [`FRESH`] by each process.
-//! The newest starts tell the pace; starts from further back tell durations, as those of the newest that have ended already
-//! are the short ones.
+//! The one rule: it is read from samples of a bounded size, however much was started, and good for [`FRESH`] to all that ask in
+//! a process. The newest starts tell the pace; starts from further back tell durations, as those of the newest that have ended
+//! already are the short ones.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -113,6 +113,12 @@ impl Store {
         {
             return Ok(history);
         }
+        self.history_afresh().await
+    }
+
+    /// What was started lately, as of now.
+    pub(super) async fn history_afresh(&self) -> Result<Arc<History>, StoreError> {
+        let recent = &self.inner.recent;
         let history = Arc::new(self.read_history().await?);
         *recent.read.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), history.clone()));
         Ok(history)

@@ -61,7 +61,7 @@ async fn a_planner_that_is_refused_comes_back_when_it_was_told_to(world: &World)
         world.cli(&line(&[])).await.0.expect("there is room");
     }
     world.claim().await;
-    let (ended, _) = world.cli(&line(&["--wait-for-room", "20s"])).await;
+    let (ended, _) = world.cli(&line(&["--wait-for-room", "2m"])).await;
     ended.expect("one has started");
     let (ended, _) = world.cli(&line(&[])).await;
     assert_eq!(ended.expect_err("it is full").exit(), Exit::Conflict);
@@ -74,7 +74,7 @@ async fn a_planner_that_is_refused_comes_back_when_it_was_told_to(world: &World)
     assert_eq!(headers[header::RETRY_AFTER], seconds.to_string().as_str());
     assert!((1..=300).contains(&seconds), "{problem}");
 
-    let waiting = line(&["--wait-for-room", "30s"]);
+    let waiting = line(&["--wait-for-room", "2m"]);
     let (waited, _) = tokio::join!(world.cli(&waiting), world.claim());
     assert_eq!(waited.0.expect("there is room before long"), Exit::Done);
     let (ended, _) = world.cli(&line(&["--wait-for-room", "10ms"])).await;
