@@ -128,6 +128,7 @@ impl Bench {
             poll: Duration::from_secs(1),
             retry: RetryPolicy { attempts: 1, resets: 1, backoff: Duration::from_secs(1), backoff_max: Duration::from_secs(1) },
             ageing: std::time::Duration::from_secs(600),
+            waiting_max: 0,
             completion_lease: Duration::from_secs(60),
             completion_deliveries: 1,
             retention: store::Retention::Forever,
@@ -155,6 +156,7 @@ impl Bench {
             attempts_max: 1,
             ready_at: self.store.now(),
             weight: 1,
+            waiting_max: None,
             digest: id.to_string(),
         };
         self.store.enqueue(new).await.unwrap();

@@ -50,6 +50,7 @@ impl Ours {
             completion_lease: Duration::from_secs(300),
             completion_deliveries: 10,
             ageing: Duration::from_secs(600),
+            waiting_max: 0,
             retention: Retention::Forever,
         };
         let worker = Store::connect(&config).await.expect("the store opens");
@@ -274,6 +275,7 @@ fn new_job(backend: &str) -> NewJob {
         branch: format!("sawmill/{id}").parse().expect("a branch name"),
         attempts_max: 1,
         weight: 1,
+        waiting_max: None,
         ready_at: Timestamp(0),
         digest: "d".to_owned(),
     }

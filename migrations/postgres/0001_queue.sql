@@ -90,6 +90,8 @@ CREATE INDEX jobs_held_by_project ON jobs (share, priority, position, id) WHERE 
 -- Who uses up a limit.
 CREATE INDEX jobs_running_key ON jobs (concurrency_key) WHERE token IS NOT NULL AND concurrency_key IS NOT NULL;
 CREATE INDEX jobs_running_share ON jobs (share) WHERE token IS NOT NULL;
+-- How many of a project wait. What has neither a token nor an end is queued.
+CREATE INDEX jobs_waiting_share ON jobs (share) WHERE token IS NULL AND finished_at IS NULL AND share <> '';
 CREATE INDEX jobs_lease ON jobs (lease_until) WHERE lease_until IS NOT NULL;
 CREATE INDEX jobs_worker ON jobs (worker) WHERE worker IS NOT NULL;
 CREATE INDEX jobs_state ON jobs (state, id);
@@ -148,6 +150,9 @@ CREATE TABLE attempts (
     CHECK ((ended_at IS NULL) = (outcome_message IS NULL)),
     CHECK ((ended_at IS NULL) = (log_verdict IS NULL))
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.01, autovacuum_analyze_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
+
+-- What was started lately.
+CREATE INDEX attempts_started ON attempts (started_at);
 
 CREATE TABLE attempt_stages (
     job        UUID    NOT NULL,

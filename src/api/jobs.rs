@@ -11,24 +11,53 @@ use super::State;
 use super::fates::reason;
 use super::input::{Document, Id, OptionalDocument, Params, limit};
 use super::problem::{Kind, Problem};
-use super::wire::{JobDiff, Page, ReasonRequest};
+use super::wire::{JobAnswer, JobDiff, Page, ReasonRequest};
 use crate::ids::JobId;
-use crate::job::{AttemptRecord, Job, JobSpec, JobState};
-use crate::store::{Cancel, CompletionFilter, Enqueued, JobFilter};
+use crate::job::{AttemptRecord, Forecast, Job, JobSpec, JobState};
+use crate::store::{Cancel, CompletionFilter, Enqueued, JobFilter, Store};
+
+/// What else to answer.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct AnswerQuery {
+    /// Whether to say where the job stands and when it may start, which costs some counting.
+    #[serde(default)]
+    forecast: bool,
+}
+
+impl AnswerQuery {
+    /// The job with what was asked for. It is enqueued, or there, whatever becomes of the forecast.
+    async fn answer(&self, store: &Store, job: Job) -> JobAnswer {
+        if !self.forecast || job.state != JobState::Queued {
+            return JobAnswer { job, forecast: None };
+        }
+        let forecast = store.forecast(job.id).await.unwrap_or_else(|error| {
+            tracing::warn!(job.id = %job.id, "cannot foresee the start of job {}: {error}", job.id);
+            Some(Forecast::unknown("the database could not be asked"))
+        });
+        JobAnswer { job, forecast }
+    }
+}
 
 /// Asks for a job. The same idempotency key with the same document is answered with the job that is there.
 #[utoipa::path(
-    post, path = "/v1/jobs", tag = "jobs", operation_id = "enqueue_job", request_body = JobSpec,
+    post, path = "/v1/jobs", tag = "jobs", operation_id = "enqueue_job", request_body = JobSpec, params(AnswerQuery),
     responses(
-        (status = 201, description = "The job is new", body = Job, headers(("Location" = String, description = "Where it is"))),
-        (status = 200, description = "The job was there already", body = Job),
+        (status = 201, description = "The job is new", body = JobAnswer, headers(("Location" = String, description = "Where it is"))),
+        (status = 200, description = "The job was there already", body = JobAnswer),
         (status = 400, description = "The body is not JSON", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "The key or the branch is another job's", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "The document is not a job", body = Problem, content_type = "application/problem+json"),
+        (
+            status = 429, description = "As many jobs wait as may", body = Problem, content_type = "application/problem+json",
+            headers(("Retry-After" = u64, description = "When to try again, in seconds"))
+        ),
     )
 )]
 pub(super) async fn enqueue(
     extract::State(state): extract::State<State>,
+    Params(query): Params<AnswerQuery>,
     Document(spec): Document<JobSpec>,
 ) -> Result<Response, Problem> {
     let new = state.policy.accept(spec, state.store.now())?;
@@ -37,8 +66,8 @@ pub(super) async fn enqueue(
         Enqueued::Created(_) => StatusCode::CREATED,
         Enqueued::Existing(_) => StatusCode::OK,
     };
-    let job = enqueued.into_job();
-    Ok((status, [(header::LOCATION, format!("/v1/jobs/{}", job.id))], Json(job)).into_response())
+    let answer = query.answer(&state.store, enqueued.into_job()).await;
+    Ok((status, [(header::LOCATION, format!("/v1/jobs/{}", answer.job.id))], Json(answer)).into_response())
 }
 
 /// Which jobs to list.
@@ -79,14 +108,20 @@ pub(super) async fn list(
 
 /// Shows a job.
 #[utoipa::path(
-    get, path = "/v1/jobs/{id}", tag = "jobs", operation_id = "show_job", params(("id" = JobId, Path, description = "The job")),
+    get, path = "/v1/jobs/{id}", tag = "jobs", operation_id = "show_job",
+    params(("id" = JobId, Path, description = "The job"), AnswerQuery),
     responses(
-        (status = 200, description = "The job", body = Job),
+        (status = 200, description = "The job", body = JobAnswer),
         (status = 404, description = "There is no such job", body = Problem, content_type = "application/problem+json"),
     )
 )]
-pub(super) async fn show(extract::State(state): extract::State<State>, Id(id): Id<JobId>) -> Result<Json<Job>, Problem> {
-    Ok(Json(state.store.job(id).await?))
+pub(super) async fn show(
+    extract::State(state): extract::State<State>,
+    Id(id): Id<JobId>,
+    Params(query): Params<AnswerQuery>,
+) -> Result<Json<JobAnswer>, Problem> {
+    let job = state.store.job(id).await?;
+    Ok(Json(query.answer(&state.store, job).await))
 }
 
 /// Asks for the end of a job. A job that waits is cancelled at once; a running one when its worker learns of the request.

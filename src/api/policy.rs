@@ -3,6 +3,7 @@
 //! The one rule: nothing is read here. Whoever builds the router (`config` and `cli`) fills in these plain types.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use crate::clock::Timestamp;
@@ -10,7 +11,7 @@ use crate::git::Remote;
 use crate::ids::JobId;
 use crate::job::spec::Gate;
 use crate::job::{BranchTemplate, JobSpec};
-use crate::store::NewJob;
+use crate::store::{NewJob, ProjectLimits};
 
 use super::document::nearest;
 use super::problem::{Kind, Problem};
@@ -50,6 +51,8 @@ pub struct Project {
     pub attempts: Option<u32>,
     /// Commands that judge every result, before those of the job.
     pub gates: Vec<Gate>,
+    /// What its jobs may take of the queue.
+    pub limits: ProjectLimits,
 }
 
 /// What a job starts from when neither it nor its project says.
@@ -83,7 +86,9 @@ impl Policy {
         let id = JobId::generate();
         let branch = spec.deliver.branch.clone().unwrap_or_else(|| self.branch.render(id, &spec));
         let ready_at = spec.run_at.map_or(now, |at| at.max(now));
-        Ok(NewJob { id, spec, repo, base, branch, attempts_max: attempts, ready_at, weight: 1, digest })
+        let weight = project.map_or(1, |project| project.limits.weight());
+        let waiting_max = project.and_then(|project| project.limits.waiting).map(NonZeroU32::get);
+        Ok(NewJob { id, spec, repo, base, branch, attempts_max: attempts, ready_at, weight, waiting_max, digest })
     }
 
     fn project(&self, spec: &JobSpec) -> Result<Option<&Project>, Problem> {
@@ -150,6 +155,7 @@ mod tests {
             base: Some("trunk".to_owned()),
             timeout: Some(Duration::from_secs(60)),
             gates: vec![gate],
+            limits: ProjectLimits { weight: Some(7), ..ProjectLimits::default() },
             ..Project::default()
         };
         Policy {
@@ -178,6 +184,9 @@ mod tests {
         assert_eq!(job.spec.gates.iter().map(|gate| gate.name.as_str()).collect::<Vec<_>>(), ["unit", "own"]);
         assert_eq!(job.branch.as_str(), "sawmill/adhoc/job/true");
         assert_eq!(job.ready_at, Timestamp(1_000), "a moment that is past means now");
+        assert_eq!(job.weight, 7, "its project's turns are its own");
+        let other = accept(serde_json::json!({"repo": "/r", "task": {"command": "true"}})).expect("the document is valid");
+        assert_eq!(other.weight, 1);
     }
 
     #[test]

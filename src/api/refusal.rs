@@ -7,7 +7,10 @@ use crate::store::StoreError;
 
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
-        let problem = Self::new(kind(&error), sentence(&error));
+        let mut problem = Self::new(kind(&error), sentence(&error));
+        if let StoreError::QueueFull { retry_after, .. } = &error {
+            problem = problem.retry_after(*retry_after);
+        }
         if problem.status >= 500 {
             tracing::warn!(problem.kind = %problem.kind, "cannot answer a request: {error}");
         }

@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 
 use crate::clock::{Timestamp, human};
 use crate::ids::{AttemptNo, ClaimToken, JobId, ObjectId};
-use crate::job::{CompletionEntry, DiffSummary, JobState, LogChunk, LogVerdict, Outcome, Stream};
+use crate::job::{CompletionEntry, DiffSummary, Forecast, Job, JobState, LogChunk, LogVerdict, Outcome, Stream};
 pub use crate::store::Because;
 
 /// Some of a longer list.
@@ -20,6 +20,17 @@ pub struct Page<T> {
     /// What to send as `before` for the entries that follow; absent at the end of the list.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<String>,
+}
+
+/// A job with what is to be expected of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct JobAnswer {
+    /// The job.
+    #[serde(flatten)]
+    pub job: Job,
+    /// Where it stands and when it may start: for a job that waits, when asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forecast: Option<Forecast>,
 }
 
 /// Why a job is cancelled, or put back.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
-use super::enqueue::EnqueueArgs;
+use super::enqueue_args::EnqueueArgs;
 use crate::clock::human;
 use crate::ids::{ClaimToken, CompletionId, JobId, WorkerId};
 use crate::job::{JobState, Stream};

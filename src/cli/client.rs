@@ -96,9 +96,7 @@ impl Client {
     /// # Errors
     /// A refusal, a server that cannot be reached, an answer that cannot be read.
     pub async fn post<B: Serialize, T: DeserializeOwned>(&self, path: &str, body: &B) -> Result<T, CliError> {
-        let bytes =
-            serde_json::to_vec(body).map_err(|error| CliError::Usage(format!("cannot write the request as JSON: {error}")))?;
-        self.post_bytes(path, bytes).await
+        self.post_bytes(path, to_json(body)?).await
     }
 
     /// Sends bytes that are to be a JSON document, and reads the one that comes back.
@@ -172,6 +170,11 @@ impl Client {
     pub(super) fn unreadable(&self, why: String) -> CliError {
         CliError::Unreadable { server: self.server(), why }
     }
+}
+
+/// A document as it is sent.
+pub(super) fn to_json<B: Serialize>(body: &B) -> Result<Vec<u8>, CliError> {
+    serde_json::to_vec(body).map_err(|error| CliError::Usage(format!("cannot write the request as JSON: {error}")))
 }
 
 /// Sends a request; a GET once more where the connection was there and broke before the answer, as one does that was kept from

@@ -1,124 +1,29 @@
-//! `sawmill enqueue`: from arguments to a job document.
+//! `sawmill enqueue`: asking for a job, and waiting for what becomes of it.
 //!
 //! The one rule: a document given with `--spec` is sent as it is, so that what is wrong with it is said once, by the server.
 
-use std::collections::BTreeMap;
-use std::io::Read as _;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::client::Client;
+use super::client::{Client, to_json};
+use super::enqueue_args::{EnqueueArgs, document, read};
 use super::error::{CliError, Exit};
 use super::output::{Output, talk};
-use super::{jobs, logs, workers};
-use crate::clock::{Timestamp, human};
-use crate::job::spec::{Changes, Command, Deliver, Execution, Priority, SCHEMA, Task};
-use crate::job::{BranchName, Job, JobSpec, JobState};
-
-/// The arguments of `enqueue`.
-#[derive(Debug, Clone, clap::Args)]
-#[command(after_help = "Examples:
-  sawmill enqueue --repo /srv/git/app.git --wait -- cargo fmt
-  sawmill enqueue --project app --instruction 'Fix the flaky test in parser.rs' --follow
-  sawmill enqueue --spec job.json")]
-pub struct EnqueueArgs {
-    /// The project, which names repository and policy
-    #[arg(long, short, value_name = "PROJECT", conflicts_with = "repo")]
-    pub project: Option<String>,
-    /// The repository: any URL that git accepts, or a path
-    #[arg(long, value_name = "REPO")]
-    pub repo: Option<String>,
-    /// The branch, tag or commit to start from [default: the project's, or the remote's default branch]
-    #[arg(long, value_name = "REF")]
-    pub base: Option<String>,
-    /// The backend that does the work [default: the project's, or the configured one]
-    #[arg(long, short, value_name = "BACKEND")]
-    pub backend: Option<String>,
-    /// What to do, in words
-    #[arg(long, short, value_name = "TEXT", conflicts_with = "file")]
-    pub instruction: Option<String>,
-    /// A file that says what to do, in words; - for standard input
-    #[arg(long, short, value_name = "FILE")]
-    pub file: Option<PathBuf>,
-    /// Whether the work must change files: required, optional or none [default: required]
-    #[arg(long, value_name = "CHANGES", value_parser = parse_changes)]
-    pub changes: Option<Changes>,
-    /// How urgent it is: interactive, normal or background [default: normal]
-    #[arg(long, value_name = "PRIORITY")]
-    pub priority: Option<Priority>,
-    /// A variable for the environment of the work; may be given several times
-    #[arg(long, value_name = "NAME=VALUE", value_parser = parse_variable)]
-    pub env: Vec<(String, String)>,
-    /// The branch to deliver on [default: as the configured template has it]
-    #[arg(long, value_name = "BRANCH")]
-    pub branch: Option<BranchName>,
-    /// A key of yours: enqueuing again under the same key gives the job that is there
-    #[arg(long, value_name = "KEY")]
-    pub idempotency_key: Option<String>,
-    /// The plan that the job is part of
-    #[arg(long, value_name = "ID")]
-    pub execution: Option<String>,
-    /// The part that it plays there
-    #[arg(long, value_name = "ROLE")]
-    pub role: Option<String>,
-    /// A few words for the branch's name [default: from the instruction]
-    #[arg(long, value_name = "SLUG")]
-    pub slug: Option<String>,
-    /// Not before this moment, such as 2026-01-31T08:00:00Z
-    #[arg(long, value_name = "TIME", value_parser = parse_moment, conflicts_with = "in")]
-    pub at: Option<Timestamp>,
-    /// Not before this long from now, such as 90s or 1h30m
-    #[arg(long, value_name = "DURATION", value_parser = human::parse)]
-    pub r#in: Option<Duration>,
-    /// How long an attempt may take [default: the project's, or the configured one]
-    #[arg(long, value_name = "DURATION", value_parser = human::parse)]
-    pub timeout: Option<Duration>,
-    /// How many attempts may fail [default: the project's, or the configured number]
-    #[arg(long, value_name = "N")]
-    pub attempts: Option<u32>,
-    /// A whole job document in JSON; - for standard input
-    #[arg(long, value_name = "FILE", conflicts_with_all = [
-        "project", "repo", "base", "backend", "instruction", "file", "changes", "priority", "env", "branch", "idempotency_key",
-        "execution", "role", "slug", "at", "in", "timeout", "attempts", "command",
-    ])]
-    pub spec: Option<PathBuf>,
-    /// Wait for the end; exit status 0 when the job succeeded, 1 when not
-    #[arg(long, short)]
-    pub wait: bool,
-    /// Write the log while waiting for the end
-    #[arg(long)]
-    pub follow: bool,
-    /// The command to run: a single argument is a line for the shell, several are a program and its arguments
-    #[arg(last = true, value_name = "CMD")]
-    pub command: Vec<String>,
-}
-
-fn parse_changes(text: &str) -> Result<Changes, String> {
-    match text {
-        "required" => Ok(Changes::Required),
-        "optional" => Ok(Changes::Optional),
-        "none" => Ok(Changes::None),
-        _ => Err("there are required, optional and none".to_owned()),
-    }
-}
-
-fn parse_variable(text: &str) -> Result<(String, String), String> {
-    let (name, value) = text.split_once('=').ok_or("it has no \"=\": write NAME=VALUE")?;
-    Ok((name.to_owned(), value.to_owned()))
-}
-
-fn parse_moment(text: &str) -> Result<Timestamp, String> {
-    let moment: Result<jiff::Timestamp, _> = text.parse();
-    moment.map(|moment| Timestamp(moment.as_millisecond())).map_err(|_| "write it like 2026-01-31T08:00:00Z".to_owned())
-}
+use super::{forecast, jobs, logs, workers};
+use crate::api::Kind;
+use crate::api::wire::JobAnswer;
+use crate::clock::Timestamp;
+use crate::job::JobState;
 
 /// Asks for a job, and waits for its end where that is wanted.
 pub(super) async fn run(client: &Client, out: &Output, args: EnqueueArgs) -> Result<Exit, CliError> {
     let (wait, follow) = (args.wait, args.follow);
-    let job: Job = match &args.spec {
-        Some(path) => client.post_bytes("/v1/jobs", read(path)?).await?,
-        None => client.post("/v1/jobs", &document(args)?).await?,
+    let patience = args.wait_for_room.unwrap_or_default();
+    let bytes = match &args.spec {
+        Some(path) => read(path)?,
+        None => to_json(&document(args)?)?,
     };
+    let answer = ask(client, bytes, patience).await?;
+    let job = &answer.job;
     if follow {
         talk(&format!("job {} on branch {}", job.id, job.branch));
         logs::follow(client, out, job.id, logs::Wanted::default()).await?;
@@ -129,85 +34,39 @@ pub(super) async fn run(client: &Client, out: &Output, args: EnqueueArgs) -> Res
         return jobs::wait(client, out, job.id, None).await;
     }
     if out.is_json() {
-        out.document(&job)?;
+        out.document(&answer)?;
     } else {
         out.line(&job.id.to_string())?;
         talk(&format!("on branch {}; watch it with: sawmill logs -f {}", job.branch, job.id));
     }
-    if job.state == JobState::Queued {
-        workers::hint_at_none(client).await;
+    match &answer.forecast {
+        Some(forecast) if forecast.slots > 0 => talk(&forecast::sentence(forecast, Timestamp::now())),
+        _ if job.state == JobState::Queued => workers::hint_at_none(client).await,
+        _ => {}
     }
     Ok(Exit::Done)
 }
 
-/// The document that the arguments ask for.
-fn document(args: EnqueueArgs) -> Result<JobSpec, CliError> {
-    let instruction = match (args.instruction, args.file) {
-        (Some(text), _) => Some(text),
-        (None, Some(path)) => Some(text(&path)?),
-        (None, None) => None,
-    };
-    let command = match args.command.len() {
-        0 => None,
-        1 => args.command.into_iter().next().map(Command::Line),
-        _ => Some(Command::Argv(args.command)),
-    };
-    if instruction.is_none() && command.is_none() {
-        return Err(CliError::Usage(
-            "there is nothing to do; say it with --instruction TEXT, --file FILE, --spec FILE, or a command after --".to_owned(),
-        ));
-    }
-    if args.project.is_none() && args.repo.is_none() {
-        return Err(CliError::Usage(
-            "there is no repository to do it in; name one with --repo REPO or --project PROJECT".to_owned(),
-        ));
-    }
-    Ok(JobSpec {
-        schema: SCHEMA,
-        project: args.project,
-        repo: args.repo.map(repository).transpose()?,
-        base: args.base,
-        backend: args.backend,
-        task: Task { instruction, command, ..Task::default() },
-        changes: args.changes.unwrap_or_default(),
-        priority: args.priority.unwrap_or_default(),
-        idempotency_key: args.idempotency_key,
-        run_at: args.at.or_else(|| args.r#in.map(|wait| Timestamp::now() + wait)),
-        timeout: args.timeout,
-        attempts: args.attempts,
-        execution: Execution { id: args.execution, role: args.role, slug: args.slug },
-        env: args.env.into_iter().collect::<BTreeMap<_, _>>(),
-        deliver: Deliver { branch: args.branch, ..Deliver::default() },
-        ..JobSpec::default()
-    })
-}
-
-/// A repository as a worker will find it, wherever it runs: the path of a directory here becomes absolute. A text that can
-/// only be a path must be that of a directory.
-fn repository(repo: String) -> Result<String, CliError> {
-    let path = Path::new(&repo);
-    match path.canonicalize() {
-        Ok(full) if path.is_dir() => Ok(full.to_str().map_or(repo.clone(), str::to_owned)),
-        _ if repo.contains(':') || path.is_absolute() => Ok(repo),
-        _ => Err(CliError::Usage(format!(
-            "there is no directory {repo:?}; give the path of a repository, or any URL that git accepts"
-        ))),
+/// Asks for a job, and where there is no room, again when the server says, until `patience` is over. A refusal is certain: nothing
+/// was enqueued.
+async fn ask(client: &Client, document: Vec<u8>, patience: Duration) -> Result<JobAnswer, CliError> {
+    let until = Instant::now() + patience;
+    loop {
+        let refused = match client.post_bytes("/v1/jobs?forecast=true", document.clone()).await {
+            Err(CliError::Refused(problem)) if problem.is(Kind::QueueFull) => problem,
+            answered => return answered,
+        };
+        let left = until.saturating_duration_since(Instant::now());
+        let wait = Duration::from_secs(refused.retry_after_s.unwrap_or(1));
+        if left.is_zero() {
+            return Err(CliError::Refused(refused));
+        }
+        talk(&refused.detail);
+        tokio::time::sleep(spread(wait).min(left)).await;
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, CliError> {
-    let mut bytes = Vec::new();
-    let read = if path == Path::new("-") {
-        std::io::stdin().lock().read_to_end(&mut bytes).map(|_| ())
-    } else {
-        std::fs::read(path).map(|content| bytes = content)
-    };
-    read.map(|()| bytes).map_err(|source| CliError::ReadFile { path: path.display().to_string(), source })
-}
-
-fn text(path: &Path) -> Result<String, CliError> {
-    String::from_utf8(read(path)?).map_err(|error| CliError::ReadFile {
-        path: path.display().to_string(),
-        source: std::io::Error::new(std::io::ErrorKind::InvalidData, error.utf8_error()),
-    })
+/// A wait of up to a quarter more, so that those who were refused together do not come back together.
+fn spread(wait: Duration) -> Duration {
+    wait.mul_f64(1.0 + rand::random::<f64>() / 4.0)
 }

@@ -122,7 +122,7 @@ impl CliError {
         match self {
             Self::Refused(problem) => match problem.status {
                 404 => Exit::NotFound,
-                409 => Exit::Conflict,
+                409 | 429 => Exit::Conflict,
                 500.. => Exit::Unreachable,
                 _ => Exit::Usage,
             },
@@ -181,6 +181,7 @@ mod tests {
         check(Kind::NotFound, Exit::NotFound);
         check(Kind::WrongState, Exit::Conflict);
         check(Kind::KeyConflict, Exit::Conflict);
+        check(Kind::QueueFull, Exit::Conflict);
         check(Kind::InvalidDocument, Exit::Usage);
         check(Kind::UnknownProject, Exit::Usage);
         check(Kind::DatabaseUnavailable, Exit::Unreachable);

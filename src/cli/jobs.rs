@@ -9,9 +9,9 @@ use super::events::Events;
 use super::fates::{self, Asked, Verb};
 use super::output::{Output, talk};
 use super::table::{Cell, age, plain, span};
-use super::workers;
+use super::{forecast, workers};
 use crate::api::LIST_MAX;
-use crate::api::wire::{DeadlineRequest, JobDiff, Page};
+use crate::api::wire::{DeadlineRequest, JobAnswer, JobDiff, Page};
 use crate::clock::{Timestamp, human};
 use crate::ids::JobId;
 use crate::job::{AttemptRecord, Job, JobState};
@@ -97,11 +97,12 @@ fn report(out: &Output, job: &Job, line: &str) -> Result<Exit, CliError> {
 }
 
 async fn show(client: &Client, out: &Output, id: JobId) -> Result<Exit, CliError> {
-    let job: Job = client.get(&format!("/v1/jobs/{id}")).await?;
+    let answer: JobAnswer = client.get(&format!("/v1/jobs/{id}?forecast=true")).await?;
     if out.is_json() {
-        out.document(&job)?;
+        out.document(&answer)?;
         return Ok(Exit::Done);
     }
+    let JobAnswer { job, forecast } = answer;
     let time = |moment: Option<Timestamp>| Cell::maybe(moment);
     let limit = job.spec.timeout.map(human::format);
     let fields = [
@@ -125,6 +126,7 @@ async fn show(client: &Client, out: &Output, id: JobId) -> Result<Exit, CliError
         ("worker", Cell::maybe(job.worker.as_ref())),
         ("created", Cell::new(job.created_at)),
         ("ready", Cell::new(job.ready_at)),
+        ("forecast", Cell::maybe(forecast.map(|forecast| forecast::sentence(&forecast, Timestamp::now())))),
         ("started", time(job.started_at)),
         ("cancel asked", time(job.cancel_requested_at)),
         ("requeue asked", time(job.requeue_requested_at)),

@@ -81,6 +81,7 @@ fn in_plain_words(kind: &Kind) -> String {
         ("expected u8", "expected a whole number from 0 to 255"),
         ("expected u32", "expected a whole number of zero or more"),
         ("expected u64", "expected a whole number of zero or more"),
+        ("expected a nonzero u32", "expected a whole number of one or more"),
         ("expected parsable string", "expected a size such as \"64 KiB\" or \"2 GiB\""),
         ("invalid socket address syntax", "expected an address such as \"127.0.0.1:7400\""),
     ];

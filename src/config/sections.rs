@@ -57,4 +57,7 @@ pub struct ProjectConfig {
     /// What judges every result, before the job's own gates.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gates: Vec<Gate>,
+    /// What its jobs may take of the queue.
+    #[serde(default, skip_serializing_if = "store::ProjectLimits::are_none")]
+    pub limits: store::ProjectLimits,
 }

@@ -81,6 +81,7 @@ impl Composition {
     /// It cannot listen, or the database cannot be opened.
     pub async fn serve(&self, shutdown: Shutdown) -> anyhow::Result<()> {
         let store = self.store().await?;
+        self.limit_projects(&store).await?;
         let listener = api::listen(&self.config().server).await?;
         let router = self.router(store.clone(), shutdown.drain.clone());
         api::serve(listener, router, self.config().server.drain, shutdown.drain).await?;
@@ -94,6 +95,10 @@ impl Composition {
     /// What the worker says.
     pub async fn work(&self, shutdown: Shutdown) -> anyhow::Result<()> {
         let store = self.store().await?;
+        // A worker's configuration need not know of projects; then it has no say about them.
+        if !self.config().projects.is_empty() {
+            self.limit_projects(&store).await?;
+        }
         self.worker(store.clone()).await?.run(shutdown).await?;
         store.close().await;
         Ok(())
@@ -105,6 +110,7 @@ impl Composition {
     /// What either says; the other is then stopped.
     pub async fn up(&self, shutdown: Shutdown) -> anyhow::Result<()> {
         let store = self.store().await?;
+        self.limit_projects(&store).await?;
         let listener = api::listen(&self.config().server).await?;
         let daemon = self.worker(store.clone()).await?;
         let drained = CancellationToken::new();
@@ -129,6 +135,13 @@ impl Composition {
         Ok(())
     }
 
+    /// Writes down, for all workers, how many jobs of each project may run at once; takes away the limit of every other project.
+    async fn limit_projects(&self, store: &Store) -> anyhow::Result<()> {
+        let running =
+            self.config().projects.iter().filter_map(|(name, project)| Some((name.clone(), project.limits.running?.get())));
+        Ok(store.set_project_limits(&running.collect()).await?)
+    }
+
     fn policy(&self) -> Policy {
         let config = self.config();
         Policy {
@@ -151,6 +164,7 @@ fn project_policy(project: &ProjectConfig) -> Project {
         timeout: project.timeout,
         attempts: project.attempts,
         gates: project.gates.clone(),
+        limits: project.limits.clone(),
     }
 }
 

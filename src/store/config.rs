@@ -1,10 +1,12 @@
-//! The `[queue]` section of the configuration.
+//! The `[queue]` section of the configuration, and `limits` of a project.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
-use serde::de::Error as _;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::de::{Deserializer, Error, Unexpected};
+use serde::{Deserialize, Serialize, Serializer};
 
+use super::turn::WEIGHT_MAX;
 use crate::clock::human;
 use crate::job::RetryPolicy;
 
@@ -24,6 +26,8 @@ pub struct Config {
     /// How long a job waits before it is counted as waiting too long, and gets some of the turns of more urgent ones.
     #[serde(with = "human")]
     pub ageing: Duration,
+    /// How many jobs may wait; one that is enqueued beyond is refused. 0 for no limit.
+    pub waiting_max: u32,
     /// How often and how soon jobs are tried again.
     pub retry: RetryPolicy,
     /// How long an integrator holds a completion without renewing it, unless it asks for another time.
@@ -81,4 +85,41 @@ mod tests {
         assert_eq!(serde_json::to_value(Retention::Forever).ok(), Some("never".into()));
         assert_eq!(serde_json::to_value(Retention::For(Duration::from_secs(3600))).ok(), Some("1h".into()));
     }
+}
+
+/// What a project's jobs may take of the queue; what is absent is not limited.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProjectLimits {
+    /// How many run at once, on all workers together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub running: Option<NonZeroU32>,
+    /// How many wait; one that is enqueued beyond is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<NonZeroU32>,
+    /// How often it is the project's turn, against other projects' 1: from 1 to 1000.
+    #[serde(default, deserialize_with = "weight", skip_serializing_if = "Option::is_none")]
+    pub weight: Option<u32>,
+}
+
+impl ProjectLimits {
+    /// Whether nothing is said.
+    #[must_use]
+    pub fn are_none(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// How often it is the project's turn, against other projects' 1.
+    #[must_use]
+    pub fn weight(&self) -> u32 {
+        self.weight.unwrap_or(1)
+    }
+}
+
+fn weight<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    let weight = u32::deserialize(deserializer)?;
+    if (1..=WEIGHT_MAX).contains(&weight) {
+        return Ok(Some(weight));
+    }
+    Err(D::Error::invalid_value(Unexpected::Unsigned(weight.into()), &"a whole number from 1 to 1000"))
 }

@@ -5,6 +5,7 @@
 
 use super::db::{Kind, Tx};
 use super::dependencies::{self, Needs};
+use super::depth::Full;
 use super::error::StoreError;
 use super::outbox::add_ends;
 use super::routes::Route;
@@ -42,12 +43,18 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::NoSuchDependency`], [`StoreError::ForeignBase`], [`StoreError::KeyConflict`], [`StoreError::IdConflict`] and [`StoreError::BranchTaken`].
+    /// [`StoreError::QueueFull`], and nothing has changed: how exactly a limit holds is said in `depth`.
     pub async fn enqueue(&self, new: NewJob) -> Result<Enqueued, StoreError> {
+        let admission = match self.admit(&new).await? {
+            Ok(admission) => admission,
+            Err(full) => return self.enqueue_beyond(&new, full).await,
+        };
         let route = self.route(&Route::of(&new.spec)).await?;
         if self.db().kind() == Kind::Postgres && new.spec.after.is_empty() && new.spec.base_from.is_none() {
             let row = row(&new, route, &Needs::nothing(), &new.branch, self.now());
             if let Some(job) = self.enqueue_at_once(&new, row, &document(&new)?).await? {
                 self.changed().await;
+                admission.keep();
                 return Ok(Enqueued::Created(job));
             }
         }
@@ -57,7 +64,22 @@ impl Store {
                 tx.rollback().await;
                 Ok(existing)
             }
-            result => self.conclude(tx, result).await,
+            result => {
+                let enqueued = self.conclude(tx, result).await?;
+                admission.keep();
+                Ok(enqueued)
+            }
+        }
+    }
+
+    /// A job that is there needs no room; any other is refused.
+    async fn enqueue_beyond(&self, new: &NewJob, full: Full) -> Result<Enqueued, StoreError> {
+        let mut tx = self.db().begin().await?;
+        let existing = self.existing(&mut tx, new).await;
+        tx.rollback().await;
+        match existing? {
+            Some(job) => Ok(Enqueued::Existing(job)),
+            None => Err(self.refusal(full).await?),
         }
     }
 

@@ -45,13 +45,15 @@ pub enum StoreError {
         repo: String,
     },
     /// As many jobs wait as are allowed.
-    #[error("cannot enqueue another job: {waiting} of {what} wait already; try again in {} s", retry_after.as_secs())]
+    #[error("cannot enqueue another job: {waiting} of {what} wait already, and {pace}; try again in {} s", retry_after.as_secs())]
     QueueFull {
         /// Whose jobs: the queue's, or a project's.
         what: String,
         /// How many may wait.
         waiting: u32,
-        /// When there may be room.
+        /// How fast they start, in words.
+        pace: String,
+        /// When there may be room, in whole seconds.
         retry_after: std::time::Duration,
     },
     /// The branch that the job names belongs to another job.

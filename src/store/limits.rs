@@ -23,8 +23,9 @@ const ALL_LIMITS: &str = "SELECT project, running FROM project_limits";
 const SET_LIMIT: &str = "INSERT INTO project_limits (project, running) VALUES ($1, $2) \
     ON CONFLICT (project) DO UPDATE SET running = excluded.running";
 const DROP_LIMIT: &str = "DELETE FROM project_limits WHERE project = $1";
-const RUNNING_UNDER_KEY: &str = "SELECT count(*) AS running FROM jobs WHERE concurrency_key = $1 AND token IS NOT NULL";
-const RUNNING_IN_PROJECT: &str = "SELECT count(*) AS running FROM jobs WHERE share = $1 AND token IS NOT NULL";
+pub(super) const RUNNING_UNDER_KEY: &str =
+    "SELECT count(*) AS running FROM jobs WHERE concurrency_key = $1 AND token IS NOT NULL";
+pub(super) const RUNNING_IN_PROJECT: &str = "SELECT count(*) AS running FROM jobs WHERE share = $1 AND token IS NOT NULL";
 const HOLD: &str = "UPDATE jobs SET held = $1 WHERE id IN ";
 const FIRST_HELD_BY_KEY: &str = "SELECT concurrency_limit AS running FROM jobs WHERE held = 'key' AND concurrency_key = $1 \
     ORDER BY priority, position, id LIMIT 1";

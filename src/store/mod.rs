@@ -19,13 +19,16 @@ mod counts;
 mod db;
 mod deadline;
 mod dependencies;
+mod depth;
 mod enqueue;
 mod error;
 mod expire;
 mod fate;
 mod fence;
 mod finish;
+mod forecast;
 mod hints;
+mod history;
 mod jobs;
 mod limits;
 mod line;
@@ -55,15 +58,17 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
 use self::db::{Db, Tx};
+use self::depth::Depth;
 use self::finish::Finisher;
 use self::hints::Hinter;
+use self::history::Recent;
 use self::listener::{LeaseClock, Listener};
 use self::notifier::Notifier;
 use self::routes::Routes;
 use self::statement::args;
 use crate::clock::Timestamp;
 
-pub use self::config::{Config, Retention};
+pub use self::config::{Config, ProjectLimits, Retention};
 pub use self::counts::Counts;
 pub use self::deadline::MovedDeadline;
 pub use self::error::StoreError;
@@ -97,6 +102,8 @@ struct Inner {
     /// Tells this store from those of other processes.
     process: Uuid,
     routes: Routes,
+    depth: Depth,
+    recent: Recent,
     turns: AtomicU64,
     /// When it is next looked whether somebody has waited too long.
     aged_look: AtomicI64,
@@ -160,6 +167,8 @@ impl Store {
             hinter,
             process: Uuid::new_v4(),
             routes: Routes::default(),
+            depth: Depth::default(),
+            recent: Recent::default(),
             turns: AtomicU64::new(0),
             aged_look: AtomicI64::new(0),
             notifier,

@@ -10,9 +10,12 @@
 /// The stride of a share of weight 1.
 const STRIDE: i64 = 1_000_000;
 
+/// The highest weight.
+pub(super) const WEIGHT_MAX: u32 = 1_000;
+
 /// How far apart the jobs of a share of `weight` are: the higher its weight, the more often it is its turn.
 pub(super) fn stride(weight: u32) -> i64 {
-    STRIDE / i64::from(weight.clamp(1, 1_000))
+    STRIDE / i64::from(weight.clamp(1, WEIGHT_MAX))
 }
 
 /// The position of a new job: `$1` is its route, `$2` its priority, `$3` its share, `$4` the stride.

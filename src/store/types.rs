@@ -33,6 +33,8 @@ pub struct NewJob {
     pub ready_at: Timestamp,
     /// How often it is its project's turn, against other projects' 1.
     pub weight: u32,
+    /// How many jobs of its project may wait.
+    pub waiting_max: Option<u32>,
     /// A digest of the document as it was sent, by which a repeated idempotency key is judged.
     pub digest: String,
 }

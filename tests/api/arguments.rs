@@ -60,6 +60,9 @@ fn a_command_line_that_means_nothing_is_explained() {
         &["enqueue", "--timeout", "soon", "--", "true"],
         &["enqueue", "--spec", "job.json", "--repo", "/r"],
         &["enqueue", "--env", "PATH", "--", "true"],
+        &["enqueue", "--start-by", "soon", "--", "true"],
+        &["enqueue", "--after", "7", "--", "true"],
+        &["enqueue", "--spec", "job.json", "--key", "deploy"],
         &["completions", "claim"],
         &["job", "cancel"],
         &["job", "retry", "--all", "--project", "app"],
@@ -99,6 +102,20 @@ fn a_command_line_that_means_nothing_is_explained() {
     For more information, try '--help'.
     ----
     error: invalid value 'PATH' for '--env <NAME=VALUE>': it has no "=": write NAME=VALUE
+
+    For more information, try '--help'.
+    ----
+    error: invalid value 'soon' for '--start-by <TIME|DURATION>': "soon" is neither a moment such as 2026-01-31T08:00:00Z nor a duration such as 90s or 1h30m
+
+    For more information, try '--help'.
+    ----
+    error: invalid value '7' for '--after <JOB>': "7" is not a job id
+
+    For more information, try '--help'.
+    ----
+    error: the argument '--spec <FILE>' cannot be used with '--key <NAME[:LIMIT]>'
+
+    Usage: sawmill enqueue --spec <FILE> [-- <CMD>...]
 
     For more information, try '--help'.
     ----

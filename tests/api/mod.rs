@@ -7,6 +7,7 @@ mod jobs;
 mod logs;
 mod problems;
 mod reconnect;
+mod schedule;
 mod tables;
 mod workers;
 mod world;

@@ -1,6 +1,7 @@
 //! The real router over a real database of the test's own, and a worker played by hand.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +18,8 @@ use sawmill::job::{
     Claim, Completion, DiffSummary, FileChange, LogChunk, LogVerdict, Outcome, OutcomeClass, RetryPolicy, Stream,
 };
 use sawmill::store::{
-    ClaimRequest, Config, Finish, OfferedBackend, Pressure, Retention, SlotContent, SlotRecord, Store, WorkerPhase, WorkerReport,
+    ClaimRequest, Config, Finish, OfferedBackend, Pressure, ProjectLimits, Retention, SlotContent, SlotRecord, Store,
+    WorkerPhase, WorkerReport,
 };
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
@@ -92,6 +94,7 @@ impl World {
                 backoff_max: Duration::from_millis(2),
             },
             ageing: std::time::Duration::from_secs(600),
+            waiting_max: 0,
             completion_lease: Duration::from_secs(300),
             completion_deliveries: 3,
             retention: Retention::Forever,
@@ -273,8 +276,10 @@ fn completion(claim: &Claim, outcome: &Outcome) -> Completion {
 
 fn policy() -> Policy {
     let app = Project { repo: "/srv/git/app.git".to_owned(), base: Some("main".to_owned()), ..Project::default() };
+    let limits = ProjectLimits { waiting: NonZeroU32::new(2), ..ProjectLimits::default() };
+    let small = Project { repo: "/srv/git/small.git".to_owned(), limits, ..Project::default() };
     Policy {
-        projects: BTreeMap::from([("app".to_owned(), app)]),
+        projects: BTreeMap::from([("app".to_owned(), app), ("small".to_owned(), small)]),
         backends: BTreeSet::from(["shell".to_owned()]),
         default_backend: "shell".to_owned(),
         attempts: 3,

@@ -120,6 +120,7 @@ impl Host {
             poll: Duration::from_secs(1),
             retry: RetryPolicy { attempts: 1, resets: terms.resets, backoff, backoff_max },
             ageing: Duration::from_secs(600),
+            waiting_max: 0,
             completion_lease: PATIENCE,
             completion_deliveries: 3,
             retention: Retention::Forever,

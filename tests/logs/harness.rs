@@ -99,6 +99,7 @@ impl Db {
             attempts_max,
             ready_at: self.store.now(),
             weight: 1,
+            waiting_max: None,
             digest: id.to_string(),
         };
         self.store.enqueue(new).await.unwrap();
@@ -158,6 +159,7 @@ fn store_config(url: String) -> store::Config {
         poll: Duration::from_secs(1),
         retry: RetryPolicy { attempts: 3, resets: 3, backoff: Duration::from_millis(1), backoff_max: Duration::from_millis(1) },
         ageing: std::time::Duration::from_secs(600),
+        waiting_max: 0,
         completion_lease: Duration::from_secs(60),
         completion_deliveries: 3,
         retention: store::Retention::Forever,

@@ -5,11 +5,13 @@
 
 mod claims;
 mod completions;
+mod depth;
 mod dropped;
 mod expiry;
 mod fate;
 mod fence;
 mod finish;
+mod forecast;
 mod hints;
 mod jobs;
 mod lines;
@@ -81,6 +83,7 @@ fn config(url: String) -> Config {
         poll: LONG,
         retry: RetryPolicy { attempts: 1, resets: 2, backoff: Duration::ZERO, backoff_max: LONG },
         ageing: std::time::Duration::from_secs(600),
+        waiting_max: 0,
         completion_lease: LONG,
         completion_deliveries: 3,
         retention: Retention::Forever,
@@ -234,6 +237,7 @@ fn new_job() -> NewJob {
         attempts_max: 1,
         ready_at: Timestamp::now(),
         weight: 1,
+        waiting_max: None,
         digest: "d1".to_owned(),
     }
 }

@@ -10,7 +10,7 @@ use sawmill::store::{Change, CompletionFilter, JobFilter, Run, Selection, Swept}
 const BACKLOG: usize = 20_000;
 
 /// The order of the hot statements, and the index that each goes by. SQLite has no counters that would tell what was read.
-const PLANS: [(&str, &str); 22] = [
+const PLANS: [(&str, &str); 27] = [
     (
         "SELECT j.id FROM jobs j WHERE j.state = 'queued' AND j.held IS NULL AND j.route = 1 AND (j.start_by IS NULL OR j.start_by > 1) \
          ORDER BY j.priority, j.position, j.id LIMIT 1",
@@ -106,6 +106,29 @@ const PLANS: [(&str, &str); 22] = [
     (
         "SELECT (SELECT count(*) FROM jobs j WHERE j.worker = w.id) FROM workers w",
         "SEARCH j USING COVERING INDEX jobs_worker (worker=?)",
+    ),
+    (
+        "SELECT count(*) FROM (SELECT 1 AS one FROM jobs WHERE state = 'queued' LIMIT 7) AS w",
+        "SEARCH jobs USING COVERING INDEX jobs_state (state=?)",
+    ),
+    (
+        "SELECT count(*) FROM (SELECT 1 AS one FROM jobs WHERE share = 's' AND share <> '' AND token IS NULL AND finished_at IS NULL \
+         LIMIT 7) AS w",
+        "SEARCH jobs USING INDEX jobs_waiting_share (share=?)",
+    ),
+    (
+        "SELECT a.job, j.route FROM attempts a JOIN jobs j ON j.id = a.job WHERE a.started_at <= 7 ORDER BY a.started_at DESC LIMIT 5",
+        "SEARCH a USING INDEX attempts_started (started_at<?)",
+    ),
+    (
+        "SELECT 1 AS one FROM jobs WHERE state = 'queued' AND held IS NULL AND (priority, position, id) < (1, 2, x'00') AND route = 3 \
+         ORDER BY priority, position, id LIMIT 7",
+        "SEARCH jobs USING INDEX jobs_claim (route=? AND (priority,position,id)<(?,?,?))",
+    ),
+    (
+        "SELECT 1 AS one FROM jobs WHERE held = 'key' AND (priority, position, id) < (1, 2, x'00') AND concurrency_key = 'k' \
+         ORDER BY priority, position, id LIMIT 7",
+        "SEARCH jobs USING COVERING INDEX jobs_held_by_key (concurrency_key=? AND (priority,position,id)<(?,?,?))",
     ),
 ];
 

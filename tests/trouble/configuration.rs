@@ -76,6 +76,19 @@ fn a_value_that_cannot_be_is_answered_with_what_would_do() {
     exit 2
     error: own.toml: logs.cap: invalid value string "much", expected a size such as "64 KiB" or "2 GiB"
     "#);
+    let limits = |limits: &str| with_file(&format!("[projects.app]\nrepo = \"/r\"\nlimits = {{ {limits} }}\n"));
+    insta::assert_snapshot!(limits("running = 0"), @r#"
+    exit 2
+    error: own.toml: projects.app.limits.running: invalid value of the number `0`, expected a whole number of one or more
+    "#);
+    insta::assert_snapshot!(limits("weight = 1001"), @r#"
+    exit 2
+    error: own.toml: projects.app.limits.weight: invalid value of the number `1001`, expected a whole number from 1 to 1000
+    "#);
+    insta::assert_snapshot!(limits("runing = 1"), @r#"
+    exit 2
+    error: own.toml: unknown key projects.app.limits.runing; did you mean projects.app.limits.running?
+    "#);
     insta::assert_snapshot!(with_file("[server]\nlisten = \"localhost\"\n"), @r#"
     exit 2
     error: own.toml: server.listen: expected an address such as "127.0.0.1:[port]"

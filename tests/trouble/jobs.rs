@@ -6,7 +6,45 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
-use super::site::Site;
+use super::site::{Site, wait_until};
+
+#[test]
+fn a_chain_of_jobs_said_on_the_command_line_builds_one_commit_on_the_other() {
+    let site = Site::new();
+    let first = site.enqueue(&["--project", "app", "--key", "app", "--", "echo one > one.txt"]);
+    let line = ["--project", "app", "--key", "app", "--base-from", &first, "--", "cat one.txt > two.txt"];
+    let second = site.enqueue(&line);
+    let third = site.enqueue(&["--project", "app", "--require", "gpu", "--", "true"]);
+    assert!(site.says(&["job", "show", &second, "--json"]).contains("\"held\": \"dependency\""));
+    let _worker = site.worker();
+    insta::assert_snapshot!(site.fate_of(&second), @r#"
+    exit 0
+    [job] succeeded: delivered [commit] on sawmill/adhoc/job/cat-one-txt-two-txt
+    commit [commit] on branch sawmill/adhoc/job/cat-one-txt-two-txt
+    "#);
+    assert!(site.says(&["job", "show", &third]).contains("state          queued"), "no worker here has a gpu");
+}
+
+#[test]
+fn the_limit_of_a_project_holds_for_all_daemons_until_one_starts_without_it() {
+    let mut site = Site::new().with("SAWMILL_PROJECTS__APP__LIMITS__RUNNING", "1");
+    let _worker = site.worker();
+    let sleeping = || site.enqueue(&["--project", "app", "--", "sleep 60"]);
+    let ids = [sleeping(), sleeping()];
+    let shown = |id: &str, what: &str| site.says(&["job", "show", id, "--json"]).contains(what);
+    let is_held = |id: &String| shown(id, "\"held\": \"project\"");
+    wait_until("one of them is held for the sake of the project", || ids.iter().any(is_held));
+    let [held, running] = if is_held(&ids[0]) { ids } else { [ids[1].clone(), ids[0].clone()] };
+    wait_until("the other one runs", || shown(&running, "\"state\": \"running\""));
+    assert!(shown(&held, "\"state\": \"queued\""));
+    site = site.with("SAWMILL_PROJECTS__APP__LIMITS__RUNNING", "2");
+    let _server = site.daemon("serve", "serving");
+    let shown = |id: &str, what: &str| site.says(&["job", "show", id, "--json"]).contains(what);
+    wait_until("both run", || [&running, &held].iter().all(|id| shown(id, "\"state\": \"running\"")));
+    for id in [running, held] {
+        site.says(&["job", "cancel", &id]);
+    }
+}
 
 #[test]
 fn a_malformed_document_is_answered_with_the_path_to_the_field() {
