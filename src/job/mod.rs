@@ -17,6 +17,7 @@ pub mod schedule;
 pub mod spec;
 pub mod stage;
 pub mod state;
+pub mod worker_record;
 
 pub use attempt::{AttemptRecord, StageRecord};
 pub use branch::{BranchName, BranchTemplate};

@@ -8,9 +8,9 @@ use super::db::Tx;
 use super::error::StoreError;
 use super::rows::{json, number, word};
 use super::statement::{Arg, args};
-use super::worker_record::{Drain, WorkerRecord, WorkerReport};
 use crate::clock::Timestamp;
 use crate::ids::WorkerId;
+use crate::job::worker_record::{Drain, WorkerRecord, WorkerReport};
 
 const PUT: &str = "INSERT INTO workers (id, host, version, pid, boot_id, labels, backends, slots, pressure, phase, report_ms, \
     started_at, seen_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) \

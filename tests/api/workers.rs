@@ -7,7 +7,7 @@ use sawmill::cli::Exit;
 use sawmill::clock::Timestamp;
 use sawmill::ids::{AttemptNo, WorkerId};
 use sawmill::job::{OutcomeClass, Stage};
-use sawmill::store::{Pressure, PressureLimits, Shortage, SlotContent, WorkerPhase};
+use sawmill::store::{Pressure, PressureLimits, Resource, Shortage, SlotContent, WorkerPhase};
 use serde_json::json;
 
 use super::world::{World, on_both};
@@ -63,7 +63,7 @@ async fn a_list_of_workers_says_what_is_wrong_with_each(world: &World) {
         report.id = named("w2");
         report.slots.truncate(2);
         report.slots[1].content = SlotContent::Broken { reason: "no supervisor".to_owned(), since: moment };
-        report.pressure.shortage = Some(Shortage { reason: "less than 1.0 GiB is free".to_owned(), since: moment });
+        report.pressure.shortage = Some(Shortage { of: [Resource::Disk].into(), reason: "less than 1.0 GiB is free".to_owned(), since: moment });
     }).await;
     world.report(|report| {
         report.id = named("w3");
@@ -109,7 +109,7 @@ async fn a_worker_is_shown_with_what_is_in_its_slots_and_what_it_measured(world:
             disk_free_bytes: Some(512 << 20),
             inodes_free: Some(7),
             limits: PressureLimits { memory_available_bytes: 256 << 20, memory_stalled_percent: 40, disk_free_bytes: 1 << 30, inodes_free: 0 },
-            shortage: Some(Shortage { reason: "less than 1.0 GiB is free".to_owned(), since: moment }),
+            shortage: Some(Shortage { of: [Resource::Disk].into(), reason: "less than 1.0 GiB is free".to_owned(), since: moment }),
         };
         (report.started_at, report.report_ms) = (moment, i64::MAX);
         report.seen_at = moment;
