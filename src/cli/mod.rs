@@ -11,6 +11,7 @@ mod configuration;
 mod enqueue;
 mod error;
 mod events;
+mod explain;
 mod fates;
 mod jobs;
 mod logs;

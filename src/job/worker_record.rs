@@ -38,6 +38,8 @@ pub struct WorkerReport {
     pub slots: Vec<SlotRecord>,
     /// What it measured of its host.
     pub pressure: Pressure,
+    /// How it fares with claiming.
+    pub claiming: Claiming,
     /// What it is doing.
     pub phase: WorkerPhase,
     /// How often it reports, in milliseconds.
@@ -46,6 +48,26 @@ pub struct WorkerReport {
     pub started_at: Timestamp,
     /// When it last said so.
     pub seen_at: Timestamp,
+}
+
+/// How a worker fares with claiming jobs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Claiming {
+    /// When it last looked at the queue, with a slot in hand.
+    pub asked_at: Option<Timestamp>,
+    /// When it last claimed a job.
+    pub claimed_at: Option<Timestamp>,
+    /// Why it cannot, where the last try failed.
+    pub failure: Option<ClaimFailure>,
+}
+
+/// Why a worker cannot claim jobs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ClaimFailure {
+    /// What went wrong last.
+    pub reason: String,
+    /// When it first failed, of the tries that failed since the last one that did not.
+    pub since: Timestamp,
 }
 
 /// A backend of a worker.
@@ -282,6 +304,7 @@ mod tests {
                 backends: Vec::new(),
                 slots: Vec::new(),
                 pressure: Pressure { shortage, ..Pressure::default() },
+                claiming: Claiming::default(),
                 phase,
                 report_ms: 1_000,
                 started_at: Timestamp(0),

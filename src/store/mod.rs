@@ -22,6 +22,7 @@ mod dependencies;
 mod enqueue;
 mod error;
 mod expire;
+mod explain;
 mod fate;
 mod fence;
 mod finish;
@@ -77,8 +78,8 @@ pub use self::types::{
     StopRequest, UnchangedJob,
 };
 pub use crate::job::worker_record::{
-    Drain, OfferedBackend, Pressure, PressureLimits, Resource, Shortage, SlotContent, SlotRecord, WorkerPhase, WorkerRecord,
-    WorkerReport, WorkerState,
+    ClaimFailure, Claiming, Drain, OfferedBackend, Pressure, PressureLimits, Resource, Shortage, SlotContent, SlotRecord,
+    WorkerPhase, WorkerRecord, WorkerReport, WorkerState,
 };
 
 /// The queue. Cheap to clone; all clones share their connections.

@@ -1,4 +1,4 @@
-//! What is in each slot, for who looks at the worker.
+//! What is in each slot, and how claiming fares, for who looks at the worker.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,12 +8,13 @@ use tokio::sync::watch;
 use crate::clock::Timestamp;
 use crate::ids::{AttemptNo, JobId};
 use crate::job::{ClaimedJob, Stage};
-use crate::store::{SlotContent, SlotRecord};
+use crate::store::{ClaimFailure, Claiming, SlotContent, SlotRecord, StoreError};
 
 /// The slots of a worker. All clones are the same board.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Board {
     taken: Arc<Mutex<BTreeMap<u32, Content>>>,
+    claiming: Arc<Mutex<Claiming>>,
 }
 
 #[derive(Debug)]
@@ -43,6 +44,27 @@ impl Board {
         let mut contents: BTreeMap<u32, SlotContent> = (0..configured).map(|number| (number, SlotContent::Free)).collect();
         contents.extend(self.lock().iter().map(|(number, content)| (*number, content.record())));
         contents.into_iter().map(|(number, content)| SlotRecord { number, content }).collect()
+    }
+
+    /// Notes how a look at the queue ended: with how many claims, or not at all.
+    pub(super) fn asked(&self, now: Timestamp, answer: Result<usize, &StoreError>) {
+        let mut claiming = self.claiming.lock().unwrap_or_else(PoisonError::into_inner);
+        claiming.asked_at = Some(now);
+        match answer {
+            Ok(count) => {
+                claiming.failure = None;
+                claiming.claimed_at = if count > 0 { Some(now) } else { claiming.claimed_at };
+            }
+            Err(error) => {
+                let since = claiming.failure.as_ref().map_or(now, |failure| failure.since);
+                claiming.failure = Some(ClaimFailure { reason: error.to_string(), since });
+            }
+        }
+    }
+
+    /// How claiming fares.
+    pub(super) fn claiming(&self) -> Claiming {
+        self.claiming.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u32, Content>> {

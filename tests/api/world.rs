@@ -17,7 +17,8 @@ use sawmill::job::{
     Claim, Completion, DiffSummary, FileChange, LogChunk, LogVerdict, Outcome, OutcomeClass, RetryPolicy, Stream,
 };
 use sawmill::store::{
-    ClaimRequest, Config, Finish, OfferedBackend, Pressure, Retention, SlotContent, SlotRecord, Store, WorkerPhase, WorkerReport,
+    ClaimRequest, Claiming, Config, Finish, OfferedBackend, Pressure, Retention, SlotContent, SlotRecord, Store, WorkerPhase,
+    WorkerReport,
 };
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
@@ -202,6 +203,7 @@ impl World {
             backends: vec![OfferedBackend { name: "shell".to_owned(), capabilities: vec![label("context=200k")] }],
             slots: (0..4).map(|number| SlotRecord { number, content: SlotContent::Free }).collect(),
             pressure: Pressure::default(),
+            claiming: Claiming::default(),
             phase: WorkerPhase::Running,
             report_ms: 10_000,
             started_at: now,

@@ -7,6 +7,7 @@ mod claims;
 mod completions;
 mod dropped;
 mod expiry;
+mod explain;
 mod fate;
 mod fence;
 mod finish;
