@@ -35,7 +35,7 @@ pub(super) async fn run(client: &Client, out: &Output, id: JobId) -> Result<Exit
         out.rows(&["WORKER", "STATE", "SEEN", "WHY NOT THERE"], &rows)?;
     }
     if !found.changes.is_empty() {
-        out.line("\nwhat would change it:")?;
+        out.line(if found.state.is_final() { "\nwhat to do next:" } else { "\nwhat would change it:" })?;
     }
     found.changes.iter().try_for_each(|change| out.line(&format!("- {}", plain(change))))?;
     Ok(Exit::Done)

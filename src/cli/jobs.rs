@@ -154,7 +154,7 @@ pub(super) async fn wait(client: &Client, out: &Output, id: JobId, patience: Opt
         None => ended.await?,
         Some(patience) => tokio::time::timeout(patience, ended).await.map_err(|_| {
             let waited = human::format(patience);
-            CliError::TimedOut(format!("job {id} has not ended after {waited}; it goes on, see: sawmill job show {id}"))
+            CliError::TimedOut(format!("job {id} has not ended after {waited}; it goes on, see: sawmill job explain {id}"))
         })??,
     };
     let message = job.outcome.as_ref().map(|outcome| plain(&outcome.message)).unwrap_or_default();

@@ -95,3 +95,21 @@ impl Drop for Entry {
         self.board.lock().remove(&self.number);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_to_claim_stands_from_the_first_one_on_until_a_look_succeeds() {
+        let board = Board::default();
+        board.asked(Timestamp(1), Ok(2));
+        board.asked(Timestamp(2), Err(&StoreError::LeaseLost));
+        board.asked(Timestamp(3), Err(&StoreError::LeaseLost));
+        let claiming = board.claiming();
+        assert_eq!((claiming.asked_at, claiming.claimed_at), (Some(Timestamp(3)), Some(Timestamp(1))));
+        assert_eq!(claiming.failure.map(|failure| failure.since), Some(Timestamp(2)));
+        board.asked(Timestamp(4), Ok(0));
+        assert_eq!(board.claiming(), Claiming { asked_at: Some(Timestamp(4)), claimed_at: Some(Timestamp(1)), failure: None });
+    }
+}

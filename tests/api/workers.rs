@@ -7,7 +7,7 @@ use sawmill::cli::Exit;
 use sawmill::clock::Timestamp;
 use sawmill::ids::{AttemptNo, WorkerId};
 use sawmill::job::{OutcomeClass, Stage};
-use sawmill::store::{Pressure, PressureLimits, Resource, Shortage, SlotContent, WorkerPhase};
+use sawmill::store::{ClaimFailure, Pressure, PressureLimits, Resource, Shortage, SlotContent, WorkerPhase};
 use serde_json::json;
 
 use super::world::{World, on_both};
@@ -75,6 +75,10 @@ async fn a_list_of_workers_says_what_is_wrong_with_each(world: &World) {
         report.seen_at = report.seen_at - Duration::from_secs(330);
     }).await;
     world.report(|report| {
+        report.id = named("w6");
+        report.claiming.failure = Some(ClaimFailure { reason: "no answer in time".to_owned(), since: moment });
+    }).await;
+    world.report(|report| {
         report.id = named("w5");
         report.phase = WorkerPhase::Stopped;
     }).await;
@@ -90,6 +94,7 @@ async fn a_list_of_workers_says_what_is_wrong_with_each(world: &World) {
         w3      draining  0s    0     4      builder  shell     -       0.1.0    0 jobs left, drain asked by ops@desk: new kernel
         w4      offline   5m    0     4      builder  shell     linux   0.1.0    -
         w5      stopped   0s    0     4      builder  shell     linux   0.1.0    -
+        w6      running   0s    0     4      builder  shell     linux   0.1.0    cannot claim jobs: no answer in time
         "#);
     }
 }
