@@ -16,8 +16,8 @@ use crate::job::explain::explain;
 use crate::job::explain::facts::{CompletionPlace, Count, Facts, LatestAttempt, LimitInUse, Need, Runner};
 use crate::job::{Explanation, Hold, Job, JobState};
 
-const PLACE: &str = "SELECT j.route, j.priority, j.position, j.share, j.concurrency_limit, j.start_by, j.lease_until, j.cancel_reason \
-    FROM jobs j WHERE j.id = $1";
+const PLACE: &str = "SELECT j.route, j.priority, j.position, j.share, j.concurrency_limit, j.start_by, j.lease_until, \
+    j.cancel_reason, j.requeue_reason FROM jobs j WHERE j.id = $1";
 const ATTEMPT: &str = "SELECT a.attempt, a.worker, a.started_at, a.log_bytes, \
     (SELECT s.stage FROM attempt_stages s WHERE s.job = a.job AND s.attempt = a.attempt ORDER BY s.seq DESC LIMIT 1) AS stage, \
     (SELECT s.started_at FROM attempt_stages s WHERE s.job = a.job AND s.attempt = a.attempt ORDER BY s.seq DESC LIMIT 1) AS stage_since, \
@@ -40,7 +40,10 @@ const BEFORE: (&str, &str) = (
 const CLAIMABLE: &str = "b.state = 'queued' AND b.held IS NULL AND b.route = $1";
 const HELD_BY_KEY: &str = "b.held = 'key' AND b.concurrency_key = $1";
 const HELD_BY_PROJECT: &str = "b.held = 'project' AND b.share = $1";
-const COMPLETION: &str = "SELECT c.state, c.consumer, c.lease_until, c.visible_at, c.created_at, c.last_error FROM completions c \
+/// Of a line at most one is offered or held, and `completions_head` has these alone.
+const COMPLETION: &str = "SELECT c.state, c.consumer, c.lease_until, c.visible_at, c.created_at, c.last_error, \
+    (SELECT h.job FROM completions h WHERE h.repo = c.repo AND h.line = c.line AND (h.visible_at IS NOT NULL OR h.lease_until IS NOT NULL) \
+    AND c.state = 'pending' AND c.visible_at IS NULL LIMIT 1) AS behind FROM completions c \
     WHERE c.job = $1 ORDER BY c.attempt DESC LIMIT 1";
 
 /// Jobs that come before another are counted up to here.
@@ -58,6 +61,7 @@ struct Place {
     start_by: Option<i64>,
     lease_until: Option<i64>,
     cancel_reason: Option<String>,
+    requeue_reason: Option<String>,
 }
 
 #[derive(sqlx::FromRow)]
@@ -95,6 +99,7 @@ struct CompletionRow {
     visible_at: Option<i64>,
     created_at: i64,
     last_error: Option<String>,
+    behind: Option<uuid::Uuid>,
 }
 
 #[derive(sqlx::FromRow)]
@@ -125,6 +130,7 @@ async fn facts(tx: &mut Tx, id: JobId, now: Timestamp) -> Result<Facts, StoreErr
         now,
         start_by: place.start_by.map(Timestamp),
         cancel_reason: place.cancel_reason.clone(),
+        requeue_reason: place.requeue_reason.clone(),
         lease_until: place.lease_until.map(Timestamp),
         attempt: attempt(tx, id).await?,
         needs: if waits { needs(tx, id).await? } else { Vec::new() },
@@ -218,6 +224,7 @@ async fn completion(tx: &mut Tx, id: JobId) -> Result<Option<CompletionPlace>, S
         consumer: row.consumer,
         lease_until: row.lease_until.map(Timestamp),
         visible_at: row.visible_at.map(Timestamp),
+        behind: row.behind.map(JobId::from_uuid),
         created_at: Timestamp(row.created_at),
         last_error: row.last_error,
     }))

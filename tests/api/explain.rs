@@ -118,7 +118,7 @@ async fn a_job_is_explained_in_every_state(world: &World) {
         was cancelled 0s ago: cancelled by request: enough
 
         what to do next:
-        - sawmill job retry ID gives it one more attempt
+        - sawmill job retry ID gives it another round of attempts
         ----
         succeeded 0s ago: done; its completion has waited for an integrator for 0s
 

@@ -15,7 +15,7 @@ use sawmill::store::{
 };
 use sqlx::{Connection, Executor, PgConnection, SqliteConnection};
 
-use super::{LONG, Place, Queue, delivered, finish, on_both, priority};
+use super::{LONG, Place, Queue, asking, delivered, finish, on_both, priority};
 
 /// Sooner than anybody gives up waiting for a lock.
 const SOON: Duration = Duration::from_secs(8);
@@ -162,6 +162,9 @@ on_both! {
         };
         assert_eq!((worker.as_str(), since, stage, log_bytes, logged_at), ("w", at, Stage::Execute, 3, Some(Timestamp(7))));
         assert_eq!(lease_until, claimed.lease_until);
+        queue.store.requeue(claim.job, "wrong host").await.expect("asked");
+        let told = explain(queue, claim.job).await;
+        assert!(matches!(&told.reasons[0].cause, Cause::Requeueing { reason, .. } if reason == "wrong host"), "{told:?}");
         queue.store.cancel(claim.job, "enough").await.expect("asked");
         let told = explain(queue, claim.job).await;
         assert!(matches!(&told.reasons[0].cause, Cause::Cancelling { reason, .. } if reason == "enough"), "{told:?}");
@@ -189,10 +192,33 @@ on_both! {
             other => panic!("{other:?}"),
         };
         assert_eq!(place().await, (CompletionState::Pending, None));
-        let held = queue.store.claim_completions("ci", 1, None).await.expect("claimed").remove(0);
+        let held = queue.store.claim_completions(&asking("ci", 1, None)).await.expect("claimed").remove(0);
         assert_eq!(place().await, (CompletionState::Claimed, Some("ci".to_owned())));
         queue.store.ack_completion(held.entry.completion.id, held.token).await.expect("acknowledged");
         assert_eq!(place().await, (CompletionState::Acked, Some("ci".to_owned())));
+    }
+
+    async fn a_completion_that_waits_behind_another_names_the_job_of_that(queue) {
+        let mut jobs = Vec::new();
+        for _ in 0..3 {
+            queue.enqueue().await;
+            let claimed = queue.claim("w").await;
+            let mut end = delivered(&claimed);
+            if let Some(completion) = &mut end.completion {
+                completion.branch = Some("a".to_owned());
+            }
+            queue.store.finish(&claimed.claim, end).await.expect("finished");
+            jobs.push(claimed.claim.job);
+        }
+        let behind = async |job| match &explain(queue, job).await.reasons[1].cause {
+            Cause::Completion { state: CompletionState::Pending, behind, .. } => *behind,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!([behind(jobs[0]).await, behind(jobs[1]).await, behind(jobs[2]).await], [None, Some(jobs[0]), Some(jobs[0])]);
+        let held = queue.store.claim_completions(&asking("ci", 1, None)).await.expect("claimed").remove(0);
+        assert_eq!(behind(jobs[1]).await, Some(jobs[0]), "held is not done with");
+        queue.store.ack_completion(held.entry.completion.id, held.token).await.expect("acknowledged");
+        assert_eq!([behind(jobs[1]).await, behind(jobs[2]).await], [None, Some(jobs[1])]);
     }
 
     async fn a_slot_counts_as_taken_as_soon_as_its_job_is_claimed(queue) {

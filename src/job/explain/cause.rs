@@ -40,6 +40,13 @@ pub enum Cause {
         /// Why; it may be empty.
         reason: String,
     },
+    /// Its return to the queue was asked for, and its worker has not given it back yet.
+    Requeueing {
+        /// When it was asked for.
+        asked_at: Timestamp,
+        /// Why; it may be empty.
+        reason: String,
+    },
     /// The claim on it has run out, and nobody has taken note of that yet.
     LeaseOver {
         /// When it ran out.
@@ -75,8 +82,10 @@ pub enum Cause {
         consumer: Option<String>,
         /// Until when that one holds it.
         lease_until: Option<Timestamp>,
-        /// From when on it is handed out, while nobody has it.
+        /// From when on it is handed out, while nobody has it and it is the first of its line.
         visible_at: Option<Timestamp>,
+        /// The job whose completion is the first of its line, where that is another.
+        behind: Option<JobId>,
         /// Since when it is there.
         since: Timestamp,
         /// Why it was last given back.
@@ -224,8 +233,11 @@ impl Cause {
                 format!("attempt {attempt} on {worker} for {since}{stage}; {log}{lease}")
             }
             Self::Cancelling { asked_at, reason } => {
-                let reason = if reason.is_empty() { String::new() } else { format!(" ({reason})") };
-                format!("its end was asked for {}{reason}, and its worker has not ended it yet", ago(*asked_at, now))
+                format!("its end was asked for {}{}, and its worker has not ended it yet", ago(*asked_at, now), bracketed(reason))
+            }
+            Self::Requeueing { asked_at, reason } => {
+                let (ago, why) = (ago(*asked_at, now), bracketed(reason));
+                format!("its return to the queue was asked for {ago}{why}, and its worker has not given it back yet")
             }
             Self::LeaseOver { lease_until } => {
                 format!("its lease ran out {}, and a worker that looks puts it back into the queue", ago(*lease_until, now))
@@ -237,20 +249,23 @@ impl Cause {
             Self::Ended { state, at, class, message, attempts_used, attempts_max } => {
                 ended(*state, &Outcome::new(*class, message), &ago(*at, now), *attempts_used, *attempts_max)
             }
-            Self::Completion { state, consumer, lease_until, visible_at, since, last_error } => {
+            Self::Completion { state, consumer, lease_until, visible_at, behind, since, last_error } => {
                 let consumer = consumer.as_deref().unwrap_or("somebody");
                 let back = last_error.as_ref().map(|why| format!(" (last given back: {why})")).unwrap_or_default();
-                match state {
-                    CompletionState::Pending => match visible_at.filter(|at| *at > now) {
+                match (state, behind) {
+                    (CompletionState::Pending, Some(job)) => {
+                        format!("its completion has waited for {} behind that of job {job}{back}", long(now.since(*since)))
+                    }
+                    (CompletionState::Pending, None) => match visible_at.filter(|at| *at > now) {
                         Some(at) => format!("its completion is handed out again {}{back}", later(at, now)),
                         None => format!("its completion has waited for an integrator for {}{back}", long(now.since(*since))),
                     },
-                    CompletionState::Claimed => {
+                    (CompletionState::Claimed, _) => {
                         let until = lease_until.map(|at| format!(" for {} more", long(at.since(now)))).unwrap_or_default();
                         format!("{consumer} holds its completion{until}")
                     }
-                    CompletionState::Acked => format!("{consumer} took its completion"),
-                    CompletionState::Dead => format!("its completion was set aside{back}"),
+                    (CompletionState::Acked, _) => format!("{consumer} took its completion"),
+                    (CompletionState::Dead, _) => format!("its completion was set aside{back}"),
                 }
             }
             Self::Expired { start_by } => {
@@ -312,7 +327,9 @@ impl Cause {
     /// What would change it, where that is not a matter of the workers alone.
     pub(super) fn change(&self, job: JobId) -> Option<String> {
         Some(match self {
-            Self::Cancelling { .. } => "its worker, once it hears of it: within a second or with the next renewal".to_owned(),
+            Self::Cancelling { .. } | Self::Requeueing { .. } => {
+                "its worker, once it hears of it: within a second or with the next renewal".to_owned()
+            }
             Self::LeaseOver { .. } => "any worker that runs; start one with: sawmill worker".to_owned(),
             Self::SilentWorker { worker, .. } => {
                 format!(
@@ -320,14 +337,23 @@ impl Cause {
                 )
             }
             Self::Ended { state: JobState::Failed, .. } => {
-                format!("sawmill job retry {job} gives it one more attempt; sawmill logs {job} has what it said")
+                format!("sawmill job retry {job} gives it another round of attempts; sawmill logs {job} has what it said")
             }
-            Self::Ended { state: JobState::Cancelled, .. } => format!("sawmill job retry {job} gives it one more attempt"),
+            Self::Ended { state: JobState::Cancelled, .. } => {
+                format!("sawmill job retry {job} gives it another round of attempts")
+            }
+            Self::Completion { state: CompletionState::Pending, behind: Some(job), .. } => {
+                format!("an integrator that is done with that of job {job}; see: sawmill job explain {job}")
+            }
+            Self::Completion { state: CompletionState::Dead, .. } => {
+                "sawmill completions requeue, with its id from: sawmill completions list --state dead".to_owned()
+            }
             Self::Completion { state: CompletionState::Pending, .. } => {
                 "an integrator that takes it: sawmill completions claim --consumer NAME".to_owned()
             }
             Self::Dependency { job, .. } => format!("the end of job {job}; see: sawmill job explain {job}"),
-            Self::Scheduled { until } | Self::Backoff { until, .. } => format!("time, until {until}"),
+            Self::Scheduled { until } => format!("time, until {until}"),
+            Self::Backoff { until, .. } => format!("time, until {until}; sawmill job requeue {job} tries it at once"),
             Self::Key { key, runners, .. } => first_end(runners, &format!("any job under the key {key:?}")),
             Self::ProjectLimit { project, runners, .. } => {
                 format!("{}, or a higher limit of the project", first_end(runners, &format!("any job of project {project:?}")))
@@ -353,6 +379,10 @@ impl Cause {
             | Self::Next { .. } => return None,
         })
     }
+}
+
+fn bracketed(reason: &str) -> String {
+    if reason.is_empty() { String::new() } else { format!(" ({reason})") }
 }
 
 fn ended(state: JobState, outcome: &Outcome, ago: &str, used: u32, max: u32) -> String {

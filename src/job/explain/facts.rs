@@ -16,6 +16,8 @@ pub struct Facts {
     pub start_by: Option<Timestamp>,
     /// Why its end was asked for while it runs.
     pub cancel_reason: Option<String>,
+    /// Why its return to the queue was asked for while it runs.
+    pub requeue_reason: Option<String>,
     /// Until when the claim on it holds, while it runs.
     pub lease_until: Option<Timestamp>,
     /// Its latest attempt.
@@ -127,8 +129,10 @@ pub struct CompletionPlace {
     pub consumer: Option<String>,
     /// Until when that one holds it.
     pub lease_until: Option<Timestamp>,
-    /// From when on it is handed out, while nobody has it.
+    /// From when on it is handed out, while nobody has it and it is the first of its line.
     pub visible_at: Option<Timestamp>,
+    /// The job whose completion is the first of its line, where that is another.
+    pub behind: Option<JobId>,
     /// When it was delivered.
     pub created_at: Timestamp,
     /// Why it was last given back.

@@ -91,6 +91,7 @@ pub fn explain(facts: &Facts) -> Explanation {
     let (verb, causes) = match facts.job.state {
         JobState::Queued => return queued::explain(facts),
         JobState::Running if facts.job.cancel_requested_at.is_some() => ("is being ended: ", started::running(facts)),
+        JobState::Running if facts.job.requeue_requested_at.is_some() => ("is being given back: ", started::running(facts)),
         JobState::Running => ("runs: ", started::running(facts)),
         JobState::Succeeded => ("succeeded ", started::ended(facts)),
         JobState::Failed => ("failed ", started::ended(facts)),

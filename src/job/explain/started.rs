@@ -11,6 +11,10 @@ pub(super) fn running(facts: &Facts) -> Vec<Cause> {
         .job
         .cancel_requested_at
         .map(|asked_at| Cause::Cancelling { asked_at, reason: facts.cancel_reason.clone().unwrap_or_default() });
+    let requeueing = facts
+        .job
+        .requeue_requested_at
+        .map(|asked_at| Cause::Requeueing { asked_at, reason: facts.requeue_reason.clone().unwrap_or_default() });
     let running = Cause::Running {
         attempt: attempt.attempt,
         worker: attempt.worker.clone(),
@@ -27,7 +31,7 @@ pub(super) fn running(facts: &Facts) -> Vec<Cause> {
         Some(worker) if !matches!(worker.state, WorkerState::Offline | WorkerState::Stopped) => None,
         other => Some(Cause::SilentWorker { worker: attempt.worker.clone(), seen_at: other.map(|worker| worker.report.seen_at) }),
     };
-    cancelling.into_iter().chain([running]).chain(over).chain(silent).collect()
+    cancelling.into_iter().chain(requeueing).chain([running]).chain(over).chain(silent).collect()
 }
 
 /// How a job ended, and what became of what it delivered.
@@ -46,6 +50,7 @@ pub(super) fn ended(facts: &Facts) -> Vec<Cause> {
         consumer: place.consumer.clone(),
         lease_until: place.lease_until,
         visible_at: place.visible_at,
+        behind: place.behind,
         since: place.created_at,
         last_error: place.last_error.clone(),
     });

@@ -58,6 +58,7 @@ fn waiting() -> Facts {
         job,
         start_by: None,
         cancel_reason: None,
+        requeue_reason: None,
         lease_until: None,
         attempt: None,
         needs: Vec::new(),
@@ -235,7 +236,7 @@ fn its_time_is_told_with_why_it_was_put_off() {
     })), @r#"
     waits: it is tried again in 8s, at 2023-11-14T22:13:28.000Z; attempt 2 ended as gate: gate unit exited with 1
     w1 running: it could take the job, but it is tried again in 8s
-    - time, until 2023-11-14T22:13:28.000Z
+    - time, until 2023-11-14T22:13:28.000Z; sawmill job requeue 00000001-0000-7000-8000-000000000000 tries it at once
     "#);
     insta::assert_snapshot!(told(&with(|facts| {
         (facts.job.held, facts.job.ready_at, facts.ahead) = (Some(Hold::Scheduled), ago(1), None);
@@ -387,6 +388,10 @@ fn one_that_runs_is_told_with_where_it_is() {
     is being ended: its end was asked for 1s ago (enough), and its worker has not ended it yet; attempt 2 on w1 for 3m 20s, in execute for 3m 10s; its log has 12.0 KiB and last grew 4s ago; its lease holds for 25s
     - its worker, once it hears of it: within a second or with the next renewal
     "#);
+    insta::assert_snapshot!(told(&running(|facts| facts.job.requeue_requested_at = Some(ago(1)))), @r#"
+    is being given back: its return to the queue was asked for 1s ago, and its worker has not given it back yet; attempt 2 on w1 for 3m 20s, in execute for 3m 10s; its log has 12.0 KiB and last grew 4s ago; its lease holds for 25s
+    - its worker, once it hears of it: within a second or with the next renewal
+    "#);
     insta::assert_snapshot!(told(&running(|facts| {
         facts.lease_until = Some(ago(5));
         facts.workers = vec![worker("w1", |report, _| report.seen_at = ago(50))];
@@ -410,17 +415,18 @@ fn one_that_has_ended_is_told_with_how_and_what_to_do_next() {
     };
     insta::assert_snapshot!(told(&ended(JobState::Failed, OutcomeClass::Backend, "the command exited with 1", None)), @r#"
     failed 3m ago, after 1 of 3 attempts: backend: the command exited with 1
-    - sawmill job retry 00000001-0000-7000-8000-000000000000 gives it one more attempt; sawmill logs 00000001-0000-7000-8000-000000000000 has what it said
+    - sawmill job retry 00000001-0000-7000-8000-000000000000 gives it another round of attempts; sawmill logs 00000001-0000-7000-8000-000000000000 has what it said
     "#);
     insta::assert_snapshot!(told(&ended(JobState::Cancelled, OutcomeClass::Cancelled, "cancelled by request: enough", None)), @r#"
     was cancelled 3m ago: cancelled by request: enough
-    - sawmill job retry 00000001-0000-7000-8000-000000000000 gives it one more attempt
+    - sawmill job retry 00000001-0000-7000-8000-000000000000 gives it another round of attempts
     "#);
     let place = |state, consumer: Option<&str>| CompletionPlace {
         state,
         consumer: consumer.map(str::to_owned),
         lease_until: consumer.map(|_| later(60)),
         visible_at: Some(ago(180)),
+        behind: None,
         created_at: ago(180),
         last_error: None,
     };
@@ -434,6 +440,18 @@ fn one_that_has_ended_is_told_with_how_and_what_to_do_next() {
     }), @r#"
     succeeded 3m ago: delivered abc on b; its completion is handed out again in 9s, at 2023-11-14T22:13:29.000Z (last given back: main is red)
     - an integrator that takes it: sawmill completions claim --consumer NAME
+    "#);
+    insta::assert_snapshot!(delivered(CompletionPlace {
+        visible_at: None, behind: Some(id(2)), ..place(CompletionState::Pending, None)
+    }), @r#"
+    succeeded 3m ago: delivered abc on b; its completion has waited for 3m behind that of job 00000002-0000-7000-8000-000000000000
+    - an integrator that is done with that of job 00000002-0000-7000-8000-000000000000; see: sawmill job explain 00000002-0000-7000-8000-000000000000
+    "#);
+    insta::assert_snapshot!(delivered(CompletionPlace {
+        visible_at: None, last_error: Some("never".to_owned()), ..place(CompletionState::Dead, None)
+    }), @r#"
+    succeeded 3m ago: delivered abc on b; its completion was set aside (last given back: never)
+    - sawmill completions requeue, with its id from: sawmill completions list --state dead
     "#);
     insta::assert_snapshot!(delivered(place(CompletionState::Claimed, Some("ci"))), @"succeeded 3m ago: delivered abc on b; ci holds its completion for 1m more");
     insta::assert_snapshot!(delivered(place(CompletionState::Acked, Some("ci"))), @"succeeded 3m ago: delivered abc on b; ci took its completion");
