@@ -257,6 +257,7 @@ CREATE TABLE workers (
     backends        TEXT    NOT NULL,
     slots           TEXT    NOT NULL,
     pressure        TEXT    NOT NULL,
+    claiming        TEXT    NOT NULL,
     phase           TEXT    NOT NULL CHECK (phase IN ('running', 'draining', 'stopped')),
     report_ms       INTEGER NOT NULL CHECK (report_ms > 0),
     started_at      INTEGER NOT NULL,

@@ -9,6 +9,7 @@ mod configuration;
 mod deadline;
 mod document;
 mod events;
+mod explain;
 mod fates;
 mod follow;
 mod guard;
@@ -76,6 +77,7 @@ pub fn router(state: State) -> axum::Router {
     let (router, mut description) = OpenApiRouter::with_openapi(Description::openapi())
         .routes(routes!(jobs::enqueue, jobs::list))
         .routes(routes!(jobs::show))
+        .routes(routes!(explain::show))
         .routes(routes!(jobs::cancel))
         .routes(routes!(jobs::retry))
         .routes(routes!(deadline::set))

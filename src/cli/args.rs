@@ -150,6 +150,11 @@ pub enum JobCommand {
         /// The job
         id: JobId,
     },
+    /// Say why a job does not run, for each worker, and what would change that
+    Explain {
+        /// The job
+        id: JobId,
+    },
     /// Ask for the end of jobs
     Cancel {
         /// Which

@@ -6,6 +6,7 @@ use super::args::{JobCommand, JobsArgs};
 use super::client::{Client, escape};
 use super::error::{CliError, Exit};
 use super::events::Events;
+use super::explain;
 use super::fates::{self, Asked, Verb};
 use super::output::{Output, talk};
 use super::table::{Cell, age, plain, span};
@@ -71,6 +72,7 @@ fn row(job: &Job, now: Timestamp) -> Vec<Cell> {
 pub(super) async fn run(client: &Client, out: &Output, command: JobCommand) -> Result<Exit, CliError> {
     match command {
         JobCommand::Show { id } => show(client, out, id).await,
+        JobCommand::Explain { id } => explain::run(client, out, id).await,
         JobCommand::Cancel { jobs, dry_run, reason } => {
             fates::run(client, out, Asked { verb: Verb::Cancel, jobs, dry_run, reason }).await
         }
@@ -154,7 +156,7 @@ pub(super) async fn wait(client: &Client, out: &Output, id: JobId, patience: Opt
         None => ended.await?,
         Some(patience) => tokio::time::timeout(patience, ended).await.map_err(|_| {
             let waited = human::format(patience);
-            CliError::TimedOut(format!("job {id} has not ended after {waited}; it goes on, see: sawmill job show {id}"))
+            CliError::TimedOut(format!("job {id} has not ended after {waited}; it goes on, see: sawmill job explain {id}"))
         })??,
     };
     let message = job.outcome.as_ref().map(|outcome| plain(&outcome.message)).unwrap_or_default();

@@ -12,6 +12,7 @@ mod enqueue;
 mod enqueue_args;
 mod error;
 mod events;
+mod explain;
 mod fates;
 mod forecast;
 mod jobs;

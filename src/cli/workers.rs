@@ -158,6 +158,11 @@ fn note(worker: &WorkerRecord) -> Option<String> {
     {
         notes.push(shortage.reason.clone());
     }
+    if worker.state != WorkerState::Stopped
+        && let Some(failure) = &worker.report.claiming.failure
+    {
+        notes.push(format!("cannot claim jobs: {}", failure.reason));
+    }
     let broken = |slot: &&SlotRecord| matches!(slot.content, SlotContent::Broken { .. });
     match worker.report.slots.iter().filter(broken).count() {
         0 => {}

@@ -1,7 +1,7 @@
 //! Labels: what a worker, or a backend on it, offers, and what a job may ask for.
 //!
-//! A label is a free word (`linux`) or a `key=value` (`gpu=a100`). Two are the same when their texts are: nothing is folded,
-//! ordered or compared as a number, so that matching is set membership wherever it is done.
+//! The one rule, for all three: a label is a free word (`linux`) or a `key=value` (`gpu=a100`). Two are the same when their texts
+//! are: nothing is folded, ordered or compared as a number, so that matching is set membership wherever it is done.
 
 use std::fmt;
 use std::str::FromStr;
@@ -20,7 +20,7 @@ pub struct Label(String);
 
 /// Why a text is not a label.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a label such as \"linux\" or \"gpu=a100\"")]
+#[error("{0:?} is not a label such as \"linux\" or \"gpu=a100\": letters, digits and ._-/:, at most {LABEL_MAX} bytes")]
 pub struct LabelError(String);
 
 impl Label {

@@ -5,12 +5,13 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::label::Label;
 use super::spec::{JobSpec, SpecError};
 
 /// The most requirements, and the most jobs to wait for, that one job may name.
 const LIST_MAX: usize = 100;
-/// The longest label, requirement or concurrency key, in bytes.
-const WORD_MAX: usize = 200;
+/// The longest concurrency key, in bytes.
+const KEY_MAX: usize = 200;
 /// The highest limit of a concurrency key.
 const LIMIT_MAX: u32 = 10_000;
 
@@ -82,13 +83,6 @@ impl std::fmt::Display for Hold {
     }
 }
 
-/// Whether a text can be a label of a worker, a capability of a backend, or what a job requires: a word, or `name=value`.
-#[must_use]
-pub fn is_label(text: &str) -> bool {
-    let legal = |c: char| c.is_alphanumeric() || "=-_./:+@".contains(c);
-    !text.is_empty() && text.len() <= WORD_MAX && text.chars().all(legal)
-}
-
 impl JobSpec {
     /// What it asks of a worker, each once and in order.
     #[must_use]
@@ -100,14 +94,14 @@ impl JobSpec {
         check_count("requires", self.requires.len())?;
         check_count("after", self.after.len())?;
         for (index, requirement) in self.requires.iter().enumerate() {
-            if !is_label(requirement) {
-                return Err(SpecError::Label { field: format!("requires[{index}]"), text: requirement.clone() });
+            if let Err(error) = requirement.parse::<Label>() {
+                return Err(SpecError::Label { field: format!("requires[{index}]"), error });
             }
         }
         if let Some(Concurrency { key, limit }) = &self.concurrency {
-            if key.is_empty() || key.len() > WORD_MAX || key.contains('\0') {
+            if key.is_empty() || key.len() > KEY_MAX || key.contains('\0') {
                 let field = "concurrency.key: its length";
-                return Err(SpecError::out_of_bounds(field, key.len(), 1, WORD_MAX));
+                return Err(SpecError::out_of_bounds(field, key.len(), 1, KEY_MAX));
             }
             if !(1..=LIMIT_MAX).contains(limit) {
                 return Err(SpecError::out_of_bounds("concurrency.limit", limit, 1, LIMIT_MAX));
@@ -122,20 +116,4 @@ impl JobSpec {
 
 fn check_count(field: &'static str, count: usize) -> Result<(), SpecError> {
     if count > LIST_MAX { Err(SpecError::out_of_bounds(field, format!("a list of {count}"), 0, LIST_MAX)) } else { Ok(()) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_label_is_a_word_or_a_name_with_a_value() {
-        for legal in ["gpu", "os=linux", "zone:eu-1", "java@21", "größe=2"] {
-            assert!(is_label(legal), "{legal}");
-        }
-        for illegal in ["", "a b", "a,b", "a\0", "\n", "x\"y"] {
-            assert!(!is_label(illegal), "{illegal:?}");
-        }
-        assert!(!is_label(&"x".repeat(201)));
-    }
 }

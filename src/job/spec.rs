@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::branch::BranchName;
+use super::label::LabelError;
 use super::schedule::{AfterFailure, Concurrency};
 use crate::clock::{Timestamp, human};
 use crate::ids::JobId;
@@ -336,12 +337,12 @@ pub enum SpecError {
     #[error("env.{0}: not a name that a job may set")]
     EnvName(String),
     /// A text that can be no label.
-    #[error("{field}: {text:?} is not a label (letters, digits and -_./:+@=, at most 200 bytes)")]
+    #[error("{field}: {error}")]
     Label {
         /// The path to the field.
         field: String,
-        /// What it says.
-        text: String,
+        /// What is wrong with it.
+        error: LabelError,
     },
     /// A job that may not start before it must have started.
     #[error("start_by: is not after run_at")]
@@ -479,7 +480,7 @@ mod tests {
         check(|s| s.timeout = Some(Duration::from_millis(5)), "timeout: 5ms is not between 100ms and 168h");
         check(
             |s| s.requires = vec!["two words".to_owned()],
-            "requires[0]: \"two words\" is not a label (letters, digits and -_./:+@=, at most 200 bytes)",
+            "requires[0]: \"two words\" is not a label such as \"linux\" or \"gpu=a100\": letters, digits and ._-/:, at most 100 bytes",
         );
         check(
             |s| s.concurrency = Some(Concurrency { key: "k".to_owned(), limit: 0 }),

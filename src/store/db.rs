@@ -97,7 +97,21 @@ impl Db {
         let inner = match &self.pools {
             // IMMEDIATE takes the lock at once: a transaction that reads first and takes it later can fail with BUSY_SNAPSHOT.
             Pools::Sqlite { writer, .. } => in_time(writer.begin_with("BEGIN IMMEDIATE")).await.map(AnyTx::Sqlite),
-            Pools::Postgres(pool) => in_time(begin_whole(pool.clone())).await.map(AnyTx::Postgres),
+            Pools::Postgres(pool) => in_time(begin_whole(pool.clone(), "BEGIN")).await.map(AnyTx::Postgres),
+        };
+        let inner = inner.map_err(|error| StoreError::from_driver(&self.label, error))?;
+        Ok(Tx { inner, label: Arc::clone(&self.label) })
+    }
+
+    /// Begins a transaction that only reads, and sees one moment throughout. It waits for nobody, and nobody for it.
+    pub(super) async fn snapshot(&self) -> Result<Tx, StoreError> {
+        let inner = match &self.pools {
+            // The moment is that of the first read.
+            Pools::Sqlite { readers, .. } => in_time(readers.begin_with("BEGIN DEFERRED")).await.map(AnyTx::Sqlite),
+            Pools::Postgres(pool) => {
+                let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+                in_time(begin_whole(pool.clone(), begin)).await.map(AnyTx::Postgres)
+            }
         };
         let inner = inner.map_err(|error| StoreError::from_driver(&self.label, error))?;
         Ok(Tx { inner, label: Arc::clone(&self.label) })
@@ -237,8 +251,8 @@ async fn open_server(options: PgConnectOptions) -> Result<Pools, sqlx::Error> {
 /// Begins a transaction in a task of its own, which comes to its end when nobody waits for it any more. The driver does not
 /// undo a BEGIN whose answer nobody waits for: the connection would go back into the pool with a transaction open, and would
 /// be ended by the server some time later, under somebody else.
-async fn begin_whole(pool: PgPool) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
-    tokio::spawn(async move { pool.begin().await }).await.unwrap_or_else(|_| Err(sqlx::Error::WorkerCrashed))
+async fn begin_whole(pool: PgPool, begin: &'static str) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
+    tokio::spawn(async move { pool.begin_with(begin).await }).await.unwrap_or_else(|_| Err(sqlx::Error::WorkerCrashed))
 }
 
 /// Waits for one answer, and takes none in time for a lost connection.

@@ -11,11 +11,12 @@ use super::limits::{RUNNING_IN_PROJECT, RUNNING_UNDER_KEY};
 use super::rows::number;
 use super::statement::{Arg, args};
 use super::types::ClaimRequest;
-use super::worker_record::{SlotContent, WorkerRecord, WorkerState};
+
 use crate::clock::Timestamp;
 use crate::ids::JobId;
 use crate::job::Hold;
 use crate::job::forecast::{Forecast, Line};
+use crate::job::worker_record::{SlotContent, WorkerRecord, WorkerState};
 
 const PLACE: &str = "SELECT j.id, j.route, j.priority, j.position, j.share, j.held, j.ready_at, j.concurrency_key, j.concurrency_limit, \
     l.running AS project_limit FROM jobs j LEFT JOIN project_limits l ON l.project = j.share WHERE j.id = $1 AND j.state = 'queued'";

@@ -23,6 +23,7 @@ mod depth;
 mod enqueue;
 mod error;
 mod expire;
+mod explain;
 mod fate;
 mod fence;
 mod finish;
@@ -48,7 +49,6 @@ mod turn;
 mod types;
 mod verdict;
 mod watcher;
-mod worker_record;
 mod workers;
 
 use std::sync::Arc;
@@ -82,9 +82,9 @@ pub use self::types::{
     HeldCompletion, JobFilter, LogPage, LogPosition, NewJob, Page, Refusal, Renewal, Requeue, Run, Selection, SelectionCursor,
     StopRequest, UnchangedJob,
 };
-pub use self::worker_record::{
-    Drain, OfferedBackend, Pressure, PressureLimits, Shortage, SlotContent, SlotRecord, WorkerPhase, WorkerRecord, WorkerReport,
-    WorkerState,
+pub use crate::job::worker_record::{
+    ClaimFailure, Claiming, Drain, OfferedBackend, Pressure, PressureLimits, Resource, Shortage, SlotContent, SlotRecord,
+    WorkerPhase, WorkerRecord, WorkerReport, WorkerState,
 };
 
 /// The queue. Cheap to clone; all clones share their connections.

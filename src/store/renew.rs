@@ -13,11 +13,11 @@ use super::rows::number;
 use super::statement::{args, tuples};
 use super::types::{Renewal, StopRequest};
 use super::verdict::stop_request;
-use super::worker_record::Drain;
 use super::workers::DrainRow;
 use crate::clock::Timestamp;
 use crate::ids::{AttemptNo, ClaimToken, JobId, WorkerId};
 use crate::job::Claim;
+use crate::job::worker_record::Drain;
 
 const RENEW: &str = " UPDATE jobs SET lease_until = $2 FROM asked \
     WHERE id = asked_job AND attempt = asked_attempt AND token = asked_token AND worker = $1 AND state = 'running' \

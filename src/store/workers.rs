@@ -8,19 +8,20 @@ use super::db::Tx;
 use super::error::StoreError;
 use super::rows::{json, number, word};
 use super::statement::{Arg, args};
-use super::worker_record::{Drain, WorkerRecord, WorkerReport};
 use crate::clock::Timestamp;
 use crate::ids::WorkerId;
+use crate::job::worker_record::{Drain, WorkerRecord, WorkerReport};
 
-const PUT: &str = "INSERT INTO workers (id, host, version, pid, boot_id, labels, backends, slots, pressure, phase, report_ms, \
-    started_at, seen_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) \
+const PUT: &str = "INSERT INTO workers (id, host, version, pid, boot_id, labels, backends, slots, pressure, claiming, phase, \
+    report_ms, started_at, seen_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) \
     ON CONFLICT (id) DO UPDATE SET host = excluded.host, version = excluded.version, pid = excluded.pid, \
     boot_id = excluded.boot_id, labels = excluded.labels, backends = excluded.backends, slots = excluded.slots, \
-    pressure = excluded.pressure, phase = excluded.phase, report_ms = excluded.report_ms, started_at = excluded.started_at, \
+    pressure = excluded.pressure, claiming = excluded.claiming, phase = excluded.phase, report_ms = excluded.report_ms, started_at = excluded.started_at, \
     seen_at = excluded.seen_at RETURNING drain_asked_at, drain_asked_by, drain_reason";
-const GET: &str = "SELECT w.id, w.host, w.version, w.pid, w.boot_id, w.labels, w.backends, w.slots, w.pressure, w.phase, w.report_ms, \
+const GET: &str = "SELECT w.id, w.host, w.version, w.pid, w.boot_id, w.labels, w.backends, w.slots, w.pressure, w.claiming, w.phase, w.report_ms, \
     w.started_at, w.seen_at, w.drain_asked_at, w.drain_asked_by, w.drain_reason, \
     (SELECT count(*) FROM jobs j WHERE j.worker = w.id) AS jobs FROM workers w";
+const BY_NAME: &str = " ORDER BY w.id";
 const DRAIN: &str = "UPDATE workers SET drain_asked_at = $2, drain_asked_by = $3, drain_reason = $4 \
     WHERE id = $1 AND drain_asked_at IS NULL";
 const RESUME: &str = "UPDATE workers SET drain_asked_at = NULL, drain_asked_by = NULL, drain_reason = NULL \
@@ -51,6 +52,7 @@ struct WorkerRow {
     backends: String,
     slots: String,
     pressure: String,
+    claiming: String,
     phase: String,
     report_ms: i64,
     started_at: i64,
@@ -69,6 +71,7 @@ impl WorkerRow {
             backends: json(&self.backends, what)?,
             slots: json(&self.slots, what)?,
             pressure: json(&self.pressure, what)?,
+            claiming: json(&self.claiming, what)?,
             phase: word(&self.phase, what)?,
             report_ms: self.report_ms,
             started_at: Timestamp(self.started_at),
@@ -99,6 +102,7 @@ impl Store {
             &document(&report.backends)?,
             &document(&report.slots)?,
             &document(&report.pressure)?,
+            &document(&report.claiming)?,
             report.phase.as_str(),
             report.report_ms,
             report.started_at,
@@ -115,7 +119,7 @@ impl Store {
     /// # Errors
     /// When the database cannot be asked.
     pub async fn workers(&self) -> Result<Vec<WorkerRecord>, StoreError> {
-        let rows: Vec<WorkerRow> = self.db().all(&format!("{GET} ORDER BY w.id"), args![]).await?;
+        let rows: Vec<WorkerRow> = self.db().all(&format!("{GET}{BY_NAME}"), args![]).await?;
         rows.into_iter().map(|row| row.record(self.now())).collect()
     }
 
@@ -153,6 +157,12 @@ impl Store {
         };
         self.conclude(tx, result).await
     }
+}
+
+/// All workers that ever reported, by name, as this transaction sees them.
+pub(super) async fn all(tx: &mut Tx, now: Timestamp) -> Result<Vec<WorkerRecord>, StoreError> {
+    let rows: Vec<WorkerRow> = tx.all(&format!("{GET}{BY_NAME}"), args![]).await?;
+    rows.into_iter().map(|row| row.record(now)).collect()
 }
 
 async fn worker_within(tx: &mut Tx, id: &WorkerId, now: Timestamp) -> Result<WorkerRecord, StoreError> {

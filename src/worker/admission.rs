@@ -9,9 +9,9 @@ use tracing::warn;
 use super::config::{AdmissionConfig, Config};
 use super::gate::Gate;
 use super::janitor::Janitor;
-use super::pressure::{Gauge, Want, in_words, judge};
+use super::pressure::{Gauge, in_words, judge};
 use crate::clock::Timestamp;
-use crate::store::{Pressure, PressureLimits, Shortage, Store};
+use crate::store::{Pressure, PressureLimits, Resource, Shortage, Store};
 use crate::workspace::StateDir;
 
 /// Looks at the host, and closes the gate while it is short of something.
@@ -28,7 +28,7 @@ pub(super) struct Admission {
 #[derive(Debug, Default)]
 struct Seen {
     pressure: Pressure,
-    short: BTreeSet<Want>,
+    short: BTreeSet<Resource>,
 }
 
 impl Admission {
@@ -53,19 +53,20 @@ impl Admission {
     pub(super) async fn look_once(&self) {
         let before = self.seen.lock().unwrap_or_else(PoisonError::into_inner).short.clone();
         let Some((mut pressure, mut short)) = self.read(&before).await else { return };
-        if short.contains(&Want::Disk) || short.contains(&Want::Inodes) {
+        if short.contains(&Resource::Disk) || short.contains(&Resource::Inodes) {
             self.janitor.sweep_once().await;
             let Some(again) = self.read(&before).await else { return };
             (pressure, short) = again;
         }
         let since = self.gate.shortage().map_or_else(|| self.store.now(), |shortage| shortage.since);
-        let shortage = (!short.is_empty()).then(|| Shortage { reason: in_words(&short, &pressure.limits), since });
+        let shortage =
+            (!short.is_empty()).then(|| Shortage { of: short.clone(), reason: in_words(&short, &pressure.limits), since });
         pressure.shortage.clone_from(&shortage);
         *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Seen { pressure, short };
         self.gate.set_shortage(shortage);
     }
 
-    async fn read(&self, before: &BTreeSet<Want>) -> Option<(Pressure, BTreeSet<Want>)> {
+    async fn read(&self, before: &BTreeSet<Resource>) -> Option<(Pressure, BTreeSet<Resource>)> {
         let (gauge, limits) = (self.gauge.clone(), PressureLimits::from(&self.config));
         match tokio::task::spawn_blocking(move || gauge.read(&limits)).await {
             Ok(pressure) => {
@@ -86,7 +87,8 @@ pub fn pressure_now(config: &Config) -> Pressure {
     let mut pressure = Gauge::new(&config.state_dir).read(&PressureLimits::from(&config.admission));
     let short = judge(&pressure, &BTreeSet::new());
     if !short.is_empty() {
-        pressure.shortage = Some(Shortage { reason: in_words(&short, &pressure.limits), since: Timestamp::now() });
+        let reason = in_words(&short, &pressure.limits);
+        pressure.shortage = Some(Shortage { of: short, reason, since: Timestamp::now() });
     }
     pressure
 }

@@ -1,4 +1,4 @@
-//! What is in each slot, for who looks at the worker.
+//! What is in each slot, and how claiming fares, for who looks at the worker.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,12 +8,13 @@ use tokio::sync::watch;
 use crate::clock::Timestamp;
 use crate::ids::{AttemptNo, JobId};
 use crate::job::{ClaimedJob, Stage};
-use crate::store::{SlotContent, SlotRecord};
+use crate::store::{ClaimFailure, Claiming, SlotContent, SlotRecord, StoreError};
 
 /// The slots of a worker. All clones are the same board.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Board {
     taken: Arc<Mutex<BTreeMap<u32, Content>>>,
+    claiming: Arc<Mutex<Claiming>>,
 }
 
 #[derive(Debug)]
@@ -45,6 +46,27 @@ impl Board {
         contents.into_iter().map(|(number, content)| SlotRecord { number, content }).collect()
     }
 
+    /// Notes how a look at the queue ended: with how many claims, or not at all.
+    pub(super) fn asked(&self, now: Timestamp, answer: Result<usize, &StoreError>) {
+        let mut claiming = self.claiming.lock().unwrap_or_else(PoisonError::into_inner);
+        claiming.asked_at = Some(now);
+        match answer {
+            Ok(count) => {
+                claiming.failure = None;
+                claiming.claimed_at = if count > 0 { Some(now) } else { claiming.claimed_at };
+            }
+            Err(error) => {
+                let since = claiming.failure.as_ref().map_or(now, |failure| failure.since);
+                claiming.failure = Some(ClaimFailure { reason: error.to_string(), since });
+            }
+        }
+    }
+
+    /// How claiming fares.
+    pub(super) fn claiming(&self) -> Claiming {
+        self.claiming.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u32, Content>> {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -71,5 +93,23 @@ impl Entry {
 impl Drop for Entry {
     fn drop(&mut self) {
         self.board.lock().remove(&self.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_to_claim_stands_from_the_first_one_on_until_a_look_succeeds() {
+        let board = Board::default();
+        board.asked(Timestamp(1), Ok(2));
+        board.asked(Timestamp(2), Err(&StoreError::LeaseLost));
+        board.asked(Timestamp(3), Err(&StoreError::LeaseLost));
+        let claiming = board.claiming();
+        assert_eq!((claiming.asked_at, claiming.claimed_at), (Some(Timestamp(3)), Some(Timestamp(1))));
+        assert_eq!(claiming.failure.map(|failure| failure.since), Some(Timestamp(2)));
+        board.asked(Timestamp(4), Ok(0));
+        assert_eq!(board.claiming(), Claiming { asked_at: Some(Timestamp(4)), claimed_at: Some(Timestamp(1)), failure: None });
     }
 }

@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use super::board::Board;
 use super::gate::{Drained, Entry, Gate};
 use super::leases::{Lease, Leases};
 use super::pace::Pace;
@@ -35,6 +36,7 @@ pub(super) struct Claimer {
     pub(super) slots: Slots,
     pub(super) leases: Leases,
     pub(super) gate: Gate,
+    pub(super) board: Board,
     pub(super) draining: CancellationToken,
 }
 
@@ -80,7 +82,9 @@ impl Claimer {
             }
             // Subscribed before asking: what happens after the question is heard.
             let mut hints = self.store.hints();
-            let wait = match self.claim_once(slots, &sender).await {
+            let claimed = self.claim_once(slots, &sender).await;
+            self.board.asked(self.store.now(), claimed.as_ref().copied());
+            let wait = match claimed {
                 Ok(0) => jitter(self.poll),
                 Ok(_) => {
                     pace.found(Instant::now());

@@ -253,6 +253,7 @@ impl Daemon {
             slots: self.slots.clone(),
             leases: self.leases.clone(),
             gate: self.gate.clone(),
+            board: self.board.clone(),
             draining: shutdown.drain.clone(),
         }
     }

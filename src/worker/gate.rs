@@ -186,6 +186,7 @@ mod tests {
     use crate::clock::Timestamp;
     use crate::ids::{AttemptNo, ClaimToken, JobId, WorkerId};
     use crate::job::Claim;
+    use crate::store::Resource;
 
     fn drain() -> Option<Drain> {
         Some(Drain { asked_at: Timestamp(1), asked_by: "op".to_owned(), reason: String::new() })
@@ -229,7 +230,7 @@ mod tests {
     #[tokio::test]
     async fn a_host_that_is_short_of_something_closes_the_gate_and_nobody_leaves() {
         let (gate, leases) = (Gate::new(None), Leases::default());
-        gate.set_shortage(Some(Shortage { reason: "disk".to_owned(), since: Timestamp(1) }));
+        gate.set_shortage(Some(Shortage { of: [Resource::Disk].into(), reason: "disk".to_owned(), since: Timestamp(1) }));
         gate.closed().await;
         let (entry, ()) = tokio::join!(gate.enter(&leases, Drained::Leaves), async {
             tokio::task::yield_now().await;

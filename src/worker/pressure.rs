@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use bytesize::ByteSize;
 use nix::sys::statvfs::statvfs;
 
-use crate::store::{Pressure, PressureLimits};
+use crate::store::{Pressure, PressureLimits, Resource};
 
 /// Where the system says what there is.
 #[derive(Debug, Clone)]
@@ -21,15 +21,6 @@ pub(super) struct Gauge {
     groups: PathBuf,
     /// The state directory.
     state: PathBuf,
-}
-
-/// What a host can be short of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Want {
-    Memory,
-    MemoryTime,
-    Disk,
-    Inodes,
 }
 
 impl Gauge {
@@ -112,20 +103,20 @@ fn stalled_in(file: &Path) -> Option<u8> {
 
 /// What a host is short of. What it was short of before (`short`), it is until there is a quarter more than the limit, or half
 /// the stalls.
-pub(super) fn judge(pressure: &Pressure, short: &BTreeSet<Want>) -> BTreeSet<Want> {
+pub(super) fn judge(pressure: &Pressure, short: &BTreeSet<Resource>) -> BTreeSet<Resource> {
     let limits = &pressure.limits;
     let too_little = |want, value: Option<u64>, least: u64| {
         let least = if short.contains(&want) { least.saturating_add(least / 4) } else { least };
         value.is_some_and(|value| value < least).then_some(want)
     };
     let most = limits.memory_stalled_percent;
-    let most = if short.contains(&Want::MemoryTime) { most / 2 } else { most };
+    let most = if short.contains(&Resource::MemoryStalls) { most / 2 } else { most };
     let stalls = pressure.memory_stalled_percent.is_some_and(|percent| limits.memory_stalled_percent > 0 && percent > most);
     [
-        too_little(Want::Memory, pressure.memory_available_bytes, limits.memory_available_bytes),
-        stalls.then_some(Want::MemoryTime),
-        too_little(Want::Disk, pressure.disk_free_bytes, limits.disk_free_bytes),
-        too_little(Want::Inodes, pressure.inodes_free, limits.inodes_free),
+        too_little(Resource::Memory, pressure.memory_available_bytes, limits.memory_available_bytes),
+        stalls.then_some(Resource::MemoryStalls),
+        too_little(Resource::Disk, pressure.disk_free_bytes, limits.disk_free_bytes),
+        too_little(Resource::Inodes, pressure.inodes_free, limits.inodes_free),
     ]
     .into_iter()
     .flatten()
@@ -133,14 +124,14 @@ pub(super) fn judge(pressure: &Pressure, short: &BTreeSet<Want>) -> BTreeSet<Wan
 }
 
 /// What a host is short of, in words that stay the same while it is.
-pub(super) fn in_words(short: &BTreeSet<Want>, limits: &PressureLimits) -> String {
+pub(super) fn in_words(short: &BTreeSet<Resource>, limits: &PressureLimits) -> String {
     let words = short.iter().map(|want| match want {
-        Want::Memory => format!("less than {} of memory is available", ByteSize(limits.memory_available_bytes)),
-        Want::MemoryTime => {
+        Resource::Memory => format!("less than {} of memory is available", ByteSize(limits.memory_available_bytes)),
+        Resource::MemoryStalls => {
             format!("tasks stand still for want of memory for more than {} % of the time", limits.memory_stalled_percent)
         }
-        Want::Disk => format!("less than {} is free on the disk of the state directory", ByteSize(limits.disk_free_bytes)),
-        Want::Inodes => format!("fewer than {} inodes are free on the disk of the state directory", limits.inodes_free),
+        Resource::Disk => format!("less than {} is free on the disk of the state directory", ByteSize(limits.disk_free_bytes)),
+        Resource::Inodes => format!("fewer than {} inodes are free on the disk of the state directory", limits.inodes_free),
     });
     words.collect::<Vec<_>>().join("; ")
 }
@@ -212,7 +203,7 @@ mod tests {
     fn who_is_short_is_so_until_there_is_clearly_enough() {
         let limits =
             PressureLimits { memory_available_bytes: 100, memory_stalled_percent: 20, disk_free_bytes: 1000, inodes_free: 0 };
-        let check = |memory: u64, stalled: u8, disk: u64, before: &[Want], expected: &[Want]| {
+        let check = |memory: u64, stalled: u8, disk: u64, before: &[Resource], expected: &[Resource]| {
             let pressure = Pressure {
                 memory_available_bytes: Some(memory),
                 memory_stalled_percent: Some(stalled),
@@ -225,14 +216,20 @@ mod tests {
             assert_eq!(found, expected.iter().copied().collect(), "{memory} {stalled} {disk} {before:?}");
         };
         check(100, 20, 1000, &[], &[]);
-        check(99, 21, 999, &[], &[Want::Memory, Want::MemoryTime, Want::Disk]);
-        check(124, 11, 1249, &[Want::Memory, Want::MemoryTime, Want::Disk], &[Want::Memory, Want::MemoryTime, Want::Disk]);
-        check(125, 10, 1250, &[Want::Memory, Want::MemoryTime, Want::Disk], &[]);
+        check(99, 21, 999, &[], &[Resource::Memory, Resource::MemoryStalls, Resource::Disk]);
+        check(
+            124,
+            11,
+            1249,
+            &[Resource::Memory, Resource::MemoryStalls, Resource::Disk],
+            &[Resource::Memory, Resource::MemoryStalls, Resource::Disk],
+        );
+        check(125, 10, 1250, &[Resource::Memory, Resource::MemoryStalls, Resource::Disk], &[]);
         // One is not the other.
-        check(110, 0, 2000, &[Want::Disk], &[]);
+        check(110, 0, 2000, &[Resource::Disk], &[]);
         let nothing_said = Pressure { limits: limits.clone(), ..Pressure::default() };
         assert!(judge(&nothing_said, &BTreeSet::new()).is_empty());
-        let both = [Want::Memory, Want::Disk].into();
+        let both = [Resource::Memory, Resource::Disk].into();
         assert_eq!(
             in_words(&both, &limits),
             "less than 100 B of memory is available; less than 1000 B is free on the disk of the state directory"

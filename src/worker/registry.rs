@@ -14,7 +14,7 @@ use super::identity::{boot_id, host_name};
 use crate::backends;
 use crate::clock::millis;
 use crate::ids::WorkerId;
-use crate::store::{OfferedBackend, Pressure, Store, WorkerPhase, WorkerReport};
+use crate::store::{Claiming, OfferedBackend, Pressure, Store, WorkerPhase, WorkerReport};
 
 /// How soon the worker says that something is in a slot, or no longer. Short jobs then cost a report now and then, not one each.
 const SOON: Duration = Duration::from_secs(2);
@@ -53,6 +53,7 @@ pub(super) fn row(store: &Store, id: &WorkerId, version: &str, config: &Config, 
         backends: offered.collect(),
         slots: Vec::new(),
         pressure: Pressure::default(),
+        claiming: Claiming::default(),
         phase: WorkerPhase::Running,
         report_ms: millis(config.report.max(REPORT_LEAST)),
         started_at: store.now(),
@@ -95,6 +96,7 @@ impl Registry {
         WorkerReport {
             slots: self.board.records(self.slots),
             pressure: self.admission.pressure(),
+            claiming: self.board.claiming(),
             phase,
             seen_at: self.store.now(),
             ..self.row.clone()
@@ -118,5 +120,9 @@ impl Registry {
 
 /// Whether people should hear of it before the next regular report. Figures that move all the time are not news.
 fn is_news(said: &WorkerReport, report: &WorkerReport) -> bool {
-    (&said.slots, said.phase, &said.pressure.shortage) != (&report.slots, report.phase, &report.pressure.shortage)
+    let of = |report: &WorkerReport| {
+        let failed = report.claiming.failure.as_ref().map(|failure| failure.since);
+        (report.slots.clone(), report.phase, report.pressure.shortage.clone(), failed)
+    };
+    of(said) != of(report)
 }

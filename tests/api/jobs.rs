@@ -182,6 +182,7 @@ async fn the_description_has_every_route_and_every_document() {
     post /v1/jobs/{id}/cancel
     post /v1/jobs/{id}/deadline
     get /v1/jobs/{id}/diff
+    get /v1/jobs/{id}/explain
     get /v1/jobs/{id}/logs
     post /v1/jobs/{id}/requeue
     post /v1/jobs/{id}/retry

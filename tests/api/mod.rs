@@ -2,6 +2,7 @@
 
 mod arguments;
 mod completions;
+mod explain;
 mod fates;
 mod jobs;
 mod logs;

@@ -7,7 +7,7 @@ use sawmill::cli::Exit;
 use sawmill::clock::Timestamp;
 use sawmill::ids::{AttemptNo, WorkerId};
 use sawmill::job::{OutcomeClass, Stage};
-use sawmill::store::{Pressure, PressureLimits, Shortage, SlotContent, WorkerPhase};
+use sawmill::store::{ClaimFailure, Pressure, PressureLimits, Resource, Shortage, SlotContent, WorkerPhase};
 use serde_json::json;
 
 use super::world::{World, on_both};
@@ -63,7 +63,7 @@ async fn a_list_of_workers_says_what_is_wrong_with_each(world: &World) {
         report.id = named("w2");
         report.slots.truncate(2);
         report.slots[1].content = SlotContent::Broken { reason: "no supervisor".to_owned(), since: moment };
-        report.pressure.shortage = Some(Shortage { reason: "less than 1.0 GiB is free".to_owned(), since: moment });
+        report.pressure.shortage = Some(Shortage { of: [Resource::Disk].into(), reason: "less than 1.0 GiB is free".to_owned(), since: moment });
     }).await;
     world.report(|report| {
         report.id = named("w3");
@@ -73,6 +73,10 @@ async fn a_list_of_workers_says_what_is_wrong_with_each(world: &World) {
     world.report(|report| {
         report.id = named("w4");
         report.seen_at = report.seen_at - Duration::from_secs(330);
+    }).await;
+    world.report(|report| {
+        report.id = named("w6");
+        report.claiming.failure = Some(ClaimFailure { reason: "no answer in time".to_owned(), since: moment });
     }).await;
     world.report(|report| {
         report.id = named("w5");
@@ -90,6 +94,7 @@ async fn a_list_of_workers_says_what_is_wrong_with_each(world: &World) {
         w3      draining  0s    0     4      builder  shell     -       0.1.0    0 jobs left, drain asked by ops@desk: new kernel
         w4      offline   5m    0     4      builder  shell     linux   0.1.0    -
         w5      stopped   0s    0     4      builder  shell     linux   0.1.0    -
+        w6      running   0s    0     4      builder  shell     linux   0.1.0    cannot claim jobs: no answer in time
         "#);
     }
 }
@@ -109,7 +114,7 @@ async fn a_worker_is_shown_with_what_is_in_its_slots_and_what_it_measured(world:
             disk_free_bytes: Some(512 << 20),
             inodes_free: Some(7),
             limits: PressureLimits { memory_available_bytes: 256 << 20, memory_stalled_percent: 40, disk_free_bytes: 1 << 30, inodes_free: 0 },
-            shortage: Some(Shortage { reason: "less than 1.0 GiB is free".to_owned(), since: moment }),
+            shortage: Some(Shortage { of: [Resource::Disk].into(), reason: "less than 1.0 GiB is free".to_owned(), since: moment }),
         };
         (report.started_at, report.report_ms) = (moment, i64::MAX);
         report.seen_at = moment;

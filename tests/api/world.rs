@@ -18,7 +18,7 @@ use sawmill::job::{
     Claim, Completion, DiffSummary, FileChange, LogChunk, LogVerdict, Outcome, OutcomeClass, RetryPolicy, Stream,
 };
 use sawmill::store::{
-    ClaimRequest, Config, Finish, OfferedBackend, Pressure, ProjectLimits, Retention, SlotContent, SlotRecord, Store,
+    ClaimRequest, Claiming, Config, Finish, OfferedBackend, Pressure, ProjectLimits, Retention, SlotContent, SlotRecord, Store,
     WorkerPhase, WorkerReport,
 };
 use serde_json::{Value, json};
@@ -205,6 +205,7 @@ impl World {
             backends: vec![OfferedBackend { name: "shell".to_owned(), capabilities: vec![label("context=200k")] }],
             slots: (0..4).map(|number| SlotRecord { number, content: SlotContent::Free }).collect(),
             pressure: Pressure::default(),
+            claiming: Claiming::default(),
             phase: WorkerPhase::Running,
             report_ms: 10_000,
             started_at: now,

@@ -7,7 +7,7 @@ use sawmill::clock::Timestamp;
 use sawmill::ids::WorkerId;
 use sawmill::job::spec::Priority;
 use sawmill::job::{Concurrency, Forecast, Job, OutcomeClass};
-use sawmill::store::{NewJob, OfferedBackend, Pressure, SlotContent, SlotRecord, Store, WorkerPhase, WorkerReport};
+use sawmill::store::{Claiming, NewJob, OfferedBackend, Pressure, SlotContent, SlotRecord, Store, WorkerPhase, WorkerReport};
 
 use super::{LONG, Queue, ask, finish, on_both, priority};
 
@@ -24,6 +24,7 @@ async fn worker(queue: &Queue, edit: impl FnOnce(&mut WorkerReport)) {
         backends: vec![OfferedBackend { name: "shell".to_owned(), capabilities: Vec::new() }],
         slots: (0..2).map(|number| SlotRecord { number, content: SlotContent::Free }).collect(),
         pressure: Pressure::default(),
+        claiming: Claiming::default(),
         phase: WorkerPhase::Running,
         report_ms: 3_600_000,
         started_at: now,

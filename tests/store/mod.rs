@@ -8,6 +8,7 @@ mod completions;
 mod depth;
 mod dropped;
 mod expiry;
+mod explain;
 mod fate;
 mod fence;
 mod finish;

@@ -10,7 +10,7 @@ use sawmill::store::{Change, CompletionFilter, JobFilter, Run, Selection, Swept}
 const BACKLOG: usize = 20_000;
 
 /// The order of the hot statements, and the index that each goes by. SQLite has no counters that would tell what was read.
-const PLANS: [(&str, &str); 27] = [
+const PLANS: [(&str, &str); 28] = [
     (
         "SELECT j.id FROM jobs j WHERE j.state = 'queued' AND j.held IS NULL AND j.route = 1 AND (j.start_by IS NULL OR j.start_by > 1) \
          ORDER BY j.priority, j.position, j.id LIMIT 1",
@@ -20,6 +20,11 @@ const PLANS: [(&str, &str); 27] = [
         "SELECT t.position FROM jobs t WHERE t.state = 'queued' AND t.held IS NULL AND t.route = 1 AND t.priority = 2 AND t.share = 's' \
          ORDER BY t.position DESC LIMIT 1",
         "SEARCH t USING INDEX jobs_turn (route=? AND priority=? AND share=?)",
+    ),
+    (
+        "SELECT b.id FROM jobs b WHERE b.state = 'queued' AND b.held IS NULL AND b.route = 1 AND (b.priority, b.position, b.id) < (1, 2, x'00') \
+         ORDER BY b.priority, b.position, b.id LIMIT 1001",
+        "SEARCH b USING INDEX jobs_claim (route=? AND (priority,position,id)<(?,?,?))",
     ),
     (
         "SELECT ready_at FROM jobs WHERE held IN ('scheduled', 'backoff') ORDER BY ready_at LIMIT 1",
@@ -161,6 +166,8 @@ fn backlog() -> String {
 
 async fn whole_lives(queue: &Queue) {
     let job = queue.enqueue().await;
+    // It counts those before it up to a thousand.
+    queue.store.explain(job.id).await.expect("explained");
     for _ in 0..5 {
         queue.store.promote_once(5).await.expect("done");
         queue.store.expire_once(5).await.expect("done");

@@ -7,8 +7,8 @@ use sawmill::clock::Timestamp;
 use sawmill::ids::{AttemptNo, JobId, WorkerId};
 use sawmill::job::{JobState, OutcomeClass, Stage};
 use sawmill::store::{
-    JobOrder, OfferedBackend, Pressure, PressureLimits, Renewal, Shortage, SlotContent, SlotRecord, StopRequest, StoreError,
-    WorkerPhase, WorkerReport, WorkerState,
+    ClaimFailure, Claiming, JobOrder, OfferedBackend, Pressure, PressureLimits, Renewal, Resource, Shortage, SlotContent,
+    SlotRecord, StopRequest, StoreError, WorkerPhase, WorkerReport, WorkerState,
 };
 
 use super::{LONG, Queue, finish, on_both};
@@ -42,7 +42,12 @@ pub(super) fn report(now: Timestamp) -> WorkerReport {
             disk_free_bytes: Some(0),
             inodes_free: Some(7),
             limits: PressureLimits { disk_free_bytes: 1, ..PressureLimits::default() },
-            shortage: Some(Shortage { reason: "no disk".to_owned(), since: Timestamp(5) }),
+            shortage: Some(Shortage { of: [Resource::Disk].into(), reason: "no disk".to_owned(), since: Timestamp(5) }),
+        },
+        claiming: Claiming {
+            asked_at: Some(Timestamp(6)),
+            claimed_at: None,
+            failure: Some(ClaimFailure { reason: "no database".to_owned(), since: Timestamp(5) }),
         },
         phase: WorkerPhase::Running,
         report_ms: 1_000,

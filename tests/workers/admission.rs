@@ -70,6 +70,10 @@ async fn a_host_without_enough_memory_claims_nothing_and_says_so() {
     let shown = host.sawmill(&["workers", "show", "a"]);
     assert_eq!(shown["pressure"]["shortage"]["reason"], json!("less than 1.0 PiB of memory is available"));
     assert!(shown["pressure"]["memory_available_bytes"].as_u64().is_some_and(|bytes| bytes > 0), "{shown}");
+    let told = host.sawmill(&["job", "explain", &job.to_string()]);
+    let obstacle = &told["workers"][0]["obstacles"][0];
+    assert_eq!((&obstacle["kind"], &obstacle["of"]), (&json!("short"), &json!(["memory"])), "{told}");
+    assert!(told["answer"].as_str().is_some_and(|answer| answer.contains("less than 1.0 PiB of memory")), "{told}");
     assert_eq!(host.job(job).await.state, JobState::Queued);
     assert!(host.attempts(job).await.is_empty());
     host.close(vec![worker]).await;

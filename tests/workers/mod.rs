@@ -3,6 +3,8 @@
 mod admission;
 mod deadline;
 mod drain;
+mod explain;
+mod labels;
 mod slots;
 
 use std::time::Duration;

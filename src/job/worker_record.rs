@@ -3,14 +3,16 @@
 //! The one rule: what a worker says is stored as it says it, and what it *is* (offline, say) is computed when somebody looks,
 //! so that a worker that says nothing any more is not shown as what it said last.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::label::Label;
+use super::stage::Stage;
 use crate::clock::Timestamp;
 use crate::ids::{AttemptNo, JobId, WorkerId};
-use crate::job::{Label, Stage};
 
 /// A worker that has missed so many of its own reports is offline.
 const MISSED_REPORTS: i64 = 3;
@@ -36,6 +38,8 @@ pub struct WorkerReport {
     pub slots: Vec<SlotRecord>,
     /// What it measured of its host.
     pub pressure: Pressure,
+    /// How it fares with claiming.
+    pub claiming: Claiming,
     /// What it is doing.
     pub phase: WorkerPhase,
     /// How often it reports, in milliseconds.
@@ -44,6 +48,26 @@ pub struct WorkerReport {
     pub started_at: Timestamp,
     /// When it last said so.
     pub seen_at: Timestamp,
+}
+
+/// How a worker fares with claiming jobs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Claiming {
+    /// When it last looked at the queue, with a slot in hand.
+    pub asked_at: Option<Timestamp>,
+    /// When it last claimed a job.
+    pub claimed_at: Option<Timestamp>,
+    /// Why it cannot, where the last try failed.
+    pub failure: Option<ClaimFailure>,
+}
+
+/// Why a worker cannot claim jobs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ClaimFailure {
+    /// What went wrong last.
+    pub reason: String,
+    /// When it first failed, of the tries that failed since the last one that did not.
+    pub since: Timestamp,
 }
 
 /// A backend of a worker.
@@ -121,9 +145,25 @@ pub struct PressureLimits {
     pub inodes_free: u64,
 }
 
+/// Something that a host can be short of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Resource {
+    /// Memory that can be had without swapping.
+    Memory,
+    /// Time in which tasks do not stand still for want of memory.
+    MemoryStalls,
+    /// Room on the disk of the state directory.
+    Disk,
+    /// Files that can still be made there.
+    Inodes,
+}
+
 /// Why a worker claims no job by itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Shortage {
+    /// What its host is short of.
+    pub of: BTreeSet<Resource>,
     /// In words.
     pub reason: String,
     /// Since when.
@@ -217,7 +257,8 @@ pub struct WorkerRecord {
 
 impl WorkerRecord {
     /// What follows from a report and a request, as of `now`.
-    pub(super) fn new(report: WorkerReport, drain: Option<Drain>, jobs: u32, now: Timestamp) -> Self {
+    #[must_use]
+    pub fn new(report: WorkerReport, drain: Option<Drain>, jobs: u32, now: Timestamp) -> Self {
         let patience = Duration::from_millis(u64::try_from(report.report_ms.saturating_mul(MISSED_REPORTS)).unwrap_or(0));
         let state = match report.phase {
             WorkerPhase::Stopped => WorkerState::Stopped,
@@ -251,7 +292,8 @@ mod tests {
     fn a_worker_is_what_it_says_and_what_is_asked_of_it_until_it_falls_silent() {
         let drain = || Drain { asked_at: Timestamp(1), asked_by: "op".to_owned(), reason: String::new() };
         let check = |phase, short: bool, drained: bool, silence_ms: i64, expected: WorkerState| {
-            let shortage = short.then(|| Shortage { reason: "memory".to_owned(), since: Timestamp(0) });
+            let shortage =
+                short.then(|| Shortage { of: [Resource::Memory].into(), reason: "memory".to_owned(), since: Timestamp(0) });
             let report = WorkerReport {
                 id: WorkerId::new("w"),
                 host: String::new(),
@@ -262,6 +304,7 @@ mod tests {
                 backends: Vec::new(),
                 slots: Vec::new(),
                 pressure: Pressure { shortage, ..Pressure::default() },
+                claiming: Claiming::default(),
                 phase,
                 report_ms: 1_000,
                 started_at: Timestamp(0),
