@@ -112,7 +112,7 @@ struct Look {
     claimed: Vec<ClaimedJob>,
     /// Whether a limit had no room for some of what was looked at.
     held: bool,
-    /// Whether there may be more behind what was looked at.
+    /// Whether there may be more to hold behind what was looked at.
     more: bool,
 }
 
@@ -158,25 +158,26 @@ impl Store {
         Ok(round)
     }
 
-    /// Claims what is wanted of a route, and says whether there was less of it because limits have no room.
+    /// Claims what is wanted of a route, and says whether there was less of it because limits have no room. Those are out of the
+    /// way then; what comes instead of them the next round decides, because it may be of another route.
     async fn claim_part(&self, part: Wanted, ask: &ClaimRequest, claimed: &mut Vec<ClaimedJob>) -> Result<Round, StoreError> {
-        let mut missing = part.count;
-        let mut page = part.count;
-        let mut held = false;
+        let mut look = self.look(part, part.count, part.count, ask).await?;
+        let missing = part.count - look.claimed.len();
+        claimed.append(&mut look.claimed);
+        if missing == 0 || !look.held {
+            return Ok(Round::Done);
+        }
         for _ in 0..PAGES_MAX {
-            let look = self.look(part, page, missing, ask).await?;
-            missing -= look.claimed.len();
-            held |= look.held;
-            claimed.extend(look.claimed);
-            if missing == 0 || !look.more {
+            if !look.more {
                 break;
             }
-            page = HELD_PAGE.max(missing);
+            look = self.look(part, HELD_PAGE, 0, ask).await?;
         }
-        Ok(if held && missing > 0 { Round::Held } else { Round::Done })
+        Ok(Round::Held)
     }
 
-    /// Looks at the first `page` jobs of a part, claims at most `most` of them, and holds those whose limits have no room.
+    /// Looks at the first `page` jobs of a part, claims at most `most` of them, and holds those whose limits have no room, up to the
+    /// first one that could be claimed as well.
     async fn look(&self, part: Wanted, page: usize, most: usize, ask: &ClaimRequest) -> Result<Look, StoreError> {
         let mut tx = self.db().begin().await?;
         match look_within(&mut tx, part, page, most, ask, self.now()).await {
@@ -294,17 +295,19 @@ async fn look_within(
     }
     let mut room = Room::of(tx, &picked).await?;
     let (mut chosen, mut held) = (Vec::new(), BTreeMap::new());
+    let mut over = false;
     for job in &picked {
-        if chosen.len() == most {
-            break;
-        }
         match room.take(job) {
+            Ok(()) if chosen.len() == most => {
+                over = true;
+                break;
+            }
             Ok(()) => chosen.push(JobId::from_uuid(job.id)),
             Err(why) => held.entry(why.as_str()).or_insert_with(|| (why, Vec::new())).1.push(job.id),
         }
     }
     let some_held = !held.is_empty();
-    let more = some_held && picked.len() == page;
+    let more = some_held && picked.len() == page && !over;
     for (why, jobs) in held.into_values() {
         limits::hold(tx, &jobs, why).await?;
     }

@@ -16,6 +16,7 @@ mod lines;
 mod logs;
 mod plans;
 mod retention;
+mod scheduling;
 mod schema;
 mod workers;
 
