@@ -12,6 +12,7 @@ mod fence;
 mod finish;
 mod hints;
 mod jobs;
+mod limits;
 mod lines;
 mod logs;
 mod plans;
