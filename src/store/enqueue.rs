@@ -3,7 +3,7 @@
 //! The one rule: one key is one job and one branch is one job, whoever comes first and however many come at once. The unique
 //! indexes decide; what is looked up afterwards only says who won.
 
-use super::db::Tx;
+use super::db::{TRIES, Tx};
 use super::dependencies::{self, Needs};
 use super::error::StoreError;
 use super::outbox::add_ends;
@@ -43,13 +43,20 @@ impl Store {
     /// [`StoreError::NoSuchDependency`], [`StoreError::ForeignBase`], [`StoreError::KeyConflict`], [`StoreError::IdConflict`] and [`StoreError::BranchTaken`].
     pub async fn enqueue(&self, new: NewJob) -> Result<Enqueued, StoreError> {
         let route = self.route(&Route::of(&new.spec)).await?;
-        let mut tx = self.db().begin().await?;
-        match self.enqueue_within(&mut tx, &new, route).await {
-            Ok(existing @ Enqueued::Existing(_)) => {
-                tx.rollback().await;
-                Ok(existing)
+        let mut tries = 1;
+        loop {
+            let mut tx = self.db().begin().await?;
+            let result = match self.enqueue_within(&mut tx, &new, route).await {
+                Ok(existing @ Enqueued::Existing(_)) => {
+                    tx.rollback().await;
+                    Ok(existing)
+                }
+                result => self.conclude(tx, result).await,
+            };
+            match result {
+                Err(error) if error.is_deadlock() && tries < TRIES => tries += 1,
+                result => return result,
             }
-            result => self.conclude(tx, result).await,
         }
     }
 

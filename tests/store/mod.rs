@@ -5,6 +5,7 @@
 
 mod claims;
 mod completions;
+mod dependencies;
 mod dropped;
 mod expiry;
 mod fate;
