@@ -16,6 +16,7 @@ mod jobs;
 mod limits;
 mod lines;
 mod logs;
+mod model;
 mod plans;
 mod retention;
 mod scheduling;
