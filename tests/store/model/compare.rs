@@ -13,8 +13,10 @@ impl Driver {
         let mut found = self.queue.store.jobs(&filter).await.expect("listed").items;
         found.sort_unstable_by_key(|job| job.id);
         assert_eq!(found.len(), self.world.jobs.len());
+        let free: Vec<&Job> =
+            found.iter().zip(&self.world.jobs).filter(|(found, _)| found.held.is_none()).map(|(_, job)| job).collect();
         for (found, job) in found.iter().zip(&self.world.jobs) {
-            self.compare_job(found, job);
+            self.compare_job(found, job, &free);
         }
         let filter = CompletionFilter { limit: 1000, ..CompletionFilter::default() };
         let mut entries = self.queue.store.completions(&filter).await.expect("listed").items;
@@ -41,7 +43,8 @@ impl Driver {
         assert_eq!(open, running, "attempts that have not ended are those of running jobs");
     }
 
-    fn compare_job(&self, found: &job::Job, job: &Job) {
+    /// `free` are the jobs that nothing holds.
+    fn compare_job(&self, found: &job::Job, job: &Job, free: &[&Job]) {
         let context = || format!("the store: {found:?}\nthe model: {job:?}");
         assert_eq!(found.id, job.id);
         assert_eq!(found.state, job.state, "{}", context());
@@ -58,8 +61,15 @@ impl Driver {
         let explained = match (job.wait, found.held) {
             _ if job.state != JobState::Queued => found.held.is_none(),
             (Wait::No, None) => true,
-            (Wait::No, Some(Hold::Key)) => self.world.key_is_full(job),
-            (Wait::No, Some(Hold::Project)) => self.world.project_is_full(job),
+            // What runs, or is the next to run, uses up the limit.
+            (Wait::No, Some(Hold::Key)) => {
+                let same = |other: &&&Job| other.key.map(|(key, _)| key) == job.key.map(|(key, _)| key);
+                job.key.is_some_and(|(_, limit)| uses_up(free.iter().filter(same), limit))
+            }
+            (Wait::No, Some(Hold::Project)) => {
+                let limit = job.project.and_then(|project| self.world.limits.get(&project));
+                limit.is_some_and(|limit| uses_up(free.iter().filter(|other| other.project == job.project), *limit))
+            }
             (Wait::Scheduled, held) => held == Some(Hold::Scheduled),
             (Wait::Backoff, held) => held == Some(Hold::Backoff),
             (Wait::Dependency, held) => held == Some(Hold::Dependency),
@@ -67,4 +77,8 @@ impl Driver {
         };
         assert!(explained, "it is held and need not be, or the reverse\n{}", context());
     }
+}
+
+fn uses_up<'a>(jobs: impl Iterator<Item = &'a &'a Job>, limit: u32) -> bool {
+    jobs.filter(|job| !job.state.is_final()).count() >= limit as usize
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use sawmill::ids::JobId;
 use sawmill::job::JobState;
 use sawmill::store::{Cancel, Change, RelieveCursor, Requeue, Run, Selection, StoreError};
 
@@ -39,27 +40,35 @@ impl Driver {
             },
         };
         assert_eq!(found, self.world.change(at, change));
+        self.relieve().await;
+    }
+
+    /// What workers do now and then: a limit was raised, or one that it had let back is gone without having started.
+    pub(super) async fn relieve(&self) {
+        self.queue.store.relieve_once(&mut RelieveCursor::default(), 10).await.expect("done");
     }
 
     pub(super) async fn change_many(&mut self, change: &Change, project: Option<u8>) {
         let named = project.map(|project| format!("p{project}"));
         let selection = Selection::Filter { project: named, execution: None, state: None, after: None };
         let changed = self.queue.store.change_jobs(change, &selection, 1000, Run::Real).await.expect("done");
-        let (mut expected, mut all) = (Vec::new(), Vec::new());
+        let mut all = Vec::new();
         for at in 0..self.world.jobs.len() {
             let job = &self.world.jobs[at];
             if change.states().contains(&job.state) && (project.is_none() || job.project == project) {
                 all.push(at);
             }
         }
-        for at in all {
-            if matches!(self.world.change(at, change), Answer::Done | Answer::Asked) {
-                expected.push(self.world.jobs[at].id);
-            }
-        }
+        let done: Vec<usize> = match change {
+            Change::Cancel { .. } => self.world.cancel_all(&all, change),
+            _ => all.into_iter().filter(|at| self.world.change(*at, change) == Answer::Done).collect(),
+        };
+        let mut expected: Vec<JobId> = done.into_iter().map(|at| self.world.jobs[at].id).collect();
+        expected.sort_unstable();
         let mut found = changed.changed;
         found.sort_unstable();
         assert_eq!(found, expected, "{:?}", changed.unchanged);
+        self.relieve().await;
     }
 
     pub(super) async fn limit(&mut self, project: u8, running: Option<u32>) {
@@ -70,6 +79,6 @@ impl Driver {
         let named: BTreeMap<String, u32> =
             self.world.limits.iter().map(|(project, running)| (format!("p{project}"), *running)).collect();
         self.queue.store.set_project_limits(&named).await.expect("written");
-        self.queue.store.relieve_once(&mut RelieveCursor::default(), 10).await.expect("done");
+        self.relieve().await;
     }
 }

@@ -109,8 +109,9 @@ fn ask() -> impl Strategy<Value = Ask> {
     (priority, whose, needs, times, idempotency, 1..4_u32).prop_map(
         |(priority, (project, key, picky), (after, base_from, cascade), (start_by, scheduled), idempotency, attempts)| Ask {
             priority,
-            project,
-            key,
+            // A limit that lets back one whom no worker can run lets back the next one at the next look only.
+            project: project.filter(|_| !picky),
+            key: key.filter(|_| !picky),
             picky,
             after,
             base_from,

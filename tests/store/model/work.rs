@@ -218,6 +218,7 @@ impl Driver {
         if late {
             assert_eq!(expired, [Expired::Start { job: id }]);
             self.world.end(at, JobState::Failed, OutcomeClass::Expired);
+            self.relieve().await;
         } else {
             assert_eq!(expired, []);
         }

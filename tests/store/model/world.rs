@@ -174,11 +174,20 @@ impl World {
     }
 
     pub(super) fn end(&mut self, at: usize, state: JobState, class: OutcomeClass) {
+        self.close(at, state, class);
+        self.tell(at);
+    }
+
+    fn close(&mut self, at: usize, state: JobState, class: OutcomeClass) {
         let job = &mut self.jobs[at];
         job.state = state;
         job.wait = Wait::No;
         job.outcome = Some(class);
         job.ends.push(state);
+    }
+
+    /// Has those that wait for a job hear of its end.
+    fn tell(&mut self, at: usize) {
         let waiting: Vec<usize> = (0..self.jobs.len())
             .filter(|other| {
                 let other = &self.jobs[*other];
@@ -203,6 +212,21 @@ impl World {
             }
             self.jobs[other] = job;
         }
+    }
+
+    /// Cancels several at once: none of them ends because another did. Says which were changed.
+    pub(super) fn cancel_all(&mut self, all: &[usize], change: &Change) -> Vec<usize> {
+        let waiting: Vec<usize> = all.iter().copied().filter(|at| self.jobs[*at].state == JobState::Queued).collect();
+        for at in &waiting {
+            self.jobs[*at].cancel_asked = true;
+            self.close(*at, JobState::Cancelled, OutcomeClass::Cancelled);
+        }
+        for at in &waiting {
+            self.tell(*at);
+        }
+        let running = all.iter().copied().filter(|at| !waiting.contains(at));
+        let asked: Vec<usize> = running.filter(|at| self.change(*at, change) == Answer::Asked).collect();
+        waiting.into_iter().chain(asked).collect()
     }
 
     pub(super) fn change(&mut self, at: usize, change: &Change) -> Answer {
