@@ -216,6 +216,8 @@ impl Store {
         // Where all that is next is of the least urgent sort already, nothing less urgent can starve.
         let starving = heads.iter().any(|head| head.priority < i64::from(Priority::Background.rank()));
         let aged = if aged_turns > 0 && starving { self.aged(&routes, aged_turns).await? } else { Vec::new() };
+        // One that is next anyway is not to be wanted twice.
+        heads.retain(|head| aged.iter().all(|other| other.id != head.id));
         heads.truncate(limit - aged.len());
         let mut wanted = Vec::new();
         for head in aged {

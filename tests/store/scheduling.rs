@@ -144,6 +144,18 @@ on_both! {
         store.close().await;
     }
 
+    async fn one_that_has_waited_too_long_and_is_next_anyway_is_counted_once(queue) {
+        let store = queue.other(|config| config.ageing = Duration::ZERO).await;
+        for number in 0..4 {
+            let requires: &[&str] = if number == 0 { &["gpu"] } else { &[] };
+            queue.enqueue_as(requiring(requires)).await;
+        }
+        queue.place.tamper("UPDATE jobs SET position = 0").await;
+        let request = asking_with(&[("shell", &[])], &["gpu"], 4);
+        assert_eq!(store.claim(&request).await.expect("answered").len(), 4, "as many as there are slots");
+        store.close().await;
+    }
+
     async fn nobody_gets_the_turns_of_the_more_urgent_before_having_waited_long(queue) {
         let patient = queue.enqueue_as(priority(Priority::Background)).await.id;
         for _ in 0..9 {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use sawmill::clock::Timestamp;
 use sawmill::job::CompletionState;
 use sawmill::store::{Expired, Refusal, StoreError};
 
@@ -54,7 +55,7 @@ impl Driver {
             return;
         }
         let id = self.world.deliveries[at].id;
-        self.pass("completions", "lease_until", id.as_uuid()).await;
+        self.pass("completions", "lease_until", id.as_uuid(), Timestamp(1)).await;
         let expired = self.expire_once().await;
         self.world.give_back(at, false);
         let state = self.world.deliveries[at].state;

@@ -1,5 +1,6 @@
 //! Doing operations to the store and to the model.
 
+use sawmill::clock::Timestamp;
 use sawmill::ids::ClaimToken;
 use sawmill::job::OutcomeClass;
 use sawmill::store::Change;
@@ -78,10 +79,10 @@ impl Driver {
         }
     }
 
-    /// The time of something comes: a column of a job, or of a completion, is long ago.
-    pub(super) async fn pass(&mut self, table: &str, column: &str, id: uuid::Uuid) {
-        let id = self.literal(id);
-        self.tamper(&format!("UPDATE {table} SET {column} = 1 WHERE id = {id} AND {column} IS NOT NULL")).await;
+    /// The time of something comes: a column of a job, or of a completion, is in the past.
+    pub(super) async fn pass(&mut self, table: &str, column: &str, id: uuid::Uuid, to: Timestamp) {
+        let (id, to) = (self.literal(id), to.0);
+        self.tamper(&format!("UPDATE {table} SET {column} = {to} WHERE id = {id} AND {column} IS NOT NULL")).await;
     }
 
     async fn apply(&mut self, operation: &Operation) {

@@ -24,7 +24,7 @@ use self::operation::operation;
 use super::{LONG, Queue};
 
 /// Lists of operations where nobody asks for more.
-const CASES: u32 = 40;
+const CASES: u32 = 80;
 /// The longest list.
 const LENGTH: usize = 40;
 

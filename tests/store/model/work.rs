@@ -190,7 +190,7 @@ impl Driver {
         if !self.world.is_live(number) {
             return;
         }
-        self.pass("jobs", "lease_until", claim.job.as_uuid()).await;
+        self.pass("jobs", "lease_until", claim.job.as_uuid(), Timestamp(1)).await;
         let expired = self.expire_once().await;
         self.world.settle(at, OutcomeClass::LeaseLost, false);
         let state = self.world.jobs[at].state;
@@ -198,10 +198,11 @@ impl Driver {
     }
 
     pub(super) async fn promote(&mut self, at: usize) {
-        let job = &self.world.jobs[at];
+        let (job, now) = (&self.world.jobs[at], self.queue.store.now());
+        let id = job.id;
         let waits = matches!(job.wait, Wait::Scheduled | Wait::Backoff);
         if waits {
-            self.pass("jobs", "ready_at", job.id.as_uuid()).await;
+            self.pass("jobs", "ready_at", id.as_uuid(), now).await;
         }
         assert_eq!(self.queue.store.promote_once(100).await.expect("done"), u64::from(waits));
         if waits {
@@ -213,7 +214,7 @@ impl Driver {
         let job = &self.world.jobs[at];
         let late = job.state == JobState::Queued && job.start_by;
         let id = job.id;
-        self.pass("jobs", "start_by", id.as_uuid()).await;
+        self.pass("jobs", "start_by", id.as_uuid(), Timestamp(1)).await;
         let expired = self.expire_once().await;
         if late {
             assert_eq!(expired, [Expired::Start { job: id }]);
