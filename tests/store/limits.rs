@@ -294,8 +294,8 @@ on_both! {
             let filter = sawmill::store::JobFilter { limit: 100, ..Default::default() };
             queue.store.jobs(&filter).await.expect("listed").items.into_iter().map(|job| job.id).collect()
         };
-        for number in 0..2 {
-            let (store, ids) = (stores[number].clone(), ids.clone());
+        for store in &stores {
+            let (store, ids) = (store.clone(), ids.clone());
             tasks.push(tokio::spawn(async move {
                 for at in 0..10 {
                     let new = new_job();
