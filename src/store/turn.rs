@@ -3,7 +3,8 @@
 //! The one rule: shares take turns. A share's next job comes in one stride behind its last one that waits, and where none of its
 //! jobs waits, level with the job that is next; so a share that comes late waits for one round and not for a backlog. (Start-time
 //! fair queueing, Goyal, Vin and Cheng 1996, with the head of the queue for its virtual time.) Everything that is needed is
-//! read from the ends of two indexes, so it costs the same whatever waits, and nobody waits for a counter.
+//! read from the ends of two indexes (of one for each route, where none of the job's own waits), so it costs the same whatever
+//! waits, and nobody waits for a counter.
 //!
 //! What comes back into the queue (a backoff that is over, a limit that has room) comes in level with the job that is next; the
 //! older of two is first.
