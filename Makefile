@@ -5,6 +5,8 @@
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/sawmill-target
 # The queues that the benchmark compares ours with would otherwise be built against whatever DATABASE_URL names.
 export SQLX_OFFLINE = true
+# Many tests wait for processes, and some for each other; more threads than processors keep these busy.
+export RUST_TEST_THREADS ?= 3
 
 .PHONY: test lint demo bench fmt
 

@@ -276,7 +276,7 @@ fn new_job(backend: &str) -> NewJob {
         attempts_max: 1,
         weight: 1,
         waiting_max: None,
-        ready_at: Timestamp(0),
+        ready_at: Timestamp::now(),
         digest: "d".to_owned(),
     }
 }

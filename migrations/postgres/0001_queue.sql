@@ -85,11 +85,11 @@ CREATE INDEX jobs_claim ON jobs (route, priority, position, id) WHERE state = 'q
 CREATE INDEX jobs_turn ON jobs (route, priority, share, position) WHERE state = 'queued' AND held IS NULL;
 CREATE INDEX jobs_timed ON jobs (ready_at) WHERE held IN ('scheduled', 'backoff');
 CREATE INDEX jobs_start_by ON jobs (start_by) WHERE state = 'queued' AND start_by IS NOT NULL;
-CREATE INDEX jobs_held_by_key ON jobs (concurrency_key, priority, position, id) WHERE held = 'key';
+CREATE INDEX jobs_held_by_key ON jobs (concurrency_key, concurrency_limit, priority, position, id) WHERE held = 'key';
 CREATE INDEX jobs_held_by_project ON jobs (share, priority, position, id) WHERE held = 'project';
 -- Who uses up a limit.
 CREATE INDEX jobs_running_key ON jobs (concurrency_key) WHERE token IS NOT NULL AND concurrency_key IS NOT NULL;
-CREATE INDEX jobs_running_share ON jobs (share) WHERE token IS NOT NULL;
+CREATE INDEX jobs_running_share ON jobs (share) WHERE token IS NOT NULL AND share <> '';
 -- How many of a project wait. What has neither a token nor an end is queued.
 CREATE INDEX jobs_waiting_share ON jobs (share) WHERE token IS NULL AND finished_at IS NULL AND share <> '';
 CREATE INDEX jobs_lease ON jobs (lease_until) WHERE lease_until IS NOT NULL;

@@ -145,18 +145,34 @@ impl Store {
         ended.into_iter().map(|row| Job::try_from(row).map(|job| (job.id, job))).collect()
     }
 
-    /// Enqueues a job that waits for nobody; none where its id, key or branch is taken.
+    /// Enqueues a job that waits for nobody, and tells of it; none where its id, key or branch is taken.
     pub(super) async fn enqueue_at_once(&self, new: &NewJob, row: Vec<Arg>, document: &str) -> Result<Option<Job>, StoreError> {
         let (digest, text) = (row.len() + 1, row.len() + 2);
+        let mut args = row;
+        args.extend(args![&new.digest, document]);
+        let notifier = self.inner.notifier.as_deref();
+        let along = notifier.filter(|notifier| notifier.take_along());
+        let mut told = String::new();
+        if let Some(notifier) = along {
+            told = format!(", pg_notify(${}, ${})::TEXT AS told", args.len() + 1, args.len() + 2);
+            args.extend(args![&notifier.channel, &notifier.payload]);
+        }
         let sql = format!(
             "WITH added AS ({} RETURNING *), said AS (INSERT INTO job_specs (job, digest, document) SELECT id, ${digest}, ${text} \
-             FROM added) SELECT {} FROM added j CROSS JOIN (SELECT ${text} AS document) s",
+             FROM added) SELECT {}{told} FROM added j CROSS JOIN (SELECT ${text} AS document) s",
             insert_job(),
             job_columns!()
         );
-        let mut args = row;
-        args.extend(args![&new.digest, document]);
-        self.db().first::<JobRow>(&sql, args).await?.map(Job::try_from).transpose()
+        let added = self.db().first::<JobRow>(&sql, args).await?.map(Job::try_from).transpose()?;
+        if added.is_some() {
+            self.inner.hinter.job_changed();
+            if along.is_none()
+                && let Some(notifier) = notifier
+            {
+                notifier.changed().await;
+            }
+        }
+        Ok(added)
     }
 }
 

@@ -137,7 +137,7 @@ struct Look {
     claimed: Vec<ClaimedJob>,
     /// Whether a limit had no room for some of what was looked at.
     held: bool,
-    /// Whether there may be more behind what was looked at.
+    /// Whether there may be more to hold behind what was looked at.
     more: bool,
 }
 
@@ -186,38 +186,40 @@ impl Store {
         Ok(round)
     }
 
-    /// Claims what is wanted of a route, and says whether there was less of it because limits have no room.
+    /// Claims what is wanted of a route, and says whether there was less of it because limits have no room. Those are out of the
+    /// way then; what comes instead of them the next round decides, because it may be of another route.
     async fn claim_part(&self, part: Wanted, ask: &ClaimRequest, claimed: &mut Vec<ClaimedJob>) -> Result<Round, StoreError> {
         let mut missing = part.count;
-        let mut page = part.count;
+        let mut unknown = Round::Done;
         if self.db().kind() == Kind::Postgres {
             let at_once = self.claim_at_once(part, ask).await?;
             missing -= at_once.jobs.len();
             claimed.extend(at_once.jobs);
-            let news = at_once.routes > self.inner.routes.known().len();
-            if news {
+            if at_once.routes > self.inner.routes.known().len() {
                 self.inner.routes.refresh(self.db()).await?;
+                unknown = Round::Again;
             }
             if missing == 0 || !at_once.limited {
-                return Ok(if news && missing > 0 { Round::Again } else { Round::Done });
+                return Ok(if missing == 0 { Round::Done } else { unknown });
             }
-            page = missing;
         }
-        let mut held = false;
+        let mut look = self.look(part, missing, missing, ask).await?;
+        missing -= look.claimed.len();
+        claimed.append(&mut look.claimed);
+        if missing == 0 || !look.held {
+            return Ok(if missing == 0 { Round::Done } else { unknown });
+        }
         for _ in 0..PAGES_MAX {
-            let look = self.look(part, page, missing, ask).await?;
-            missing -= look.claimed.len();
-            held |= look.held;
-            claimed.extend(look.claimed);
-            if missing == 0 || !look.more {
+            if !look.more {
                 break;
             }
-            page = HELD_PAGE.max(missing);
+            look = self.look(part, HELD_PAGE, 0, ask).await?;
         }
-        Ok(if held && missing > 0 { Round::Again } else { Round::Done })
+        Ok(Round::Again)
     }
 
-    /// Looks at the first `page` jobs of a part, claims at most `most` of them, and holds those whose limits have no room.
+    /// Looks at the first `page` jobs of a part, claims at most `most` of them, and holds those whose limits have no room, up to the
+    /// first one that could be claimed as well.
     async fn look(&self, part: Wanted, page: usize, most: usize, ask: &ClaimRequest) -> Result<Look, StoreError> {
         let mut tx = self.db().begin().await?;
         match look_within(&mut tx, part, page, most, ask, self.now()).await {
@@ -253,6 +255,8 @@ impl Store {
         heads.sort_by_key(|head| (head.priority, head.position, head.id));
         heads.truncate(limit);
         let aged = if aged_look { self.aged_turns(routes, &heads).await? } else { Vec::new() };
+        // One that is next anyway is not to be wanted twice.
+        heads.retain(|head| aged.iter().all(|other| other.id != head.id));
         heads.truncate(limit - aged.len());
         let mut wanted = Vec::new();
         for head in aged {
@@ -266,9 +270,10 @@ impl Store {
 
     /// Those whose turn it is because they have waited too long, where `heads` are the next ones.
     async fn aged_turns(&self, routes: &[i64], heads: &[Head]) -> Result<Vec<Head>, StoreError> {
-        // Where all that is next is of the least urgent sort already, nothing less urgent can starve.
-        let starving = heads.iter().any(|head| head.priority < i64::from(Priority::Background.rank()));
-        let mut aged = if starving { self.aged(routes, heads.len()).await? } else { Vec::new() };
+        let mut aged = match heads.first() {
+            Some(first) => self.aged(routes, first.priority, heads.len()).await?,
+            None => Vec::new(),
+        };
         if aged.is_empty() {
             let pause = (self.config().ageing / 8).min(AGED_PAUSE);
             self.inner.aged_look.store((self.now() + pause).0, Ordering::Relaxed);
@@ -316,11 +321,11 @@ impl Store {
         Ok(heads)
     }
 
-    /// Of the less urgent jobs that have waited too long, those that have waited longest.
-    async fn aged(&self, routes: &[i64], count: usize) -> Result<Vec<Head>, StoreError> {
+    /// Of the jobs less urgent than the next one that have waited too long, those that have waited longest.
+    async fn aged(&self, routes: &[i64], next: i64, count: usize) -> Result<Vec<Head>, StoreError> {
         let mut aged = Vec::new();
-        for priority in Priority::ALL.into_iter().skip(1) {
-            aged.extend(self.heads(routes, Some(i64::from(priority.rank())), count).await?);
+        for priority in Priority::ALL.map(|priority| i64::from(priority.rank())).into_iter().filter(|rank| *rank > next) {
+            aged.extend(self.heads(routes, Some(priority), count).await?);
         }
         let ripe = self.now() - self.config().ageing;
         aged.retain(|head| Timestamp(head.ready_at) <= ripe);
@@ -354,17 +359,19 @@ async fn look_within(
     }
     let mut room = Room::of(tx, &picked).await?;
     let (mut chosen, mut held) = (Vec::new(), BTreeMap::new());
+    let mut over = false;
     for job in &picked {
-        if chosen.len() == most {
-            break;
-        }
         match room.take(job) {
+            Ok(()) if chosen.len() == most => {
+                over = true;
+                break;
+            }
             Ok(()) => chosen.push(JobId::from_uuid(job.id)),
             Err(why) => held.entry(why.as_str()).or_insert_with(|| (why, Vec::new())).1.push(job.id),
         }
     }
     let some_held = !held.is_empty();
-    let more = some_held && picked.len() == page;
+    let more = some_held && picked.len() == page && !over;
     for (why, jobs) in held.into_values() {
         limits::hold(tx, &jobs, why).await?;
     }

@@ -357,6 +357,11 @@ impl Tx {
     }
 }
 
+/// How often a transaction of somebody who asked, and is to get an answer, is tried that the server undoes because it and another
+/// wait for each other. What locks several jobs keeps to the order of their ids where it can; where it cannot (ends that are
+/// written together, and then those who wait for them), the server decides.
+pub(super) const TRIES: u32 = 5;
+
 /// How PostgreSQL locks the rows that a query names `j`. None of these is in the way of a foreign key's check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Lock {

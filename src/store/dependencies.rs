@@ -23,8 +23,12 @@ const PUT: &str = "INSERT INTO dependencies (job, needs, cascade, gives_base, me
 const HOLD_AGAIN: &str = "UPDATE jobs SET held = $2, base = coalesce($3, base) WHERE id = $1 AND state = 'queued'";
 const WAITING: &str = "SELECT j.id, d.cascade, d.gives_base FROM jobs j JOIN dependencies d ON d.job = j.id \
     WHERE d.needs = $1 AND d.met = 0 AND j.held = 'dependency' ORDER BY j.id";
-const WAITING_FOR_ANY: &str = "SELECT j.id, d.cascade, d.gives_base FROM jobs j JOIN dependencies d ON d.job = j.id \
-    WHERE d.met = 0 AND j.held = 'dependency' AND d.needs IN ";
+/// All that wait for some, and that wait for those.
+const REACHED: (&str, &str) = (
+    "WITH RECURSIVE reached (id) AS (SELECT d.job FROM dependencies d WHERE d.met = 0 AND d.needs IN ",
+    " UNION SELECT d.job FROM reached r JOIN dependencies d ON d.needs = r.id WHERE d.met = 0) SELECT id FROM reached",
+);
+const LOCK: &str = "SELECT j.id FROM jobs j WHERE j.id IN ";
 const MET: &str = "UPDATE dependencies SET met = 1 WHERE needs = $1 AND met = 0";
 const GIVE_BASE: &str = "UPDATE jobs SET base = $2 WHERE held = 'dependency' \
     AND id IN (SELECT d.job FROM dependencies d WHERE d.needs = $1 AND d.gives_base = 1)";
@@ -52,6 +56,11 @@ struct Waiting {
     id: uuid::Uuid,
     cascade: i64,
     gives_base: i64,
+}
+
+#[derive(sqlx::FromRow)]
+struct Reached {
+    id: uuid::Uuid,
 }
 
 /// One that a job waits for.
@@ -159,12 +168,16 @@ pub(super) fn outcome_of(needs: JobId) -> (OutcomeClass, String) {
     (OutcomeClass::Dependency, format!("job {needs}, which it waits for, did not succeed"))
 }
 
-/// Locks those that wait for any of `ends`, in the one order in which everybody does, so that two who end several jobs at once
-/// do not wait for each other in a circle.
-pub(super) async fn lock_waiting(tx: &mut Tx, ends: &[JobId]) -> Result<(), StoreError> {
-    for batch in ends.chunks(BATCH) {
-        let sql = format!("{WAITING_FOR_ANY}{} ORDER BY j.id", tuples(1, 1, batch.len()));
-        tx.all_locked::<Waiting>(&sql, Lock::Change, batch.iter().copied().map(Arg::from).collect()).await?;
+/// Locks jobs that end, or may, and all whom that may concern, in the one order in which everybody locks several jobs; so cascades
+/// that meet do not wait for each other in a circle.
+pub(super) async fn lock_with_waiting(tx: &mut Tx, ends: &[JobId]) -> Result<(), StoreError> {
+    let listed = |ids: &[JobId]| ids.iter().copied().map(Arg::from).collect();
+    let sql = format!("{}{}{}", REACHED.0, tuples(1, 1, ends.len()), REACHED.1);
+    let reached: Vec<Reached> = tx.all(&sql, listed(ends)).await?;
+    let all: BTreeSet<JobId> = reached.into_iter().map(|row| JobId::from_uuid(row.id)).chain(ends.iter().copied()).collect();
+    for batch in all.into_iter().collect::<Vec<_>>().chunks(BATCH) {
+        let sql = format!("{LOCK}{} ORDER BY j.id", tuples(1, 1, batch.len()));
+        tx.all_locked::<Reached>(&sql, Lock::Change, listed(batch)).await?;
     }
     Ok(())
 }
@@ -203,8 +216,8 @@ pub(super) async fn tell(
 
 /// Tells those that wait for any of `cancelled`, which this transaction has ended.
 pub(super) async fn tell_all(tx: &mut Tx, cancelled: &[JobId], now: Timestamp) -> Result<(), StoreError> {
-    if cancelled.len() > 1 {
-        lock_waiting(tx, cancelled).await?;
+    if !cancelled.is_empty() {
+        lock_with_waiting(tx, cancelled).await?;
     }
     for job in cancelled {
         tell(tx, *job, JobState::Cancelled, None, now).await?;

@@ -3,7 +3,7 @@
 //! The one rule: one key is one job and one branch is one job, whoever comes first and however many come at once. The unique
 //! indexes decide; what is looked up afterwards only says who won.
 
-use super::db::{Kind, Tx};
+use super::db::{Kind, TRIES, Tx};
 use super::dependencies::{self, Needs};
 use super::depth::Full;
 use super::error::StoreError;
@@ -53,21 +53,27 @@ impl Store {
         if self.db().kind() == Kind::Postgres && new.spec.after.is_empty() && new.spec.base_from.is_none() {
             let row = row(&new, route, &Needs::nothing(), &new.branch, self.now());
             if let Some(job) = self.enqueue_at_once(&new, row, &document(&new)?).await? {
-                self.changed().await;
                 admission.keep();
                 return Ok(Enqueued::Created(job));
             }
         }
-        let mut tx = self.db().begin().await?;
-        match self.enqueue_within(&mut tx, &new, route).await {
-            Ok(existing @ Enqueued::Existing(_)) => {
-                tx.rollback().await;
-                Ok(existing)
-            }
-            result => {
-                let enqueued = self.conclude(tx, result).await?;
-                admission.keep();
-                Ok(enqueued)
+        let mut tries = 1;
+        loop {
+            let mut tx = self.db().begin().await?;
+            let result = match self.enqueue_within(&mut tx, &new, route).await {
+                Ok(existing @ Enqueued::Existing(_)) => {
+                    tx.rollback().await;
+                    return Ok(existing);
+                }
+                result => self.conclude(tx, result).await,
+            };
+            match result {
+                Err(error) if error.is_deadlock() && tries < TRIES => tries += 1,
+                result => {
+                    let enqueued = result?;
+                    admission.keep();
+                    return Ok(enqueued);
+                }
             }
         }
     }

@@ -248,6 +248,12 @@ impl StoreError {
         matches!(self, Self::Unreachable { .. })
     }
 
+    /// Whether two transactions waited for each other and this one was undone for it: nothing of it has happened.
+    pub(super) fn is_deadlock(&self) -> bool {
+        let Self::Unreachable { source: Driver(sqlx::Error::Database(error)), .. } = self else { return false };
+        error.code().as_deref() == Some(DEADLOCK)
+    }
+
     /// Sorts what the driver reports about the database with `label`.
     pub(super) fn from_driver(label: &str, source: sqlx::Error) -> Self {
         let database = label.to_owned();
@@ -281,13 +287,16 @@ impl StoreError {
     }
 }
 
+/// The SQLSTATE of a deadlock.
+const DEADLOCK: &str = "40P01";
+
 /// SQLSTATE codes have five characters; SQLite's are numbers, whose low byte is the primary code
 /// (<https://www.postgresql.org/docs/15/errcodes-appendix.html>, <https://www.sqlite.org/rescode.html>).
 fn meaning_of(code: &str) -> Meaning {
     if code.len() == 5 {
         return match code {
             // Shut down, crashed, starting up; a deadlock or a failed serialization; a wait or a statement that took too long.
-            "57P01" | "57P02" | "57P03" | "40001" | "40P01" | "55P03" | "57014" | "25P03" => Meaning::Away,
+            "57P01" | "57P02" | "57P03" | "40001" | DEADLOCK | "55P03" | "57014" | "25P03" => Meaning::Away,
             "3D000" | "42501" => Meaning::Refused,
             "XX001" | "XX002" => Meaning::Damaged,
             // Connection exceptions; insufficient resources (too many connections, the disk is full).

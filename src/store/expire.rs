@@ -32,8 +32,12 @@ const RETURN_COMPLETION: &str = "UPDATE completions SET state = $2, visible_at =
     last_error = $3, ended_at = $4 WHERE id = $1 AND state = 'claimed'";
 const LATE: &str =
     "SELECT j.id, j.start_by FROM jobs j WHERE j.state = 'queued' AND j.start_by <= $1 ORDER BY j.start_by LIMIT $2";
+/// It may have started, or ended, before it was locked.
 const END_LATE: &str = "UPDATE jobs SET state = 'failed', held = NULL, finished_at = $2, outcome_class = $3, outcome_message = $4 \
-    WHERE id = $1";
+    WHERE id = $1 AND state = 'queued' AND start_by IS NOT NULL";
+
+/// Late jobs in one transaction.
+const LATE_MAX: u32 = 100;
 const CLOSE_STAGES: &str = "UPDATE attempt_stages SET ended_at = $3, outcome = $4 \
     WHERE job = $1 AND attempt = $2 AND ended_at IS NULL";
 
@@ -98,15 +102,13 @@ impl Store {
         let mut tx = self.db().begin().await?;
         let mut expired = Vec::new();
         let claims: Vec<ExpiredClaim> = tx.all_locked(EXPIRED_CLAIMS, Lock::ChangeFree, args![now, limit]).await?;
-        for row in tx.all_locked::<Late>(LATE, Lock::ChangeFree, args![now, limit]).await? {
-            expired.push(expire_late(&mut tx, row, now).await?);
-        }
         expired.extend(self.expire_claims(&mut tx, &claims, now).await?);
         if expired.is_empty() {
             tx.rollback().await
         } else {
             self.commit_change(tx).await?
         }
+        expired.extend(self.expire_late(limit, now).await?);
         // By itself: who has a line must not wait for jobs.
         expired.extend(self.expire_completions(limit, now).await?);
         if !expired.is_empty() {
@@ -144,6 +146,18 @@ impl Store {
             expired.push(Expired::Claim { job, attempt: *attempt, worker, state: settled.state });
         }
         Ok(expired)
+    }
+
+    /// Fails jobs that have not started in time. A transaction of its own, because it locks them with those that wait for them, in
+    /// order.
+    async fn expire_late(&self, limit: u32, now: Timestamp) -> Result<Vec<Expired>, StoreError> {
+        let late: Vec<Late> = self.db().all(LATE, args![now, limit.min(LATE_MAX)]).await?;
+        if late.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut tx = self.db().begin().await?;
+        let result = expire_late_within(&mut tx, &late, now).await;
+        self.conclude(tx, result).await
     }
 
     async fn expire_completions(&self, limit: u32, now: Timestamp) -> Result<Vec<Expired>, StoreError> {
@@ -185,12 +199,17 @@ async fn close_lost(tx: &mut Tx, job: JobId, attempt: AttemptNo, outcome: &Outco
     tx.run(CLOSE_STAGES, args![job, attempt, now, OutcomeClass::LeaseLost.as_str()]).await.map(drop)
 }
 
-/// Fails a job that has not started in time.
-async fn expire_late(tx: &mut Tx, row: Late, now: Timestamp) -> Result<Expired, StoreError> {
-    let job = JobId::from_uuid(row.id);
-    let message = format!("it had to start by {} and had not", Timestamp(row.start_by));
-    tx.run(END_LATE, args![job, now, OutcomeClass::Expired.as_str(), &message]).await?;
-    add_ends(tx, &[(job, None, JobState::Failed)], now).await?;
-    dependencies::tell(tx, job, JobState::Failed, None, now).await?;
-    Ok(Expired::Start { job })
+async fn expire_late_within(tx: &mut Tx, late: &[Late], now: Timestamp) -> Result<Vec<Expired>, StoreError> {
+    dependencies::lock_with_waiting(tx, &late.iter().map(|row| JobId::from_uuid(row.id)).collect::<Vec<_>>()).await?;
+    let mut expired = Vec::new();
+    for row in late {
+        let job = JobId::from_uuid(row.id);
+        let message = format!("it had to start by {} and had not", Timestamp(row.start_by));
+        if tx.run(END_LATE, args![job, now, OutcomeClass::Expired.as_str(), &message]).await? == 1 {
+            add_ends(tx, &[(job, None, JobState::Failed)], now).await?;
+            dependencies::tell(tx, job, JobState::Failed, None, now).await?;
+            expired.push(Expired::Start { job });
+        }
+    }
+    Ok(expired)
 }

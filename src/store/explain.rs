@@ -27,7 +27,7 @@ const NEEDS: &str = "SELECT j.id, j.state, j.worker, c.started_at, j.created_at 
     LEFT JOIN attempts c ON c.job = j.id AND c.attempt = j.attempt WHERE d.job = $1 AND d.met = 0 ORDER BY d.needs";
 const PROJECT_LIMIT: &str = "SELECT l.running AS jobs FROM project_limits l WHERE l.project = $1";
 const UNDER_KEY: &str = "SELECT count(*) AS jobs FROM jobs WHERE concurrency_key = $1 AND token IS NOT NULL";
-const IN_PROJECT: &str = "SELECT count(*) AS jobs FROM jobs WHERE share = $1 AND token IS NOT NULL";
+const IN_PROJECT: &str = "SELECT count(*) AS jobs FROM jobs WHERE share = $1 AND token IS NOT NULL AND share <> ''";
 const RUNNERS_UNDER_KEY: &str = "SELECT j.id, j.worker, c.started_at FROM jobs j JOIN attempts c ON c.job = j.id AND c.attempt = j.attempt \
     WHERE j.concurrency_key = $1 AND j.token IS NOT NULL ORDER BY c.started_at, j.id LIMIT ";
 const RUNNERS_IN_PROJECT: &str = "SELECT j.id, j.worker, c.started_at FROM jobs j JOIN attempts c ON c.job = j.id AND c.attempt = j.attempt \

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 
 use uuid::Uuid;
 
-use super::db::{Lock, Tx};
+use super::db::{Lock, TRIES, Tx};
 use super::dependencies::Needs;
 use super::error::StoreError;
 use super::jobs::Listing;
@@ -134,14 +134,20 @@ impl Store {
     }
 
     async fn change_one(&self, change: &Change, id: JobId) -> Result<(Verdict, Job), StoreError> {
-        let mut tx = self.db().begin().await?;
-        let result = async {
-            let judged = self.change_within(&mut tx, change, &[id]).await?;
-            let (_, verdict) = judged.into_iter().next().ok_or_else(|| StoreError::not_found("job", id))?;
-            Ok((verdict, jobs::get(&mut tx, id).await?))
-        };
-        let result = result.await;
-        self.conclude(tx, result).await
+        let mut tries = 1;
+        loop {
+            let mut tx = self.db().begin().await?;
+            let result = async {
+                let judged = self.change_within(&mut tx, change, &[id]).await?;
+                let (_, verdict) = judged.into_iter().next().ok_or_else(|| StoreError::not_found("job", id))?;
+                Ok((verdict, jobs::get(&mut tx, id).await?))
+            };
+            let result = result.await;
+            match self.conclude(tx, result).await {
+                Err(error) if error.is_deadlock() && tries < TRIES => tries += 1,
+                result => return result,
+            }
+        }
     }
 
     /// Changes the fate of at most `limit` of the jobs selected, or says what would become of them, and where to go on.
@@ -222,13 +228,20 @@ impl Store {
     }
 
     async fn change_batch(&self, change: &Change, ids: &[JobId], run: Run) -> Result<Vec<(Fate, Verdict)>, StoreError> {
-        let mut tx = self.db().begin().await?;
-        let result = self.change_within(&mut tx, change, ids).await;
-        match run {
-            Run::Real => self.conclude(tx, result).await,
-            Run::Dry => {
-                tx.rollback().await;
-                result
+        let mut tries = 1;
+        loop {
+            let mut tx = self.db().begin().await?;
+            let result = self.change_within(&mut tx, change, ids).await;
+            let result = match run {
+                Run::Real => self.conclude(tx, result).await,
+                Run::Dry => {
+                    tx.rollback().await;
+                    result
+                }
+            };
+            match result {
+                Err(error) if error.is_deadlock() && tries < TRIES => tries += 1,
+                result => return result,
             }
         }
     }

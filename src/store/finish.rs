@@ -12,7 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
-use super::db::{Kind, Tx};
+use super::db::{Kind, TRIES, Tx};
 use super::error::StoreError;
 use super::fence::{Held, hold_all, put_stages};
 use super::settle::{AttemptEnd, JobEnd, Settled, close_attempts, settle, write_jobs};
@@ -165,12 +165,12 @@ impl Store {
                     }
                 }
                 if ended {
-                    self.changed().await;
+                    self.changed_soon();
                     self.inner.hinter.progressed();
                 }
             }
             // It may have happened, and the long way would then say that the lease was lost.
-            Err(error) if error.is_transient() => {
+            Err(error) if error.is_transient() && !error.is_deadlock() => {
                 let why = error.to_string();
                 for pending in pending {
                     if pending.is_simple() {
@@ -188,7 +188,18 @@ impl Store {
         left
     }
 
+    /// Ends them in one transaction; again where that met another one in a circle, which undoes one of the two.
     async fn finish_together(&self, ends: &[(&Claim, &Finish)]) -> Result<Vec<Result<Job, StoreError>>, StoreError> {
+        let mut tries = 1;
+        loop {
+            match self.finish_once(ends).await {
+                Err(error) if error.is_deadlock() && tries < TRIES => tries += 1,
+                result => return result,
+            }
+        }
+    }
+
+    async fn finish_once(&self, ends: &[(&Claim, &Finish)]) -> Result<Vec<Result<Job, StoreError>>, StoreError> {
         let mut tx = self.db().begin().await?;
         let result = self.finish_within(&mut tx, ends).await;
         let answers = match result {

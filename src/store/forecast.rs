@@ -25,8 +25,9 @@ const AHEAD_OF_ROUTE: &str = "SELECT 1 AS one FROM jobs WHERE state = 'queued' A
     (priority, position, id) < ($1, $2, $3) AND route = $n ORDER BY priority, position, id";
 const AHEAD_OF_SHARE: &str = "SELECT 1 AS one FROM jobs WHERE state = 'queued' AND held IS NULL AND route = $1 AND priority = $2 \
     AND share = $3 AND position < $4 ORDER BY position";
+/// Those that name the same limit, as all of a key usually do.
 const AHEAD_HELD_BY_KEY: &str = "SELECT 1 AS one FROM jobs WHERE held = 'key' AND (priority, position, id) < ($1, $2, $3) \
-    AND concurrency_key = $4 ORDER BY priority, position, id";
+    AND concurrency_key = $4 AND concurrency_limit = $5 ORDER BY priority, position, id";
 const AHEAD_HELD_BY_PROJECT: &str = "SELECT 1 AS one FROM jobs WHERE held = 'project' AND (priority, position, id) < ($1, $2, $3) \
     AND share = $4 ORDER BY priority, position, id";
 
@@ -152,7 +153,9 @@ impl Store {
         let mut lines = Vec::new();
         if let Some((key, most)) = place.concurrency_key.as_ref().zip(place.concurrency_limit) {
             let mut line = self.room(RUNNING_UNDER_KEY, key, most).await?;
-            self.add_ahead(&mut line, AHEAD_HELD_BY_KEY, ordered(place, key)).await?;
+            let mut before = ordered(place, key);
+            before.push(most.into());
+            self.add_ahead(&mut line, AHEAD_HELD_BY_KEY, before).await?;
             lines.push(line);
         }
         if let Some(most) = place.project_limit {

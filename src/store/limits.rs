@@ -11,7 +11,7 @@
 
 use std::collections::BTreeMap;
 
-use super::db::Tx;
+use super::db::{Lock, Tx};
 use super::error::StoreError;
 use super::rows::number;
 use super::statement::{Arg, args, tuples};
@@ -25,21 +25,23 @@ const SET_LIMIT: &str = "INSERT INTO project_limits (project, running) VALUES ($
 const DROP_LIMIT: &str = "DELETE FROM project_limits WHERE project = $1";
 pub(super) const RUNNING_UNDER_KEY: &str =
     "SELECT count(*) AS running FROM jobs WHERE concurrency_key = $1 AND token IS NOT NULL";
-pub(super) const RUNNING_IN_PROJECT: &str = "SELECT count(*) AS running FROM jobs WHERE share = $1 AND token IS NOT NULL";
+pub(super) const RUNNING_IN_PROJECT: &str =
+    "SELECT count(*) AS running FROM jobs WHERE share = $1 AND token IS NOT NULL AND share <> ''";
 const HOLD: &str = "UPDATE jobs SET held = $1 WHERE id IN ";
-const FIRST_HELD_BY_KEY: &str = "SELECT concurrency_limit AS running FROM jobs WHERE held = 'key' AND concurrency_key = $1 \
-    ORDER BY priority, position, id LIMIT 1";
+/// The highest limit below another that a held job of a key names.
+const LIMIT_BELOW: &str = "SELECT concurrency_limit AS running FROM jobs WHERE held = 'key' AND concurrency_key = $1 \
+    AND concurrency_limit < $2 ORDER BY concurrency_limit DESC LIMIT 1";
+const HELD_BY_KEY: &str = "SELECT j.id FROM jobs j WHERE j.held = 'key' AND j.concurrency_key = $1 AND j.concurrency_limit = $2 \
+    ORDER BY j.priority, j.position, j.id LIMIT $3";
+const HELD_BY_PROJECT: &str = "SELECT j.id FROM jobs j WHERE j.held = 'project' AND j.share = $1 \
+    ORDER BY j.priority, j.position, j.id LIMIT $2";
 const LET_BACK: &str = concat!("UPDATE jobs SET held = NULL, position = ", turn::back!(), " WHERE id IN ");
-const HELD_BY_KEY: &str = "(SELECT b.id FROM jobs b WHERE b.held = 'key' AND b.concurrency_key = $1 \
-    ORDER BY b.priority, b.position, b.id LIMIT $2)";
-const HELD_BY_PROJECT: &str = "(SELECT b.id FROM jobs b WHERE b.held = 'project' AND b.share = $1 \
-    ORDER BY b.priority, b.position, b.id LIMIT $2)";
 const NEXT_KEY: &str = "SELECT concurrency_key AS name FROM jobs WHERE held = 'key' AND concurrency_key > $1 \
     ORDER BY concurrency_key LIMIT 1";
 const NEXT_PROJECT: &str = "SELECT share AS name FROM jobs WHERE held = 'project' AND share > $1 ORDER BY share LIMIT 1";
 
 /// At most so many come back at once.
-const BACK_MAX: u32 = 100;
+const BACK_MAX: i64 = 100;
 
 /// What limits a job: a concurrency key, a project.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -82,6 +84,11 @@ struct ProjectLimit {
 #[derive(sqlx::FromRow)]
 struct Running {
     running: i64,
+}
+
+#[derive(sqlx::FromRow)]
+struct HeldJob {
+    id: uuid::Uuid,
 }
 
 #[derive(sqlx::FromRow)]
@@ -185,16 +192,39 @@ pub(super) async fn let_back<J: Limited>(tx: &mut Tx, jobs: &[J]) -> Result<(), 
 
 /// Lets back as many as a limit, which is locked, has room for.
 async fn fill(tx: &mut Tx, limit: &Limit, running: i64, of_project: Option<i64>) -> Result<u64, StoreError> {
-    let (most, held) = match limit {
-        Limit::Key(key) => (tx.first::<Running>(FIRST_HELD_BY_KEY, args![key]).await?.map(|row| row.running), HELD_BY_KEY),
+    match limit {
         // A project whose limit was taken away holds nobody.
-        Limit::Project(_) => (Some(of_project.unwrap_or(i64::MAX)), HELD_BY_PROJECT),
-    };
-    let room = most.map_or(0, |most| (most - running).clamp(0, i64::from(BACK_MAX)));
-    if room == 0 {
+        Limit::Project(project) => {
+            let room = room_of(of_project.unwrap_or(i64::MAX), running);
+            if room == 0 { Ok(0) } else { back(tx, HELD_BY_PROJECT, args![project, room]).await }
+        }
+        // Each job names its own number: there may be room for one where there is none for the one before it.
+        Limit::Key(key) => {
+            let (mut relieved, mut most) = (0, i64::MAX);
+            while let Some(next) = tx.first::<Running>(LIMIT_BELOW, args![key, most]).await?
+                && next.running > running
+            {
+                most = next.running;
+                relieved += back(tx, HELD_BY_KEY, args![key, most, room_of(most, running)]).await?;
+            }
+            Ok(relieved)
+        }
+    }
+}
+
+fn room_of(most: i64, running: i64) -> i64 {
+    (most - running).clamp(0, BACK_MAX)
+}
+
+/// Lets back what a query yields, but not what somebody has locked: he may wait for a limit, or for one who does. Should it stay
+/// held by that, [`Store::relieve_once`] sees it.
+async fn back(tx: &mut Tx, held: &str, of: Vec<Arg>) -> Result<u64, StoreError> {
+    let held: Vec<HeldJob> = tx.all_locked(held, Lock::ChangeFree, of).await?;
+    if held.is_empty() {
         return Ok(0);
     }
-    tx.run(&format!("{LET_BACK}{held}"), args![limit.name(), room]).await
+    let listed = tuples(1, 1, held.len());
+    tx.run(&format!("{LET_BACK}{listed}"), held.into_iter().map(|row| Arg::from(row.id)).collect()).await
 }
 
 impl Store {

@@ -262,6 +262,14 @@ impl Store {
         Ok(())
     }
 
+    /// As [`Store::changed`], for whom the others' hint is not worth waiting for.
+    fn changed_soon(&self) {
+        self.inner.hinter.job_changed();
+        if let Some(notifier) = &self.inner.notifier {
+            notifier.changed_soon();
+        }
+    }
+
     /// Hints at a change that is committed, here and in other processes.
     async fn changed(&self) {
         self.inner.hinter.job_changed();

@@ -1,7 +1,7 @@
-//! Telling other processes that something has changed: after the commit, and not more often than anybody can use.
+//! Telling other processes that something has changed, and not more often than anybody can use.
 //!
-//! The one rule: a notification is never part of a transaction that matters. PostgreSQL lets only one transaction at a time
-//! commit that has one, for the whole server, so it would serialize everything; and it is a hint, which may be lost.
+//! The one rule: a process notifies at most once in [`PAUSE`], whatever it does. PostgreSQL lets only one transaction at a time
+//! commit that has a notification, for the whole server, so it would serialize everything; and it is a hint, which may be lost.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -45,6 +45,16 @@ impl Notifier {
         } else {
             self.more.notify_one();
         }
+    }
+
+    /// Has a change told of soon, without waiting for it.
+    pub(super) fn changed_soon(&self) {
+        self.more.notify_one();
+    }
+
+    /// Whether a statement may tell of the change that it makes: so rarely, it costs less there than by itself.
+    pub(super) fn take_along(&self) -> bool {
+        self.take_turn().is_none()
     }
 
     /// Tells of what came too soon after another.

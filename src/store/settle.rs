@@ -129,8 +129,9 @@ pub(super) async fn write_jobs(tx: &mut Tx, ends: &[JobEnd<'_>], now: Timestamp)
     let of = |end: &JobEnd<'_>| (end.job, Some(end.attempt), end.settled.state);
     add_ends(tx, &ends.iter().filter(|end| end.settled.state.is_final()).map(of).collect::<Vec<_>>(), now).await?;
     let needed: Vec<&JobEnd<'_>> = ends.iter().filter(|end| end.settled.state.is_final() && end.before.needed == 1).collect();
-    if needed.len() > 1 {
-        dependencies::lock_waiting(tx, &needed.iter().map(|end| end.job).collect::<Vec<_>>()).await?;
+    // A single success concerns those only that wait for it.
+    if needed.len() > 1 || needed.iter().any(|end| end.settled.state != JobState::Succeeded) {
+        dependencies::lock_with_waiting(tx, &needed.iter().map(|end| end.job).collect::<Vec<_>>()).await?;
     }
     for end in needed {
         dependencies::tell(tx, end.job, end.settled.state, end.commit(), now).await?;

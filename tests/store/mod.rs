@@ -5,6 +5,7 @@
 
 mod claims;
 mod completions;
+mod dependencies;
 mod depth;
 mod dropped;
 mod expiry;
@@ -15,10 +16,13 @@ mod finish;
 mod forecast;
 mod hints;
 mod jobs;
+mod limits;
 mod lines;
 mod logs;
+mod model;
 mod plans;
 mod retention;
+mod scheduling;
 mod schema;
 mod workers;
 

@@ -10,7 +10,7 @@ use sawmill::store::{Change, CompletionFilter, JobFilter, Run, Selection, Swept}
 const BACKLOG: usize = 20_000;
 
 /// The order of the hot statements, and the index that each goes by. SQLite has no counters that would tell what was read.
-const PLANS: [(&str, &str); 28] = [
+const PLANS: [(&str, &str); 32] = [
     (
         "SELECT j.id FROM jobs j WHERE j.state = 'queued' AND j.held IS NULL AND j.route = 1 AND (j.start_by IS NULL OR j.start_by > 1) \
          ORDER BY j.priority, j.position, j.id LIMIT 1",
@@ -37,6 +37,26 @@ const PLANS: [(&str, &str); 28] = [
     (
         "SELECT concurrency_key FROM jobs WHERE held = 'key' AND concurrency_key > 'k' ORDER BY concurrency_key LIMIT 1",
         "SEARCH jobs USING COVERING INDEX jobs_held_by_key (concurrency_key>?)",
+    ),
+    (
+        "SELECT concurrency_limit FROM jobs WHERE held = 'key' AND concurrency_key = 'k' AND concurrency_limit < 9 \
+         ORDER BY concurrency_limit DESC LIMIT 1",
+        "SEARCH jobs USING COVERING INDEX jobs_held_by_key (concurrency_key=? AND concurrency_limit<?)",
+    ),
+    (
+        "SELECT j.id FROM jobs j WHERE j.held = 'key' AND j.concurrency_key = 'k' AND j.concurrency_limit = 2 \
+         ORDER BY j.priority, j.position, j.id LIMIT 3",
+        "SEARCH j USING COVERING INDEX jobs_held_by_key (concurrency_key=? AND concurrency_limit=?)",
+    ),
+    (
+        "SELECT min((SELECT h.position FROM jobs h WHERE h.state = 'queued' AND h.held IS NULL AND h.route = r.id AND h.priority = 1 \
+         ORDER BY h.position, h.id LIMIT 1)) FROM routes r",
+        "SEARCH h USING INDEX jobs_claim (route=? AND priority=?)",
+    ),
+    (
+        "WITH RECURSIVE reached (id) AS (SELECT d.job FROM dependencies d WHERE d.met = 0 AND d.needs IN (x'00', x'01') \
+         UNION SELECT d.job FROM reached r JOIN dependencies d ON d.needs = r.id WHERE d.met = 0) SELECT id FROM reached",
+        "SEARCH d USING INDEX dependencies_needs (needs=?)",
     ),
     (
         "SELECT j.id FROM jobs j WHERE j.lease_until <= 1 ORDER BY j.lease_until LIMIT 1",
@@ -132,8 +152,8 @@ const PLANS: [(&str, &str); 28] = [
     ),
     (
         "SELECT 1 AS one FROM jobs WHERE held = 'key' AND (priority, position, id) < (1, 2, x'00') AND concurrency_key = 'k' \
-         ORDER BY priority, position, id LIMIT 7",
-        "SEARCH jobs USING COVERING INDEX jobs_held_by_key (concurrency_key=? AND (priority,position,id)<(?,?,?))",
+         AND concurrency_limit = 1 ORDER BY priority, position, id LIMIT 7",
+        "SEARCH jobs USING COVERING INDEX jobs_held_by_key (concurrency_key=? AND concurrency_limit=? AND (priority,position,id)<(?,?,?))",
     ),
 ];
 
