@@ -91,7 +91,7 @@ async fn push(attempt: &Attempt, commit: &ObjectId) -> Result<(), Halt> {
         attempt.say(&format!("kept on the worker's mirror as {branch}"));
         return Ok(());
     }
-    attempt.insist(|| attempt.tools.store.check_claim(&attempt.claimed.claim)).await?;
+    attempt.insist(|| attempt.tools.store.assure_claim(&attempt.claimed.claim)).await?;
     let pushed = if let Some(reason @ StopReason::Cancelled(_)) = attempt.stop.reason() {
         find_pushed(attempt, &worktree, commit, Halt::Stopped(reason)).await?
     } else {

@@ -6,6 +6,7 @@
 //! the round trips that cost; SQLite has none, and no statement that changes several tables.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use sqlx::{ColumnIndex, Decode, FromRow, Type};
 use uuid::Uuid;
@@ -19,25 +20,30 @@ use super::finish::Pending;
 use super::rows::{ClaimedRow, JobRow, job_columns};
 use super::statement::{Arg, args, tuples};
 use super::types::{ClaimRequest, NewJob};
+use super::walk::Place;
 use crate::ids::JobId;
 use crate::job::{ClaimedJob, Job, StageRecord};
 
-/// `$1` is the route, `$2` the time, `$3` the worker, `$4` the end of the lease. What a limit concerns is picked and left.
+/// `$1` is the route, `$2` the worker, `$3` the length of the lease. What a limit concerns is picked and left. The time is that of
+/// the server when it claims, and not of who asks; and after `$4` nothing is claimed: a question that a broken link held up must not
+/// be answered with a lease that is over, nor with a claim that nobody waits for any more.
 const CLAIM: (&str, &str) = (
-    "WITH picked AS MATERIALIZED (SELECT j.id AS picked_job, j.concurrency_key IS NULL AND NOT EXISTS \
+    "WITH clock AS MATERIALIZED (SELECT (extract(epoch FROM clock_timestamp()) * 1000)::BIGINT AS now), \
+     picked AS MATERIALIZED (SELECT j.id AS picked_job, j.concurrency_key IS NULL AND NOT EXISTS \
      (SELECT 1 FROM project_limits l WHERE l.project = j.share) AS free FROM jobs j \
-     WHERE j.state = 'queued' AND j.held IS NULL AND j.route = $1 AND (j.start_by IS NULL OR j.start_by > $2)",
+     WHERE j.state = 'queued' AND j.held IS NULL AND j.route = $1 AND (SELECT now FROM clock) <= $4 \
+     AND (j.start_by IS NULL OR j.start_by > (SELECT now FROM clock))",
     concat!(
         " FOR NO KEY UPDATE OF j SKIP LOCKED), \
          started AS (UPDATE jobs SET ",
-        set_started!("$3", "$2", "$4", "gen_random_uuid()"),
+        set_started!("$2", "(SELECT now FROM clock)", "(SELECT now FROM clock) + $3", "gen_random_uuid()"),
         " FROM picked WHERE id = picked_job AND free AND token IS NULL RETURNING jobs.*), \
-         added AS (INSERT INTO attempts (job, attempt, worker, started_at) SELECT id, attempt, worker, $2 FROM started) \
-         SELECT f.limited, f.routes, ",
+         added AS (INSERT INTO attempts (job, attempt, worker, started_at) SELECT id, attempt, worker, now FROM started CROSS JOIN clock) \
+         SELECT f.limited, f.routes, j.priority, j.position, ",
         job_columns!(),
-        ", j.token, j.lease_until, $2 AS claimed_at, p.attempt AS previous_attempt, p.outcome_class AS previous_class, \
+        ", j.token, j.lease_until, f.now AS claimed_at, p.attempt AS previous_attempt, p.outcome_class AS previous_class, \
          p.outcome_message AS previous_message, p.salvage AS previous_salvage \
-         FROM (SELECT (SELECT count(*) FROM picked WHERE NOT free) AS limited, (SELECT count(*) FROM routes) AS routes) f \
+         FROM (SELECT (SELECT count(*) FROM picked WHERE NOT free) AS limited, (SELECT count(*) FROM routes) AS routes, now FROM clock) f \
          LEFT JOIN (started j JOIN job_specs s ON s.job = j.id \
          LEFT JOIN attempts p ON p.job = j.id AND p.attempt = j.attempt - 1) ON TRUE ORDER BY j.priority, j.position, j.id"
     ),
@@ -68,6 +74,9 @@ const STAGES: (&str, &str) = (
      ended_at = excluded.ended_at, outcome = excluded.outcome, detail = excluded.detail)",
 );
 
+/// A question that was under way for so long is in time, however short the lease.
+const IN_TIME: Duration = Duration::from_secs(1);
+
 /// What is claimed of a route, and what the claim saw.
 pub(super) struct Claimed {
     pub(super) jobs: Vec<ClaimedJob>,
@@ -80,7 +89,7 @@ pub(super) struct Claimed {
 struct ClaimRow {
     limited: i64,
     routes: i64,
-    claimed: Option<ClaimedRow>,
+    claimed: Option<(Place, ClaimedRow)>,
 }
 
 impl<'r, R: sqlx::Row> FromRow<'r, R> for ClaimRow
@@ -91,8 +100,13 @@ where
     ClaimedRow: FromRow<'r, R>,
 {
     fn from_row(row: &'r R) -> Result<Self, sqlx::Error> {
-        let there = row.try_get::<Option<Uuid>, _>("id")?.is_some();
-        let claimed = there.then(|| ClaimedRow::from_row(row)).transpose()?;
+        let claimed = match row.try_get("id")? {
+            Some(id) => {
+                let place = Place { priority: row.try_get("priority")?, position: row.try_get("position")?, id };
+                Some((place, ClaimedRow::from_row(row)?))
+            }
+            None => None,
+        };
         Ok(Self { limited: row.try_get("limited")?, routes: row.try_get("routes")?, claimed })
     }
 }
@@ -100,14 +114,58 @@ where
 impl Store {
     /// Claims at most as many jobs of a route as are wanted, passing over those that limits concern.
     pub(super) async fn claim_at_once(&self, wanted: Wanted, ask: &ClaimRequest) -> Result<Claimed, StoreError> {
-        let now = self.now();
-        let of_priority = wanted.priority.map(|priority| format!(" AND j.priority = {priority}")).unwrap_or_default();
+        let (walks, arrivals) = (&self.inner.walks, self.inner.hinter.arrivals());
+        let from = if wanted.priority.is_none() { walks.place(wanted.route, arrivals) } else { None };
+        let (mut claimed, last) = self.claim_from(wanted, ask, from).await?;
+        let missing = wanted.count.saturating_sub(claimed.jobs.len());
+        match last {
+            Some(last) if missing == 0 && wanted.priority.is_none() => walks.came_to(wanted.route, from, last, arrivals),
+            _ => walks.end(wanted.route),
+        }
+        if from.is_some() && missing > 0 && !claimed.limited {
+            match self.claim_from(Wanted { count: missing, ..wanted }, ask, None).await {
+                Ok((more, _)) => {
+                    claimed.jobs.extend(more.jobs);
+                    claimed.limited = more.limited;
+                }
+                // What was claimed before is claimed, and would wait for its lease to run out.
+                Err(error) if !claimed.jobs.is_empty() => {
+                    tracing::warn!(%error, "could not claim as many jobs as there are slots");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(claimed)
+    }
+
+    /// Claims behind a place, or from the front, and says which place it came to.
+    async fn claim_from(
+        &self,
+        wanted: Wanted,
+        ask: &ClaimRequest,
+        from: Option<Place>,
+    ) -> Result<(Claimed, Option<Place>), StoreError> {
+        let lease_ms = u64::try_from(ask.lease.as_millis()).unwrap_or(u64::MAX);
+        let mut args = args![wanted.route, &ask.worker, lease_ms, self.now() + (ask.lease / 4).max(IN_TIME)];
+        let mut narrower = String::new();
+        if let Some(priority) = wanted.priority {
+            narrower = format!(" AND j.priority = {priority}");
+        }
+        if let Some(Place { priority, position, id }) = from {
+            narrower = " AND (j.priority, j.position, j.id) > ($5, $6, $7)".to_owned();
+            args.extend(args![priority, position, id]);
+        }
         let limit = wanted.count;
-        let sql = format!("{}{of_priority} ORDER BY j.priority, j.position, j.id LIMIT {limit}{}", CLAIM.0, CLAIM.1);
-        let rows: Vec<ClaimRow> = self.db().all(&sql, args![wanted.route, now, &ask.worker, now + ask.lease]).await?;
+        let sql = format!("{}{narrower} ORDER BY j.priority, j.position, j.id LIMIT {limit}{}", CLAIM.0, CLAIM.1);
+        let rows: Vec<ClaimRow> = self.db().all(&sql, args).await?;
         let seen = rows.first().map_or((0, 0), |row| (row.limited, row.routes));
-        let jobs = rows.into_iter().filter_map(|row| row.claimed).map(ClaimedJob::try_from).collect::<Result<_, _>>()?;
-        Ok(Claimed { jobs, limited: seen.0 > 0, routes: usize::try_from(seen.1).unwrap_or_default() })
+        let mut last = None;
+        let mut jobs = Vec::new();
+        for (place, row) in rows.into_iter().filter_map(|row| row.claimed) {
+            last = Some(place);
+            jobs.push(ClaimedJob::try_from(row)?);
+        }
+        Ok((Claimed { jobs, limited: seen.0 > 0, routes: usize::try_from(seen.1).unwrap_or_default() }, last))
     }
 
     /// Ends those attempts that succeeded without delivering anything and that nothing else concerns; the others are left as they

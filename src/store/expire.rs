@@ -4,6 +4,8 @@
 //! Any process may do this, and several at once: each takes rows that no other has locked.
 
 use std::collections::BTreeSet;
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
 
 use super::db::{Lock, Tx};
 use super::error::StoreError;
@@ -84,18 +86,21 @@ impl Store {
     /// is cancelled where that had been asked for. A completion is pending again, or dead once it was handed out as often as
     /// is allowed.
     ///
-    /// A server that was started less than `queue.lease` ago expires nothing: while it was down nobody could renew.
+    /// Nothing expires on a server that was started less than `queue.lease` ago, nor by a process that could not reach it all that
+    /// time (it may have recovered for long before it let anybody in): while it was down nobody could renew.
     ///
     /// # Errors
     /// When the database cannot be asked; nothing has changed then.
     pub async fn expire_once(&self, limit: u32) -> Result<Vec<Expired>, StoreError> {
         let now = self.now();
         // Outside of a transaction: there is seldom something to do, and SQLite's writer is not to be bothered for nothing.
-        if self.db().first::<Due>(DUE, args![now]).await?.is_none() {
+        let due = self.db().first::<Due>(DUE, args![now]).await;
+        let reached = self.reached(due.is_ok());
+        if due?.is_none() {
             return Ok(Vec::new());
         }
         if let Some(started) = self.db().started_at().await?
-            && now.since(started) < self.config().lease
+            && (now.since(started) < self.config().lease || reached < self.config().lease)
         {
             return Ok(Vec::new());
         }
@@ -115,6 +120,13 @@ impl Store {
             self.inner.hinter.progressed();
         }
         Ok(expired)
+    }
+
+    /// For how long the database has answered all questions of this kind, this one included.
+    fn reached(&self, answered: bool) -> Duration {
+        let mut since = self.inner.reached.lock().unwrap_or_else(PoisonError::into_inner);
+        *since = answered.then(|| since.unwrap_or_else(Instant::now));
+        since.map_or(Duration::ZERO, |since| since.elapsed())
     }
 
     async fn expire_claims(&self, tx: &mut Tx, rows: &[ExpiredClaim], now: Timestamp) -> Result<Vec<Expired>, StoreError> {

@@ -116,7 +116,7 @@ pub(super) fn last_of_each(stages: &[StageRecord]) -> Vec<&StageRecord> {
 }
 
 impl Store {
-    /// Looks whether a claim holds and has not run out, and until when: the last question before something is published.
+    /// Looks whether a claim holds and has not run out, and until when.
     ///
     /// # Errors
     /// [`StoreError::LeaseLost`], also when the lease has run out and nobody has taken note of it yet.

@@ -165,7 +165,7 @@ impl Store {
                     }
                 }
                 if ended {
-                    self.changed_soon();
+                    self.ended();
                     self.inner.hinter.progressed();
                 }
             }

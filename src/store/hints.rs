@@ -8,6 +8,7 @@
 //! within the process only: it makes nothing claimable, and a `NOTIFY` for each would serialize all commits of the server.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use tokio::sync::watch;
@@ -52,18 +53,32 @@ async fn changed(receiver: &mut watch::Receiver<u64>) {
 pub(super) struct Hinter {
     jobs: Arc<watch::Sender<u64>>,
     progress: Arc<watch::Sender<u64>>,
+    arrivals: Arc<AtomicU64>,
 }
 
 impl Hinter {
     pub(super) fn new() -> Self {
-        Self { jobs: Arc::new(watch::Sender::new(0)), progress: Arc::new(watch::Sender::new(0)) }
+        let sender = || Arc::new(watch::Sender::new(0));
+        Self { jobs: sender(), progress: sender(), arrivals: Arc::default() }
     }
 
     pub(super) fn subscribe(&self) -> Hints {
         Hints { jobs: self.jobs.subscribe(), progress: self.progress.subscribe() }
     }
 
+    /// A job may have become claimable, or have ended.
     pub(super) fn job_changed(&self) {
+        self.arrivals.fetch_add(1, Ordering::Release);
+        self.job_ended();
+    }
+
+    /// How often something may have become claimable.
+    pub(super) fn arrivals(&self) -> u64 {
+        self.arrivals.load(Ordering::Acquire)
+    }
+
+    /// A job has ended, and nothing has become claimable by that.
+    pub(super) fn job_ended(&self) {
         self.jobs.send_modify(|count| *count = count.wrapping_add(1));
     }
 

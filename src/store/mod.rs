@@ -48,11 +48,13 @@ mod statement;
 mod turn;
 mod types;
 mod verdict;
+mod walk;
 mod watcher;
 mod workers;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
@@ -66,6 +68,7 @@ use self::listener::{LeaseClock, Listener};
 use self::notifier::Notifier;
 use self::routes::Routes;
 use self::statement::args;
+use self::walk::Walks;
 use crate::clock::Timestamp;
 
 pub use self::config::{Config, ProjectLimits, Retention};
@@ -105,6 +108,9 @@ struct Inner {
     depth: Depth,
     recent: Recent,
     turns: AtomicU64,
+    walks: Walks,
+    /// Since when the database has answered whoever looks for what has expired.
+    reached: Mutex<Option<Instant>>,
     /// When it is next looked whether somebody has waited too long.
     aged_look: AtomicI64,
     /// None where processes see each other's changes by themselves.
@@ -170,6 +176,8 @@ impl Store {
             depth: Depth::default(),
             recent: Recent::default(),
             turns: AtomicU64::new(0),
+            walks: Walks::default(),
+            reached: Mutex::new(Some(Instant::now())),
             aged_look: AtomicI64::new(0),
             notifier,
             finisher: Finisher::default(),
@@ -262,9 +270,9 @@ impl Store {
         Ok(())
     }
 
-    /// As [`Store::changed`], for whom the others' hint is not worth waiting for.
-    fn changed_soon(&self) {
-        self.inner.hinter.job_changed();
+    /// As [`Store::changed`], for an end that makes nothing claimable: it can wait until others hear of it.
+    fn ended(&self) {
+        self.inner.hinter.job_ended();
         if let Some(notifier) = &self.inner.notifier {
             notifier.changed_soon();
         }

@@ -116,6 +116,21 @@ impl Store {
         Ok(Renewed { renewals: claims.iter().map(renewal).collect(), drain: drain.and_then(DrainRow::drain) })
     }
 
+    /// Makes sure that a claim holds, and says until when: the last question before something is published. After the database
+    /// was away for everybody a lease may have run out that nobody has taken note of; then it is renewed first.
+    ///
+    /// # Errors
+    /// [`StoreError::LeaseLost`].
+    pub async fn assure_claim(&self, claim: &Claim) -> Result<Timestamp, StoreError> {
+        match self.check_claim(claim).await {
+            Err(StoreError::LeaseLost) => {
+                self.renew(&claim.worker, std::slice::from_ref(claim), self.config().lease).await?;
+                self.check_claim(claim).await
+            }
+            checked => checked,
+        }
+    }
+
     /// What is asked of a worker and of the jobs that it runs. Cheap enough to ask at every hint: it writes nothing.
     ///
     /// # Errors

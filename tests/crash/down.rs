@@ -33,10 +33,11 @@ async fn a_database_that_is_down_for_longer_than_the_lease_costs_no_job() {
     assert!(!first.log().contains("lost its claim"), "{}", first.log());
     change(&server, Server::start).await;
 
+    host.succeeded(scene.job).await;
+    let attempts = host.attempts(scene.job).await;
+    assert_eq!((attempts.len(), attempts[0].worker.as_str()), (1, "a"), "{attempts:#?}\n{}", host.logs());
     let job = scene.assert_delivered_once(1).await;
     assert_eq!((job.resets, job.attempts_used), (0, 1));
-    let attempts = host.attempts(scene.job).await;
-    assert_eq!((attempts.len(), attempts[0].worker.as_str()), (1, "a"), "{}", host.logs());
     assert_eq!(attempts[0].log_verdict, Some(LogVerdict::Complete));
     assert_eq!(host.log(scene.job, 1, Stream::Stdout).await, OUTPUT);
     assert_eq!(refs(&scene.remote, "refs/sawmill/"), []);
