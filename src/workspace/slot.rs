@@ -165,8 +165,17 @@ impl SlotDir {
     /// # Errors
     /// What the system says.
     pub fn clear(&self, trash: &Trash) -> io::Result<()> {
-        trash.take(&self.root.join("tree"))?;
-        trash.take(&self.root.join("host.git"))?;
+        let entries = match fs::read_dir(&self.root) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            entries => entries?,
+        };
+        // Whatever is there beside the supervisor: a worktree, or what is left of one whose making was cut short.
+        for entry in entries {
+            let path = entry?.path();
+            if path != self.supervisor() && path != self.run() {
+                trash.take(&path)?;
+            }
+        }
         trash.take(&self.run())
     }
 }

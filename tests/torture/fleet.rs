@@ -194,13 +194,26 @@ impl<'a> Fleet<'a> {
     fn crash(&mut self, worker: usize, back: Duration) -> bool {
         let Some(daemon) = self.take(worker) else { return false };
         daemon.kill();
-        // Some may be starting others.
-        while let processes @ [_, ..] = &self.host.processes_of(&self.workers[worker].seat.worker)[..] {
-            for pid in processes {
+        // All at once, as a host goes: none is left to say how another ended. So they are stopped before any is killed; and some may
+        // be starting others.
+        let (host, name) = (self.host, self.workers[worker].seat.worker.clone());
+        let each = |signal| {
+            let processes = host.processes_of(&name);
+            for pid in &processes {
                 // It may have ended.
-                kill(*pid, Signal::SIGKILL).ok();
+                kill(*pid, signal).ok();
             }
+            processes
+        };
+        let mut stopped = Vec::new();
+        loop {
+            let processes = each(Signal::SIGSTOP);
+            if processes == stopped {
+                break;
+            }
+            stopped = processes;
         }
+        while !each(Signal::SIGKILL).is_empty() {}
         self.workers[worker].state = State::Down { until: Instant::now() + back };
         true
     }
