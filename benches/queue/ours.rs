@@ -204,6 +204,7 @@ impl Worker {
         let task = tokio::spawn(async move {
             let free = Arc::new(Semaphore::new(slots));
             while let Some(first) = stopped.run_until_cancelled(free.clone().acquire_owned()).await {
+                tokio::task::yield_now().await;
                 let mut taken = vec![first.expect("never closed")];
                 taken.extend(std::iter::from_fn(|| free.clone().try_acquire_owned().ok()));
                 // Taken out before asking: what happens after the question is heard.

@@ -234,17 +234,18 @@ CREATE INDEX completions_state ON completions (state, id);
 -- What is to be told to others: a row is written with every end of a job, in its transaction. What was delivered is in the
 -- completion of the same job and attempt.
 CREATE TABLE outbox (
-    id         BLOB    NOT NULL PRIMARY KEY,
+    -- Grows with time: the order in which ends are told.
+    id         BLOB    NOT NULL,
     job        BLOB    NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
     -- NULL where it ended without one.
     attempt    INTEGER,
     state      TEXT    NOT NULL CHECK (state IN ('succeeded', 'failed', 'cancelled')),
     created_at INTEGER NOT NULL,
-    sent_at    INTEGER
+    sent_at    INTEGER,
+    PRIMARY KEY (job, id)
 ) STRICT;
 
-CREATE INDEX outbox_unsent ON outbox (created_at, id) WHERE sent_at IS NULL;
-CREATE INDEX outbox_job ON outbox (job);
+CREATE INDEX outbox_unsent ON outbox (id) WHERE sent_at IS NULL;
 
 CREATE TABLE workers (
     id              TEXT    NOT NULL PRIMARY KEY,

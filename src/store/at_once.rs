@@ -49,20 +49,20 @@ const CLAIM: (&str, &str) = (
     ),
 );
 
-/// `$1` is the time. A success is a success whatever is on record of the job, so nothing of it needs to be read first.
+/// `$1` is the time. A success is a success whatever is on record of the job, so nothing of it needs to be read first. What ended goes on
+/// with what was asked of it in one row: each join of the two would compare each with each.
 const END: (&str, &str, &str) = (
     "WITH asked (of_job, of_attempt, of_token, of_worker, to_message, to_code, to_signal, to_memory, to_cpu, to_salvage, to_verdict, \
      event) AS (VALUES ",
     "), ended AS (UPDATE jobs SET state = 'succeeded', attempts_used = attempts_used + 1, outcome_class = 'succeeded', \
      outcome_message = to_message, commit_id = NULL, finished_at = $1, worker = NULL, token = NULL, lease_until = NULL, \
      requeue_requested_at = NULL, requeue_reason = NULL FROM asked \
-     WHERE id = of_job AND attempt = of_attempt AND token = of_token AND worker = of_worker AND needed = 0 \
-     AND concurrency_key IS NULL AND NOT EXISTS (SELECT 1 FROM project_limits l WHERE l.project = share) RETURNING jobs.*), \
+     WHERE id = of_job AND attempt = of_attempt AND token = of_token AND worker IS NOT DISTINCT FROM of_worker AND needed = 0 \
+     AND concurrency_key IS NULL AND NOT EXISTS (SELECT 1 FROM project_limits l WHERE l.project = share) RETURNING *), \
      closed AS (UPDATE attempts SET ended_at = $1, outcome_class = 'succeeded', outcome_message = to_message, exit_code = to_code, \
      signal = to_signal, peak_memory_bytes = to_memory, cpu_ms = to_cpu, salvage = to_salvage, log_verdict = to_verdict \
-     FROM asked JOIN ended e ON e.id = of_job WHERE attempts.job = e.id AND attempts.attempt = e.attempt AND ended_at IS NULL), \
-     told AS (INSERT INTO outbox (id, job, attempt, state, created_at) \
-     SELECT event, e.id, e.attempt, e.state, $1 FROM asked JOIN ended e ON e.id = of_job)",
+     FROM ended e WHERE attempts.job = e.id AND attempts.attempt = e.attempt AND ended_at IS NULL), \
+     told AS (INSERT INTO outbox (id, job, attempt, state, created_at) SELECT event, e.id, e.attempt, e.state, $1 FROM ended e)",
     concat!(" SELECT ", job_columns!(), " FROM ended j JOIN job_specs s ON s.job = j.id"),
 );
 const STAGES: (&str, &str) = (

@@ -3,15 +3,18 @@
 //! The one rule: one key is one job and one branch is one job, whoever comes first and however many come at once. The unique
 //! indexes decide; what is looked up afterwards only says who won.
 
+use tokio::sync::oneshot;
+
 use super::db::{Kind, TRIES, Tx};
 use super::dependencies::{self, Needs};
-use super::depth::Full;
+use super::depth::{Admission, Full};
 use super::error::StoreError;
 use super::outbox::add_ends;
 use super::routes::Route;
 use super::statement::{Arg, args};
+use super::together::Batched;
 use super::types::{Enqueued, NewJob};
-use super::{Store, jobs, turn};
+use super::{Store, jobs, together, turn};
 use crate::clock::Timestamp;
 use crate::ids::JobId;
 use crate::job::{BranchName, Hold, Job, JobState};
@@ -27,10 +30,28 @@ const BY_KEY: &str = "SELECT j.id, s.digest FROM jobs j JOIN job_specs s ON s.jo
 const BY_ID: &str = "SELECT j.id, s.digest FROM jobs j JOIN job_specs s ON s.job = j.id WHERE j.id = $1";
 const BY_BRANCH: &str = "SELECT j.id, s.digest FROM jobs j JOIN job_specs s ON s.job = j.id WHERE j.repo = $1 AND j.branch = $2";
 
+/// A job that is to be enqueued.
+#[derive(Debug)]
+pub(super) struct Pending {
+    new: NewJob,
+    route: i64,
+    admission: Admission,
+    answer: oneshot::Sender<Result<Enqueued, StoreError>>,
+}
+
 #[derive(sqlx::FromRow)]
 struct Owner {
     id: uuid::Uuid,
     digest: String,
+}
+
+impl Batched for Pending {
+    type Done = Enqueued;
+    const NAMES: &str = "jobs";
+
+    fn write(store: &Store, all: &[Self]) -> impl Future<Output = Result<Vec<Result<Enqueued, StoreError>>, StoreError>> + Send {
+        store.enqueue_together(all)
+    }
 }
 
 impl Store {
@@ -57,25 +78,62 @@ impl Store {
                 return Ok(Enqueued::Created(job));
             }
         }
+        let (answer, answered) = oneshot::channel();
+        let pending = Pending { new, route, admission, answer };
+        // SQLite has one writer, which would commit for each.
+        if self.db().kind() == Kind::Sqlite {
+            let store = self.clone();
+            self.inner.arrivals.add(pending, together::first, move |pending| {
+                let store = store.clone();
+                async move { store.enqueue_all(pending).await }
+            });
+        } else {
+            self.enqueue_all(vec![pending]).await;
+        }
+        answered.await.unwrap_or_else(|_| Err(self.interrupted("the task that enqueues jobs was stopped")))
+    }
+
+    async fn enqueue_all(&self, pending: Vec<Pending>) {
+        let answers = self.write_together(&pending).await;
+        for (Pending { admission, answer, .. }, result) in pending.into_iter().zip(answers) {
+            if let Ok(Enqueued::Created(_)) = result {
+                admission.keep();
+            }
+            // Whoever asked may have gone.
+            drop(answer.send(result));
+        }
+    }
+
+    /// Enqueues them in one transaction; again where that met another one in a circle, which undoes one of the two.
+    async fn enqueue_together(&self, jobs: &[Pending]) -> Result<Vec<Result<Enqueued, StoreError>>, StoreError> {
         let mut tries = 1;
         loop {
-            let mut tx = self.db().begin().await?;
-            let result = match self.enqueue_within(&mut tx, &new, route).await {
-                Ok(existing @ Enqueued::Existing(_)) => {
-                    tx.rollback().await;
-                    return Ok(existing);
-                }
-                result => self.conclude(tx, result).await,
-            };
-            match result {
+            match self.enqueue_once(jobs).await {
                 Err(error) if error.is_deadlock() && tries < TRIES => tries += 1,
-                result => {
-                    let enqueued = result?;
-                    admission.keep();
-                    return Ok(enqueued);
-                }
+                result => return result,
             }
         }
+    }
+
+    async fn enqueue_once(&self, jobs: &[Pending]) -> Result<Vec<Result<Enqueued, StoreError>>, StoreError> {
+        let mut tx = self.db().begin().await?;
+        let mut answers = Vec::new();
+        for Pending { new, route, .. } in jobs {
+            match self.enqueue_within(&mut tx, new, *route).await {
+                Err(error) if !error.is_refusal() => {
+                    tx.rollback().await;
+                    return Err(error);
+                }
+                // Who is refused has written nothing.
+                answer => answers.push(answer),
+            }
+        }
+        if answers.iter().any(|answer| matches!(answer, Ok(Enqueued::Created(_)))) {
+            self.commit_change(tx).await?;
+        } else {
+            tx.rollback().await;
+        }
+        Ok(answers)
     }
 
     /// A job that is there needs no room; any other is refused.

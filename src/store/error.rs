@@ -248,6 +248,18 @@ impl StoreError {
         matches!(self, Self::Unreachable { .. })
     }
 
+    /// Whether a job was refused for what it says and what is there, and nothing is wrong with the database.
+    pub(super) const fn is_refusal(&self) -> bool {
+        matches!(
+            self,
+            Self::KeyConflict { .. }
+                | Self::IdConflict(_)
+                | Self::NoSuchDependency(_)
+                | Self::ForeignBase { .. }
+                | Self::BranchTaken { .. }
+        )
+    }
+
     /// Whether two transactions waited for each other and this one was undone for it: nothing of it has happened.
     pub(super) fn is_deadlock(&self) -> bool {
         let Self::Unreachable { source: Driver(sqlx::Error::Database(error)), .. } = self else { return false };

@@ -11,13 +11,15 @@ use crate::clock::Timestamp;
 use crate::ids::{ClaimToken, ObjectId};
 use crate::job::{Claim, StageRecord};
 
-/// The fence: the one row of `jobs` that a claim gives the right to act for.
+/// The fence: the one row of `jobs` that a claim gives the right to act for. The worker is compared in words that no index answers
+/// to, here and in the other statements behind the fence: while statistics say that nothing runs, PostgreSQL would rather look among
+/// the worker's rows, all those that it ever had until they are vacuumed, than for the one with the id.
 const HELD: &str = "SELECT j.lease_until, j.cancel_reason, j.attempts_used, j.attempts_max, j.resets, \
     j.needed, j.share, j.concurrency_key, j.concurrency_limit FROM jobs j \
-    WHERE j.id = $1 AND j.attempt = $2 AND j.token = $3 AND j.worker = $4 AND j.state = 'running'";
+    WHERE j.id = $1 AND j.attempt = $2 AND j.token = $3 AND j.worker IS NOT DISTINCT FROM $4 AND j.state = 'running'";
 const ALL_HELD: &str = " SELECT j.token, j.lease_until, j.cancel_reason, j.attempts_used, j.attempts_max, j.resets, j.needed, j.share, \
     j.concurrency_key, j.concurrency_limit FROM asked JOIN jobs j ON j.id = asked_job AND j.attempt = asked_attempt \
-    AND j.token = asked_token AND j.worker = asked_worker ORDER BY j.id";
+    AND j.token = asked_token AND j.worker IS NOT DISTINCT FROM asked_worker ORDER BY j.id";
 const SET_BASE: &str = "UPDATE attempts SET base = $3 WHERE job = $1 AND attempt = $2";
 const PUT_STAGES: (&str, &str) = (
     "INSERT INTO attempt_stages (job, attempt, seq, stage, started_at, ended_at, outcome, detail) VALUES ",

@@ -2,13 +2,10 @@
 //!
 //! The one rule: job, attempt, stages, completion and outbox change in one transaction or not at all.
 //!
-//! Ends that come while others are being written wait for them and are then written together, so that many slots that end at once
-//! cost few transactions; one that comes alone waits for nobody. Where one of several cannot be written, each is written by
-//! itself, so that nobody fails for another's sake.
+//! Ends that come at once are written together, so that many slots that end at once cost few transactions. Where one of several
+//! cannot be written, each is written by itself, so that nobody fails for another's sake.
 
 use std::collections::BTreeSet;
-use std::io;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
@@ -17,15 +14,13 @@ use super::error::StoreError;
 use super::fence::{Held, hold_all, put_stages};
 use super::settle::{AttemptEnd, JobEnd, Settled, close_attempts, settle, write_jobs};
 use super::statement::args;
+use super::together::{Batched, MOST};
 use super::types::Finish;
 use super::{Store, jobs};
 use crate::job::{Claim, Completion, Job, OutcomeClass};
 
 const ADD_COMPLETION: &str = "INSERT INTO completions (id, job, attempt, project, repo, branch, commit_id, line, state, visible_at, created_at, body) \
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'pending', $9, $10, $11)";
-
-/// At most so many ends in one transaction.
-const TOGETHER: usize = 64;
 
 /// An end that is to be written.
 #[derive(Debug)]
@@ -42,55 +37,24 @@ impl Pending {
     }
 }
 
-/// The ends that wait, and whether somebody is writing.
-#[derive(Debug, Default)]
-pub(super) struct Finisher {
-    waiting: Mutex<Waiting>,
+/// Of those that wait the next ones: of each job one.
+fn one_of_each_job(waiting: &mut Vec<Pending>) -> Vec<Pending> {
+    let mut jobs = BTreeSet::new();
+    let (mut next, mut later) = (Vec::new(), Vec::new());
+    for pending in waiting.drain(..) {
+        let fits = next.len() < MOST && jobs.insert(pending.claim.job);
+        if fits { next.push(pending) } else { later.push(pending) }
+    }
+    *waiting = later;
+    next
 }
 
-#[derive(Debug, Default)]
-struct Waiting {
-    list: Vec<Pending>,
-    led: bool,
-}
+impl Batched for Pending {
+    type Done = Job;
+    const NAMES: &str = "ends";
 
-impl Finisher {
-    /// Adds an end. Says whether nobody writes, so that it is up to the caller.
-    fn add(&self, pending: Pending) -> bool {
-        let mut waiting = self.lock();
-        waiting.list.push(pending);
-        !std::mem::replace(&mut waiting.led, true)
-    }
-
-    /// Those to be written next: of each job one. None when there are none, and nobody writes any more.
-    fn next(&self) -> Option<Vec<Pending>> {
-        let mut waiting = self.lock();
-        let mut jobs = BTreeSet::new();
-        let (mut next, mut later) = (Vec::new(), Vec::new());
-        for pending in waiting.list.drain(..) {
-            let fits = next.len() < TOGETHER && jobs.insert(pending.claim.job);
-            if fits { next.push(pending) } else { later.push(pending) }
-        }
-        waiting.list = later;
-        waiting.led = !next.is_empty();
-        waiting.led.then_some(next)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Who writes. When it goes before its time, those that wait are told, and the next one may write.
-struct Leader(Store);
-
-impl Drop for Leader {
-    fn drop(&mut self) {
-        let mut waiting = self.0.inner.finisher.lock();
-        if std::thread::panicking() {
-            waiting.list.clear();
-            waiting.led = false;
-        }
+    fn write(store: &Store, all: &[Self]) -> impl Future<Output = Result<Vec<Result<Job, StoreError>>, StoreError>> + Send {
+        store.finish_together(all)
     }
 }
 
@@ -106,15 +70,12 @@ impl Store {
             return Err(StoreError::ForeignCompletion(claim.job));
         }
         let (answer, answered) = oneshot::channel();
-        if self.inner.finisher.add(Pending { claim: claim.clone(), end, answer }) {
-            let leader = Leader(self.clone());
-            // A task of its own: no caller that is dropped or not polled leaves others waiting.
-            tokio::spawn(async move {
-                while let Some(pending) = leader.0.inner.finisher.next() {
-                    leader.0.finish_all(pending).await;
-                }
-            });
-        }
+        let pending = Pending { claim: claim.clone(), end, answer };
+        let store = self.clone();
+        self.inner.ends.add(pending, one_of_each_job, move |pending| {
+            let store = store.clone();
+            async move { store.finish_all(pending).await }
+        });
         answered.await.unwrap_or_else(|_| Err(self.interrupted("the task that writes ends was stopped")))
     }
 
@@ -125,26 +86,7 @@ impl Store {
         if pending.is_empty() {
             return;
         }
-        let ends: Vec<(&Claim, &Finish)> = pending.iter().map(|pending| (&pending.claim, &pending.end)).collect();
-        let answers = match self.finish_together(&ends).await {
-            Ok(answers) => answers,
-            Err(error) if ends.len() == 1 => vec![Err(error)],
-            Err(error) if error.is_transient() => {
-                let why = error.to_string();
-                ends.iter().map(|_| Err(self.interrupted(&why))).collect()
-            }
-            Err(error) => {
-                tracing::warn!(%error, "could not end {} attempts together; ending each by itself", ends.len());
-                let mut answers = Vec::new();
-                for end in &ends {
-                    answers.extend(match self.finish_together(&[*end]).await {
-                        Ok(answers) => answers,
-                        Err(error) => vec![Err(error)],
-                    });
-                }
-                answers
-            }
-        };
+        let answers = self.write_together(&pending).await;
         for (pending, answer) in pending.into_iter().zip(answers) {
             // Whoever asked may have gone.
             drop(pending.answer.send(answer));
@@ -189,7 +131,7 @@ impl Store {
     }
 
     /// Ends them in one transaction; again where that met another one in a circle, which undoes one of the two.
-    async fn finish_together(&self, ends: &[(&Claim, &Finish)]) -> Result<Vec<Result<Job, StoreError>>, StoreError> {
+    async fn finish_together(&self, ends: &[Pending]) -> Result<Vec<Result<Job, StoreError>>, StoreError> {
         let mut tries = 1;
         loop {
             match self.finish_once(ends).await {
@@ -199,7 +141,7 @@ impl Store {
         }
     }
 
-    async fn finish_once(&self, ends: &[(&Claim, &Finish)]) -> Result<Vec<Result<Job, StoreError>>, StoreError> {
+    async fn finish_once(&self, ends: &[Pending]) -> Result<Vec<Result<Job, StoreError>>, StoreError> {
         let mut tx = self.db().begin().await?;
         let result = self.finish_within(&mut tx, ends).await;
         let answers = match result {
@@ -215,12 +157,12 @@ impl Store {
         Ok(answers)
     }
 
-    async fn finish_within(&self, tx: &mut Tx, ends: &[(&Claim, &Finish)]) -> Result<Vec<Result<Job, StoreError>>, StoreError> {
-        let claims: Vec<&Claim> = ends.iter().map(|(claim, _)| *claim).collect();
+    async fn finish_within(&self, tx: &mut Tx, ends: &[Pending]) -> Result<Vec<Result<Job, StoreError>>, StoreError> {
+        let claims: Vec<&Claim> = ends.iter().map(|pending| &pending.claim).collect();
         let held = hold_all(tx, &claims).await?;
         let now = self.now();
         let mut kept = Vec::new();
-        for (claim, end) in ends {
+        for Pending { claim, end, .. } in ends {
             let Some(before) = held.get(&claim.token) else { continue };
             let mut settled = settle(before, &end.outcome, &self.config().retry, now)?;
             settled.ready_at =
@@ -267,11 +209,6 @@ impl Store {
         ];
         tx.run(ADD_COMPLETION, row).await?;
         Ok(())
-    }
-
-    /// The failure of a call whose fate is not known: as when the connection breaks.
-    fn interrupted(&self, why: &str) -> StoreError {
-        StoreError::from_driver(self.label(), sqlx::Error::Io(io::Error::other(why.to_owned())))
     }
 }
 

@@ -45,6 +45,7 @@ mod routes;
 mod rows;
 mod settle;
 mod statement;
+mod together;
 mod turn;
 mod types;
 mod verdict;
@@ -61,13 +62,13 @@ use uuid::Uuid;
 
 use self::db::{Db, Tx};
 use self::depth::Depth;
-use self::finish::Finisher;
 use self::hints::Hinter;
 use self::history::Recent;
 use self::listener::{LeaseClock, Listener};
 use self::notifier::Notifier;
 use self::routes::Routes;
 use self::statement::args;
+use self::together::Together;
 use self::walk::Walks;
 use crate::clock::Timestamp;
 
@@ -115,7 +116,8 @@ struct Inner {
     aged_look: AtomicI64,
     /// None where processes see each other's changes by themselves.
     notifier: Option<Arc<Notifier>>,
-    finisher: Finisher,
+    ends: Arc<Together<finish::Pending>>,
+    arrivals: Arc<Together<enqueue::Pending>>,
     /// Ends the listener or watcher when the last clone goes.
     listening: DropGuard,
 }
@@ -180,7 +182,8 @@ impl Store {
             reached: Mutex::new(Some(Instant::now())),
             aged_look: AtomicI64::new(0),
             notifier,
-            finisher: Finisher::default(),
+            ends: Arc::default(),
+            arrivals: Arc::default(),
             listening: stop.drop_guard(),
         };
         Ok(Self { inner: Arc::new(inner) })

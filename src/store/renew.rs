@@ -20,7 +20,7 @@ use crate::job::Claim;
 use crate::job::worker_record::Drain;
 
 const RENEW: &str = " UPDATE jobs SET lease_until = $2 FROM asked \
-    WHERE id = asked_job AND attempt = asked_attempt AND token = asked_token AND worker = $1 AND state = 'running' \
+    WHERE id = asked_job AND attempt = asked_attempt AND token = asked_token AND worker IS NOT DISTINCT FROM $1 AND state = 'running' \
     RETURNING token, cancel_reason, requeue_reason, \
     (SELECT a.deadline_at FROM attempts a WHERE a.job = jobs.id AND a.attempt = jobs.attempt) AS deadline_at";
 const DRAIN: &str = "SELECT drain_asked_at, drain_asked_by, drain_reason FROM workers WHERE id = $1";

@@ -57,6 +57,8 @@ impl Slots {
     pub(super) async fn take_free(&self) -> Vec<Slot> {
         // The semaphore is never closed; were it, there would be no slot to be had.
         let Ok(first) = self.permits.clone().acquire_owned().await else { return Vec::new() };
+        // Others that become free at this very moment come along.
+        tokio::task::yield_now().await;
         let mut taken: Vec<Slot> = self.take(first).into_iter().collect();
         while let Some(slot) = self.permits.clone().try_acquire_owned().ok().and_then(|permit| self.take(permit)) {
             taken.push(slot);

@@ -63,7 +63,7 @@ const PLANS: [(&str, &str); 32] = [
         "SEARCH j USING INDEX jobs_lease (lease_until<?)",
     ),
     (
-        "SELECT j.id FROM jobs j WHERE j.id = x'00' AND j.attempt = 1 AND j.token = x'00' AND j.worker = 'w' AND j.state = 'running'",
+        "SELECT j.id FROM jobs j WHERE j.id = x'00' AND j.attempt = 1 AND j.token = x'00' AND j.worker IS NOT DISTINCT FROM 'w' AND j.state = 'running'",
         "SEARCH j USING INDEX sqlite_autoindex_jobs_1 (id=?)",
     ),
     (
@@ -112,7 +112,7 @@ const PLANS: [(&str, &str); 32] = [
     ),
     (
         "WITH asked (asked_job, asked_attempt, asked_token) AS (VALUES (x'00', 1, x'01')) UPDATE jobs SET lease_until = 2 FROM asked \
-         WHERE id = asked_job AND attempt = asked_attempt AND token = asked_token AND worker = 'w' AND state = 'running'",
+         WHERE id = asked_job AND attempt = asked_attempt AND token = asked_token AND worker IS NOT DISTINCT FROM 'w' AND state = 'running'",
         "SEARCH jobs USING INDEX jobs_state (state=? AND id=?)",
     ),
     (
@@ -313,5 +313,39 @@ async fn postgres_takes_completions_and_removes_old_jobs_by_index_whatever_there
     assert!(read < 2_000, "{read} index entries of jobs were read for a few of {ROWS}");
     let read = after.completions_from_index - before.completions_from_index;
     assert!(read < 2_000, "{read} index entries of completions were read for a few of {ROWS}");
+    queue.place.remove().await;
+}
+
+/// How many entries of an index were read.
+async fn entries_read(connection: &mut PgConnection, schema: &str, index: &str) -> i64 {
+    let sql = "SELECT idx_tup_read FROM pg_stat_user_indexes WHERE schemaname = $1 AND indexrelname = $2";
+    sqlx::query(sql).bind(schema).bind(index).fetch_one(connection).await.expect("the statistics are there").get(0)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn postgres_ends_a_job_without_a_look_at_all_that_the_worker_ever_ran() {
+    const JOBS: usize = 150;
+    let queue = Queue::on_postgres().await;
+    let Place::Schema { server, schema } = &queue.place else { panic!("a schema") };
+    let mut connection = PgConnection::connect(server).await.expect("the test server answers");
+    // Nothing that goes out of an index can be cleared away while this is open.
+    let mut other = PgConnection::connect(server).await.expect("the test server answers");
+    for statement in ["BEGIN ISOLATION LEVEL REPEATABLE READ", "SELECT count(*) FROM pg_class"] {
+        sqlx::raw_sql(statement).execute(&mut other).await.expect("a snapshot is taken");
+    }
+    for number in 0..JOBS {
+        queue.enqueue().await;
+        let claimed = queue.claim("w").await;
+        let claim = &claimed.claim;
+        queue.store.renew(&claim.worker, std::slice::from_ref(claim), LONG).await.expect("renewed");
+        let end = if number % 2 == 0 { delivered(&claimed) } else { finish(OutcomeClass::Succeeded) };
+        queue.store.finish(claim, end).await.expect("finished");
+    }
+    other.close().await.expect("the connection ends");
+    queue.store.close().await;
+    // Each was at least found by its id.
+    reads_once(&mut connection, schema, JOBS as i64).await;
+    let read = entries_read(&mut connection, schema, "jobs_worker").await;
+    assert!(read < JOBS as i64 * 4, "{read} index entries were read to end {JOBS} jobs, one at a time");
     queue.place.remove().await;
 }
