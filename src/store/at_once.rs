@@ -21,6 +21,7 @@ use super::rows::{ClaimedRow, JobRow, job_columns};
 use super::statement::{Arg, args, tuples};
 use super::types::{ClaimRequest, NewJob};
 use super::walk::Place;
+use crate::clock::{Timestamp, human};
 use crate::ids::JobId;
 use crate::job::{ClaimedJob, Job, StageRecord};
 
@@ -87,6 +88,7 @@ pub(super) struct Claimed {
 }
 
 struct ClaimRow {
+    now: i64,
     limited: i64,
     routes: i64,
     claimed: Option<(Place, ClaimedRow)>,
@@ -107,7 +109,7 @@ where
             }
             None => None,
         };
-        Ok(Self { limited: row.try_get("limited")?, routes: row.try_get("routes")?, claimed })
+        Ok(Self { now: row.try_get("claimed_at")?, limited: row.try_get("limited")?, routes: row.try_get("routes")?, claimed })
     }
 }
 
@@ -146,7 +148,9 @@ impl Store {
         from: Option<Place>,
     ) -> Result<(Claimed, Option<Place>), StoreError> {
         let lease_ms = u64::try_from(ask.lease.as_millis()).unwrap_or(u64::MAX);
-        let mut args = args![wanted.route, &ask.worker, lease_ms, self.now() + (ask.lease / 4).max(IN_TIME)];
+        let asked_at = self.now();
+        let latest = asked_at + (ask.lease / 4).max(IN_TIME);
+        let mut args = args![wanted.route, &ask.worker, lease_ms, latest];
         let mut narrower = String::new();
         if let Some(priority) = wanted.priority {
             narrower = format!(" AND j.priority = {priority}");
@@ -159,6 +163,13 @@ impl Store {
         let sql = format!("{}{narrower} ORDER BY j.priority, j.position, j.id LIMIT {limit}{}", CLAIM.0, CLAIM.1);
         let rows: Vec<ClaimRow> = self.db().all(&sql, args).await?;
         let seen = rows.first().map_or((0, 0), |row| (row.limited, row.routes));
+        if let Some(now) = rows.first().map(|row| Timestamp(row.now)).filter(|now| *now > latest) {
+            let ahead = human::format(now.since(asked_at));
+            tracing::warn!(
+                "the database's clock was {ahead} ahead when a claim arrived, so nothing was claimed; reading it again"
+            );
+            self.db().sample(&self.inner.clock).await?;
+        }
         let mut last = None;
         let mut jobs = Vec::new();
         for (place, row) in rows.into_iter().filter_map(|row| row.claimed) {

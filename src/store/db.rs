@@ -142,6 +142,14 @@ impl Db {
         }
     }
 
+    /// Reads it again.
+    pub(super) async fn sample(&self, clock: &LeaseClock) -> Result<(), StoreError> {
+        match &self.pools {
+            Pools::Sqlite { .. } => Ok(()),
+            Pools::Postgres(pool) => clock.sample(pool).await.map_err(|error| StoreError::from_driver(&self.label, error)),
+        }
+    }
+
     /// How a connection of its own reaches the server, where there is one.
     pub(super) fn server(&self) -> Option<PgConnectOptions> {
         match &self.pools {

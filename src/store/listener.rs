@@ -22,6 +22,8 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_
 
 /// Two clocks drift apart by less than one part in so many.
 const DRIFT: u32 = 1_000;
+/// Two readings in whole milliseconds may differ by so much.
+const ROUNDING: Duration = Duration::from_millis(2);
 const CLOCK: &str = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::BIGINT";
 
 /// The clock by which leases run.
@@ -56,10 +58,12 @@ impl Reading {
     }
 
     /// The better one of this and a later one. An answer that was long under way says little: a clock that followed it would
-    /// run ahead by seconds, and would take leases of others for over that hold.
+    /// run ahead by seconds, and would take leases of others for over that hold. Where not both can be true the server's clock was set.
     fn or(self, later: Self) -> Self {
         let drifted = later.read_at.saturating_sub(self.read_at) / DRIFT;
-        if later.error <= self.error + drifted { later } else { self }
+        let apart = Duration::from_millis(later.epoch_ms.abs_diff(self.epoch_ms));
+        let was_set = apart > self.error + later.error + drifted + ROUNDING;
+        if was_set || later.error <= self.error + drifted { later } else { self }
     }
 }
 
@@ -81,7 +85,8 @@ impl LeaseClock {
         }
     }
 
-    async fn sample(&self, executor: impl Executor<'_, Database = Postgres>) -> Result<(), sqlx::Error> {
+    /// Reads the server's clock again.
+    pub(super) async fn sample(&self, executor: impl Executor<'_, Database = Postgres>) -> Result<(), sqlx::Error> {
         if let Self::Server { since, reading } = self {
             let later = read(*since, executor).await?;
             let mut reading = reading.lock().unwrap_or_else(PoisonError::into_inner);
@@ -200,6 +205,14 @@ mod tests {
         let late = reading(136_000, 30_000, 36_000);
         assert_eq!(late.epoch_ms - good.epoch_ms, 3_001);
         assert_eq!(good.or(late).epoch_ms, good.epoch_ms);
+    }
+
+    #[test]
+    fn the_clock_follows_a_server_whose_clock_was_set() {
+        let good = reading(100_000, 0, 2);
+        // Ten seconds ahead, and less exact than the first reading.
+        assert_eq!(good.or(reading(140_100, 30_000, 30_200)).epoch_ms, 110_000);
+        assert_eq!(good.or(reading(120_100, 30_000, 30_200)).epoch_ms, 90_000);
     }
 
     #[test]
