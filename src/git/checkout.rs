@@ -19,6 +19,8 @@ pub(super) struct Checkout {
     pub(super) git_dir: PathBuf,
     /// The files.
     pub(super) tree: PathBuf,
+    /// The index as the checkout left it, which nothing changes: the host's own, or that of the base below an overlay.
+    pub(super) index: PathBuf,
     /// The objects of the mirror.
     pub(super) objects: PathBuf,
     /// The commit that was checked out.
@@ -37,11 +39,6 @@ pub(super) enum Durability {
 }
 
 impl Checkout {
-    /// The index as the checkout left it. Nothing changes it.
-    pub(super) fn index(&self) -> PathBuf {
-        self.git_dir.join("index")
-    }
-
     /// The same, for what is nowhere else.
     pub(super) fn durable(&self) -> Self {
         Self { durability: Durability::AtOnce, ..self.clone() }
@@ -86,12 +83,22 @@ impl Checkout {
         if self.durability == Durability::AtOnce { command.durable() } else { command }
     }
 
-    /// Writes the host's git directory and checks out the base; answers the gitlinks in it. `origin` gives the command the
+    /// Writes the host's git directory and checks out the base; answers what is in it. `origin` gives the command the
     /// remote, which LFS needs.
-    pub(super) async fn fill(&self, git: &Git, origin: &super::Remote) -> Result<Vec<index::Gitlink>, GitError> {
-        let base = &self.base;
+    pub(super) async fn fill(&self, git: &Git, origin: &super::Remote) -> Result<index::Survey, GitError> {
         self.write_git_dir()?;
         fs::create_dir_all(&self.tree).map_err(io_error("create", &self.tree))?;
+        self.bring_to_base(git, origin, index::Settle::All).await
+    }
+
+    /// Brings files and index to the base, from whatever they are at.
+    pub(super) async fn bring_to_base(
+        &self,
+        git: &Git,
+        origin: &super::Remote,
+        settle: index::Settle,
+    ) -> Result<index::Survey, GitError> {
+        let base = &self.base;
         let action = format!("check out {}", base.short());
         let finished = self
             .command(git, &action)
@@ -105,11 +112,12 @@ impl Checkout {
         if finished.code != Some(0) {
             return Err(lfs::diagnose(git, &finished, &action));
         }
-        let (index, tree, width) = (self.index(), self.tree.clone(), base.as_str().len() / 2);
-        super::blocking(move || index::settle(&index, &tree, width)).await
+        let (index, tree, width) = (self.index.clone(), self.tree.clone(), base.as_str().len() / 2);
+        super::blocking(move || index::settle(&index, &tree, width, settle)).await
     }
 
-    fn write_git_dir(&self) -> Result<(), GitError> {
+    /// Writes the host's git directory, but for an index.
+    pub(super) fn write_git_dir(&self) -> Result<(), GitError> {
         let base = &self.base;
         for directory in ["objects/info", "refs"] {
             let path = self.git_dir.join(directory);

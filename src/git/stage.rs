@@ -38,7 +38,7 @@ impl<'a> Stage<'a> {
     /// A stage that begins with what was checked out.
     pub(super) fn open(git: &'a Git, checkout: &'a Checkout) -> Result<Self, GitError> {
         let stage = Self::empty(git, checkout, &checkout.tree);
-        fs::copy(checkout.index(), &stage.index).map_err(io_error("write", &stage.index))?;
+        fs::copy(&checkout.index, &stage.index).map_err(io_error("write", &stage.index))?;
         Ok(stage)
     }
 

@@ -161,7 +161,8 @@ fn a_commits_tree_is_what_plain_git_makes() {
 /// Makes the edits in a fresh worktree and in a plain clone, and holds the trees against each other.
 fn check(place: &Place, runtime: &Runtime, base: &ObjectId, edits: &[Edit]) -> Result<(), TestCaseError> {
     let change = runtime.block_on(async {
-        let worktree = place.mirror.provision(base, &branch("b"), &place.slot("1")).await.expect("a worktree");
+        let worktree =
+            place.mirror.provision(base, &branch("b"), &place.slot("1"), &place.provisioner).await.expect("a worktree");
         edits.iter().for_each(|edit| apply(worktree.tree(), edit));
         let change = worktree.commit("x").await;
         worktree.discard(&place.trash()).await.expect("discarded");

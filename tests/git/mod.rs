@@ -1,5 +1,6 @@
 //! The git room against real git and local bare remotes.
 
+mod bases;
 mod commit;
 mod concurrency;
 mod equality;
