@@ -5,8 +5,8 @@ use git2::{Delta, Diff, DiffOptions, Oid, Patch, Repository};
 use crate::git::diff::Changes;
 use crate::job::{DiffSummary, FileChange};
 
-/// Counts what differs between two trees. The error is the reason why git itself must count.
-pub(super) fn count(repository: &Repository, before: Oid, after: Oid) -> Result<Changes, String> {
+/// Counts what differs between two trees; nothing where only git itself is certain how.
+pub(super) fn count(repository: &Repository, before: Oid, after: Oid) -> Result<Option<Changes>, String> {
     let said = |error: git2::Error| error.message().to_owned();
     let (before, after) = (repository.find_tree(before).map_err(said)?, repository.find_tree(after).map_err(said)?);
     let mut options = DiffOptions::new();
@@ -14,7 +14,7 @@ pub(super) fn count(repository: &Repository, before: Oid, after: Oid) -> Result<
     let diff = repository.diff_tree_to_tree(Some(&before), Some(&after), Some(&mut options)).map_err(said)?;
     let mut changes = Changes::default();
     for index in 0..diff.deltas().len() {
-        let change = count_one(&diff, index)?;
+        let Some(change) = count_one(&diff, index)? else { return Ok(None) };
         let summary: &mut DiffSummary = &mut changes.summary;
         summary.files += 1;
         summary.insertions += change.insertions;
@@ -23,13 +23,14 @@ pub(super) fn count(repository: &Repository, before: Oid, after: Oid) -> Result<
             summary.per_file.push(change);
         }
     }
-    Ok(changes)
+    Ok(Some(changes))
 }
 
-fn count_one(diff: &Diff<'_>, index: usize) -> Result<FileChange, String> {
+fn count_one(diff: &Diff<'_>, index: usize) -> Result<Option<FileChange>, String> {
     let delta = diff.get_delta(index).ok_or("a diff is shorter than it says")?;
     if !matches!(delta.status(), Delta::Added | Delta::Deleted | Delta::Modified) {
-        return Err("something became another kind of thing".to_owned());
+        // A file that became a link, or the reverse.
+        return Ok(None);
     }
     let path = delta.new_file().path_bytes().or_else(|| delta.old_file().path_bytes()).unwrap_or_default();
     let path = String::from_utf8_lossy(path).into_owned();
@@ -39,5 +40,5 @@ fn count_one(diff: &Diff<'_>, index: usize) -> Result<FileChange, String> {
         Some(patch) if !binary => patch.line_stats().map_err(|error| error.message().to_owned())?,
         _ => (0, 0, 0),
     };
-    Ok(FileChange { path, insertions: insertions as u64, deletions: deletions as u64, binary })
+    Ok(Some(FileChange { path, insertions: insertions as u64, deletions: deletions as u64, binary }))
 }

@@ -19,8 +19,9 @@ use super::attributes::Effect;
 use super::bases::{Base, Record};
 use super::checkout::Checkout;
 use super::commit::{Change, Committed};
+use super::stage::{LISTING, LISTING_MAX};
 use super::worktree::Worktree;
-use super::{Git, place};
+use super::{Git, diff, place};
 use crate::clock::Timestamp;
 use crate::ids::ObjectId;
 use tree::Changes;
@@ -65,10 +66,8 @@ impl Worktree {
             if base == tree {
                 return Ok(Change::None);
             }
-            if effect >= Effect::Counts {
-                return Err("attributes say how changes are counted".to_owned());
-            }
-            let changes = count::count(&repository, base, tree)?;
+            let counted = if effect < Effect::Counts { count::count(&repository, base, tree)? } else { None };
+            let changes = counted.map_or_else(|| layer.ask_for_counts(base, tree), Ok)?;
             let commit = layer.write_commit(&repository, tree, &message)?;
             Ok(Change::Commit(Committed { commit: to_id(commit)?, tree: to_id(tree)?, diff: changes.summary }))
         })
@@ -145,6 +144,14 @@ impl Layer {
             return Err(finished.error().to_string());
         }
         Ok(finished.stdout.split(|byte| *byte == 0).filter(|path| !path.is_empty()).map(<[u8]>::to_vec).collect())
+    }
+
+    /// What differs between two trees, as git counts it.
+    fn ask_for_counts(&self, before: Oid, after: Oid) -> Result<diff::Changes, String> {
+        let command = self.checkout.command(&self.git, "compare with the base").work_tree(&self.checkout.tree);
+        let command = command.args(["diff-tree", "-r"]).args(LISTING).args([before.to_string(), after.to_string()]);
+        let finished = self.runtime.block_on(command.stdout_max(LISTING_MAX).run()).map_err(|error| error.to_string())?;
+        Ok(diff::Changes::parse(&finished.stdout))
     }
 
     /// Writes a commit by the configured author, now, on the base.
