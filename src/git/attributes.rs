@@ -26,6 +26,13 @@ pub(super) fn judge(text: &[u8]) -> Effect {
     lines.filter(|line| !line.is_empty() && !line.starts_with(b"#")).map(judge_line).max().unwrap_or_default()
 }
 
+/// Whether a file of attributes may make files other than they are in the repository when they are checked out: all that
+/// [`judge`] does not know, and line endings where they are named. Those of this system are the repository's.
+pub(super) fn touch_checkouts(text: &[u8]) -> bool {
+    let names_endings = |word: &[u8]| word.starts_with(b"eol");
+    judge(text) == Effect::Contents || text.split(u8::is_ascii_whitespace).any(names_endings)
+}
+
 fn judge_line(line: &[u8]) -> Effect {
     let words = || line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
     // A quoted pattern may have spaces in it; a macro gives words a new meaning.
@@ -70,5 +77,14 @@ mod tests {
         check("[attr]raw -text\n", Effect::Contents);
         check("\"with space\" text\n", Effect::Contents);
         check("*.x brand-new\n", Effect::Contents);
+    }
+
+    #[test]
+    fn only_named_line_endings_and_what_is_not_known_touch_a_checkout() {
+        let check = |text: &str, expected: bool| assert_eq!(touch_checkouts(text.as_bytes()), expected, "{text}");
+        check("* text=auto\n*.png binary\n", false);
+        check("*.bat text eol=crlf\n", true);
+        check("*.bin filter=lfs\n", true);
+        check("*.c ident\n", true);
     }
 }

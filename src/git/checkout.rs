@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::command::Invocation;
 use super::error::io_error;
+use super::files::{self, Obstacle};
 use super::{Git, GitError, index, lfs};
 use crate::ids::ObjectId;
 
@@ -88,6 +89,19 @@ impl Checkout {
     pub(super) async fn fill(&self, git: &Git, origin: &super::Remote) -> Result<index::Survey, GitError> {
         self.write_git_dir()?;
         fs::create_dir_all(&self.tree).map_err(io_error("create", &self.tree))?;
+        let (checkout, mirror) = (self.clone(), self.objects.with_file_name(""));
+        match super::blocking(move || files::check_out(&checkout, &mirror)).await {
+            Ok(survey) => return Ok(survey),
+            Err(Obstacle::Declined(reason)) => tracing::debug!(%reason, tree = %self.tree.display(), "git itself checks out"),
+            Err(Obstacle::Failed(error)) => match io_error("check out", &self.tree)(error) {
+                full @ GitError::DiskFull { .. } => return Err(full),
+                error => {
+                    tracing::warn!(%error, "git itself checks out");
+                    fs::remove_dir_all(&self.tree).map_err(io_error("remove", &self.tree))?;
+                    fs::create_dir(&self.tree).map_err(io_error("create", &self.tree))?;
+                }
+            },
+        }
         self.bring_to_base(git, origin, index::Settle::All).await
     }
 

@@ -74,15 +74,14 @@ pub(super) fn settle(index: &Path, tree: &Path, width: usize, which: Settle) -> 
         return Err(damaged());
     }
     let directory = File::open(tree).map_err(io_error("open", tree))?;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(0));
-    let past = TimeSpec::new(now - PAST_SECONDS, 0);
+    let past = past();
     let mut survey = Survey { bytes: 2 * bytes.len() as u64, ..Survey::default() };
     let mut at = SIZE_OF_HEADER;
     for _ in 0..count {
         let entry = Entry::read(&bytes, at, width).ok_or_else(damaged)?;
         let path = bytes.get(entry.name.clone()).ok_or_else(damaged)?;
         let id = || bytes.get(at + FIXED..at + FIXED + width).and_then(to_id).ok_or_else(damaged);
-        survey.bytes += u64::from(number(&bytes, at + SIZE).ok_or_else(damaged)?).next_multiple_of(BLOCK);
+        survey.bytes += blocks(u64::from(number(&bytes, at + SIZE).ok_or_else(damaged)?));
         match path.rsplit(|byte| *byte == b'/').next() {
             Some(b".gitattributes") => survey.attributes.push((path.to_vec(), id()?)),
             Some(b".gitignore") => survey.ignores = true,
@@ -109,6 +108,17 @@ pub(super) fn settle(index: &Path, tree: &Path, width: usize, which: Settle) -> 
     bytes[trailer..].fill(0);
     super::checkout::write(index, bytes)?;
     Ok(survey)
+}
+
+/// The time that files of a checkout get.
+pub(super) fn past() -> TimeSpec {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(0));
+    TimeSpec::new(now - PAST_SECONDS, 0)
+}
+
+/// What a file of so many bytes takes on the disk.
+pub(super) fn blocks(bytes: u64) -> u64 {
+    bytes.next_multiple_of(BLOCK)
 }
 
 struct Entry {

@@ -21,6 +21,7 @@ mod diagnose;
 mod diff;
 mod error;
 mod fetch;
+mod files;
 mod index;
 mod job_view;
 mod journal;

@@ -7,13 +7,14 @@
 //! wait for all dirty data of the disk. `redirect_dir` lets a directory of the base be renamed.
 
 use std::ffi::{OsStr, OsString};
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use super::error::{GitError, io_error};
@@ -68,28 +69,48 @@ fn escape(path: &Path) -> OsString {
     OsString::from_vec(escaped)
 }
 
-/// Takes the mounts off a directory; none there is fine, and so is no directory.
+/// Takes the mounts off a directory at once; none there is fine, and so is no directory.
 ///
-/// Where a process still has a file of it open, which must be a stranger's once a job's processes have ended, the mount goes
-/// from the tree of directories at once, and with the last such file for good. That is safe for everybody else: nothing is
-/// mounted over the same layer before it is moved away, and a base stays as it is until it is removed as a whole.
+/// What the kernel remembers of the files goes after that, in the background, since it takes the longer the more files were looked
+/// at. Where a process still has a file of it open, which must be a stranger's once a job's processes have ended, it goes with
+/// the last such file. Both are safe for everybody else: a layer is not mounted again before [`unmount`] has ended, and a base
+/// stays as it is until it is removed as a whole.
+///
+/// # Errors
+/// What the system says.
+pub(super) fn detach(at: &Path) -> Result<(), GitError> {
+    let held = match File::options().read(true).custom_flags((OFlag::O_PATH | OFlag::O_NOFOLLOW).bits()).open(at) {
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(()),
+        held => held.map_err(io_error("open", at))?,
+    };
+    if take_off(at, MntFlags::MNT_DETACH)? == 0 {
+        return Ok(());
+    }
+    std::thread::Builder::new().name("unmount".to_owned()).spawn(move || drop(held)).map(drop).map_err(io_error("unmount", at))
+}
+
+/// As [`detach`], and what the kernel remembers is gone when this returns, unless a process still has a file open.
 ///
 /// # Errors
 /// What the system says.
 pub(super) fn unmount(at: &Path) -> Result<(), GitError> {
+    take_off(at, MntFlags::empty()).map(drop)
+}
+
+/// Takes off all mounts, one by one: one may be above another, where a worktree was opened twice at once. Says how many.
+fn take_off(at: &Path, flags: MntFlags) -> Result<usize, GitError> {
+    let flags = flags | MntFlags::UMOUNT_NOFOLLOW;
+    let mut taken = 0;
     loop {
-        let plain = umount2(at, MntFlags::UMOUNT_NOFOLLOW);
-        let result = if plain == Err(Errno::EBUSY) {
+        let mut result = umount2(at, flags);
+        if result == Err(Errno::EBUSY) {
             tracing::warn!(path = %at.display(), "somebody still uses a worktree that is to go; it is unmounted all the same");
-            umount2(at, MntFlags::UMOUNT_NOFOLLOW | MntFlags::MNT_DETACH)
-        } else {
-            plain
-        };
+            result = umount2(at, flags | MntFlags::MNT_DETACH);
+        }
         match result {
-            // One may be above another, where a worktree was opened twice at once.
-            Ok(()) => {}
+            Ok(()) => taken += 1,
             // Nothing is mounted; nothing is there; who may not unmount has not mounted either.
-            Err(Errno::EINVAL | Errno::ENOENT | Errno::ENOTDIR | Errno::EPERM) => return Ok(()),
+            Err(Errno::EINVAL | Errno::ENOENT | Errno::ENOTDIR | Errno::EPERM) => return Ok(taken),
             Err(errno) => return Err(io_error("unmount", at)(errno.into())),
         }
     }
@@ -162,7 +183,9 @@ mod tests {
     #[test]
     fn what_is_not_mounted_need_not_be_unmounted() {
         let dir = tempfile::tempdir().expect("a directory");
-        unmount(dir.path()).expect("fine");
-        unmount(&dir.path().join("nothing")).expect("fine");
+        for place in [dir.path().to_owned(), dir.path().join("nothing")] {
+            unmount(&place).expect("fine");
+            detach(&place).expect("fine");
+        }
     }
 }

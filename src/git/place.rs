@@ -9,18 +9,18 @@ use std::path::Path;
 use super::bases::Base;
 use super::error::{GitError, io_error};
 use super::journal::{Identity, Journal};
-use super::overlay::{Layers, unmount};
+use super::overlay::{Layers, detach, unmount};
 use super::worktree::move_to_trash;
 
 /// The host's git directory with the journal, the directory in which the job works, and what an overlay wrote.
 pub(super) const PARTS: [&str; 3] = ["host.git", "tree", "layer"];
 
-/// Takes the mount off the worktree in a place, so that its parts can be moved. None there is fine.
+/// Takes the mount off the worktree in a place, so that its parts can be moved to the trash. None there is fine.
 ///
 /// # Errors
 /// What the system says.
 pub fn release(place: &Path) -> Result<(), GitError> {
-    unmount(&place.join("tree"))
+    detach(&place.join("tree"))
 }
 
 /// Moves whatever there is of a worktree from one place to another, and mounts it there again where it was an overlay. What is
@@ -33,7 +33,7 @@ pub fn relocate(from: &Path, to: &Path, trash: &Path) -> Result<(), GitError> {
     let journal = Journal::read(&from.join("host.git")).or_else(|_| Journal::read(&to.join("host.git"))).ok();
     let base = journal.as_ref().and_then(|journal| journal.base_dir.as_deref());
     let _held = base.map(|dir| Base::at(dir).lease(to)).transpose()?.flatten();
-    release(from)?;
+    unmount(&from.join("tree"))?;
     for part in PARTS {
         let (old, new) = (from.join(part), to.join(part));
         match fs::rename(&old, &new) {

@@ -4,10 +4,12 @@
 //! log. So all refusals are git's own, with git's own words; nested repositories, submodules, filters, odd names, and files that
 //! are large go that way. A property test (`tests/git/equality.rs`) holds the trees of both ways equal.
 //!
-//! [`read`] reads the layer, [`walk`] finds the paths, [`tree`] makes the tree, [`count`] says what it changes.
+//! [`read`] reads the layer, [`walk`] finds the paths, [`rules`] passes those that cannot be ignored, [`tree`] makes the tree,
+//! [`count`] says what it changes.
 
 mod count;
 mod read;
+mod rules;
 mod tree;
 mod walk;
 
@@ -24,6 +26,7 @@ use super::worktree::Worktree;
 use super::{Git, diff, place};
 use crate::clock::Timestamp;
 use crate::ids::ObjectId;
+use rules::Rules;
 use tree::Changes;
 use walk::{Put, Source, Walk};
 
@@ -104,12 +107,11 @@ impl Layer {
         let base = commit.tree().map_err(said)?;
         let maximum = self.git.host.config.maximum_file.as_u64();
         let mut walk = Walk::begin(repository, &base, maximum, &self.upper)?;
-        let new = walk.unasked();
-        let ignored = if self.record.ignores || walk.ignores { self.ask_ignored(&new)? } else { BTreeSet::new() };
+        let ignored = if self.record.ignores || walk.ignores { self.ask_ignored(walk.unasked())? } else { BTreeSet::new() };
         walk.go_on(|path| ignored.contains(path))?;
 
         let untracked: Vec<Vec<u8>> = walk.puts.iter().filter(|put| !put.tracked).map(|put| put.path.clone()).collect();
-        let ignored = if self.record.ignores || walk.ignores { self.ask_ignored(&untracked)? } else { BTreeSet::new() };
+        let ignored = if self.record.ignores || walk.ignores { self.ask_ignored(untracked)? } else { BTreeSet::new() };
         let effect = self.record.attributes.max(walk.attributes);
         if effect == Effect::Contents {
             return Err("attributes say how files are taken".to_owned());
@@ -130,7 +132,9 @@ impl Layer {
     }
 
     /// Which of the paths the tree's own rules ignore, as git says, without regard to what is tracked.
-    fn ask_ignored(&self, paths: &[Vec<u8>]) -> Result<BTreeSet<Vec<u8>>, String> {
+    fn ask_ignored(&self, paths: Vec<Vec<u8>>) -> Result<BTreeSet<Vec<u8>>, String> {
+        let mut rules = Rules::of(&self.checkout.tree);
+        let paths: Vec<Vec<u8>> = paths.into_iter().filter(|path| !rules.pass(path)).collect();
         if paths.is_empty() {
             return Ok(BTreeSet::new());
         }
