@@ -63,6 +63,7 @@ fn assert_like_a_clone(place: &Place, tree: &Path, commit: &ObjectId) {
     assert_eq!(contents(tree), contents(&plain));
     assert_eq!(run(tree, ["status", "--porcelain"]), "");
     assert_eq!(run(tree, ["rev-parse", "HEAD"]), commit.as_str());
+    assert_eq!(run(tree, ["write-tree"]), run(tree, ["rev-parse", "HEAD^{tree}"]));
     run(tree, ["diff-files", "--quiet"]);
 }
 
@@ -228,7 +229,7 @@ async fn a_worktree_that_is_kept_stays_what_it_was_with_its_base() {
     let kept = place.root.path().join("state/kept/1");
     relocate(&place.slot("1"), &kept, &place.trash()).expect("kept");
     assert_eq!(fs::read_dir(place.slot("1")).expect("the slot").count(), 0);
-    assert_eq!(bases(&provisioner)[0].leases, [kept.clone()]);
+    assert_eq!(bases(&provisioner)[0].leases, std::slice::from_ref(&kept));
     assert_eq!(provisioner.bases().expect("bases").shrink_once().expect("shrunk").len(), 0);
     assert_eq!(run(&kept.join("tree"), ["status", "--porcelain"]), "?? new");
     // The slot serves the next job, and the host is started again.

@@ -4,6 +4,7 @@ mod bases;
 mod commit;
 mod concurrency;
 mod equality;
+mod files;
 pub(crate) mod fixture;
 mod kill;
 mod lfs;
