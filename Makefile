@@ -13,6 +13,7 @@ export RUST_TEST_THREADS ?= 3
 test:
 	tests/prepare.sh
 	tests/with-services.sh cargo test --locked --quiet
+	SAWMILL_TEST_STRATEGY=checkout tests/with-services.sh cargo test --locked --quiet --test sawmill -- git:: delivery:: crash::
 
 lint:
 	cargo fmt --check

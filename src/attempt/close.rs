@@ -155,7 +155,7 @@ impl Place {
     }
 
     fn keep(&self) {
-        match Kept::new(self.state.kept()).keep(&self.slot, Some((self.claim.job, self.claim.attempt))) {
+        match Kept::new(self.state.kept(), self.state.trash()).keep(&self.slot, Some((self.claim.job, self.claim.attempt))) {
             Ok(place) => info!("the workspace of job {} is kept at {}", self.claim.job, place.display()),
             Err(error) => error!("the workspace of job {} cannot be kept: {error}", self.claim.job),
         }

@@ -50,7 +50,7 @@ pub async fn vacate(slot: &SlotDir, state: &StateDir, executable: &Path) -> io::
         Err(error) => {
             error!("cannot salvage slot {}: {error:#}; its workspace is kept", slot.number());
             let of = Journal::read(&slot.journal()).ok().flatten().map(|journal| (journal.claim.job, journal.claim.attempt));
-            let place = Kept::new(state.kept()).keep(slot, of)?;
+            let place = Kept::new(state.kept(), state.trash()).keep(slot, of).map_err(io::Error::other)?;
             warn!("the workspace of slot {} is kept at {}", slot.number(), place.display());
         }
     }

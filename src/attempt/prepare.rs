@@ -38,7 +38,8 @@ async fn provision(attempt: &Attempt) -> Result<ObjectId, Halt> {
     let mirror = attempt.tools.git.mirror(&attempt.remote);
     let base = within(attempt, mirror.resolve(&attempt.claimed.job.base)).await?;
     attempt.insist(|| attempt.tools.store.record_base(&attempt.claimed.claim, &base)).await?;
-    within(attempt, mirror.provision(&base, &attempt.claimed.job.branch, attempt.slot_root())).await?;
+    within(attempt, mirror.provision(&base, &attempt.claimed.job.branch, attempt.slot_root(), &attempt.tools.provisioner))
+        .await?;
     Ok(base)
 }
 

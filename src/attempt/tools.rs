@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::backends::Registry;
 use crate::clock::human;
-use crate::git::{self, Git};
+use crate::git::{self, Git, Provisioner};
 use crate::store::Store;
 use crate::workspace::StateDir;
 use crate::{logs, sandbox, workspace};
@@ -35,6 +35,8 @@ pub struct Tools {
     pub store: Store,
     /// Git, with the worker's mirrors.
     pub git: Git,
+    /// What makes worktrees.
+    pub provisioner: Provisioner,
     /// How git is run, for the process that salvages when the daemon is gone.
     pub git_config: git::Config,
     /// The backends.

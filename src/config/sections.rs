@@ -18,7 +18,7 @@ pub struct Config {
     pub worker: worker::Config,
     /// Deadlines of attempts.
     pub attempt: attempt::Config,
-    /// Names and keeping of workspaces.
+    /// Making, names and keeping of workspaces.
     pub workspace: workspace::Config,
     /// How commands run.
     pub sandbox: sandbox::Config,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{Finding, State};
 use crate::config::Config;
-use crate::git::Git;
+use crate::git::{Git, Provisioner, Strategy};
 use crate::job::Label;
 use crate::sandbox::{Launch, Mark, Supervisor};
 use crate::store::Store;
@@ -41,6 +41,23 @@ pub(super) fn git_lfs(config: &Config) -> Finding {
     match Git::open(&config.git, Path::new(EXECUTABLE), &config.worker.state_dir.join("mirrors")) {
         Ok(git) if git.has_lfs() => good("git-lfs", "found"),
         _ => flawed("git-lfs", State::Warning, "not found", "install git-lfs if a repository uses it"),
+    }
+}
+
+/// How worktrees would be made, and why so.
+pub(super) fn worktrees(config: &Config) -> Finding {
+    let git = match Git::open(&config.git, Path::new(EXECUTABLE), &config.worker.state_dir.join("mirrors")) {
+        Ok(git) => git,
+        Err(error) => return flawed("worktrees", State::Bad, error.to_string(), "see git"),
+    };
+    match Provisioner::open(&git, config.workspace.strategy, config.workspace.bases) {
+        Err(error) => flawed("worktrees", State::Bad, error.to_string(), "set workspace.strategy to auto"),
+        Ok(made) => {
+            let seen = format!("by {}: {}", made.strategy(), made.reason());
+            let remedy = "each job checks out its whole tree; run the worker as root on a local ext4 or xfs to have overlays";
+            let slow = made.strategy() != Strategy::Overlay && config.workspace.strategy == Strategy::Auto;
+            if slow { flawed("worktrees", State::Warning, seen, remedy) } else { good("worktrees", seen) }
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::command::Invocation;
 use super::error::io_error;
+use super::files::{self, Obstacle};
 use super::{Git, GitError, index, lfs};
 use crate::ids::ObjectId;
 
@@ -19,6 +20,8 @@ pub(super) struct Checkout {
     pub(super) git_dir: PathBuf,
     /// The files.
     pub(super) tree: PathBuf,
+    /// The index as the checkout left it, which nothing changes: the host's own, or that of the base below an overlay.
+    pub(super) index: PathBuf,
     /// The objects of the mirror.
     pub(super) objects: PathBuf,
     /// The commit that was checked out.
@@ -37,11 +40,6 @@ pub(super) enum Durability {
 }
 
 impl Checkout {
-    /// The index as the checkout left it. Nothing changes it.
-    pub(super) fn index(&self) -> PathBuf {
-        self.git_dir.join("index")
-    }
-
     /// The same, for what is nowhere else.
     pub(super) fn durable(&self) -> Self {
         Self { durability: Durability::AtOnce, ..self.clone() }
@@ -86,12 +84,35 @@ impl Checkout {
         if self.durability == Durability::AtOnce { command.durable() } else { command }
     }
 
-    /// Writes the host's git directory and checks out the base; answers the gitlinks in it. `origin` gives the command the
+    /// Writes the host's git directory and checks out the base; answers what is in it. `origin` gives the command the
     /// remote, which LFS needs.
-    pub(super) async fn fill(&self, git: &Git, origin: &super::Remote) -> Result<Vec<index::Gitlink>, GitError> {
-        let base = &self.base;
+    pub(super) async fn fill(&self, git: &Git, origin: &super::Remote) -> Result<index::Survey, GitError> {
         self.write_git_dir()?;
         fs::create_dir_all(&self.tree).map_err(io_error("create", &self.tree))?;
+        let (checkout, mirror) = (self.clone(), self.objects.with_file_name(""));
+        match super::blocking(move || files::check_out(&checkout, &mirror)).await {
+            Ok(survey) => return Ok(survey),
+            Err(Obstacle::Declined(reason)) => tracing::debug!(%reason, tree = %self.tree.display(), "git itself checks out"),
+            Err(Obstacle::Failed(error)) => match io_error("check out", &self.tree)(error) {
+                full @ GitError::DiskFull { .. } => return Err(full),
+                error => {
+                    tracing::warn!(%error, "git itself checks out");
+                    fs::remove_dir_all(&self.tree).map_err(io_error("remove", &self.tree))?;
+                    fs::create_dir(&self.tree).map_err(io_error("create", &self.tree))?;
+                }
+            },
+        }
+        self.bring_to_base(git, origin, index::Settle::All).await
+    }
+
+    /// Brings files and index to the base, from whatever they are at.
+    pub(super) async fn bring_to_base(
+        &self,
+        git: &Git,
+        origin: &super::Remote,
+        settle: index::Settle,
+    ) -> Result<index::Survey, GitError> {
+        let base = &self.base;
         let action = format!("check out {}", base.short());
         let finished = self
             .command(git, &action)
@@ -105,11 +126,12 @@ impl Checkout {
         if finished.code != Some(0) {
             return Err(lfs::diagnose(git, &finished, &action));
         }
-        let (index, tree, width) = (self.index(), self.tree.clone(), base.as_str().len() / 2);
-        super::blocking(move || index::settle(&index, &tree, width)).await
+        let (index, tree, width) = (self.index.clone(), self.tree.clone(), base.as_str().len() / 2);
+        super::blocking(move || index::settle(&index, &tree, width, settle)).await
     }
 
-    fn write_git_dir(&self) -> Result<(), GitError> {
+    /// Writes the host's git directory, but for an index.
+    pub(super) fn write_git_dir(&self) -> Result<(), GitError> {
         let base = &self.base;
         for directory in ["objects/info", "refs"] {
             let path = self.git_dir.join(directory);

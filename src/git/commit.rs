@@ -45,6 +45,12 @@ impl Worktree {
     /// a submodule with changes of its own; [`GitError::DiskFull`].
     pub async fn commit(&self, message: &str) -> Result<Change, GitError> {
         self.check_tree()?;
+        if self.base_dir().is_some() {
+            match self.commit_from_layer(message).await {
+                Ok(change) => return Ok(change),
+                Err(reason) => tracing::info!(%reason, tree = %self.tree().display(), "git itself adds the whole tree"),
+            }
+        }
         let stage = Stage::open(&self.mirror.git, &self.checkout)?;
         submodules::stage_all(&stage, &self.journal.submodules).await?;
         let (listing, tree) = tokio::try_join!(stage.listing(self.base().as_str()), stage.write_tree())?;

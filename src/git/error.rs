@@ -139,6 +139,20 @@ pub enum GitError {
         /// What is wrong.
         why: String,
     },
+    /// An overlay cannot be mounted.
+    #[error("cannot mount an overlay at {}: {why}; set workspace.strategy to checkout to do without", at.display())]
+    Overlay {
+        /// Where.
+        at: PathBuf,
+        /// What the kernel says.
+        why: String,
+    },
+    /// Overlays were asked for, and there are none to be had.
+    #[error("cannot make worktrees by overlay: {why}; set workspace.strategy to auto or checkout")]
+    NoOverlays {
+        /// What is in the way.
+        why: String,
+    },
     /// The slot still has a whole worktree: it is to be opened, salvaged and discarded first.
     #[error("cannot provision in {}: it still has a worktree", slot.display())]
     Occupied {
@@ -195,6 +209,8 @@ impl GitError {
             | Self::DiskFull { .. }
             | Self::LfsMissing { .. }
             | Self::Lfs { .. }
+            | Self::Overlay { .. }
+            | Self::NoOverlays { .. }
             | Self::Occupied { .. }
             | Self::NoWorktree { .. }
             | Self::Command { .. }

@@ -22,7 +22,11 @@ use crate::ids::ObjectId;
 const PAST_SECONDS: i64 = 3;
 
 const FIXED: usize = 40;
+const MTIME: usize = 8;
 const MODE: usize = 24;
+const SIZE: usize = 36;
+/// What a file's last block takes, whatever is in it.
+const BLOCK: u64 = 4096;
 const SIZE_OF_HEADER: usize = 12;
 const EXTENDED: u16 = 0x4000;
 const GITLINK: u32 = 0o160_000;
@@ -37,9 +41,31 @@ pub(super) struct Gitlink {
     pub(super) commit: ObjectId,
 }
 
-/// Settles the times of all files that `index` names below `tree`, writes them into it, and answers the gitlinks. `width` is
-/// the length of an object id in bytes.
-pub(super) fn settle(index: &Path, tree: &Path, width: usize) -> Result<Vec<Gitlink>, GitError> {
+/// Which files of a checkout get a time in the past.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Settle {
+    /// All: none has it yet.
+    All,
+    /// Those that are younger than what was settled before.
+    Fresh,
+}
+
+/// What an index says of a checkout.
+#[derive(Debug, Default)]
+pub(super) struct Survey {
+    /// The submodules.
+    pub(super) gitlinks: Vec<Gitlink>,
+    /// What the files take on the disk, in bytes: whole blocks of 4 KiB, and the index twice.
+    pub(super) bytes: u64,
+    /// The files of attributes: paths and contents, by id.
+    pub(super) attributes: Vec<(Vec<u8>, ObjectId)>,
+    /// Whether there is a file of ignore rules.
+    pub(super) ignores: bool,
+}
+
+/// Settles the times of files that `index` names below `tree`, writes them into it, and answers what it says. `width` is the
+/// length of an object id in bytes.
+pub(super) fn settle(index: &Path, tree: &Path, width: usize, which: Settle) -> Result<Survey, GitError> {
     let mut bytes = fs::read(index).map_err(io_error("read", index))?;
     let damaged = || GitError::Command { action: "read the index".to_owned(), detail: format!("{} is damaged", index.display()) };
     let version = number(&bytes, 4).ok_or_else(damaged)?;
@@ -48,17 +74,22 @@ pub(super) fn settle(index: &Path, tree: &Path, width: usize) -> Result<Vec<Gitl
         return Err(damaged());
     }
     let directory = File::open(tree).map_err(io_error("open", tree))?;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(0));
-    let past = TimeSpec::new(now - PAST_SECONDS, 0);
-    let mut gitlinks = Vec::new();
+    let past = past();
+    let mut survey = Survey { bytes: 2 * bytes.len() as u64, ..Survey::default() };
     let mut at = SIZE_OF_HEADER;
     for _ in 0..count {
         let entry = Entry::read(&bytes, at, width).ok_or_else(damaged)?;
         let path = bytes.get(entry.name.clone()).ok_or_else(damaged)?;
+        let id = || bytes.get(at + FIXED..at + FIXED + width).and_then(to_id).ok_or_else(damaged);
+        survey.bytes += blocks(u64::from(number(&bytes, at + SIZE).ok_or_else(damaged)?));
+        match path.rsplit(|byte| *byte == b'/').next() {
+            Some(b".gitattributes") => survey.attributes.push((path.to_vec(), id()?)),
+            Some(b".gitignore") => survey.ignores = true,
+            _ => {}
+        }
         if entry.mode & TYPE_MASK == GITLINK {
-            let id = bytes.get(at + FIXED..at + FIXED + width).ok_or_else(damaged)?;
-            gitlinks.push(Gitlink { path: path.to_vec(), commit: to_id(id).ok_or_else(damaged)? });
-        } else {
+            survey.gitlinks.push(Gitlink { path: path.to_vec(), commit: id()? });
+        } else if which == Settle::All || number(&bytes, at + MTIME).is_none_or(|time| i64::from(time) > past.tv_sec()) {
             let name = OsStr::from_bytes(path);
             let failed = |errno: nix::Error| io_error("set the time of", Path::new(name))(errno.into());
             utimensat(&directory, name, &past, &past, UtimensatFlags::NoFollowSymlink).map_err(failed)?;
@@ -76,7 +107,18 @@ pub(super) fn settle(index: &Path, tree: &Path, width: usize) -> Result<Vec<Gitl
     let trailer = bytes.len().checked_sub(width).filter(|trailer| *trailer >= at).ok_or_else(damaged)?;
     bytes[trailer..].fill(0);
     super::checkout::write(index, bytes)?;
-    Ok(gitlinks)
+    Ok(survey)
+}
+
+/// The time that files of a checkout get.
+pub(super) fn past() -> TimeSpec {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(0));
+    TimeSpec::new(now - PAST_SECONDS, 0)
+}
+
+/// What a file of so many bytes takes on the disk.
+pub(super) fn blocks(bytes: u64) -> u64 {
+    bytes.next_multiple_of(BLOCK)
 }
 
 struct Entry {

@@ -18,8 +18,22 @@ const PACKED_REFS_MAX: u64 = 16 * 1024 * 1024;
 
 /// Writes `<tree>/.git`, with the index of the host's fresh checkout. `head` is the ref that it is on, or the commit itself.
 pub(super) fn write_view(git: &Git, checkout: &Checkout, head: Head<'_>) -> Result<(), GitError> {
-    let base = &checkout.base;
+    write_view_but_index(git, checkout, head, &checkout.tree)?;
+    write_index_of_view(checkout)
+}
+
+/// Writes `<tree>/.git/index`, alone.
+pub(super) fn write_index_of_view(checkout: &Checkout) -> Result<(), GitError> {
     let view = checkout.tree.join(".git");
+    fs::create_dir_all(&view).map_err(io_error("create", &view))?;
+    let index = view.join("index");
+    fs::copy(&checkout.index, &index).map_err(io_error("write", &index)).map(drop)
+}
+
+/// Writes everything but the index of a view of `checkout` into `<tree>/.git`.
+pub(super) fn write_view_but_index(git: &Git, checkout: &Checkout, head: Head<'_>, tree: &Path) -> Result<(), GitError> {
+    let base = &checkout.base;
+    let view = tree.join(".git");
     for directory in ["objects/info", "objects/pack", "refs/heads", "refs/tags", "info"] {
         let path = view.join(directory);
         fs::create_dir_all(&path).map_err(io_error("create", &path))?;
@@ -45,8 +59,6 @@ pub(super) fn write_view(git: &Git, checkout: &Checkout, head: Head<'_>) -> Resu
         }
         Head::Detached => write(&view.join("HEAD"), format!("{base}\n"))?,
     }
-    let index = view.join("index");
-    fs::copy(checkout.index(), &index).map_err(io_error("write", &index))?;
     Ok(())
 }
 

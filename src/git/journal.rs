@@ -25,8 +25,10 @@ pub(super) struct Journal {
     pub(super) base: ObjectId,
     /// The job's branch.
     pub(super) branch: String,
-    /// Which directory the tree is: a job may have put another in its place.
+    /// Which directory the tree is: a job may have put another in its place, or an overlay is not mounted any more.
     pub(super) identity: Identity,
+    /// The base that it is an overlay over; none where it is a checkout of its own.
+    pub(super) base_dir: Option<PathBuf>,
     /// The submodules.
     pub(super) submodules: Vec<Submodule>,
 }

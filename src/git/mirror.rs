@@ -171,8 +171,8 @@ fn is_ref_name(name: &str) -> bool {
         && name.split('/').all(|part| !part.is_empty() && !part.starts_with('.'))
 }
 
-/// Sixteen digits that no two addresses share.
-fn hash(address: &str) -> String {
+/// Sixteen digits that no two addresses, or paths, share.
+pub(super) fn hash(address: &str) -> String {
     let id = git2::Oid::hash_object(git2::ObjectType::Blob, address.as_bytes());
     id.map_or_else(|_| format!("{:08x}", crc32fast::hash(address.as_bytes())), |id| id.to_string()[..16].to_owned())
 }

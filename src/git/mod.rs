@@ -11,6 +11,8 @@
 //!
 //! Who may push where, and which commit message, is decided above; the trash is emptied elsewhere.
 
+mod attributes;
+mod bases;
 mod checkout;
 mod command;
 mod commit;
@@ -19,19 +21,24 @@ mod diagnose;
 mod diff;
 mod error;
 mod fetch;
+mod files;
 mod index;
 mod job_view;
 mod journal;
+mod layer;
 mod lfs;
 mod lock;
 mod mirror;
 mod nested;
+mod overlay;
+mod place;
 mod plain_clone;
 mod provision;
 mod push;
 mod remote;
 mod salvage;
 mod stage;
+mod strategy;
 mod submodules;
 mod tether;
 mod tree_path;
@@ -41,14 +48,17 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub use bases::{BaseUse, Bases};
 pub use commit::{Change, Committed};
 pub use config::Config;
 pub use error::GitError;
 pub use mirror::Mirror;
+pub use place::{release, relocate, revive};
 pub use plain_clone::PlainClone;
 pub use push::Pushed;
 pub use remote::{Remote, RemoteError};
 pub use salvage::SalvagePush;
+pub use strategy::{Provisioner, Strategy};
 pub use tether::{TETHER_SUBCOMMAND, tether};
 pub use worktree::Worktree;
 

@@ -42,6 +42,9 @@ impl Worktree {
             tracing::warn!(job.id = %job, tree = %self.tree().display(), "there is no tree to salvage from");
             return Ok(None);
         }
+        if self.has_nothing_to_salvage().await? {
+            return Ok(None);
+        }
         let tree = match self.salvage_tree().await {
             Err(error @ (GitError::DiskFull { .. } | GitError::Timeout { .. } | GitError::Program { .. })) => return Err(error),
             Err(error) => {
@@ -74,6 +77,15 @@ impl Worktree {
             push_ref(mirror, &self.checkout, &commit, &name, expected).await?;
         }
         Ok(Some(commit))
+    }
+
+    /// Whether the layer of an overlay shows, without a look at the rest of the tree, that all is the base's, or reached the
+    /// remote. What is to be kept is written by git, which sees to it that it is on the disk.
+    async fn has_nothing_to_salvage(&self) -> Result<bool, GitError> {
+        let Ok(made) = self.tree_from_layer().await else { return Ok(false) };
+        let Some(delivered) = self.delivered().filter(|_| made.changed) else { return Ok(!made.changed) };
+        let stage = Stage::empty(&self.mirror.git, &self.checkout, self.tree());
+        Ok(stage.tree_of(&delivered).await? == made.tree)
     }
 
     /// Has the attempt's ref in the mirror name the commit. Nobody writes that ref at the same time: a lock on it was left by a

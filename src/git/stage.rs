@@ -38,7 +38,7 @@ impl<'a> Stage<'a> {
     /// A stage that begins with what was checked out.
     pub(super) fn open(git: &'a Git, checkout: &'a Checkout) -> Result<Self, GitError> {
         let stage = Self::empty(git, checkout, &checkout.tree);
-        fs::copy(checkout.index(), &stage.index).map_err(io_error("write", &stage.index))?;
+        fs::copy(&checkout.index, &stage.index).map_err(io_error("write", &stage.index))?;
         Ok(stage)
     }
 
@@ -142,15 +142,17 @@ impl<'a> Stage<'a> {
 
     /// What is staged against `base`: the listing of `git diff-index`, both raw and counted.
     pub(super) async fn listing(&self, base: &str) -> Result<Vec<u8>, GitError> {
-        let command = self.command("compare with the base").args(["diff-index", "--cached", "--raw", "--numstat", "-z"]);
-        let command =
-            command.args(["--no-renames", "--no-ext-diff", "--no-textconv", "--full-index", "--ignore-submodules=none"]);
+        let command = self.command("compare with the base").args(["diff-index", "--cached"]).args(LISTING);
         Ok(command.patient().stdout_max(LISTING_MAX).arg(base).run().await?.stdout)
     }
 }
 
+/// How a listing of changes is asked for that [`super::diff`] reads.
+pub(super) const LISTING: [&str; 8] =
+    ["--raw", "--numstat", "-z", "--no-renames", "--no-ext-diff", "--no-textconv", "--full-index", "--ignore-submodules=none"];
+
 /// The largest listing of changes that is read: some million files.
-const LISTING_MAX: usize = 256 * 1024 * 1024;
+pub(super) const LISTING_MAX: usize = 256 * 1024 * 1024;
 
 /// The object id that a command answered.
 pub(super) fn parse_id(finished: &Finished) -> Result<ObjectId, GitError> {

@@ -45,8 +45,10 @@ pub(super) async fn check_out(
                 let git_dir = Path::new("modules").join(number.to_string());
                 let mirror = parent.git.mirror(&remote);
                 let base = mirror.resolve(gitlink.commit.as_str()).await?;
+                let place = checkout.git_dir.join(&git_dir);
                 let checkout = Checkout {
-                    git_dir: checkout.git_dir.join(&git_dir),
+                    index: place.join("index"),
+                    git_dir: place,
                     tree: checkout.tree.join(&path),
                     objects: mirror.objects(),
                     base,
@@ -105,8 +107,10 @@ pub(super) async fn inspect(git: &Git, parent: &Checkout, submodule: &Submodule)
         return Ok(State::Dirty("files were made in a submodule that was not checked out".to_owned()));
     };
     let mirror = git.mirror(&source.remote);
+    let git_dir = parent.git_dir.join(&source.git_dir);
     let checkout = Checkout {
-        git_dir: parent.git_dir.join(&source.git_dir),
+        index: git_dir.join("index"),
+        git_dir,
         tree: place.clone(),
         objects: mirror.objects(),
         base: submodule.commit.clone(),

@@ -4,10 +4,12 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use super::bases::Base;
 use super::checkout::{Checkout, Durability};
 use super::error::{GitError, io_error};
 use super::journal::{Identity, Journal};
 use super::mirror::Mirror;
+use super::place::{PARTS, release, remount};
 use super::{Git, Remote};
 use crate::ids::ObjectId;
 
@@ -25,17 +27,22 @@ impl Worktree {
         Self { mirror, checkout, journal, slot: slot.to_owned() }
     }
 
-    /// Finds the worktree in a slot after a restart of the daemon.
+    /// Finds the worktree in a slot after a restart of the daemon, or of the host: an overlay that is not mounted any more is
+    /// mounted again, over what was written before.
     ///
     /// # Errors
-    /// [`GitError::NoWorktree`] when the slot has none that was provisioned to its end.
+    /// [`GitError::NoWorktree`] when the slot has none that was provisioned to its end; [`GitError::Overlay`] when it cannot be
+    /// mounted.
     pub fn open(git: &Git, slot: &Path) -> Result<Self, GitError> {
         let git_dir = slot.join("host.git");
-        let journal = Journal::read(&git_dir).map_err(|why| GitError::NoWorktree { slot: slot.to_owned(), why })?;
+        let mut journal = Journal::read(&git_dir).map_err(|why| GitError::NoWorktree { slot: slot.to_owned(), why })?;
+        remount(slot, &mut journal, &git.trash())?;
         let mirror = git.mirror(&journal.remote);
+        let index = journal.base_dir.as_deref().map_or_else(|| git_dir.join("index"), |dir| Base::at(dir).index());
         let checkout = Checkout {
             git_dir,
             tree: slot.join("tree"),
+            index,
             objects: mirror.objects(),
             base: journal.base.clone(),
             durability: Durability::Later,
@@ -68,6 +75,11 @@ impl Worktree {
         &self.mirror.remote
     }
 
+    /// The place that it is in.
+    pub(super) fn slot(&self) -> &Path {
+        &self.slot
+    }
+
     /// Makes sure that the tree is the very directory that was provisioned, and not a link to another.
     pub(super) fn check_tree(&self) -> Result<(), GitError> {
         if Identity::of(self.tree()) == Some(self.journal.identity) {
@@ -77,16 +89,28 @@ impl Worktree {
         Err(GitError::Refused { path: ".".to_owned(), why })
     }
 
+    /// The base checkout that it is an overlay over; none where it is a checkout of its own.
+    #[must_use]
+    pub fn base_dir(&self) -> Option<&Path> {
+        self.journal.base_dir.as_deref()
+    }
+
     /// Moves the worktree into the trash; what is uncommitted is to be salvaged before. It takes two renames, whatever the
     /// size and whatever the rights inside; emptying the trash is somebody else's duty.
     ///
     /// # Errors
     /// A rename that fails. A worktree that was half moved is no worktree any more, and the next provision moves the rest.
     pub async fn discard(self, trash: &Path) -> Result<(), GitError> {
+        release(&self.slot)?;
         // The journal goes first, with the host's side: a tree without it is nobody's.
-        for path in [&self.checkout.git_dir, &self.checkout.tree] {
+        for part in PARTS {
+            let path = self.slot.join(part);
+            // The place of a mount is empty without it.
+            if self.journal.base_dir.is_some() && fs::remove_dir(&path).is_ok() {
+                continue;
+            }
             if path.symlink_metadata().is_ok() {
-                move_to_trash(path, trash)?;
+                move_to_trash(&path, trash)?;
             }
         }
         tracing::debug!(slot = %self.slot.display(), "worktree discarded");
@@ -94,16 +118,21 @@ impl Worktree {
     }
 }
 
-/// Renames `path` into the trash, under a name that nothing there has.
+/// Renames `path` into the trash.
 pub(super) fn move_to_trash(path: &Path, trash: &Path) -> Result<(), GitError> {
-    fs::create_dir_all(trash).map_err(io_error("create", trash))?;
+    let place = trash_place(path, trash)?;
     let meta = path.symlink_metadata().map_err(io_error("find", path))?;
     if meta.is_dir() && meta.permissions().mode() & 0o700 != 0o700 {
         // A directory moves to another parent only when it can itself be written to.
         let mode = fs::Permissions::from_mode(meta.permissions().mode() | 0o700);
         fs::set_permissions(path, mode).map_err(io_error("open up", path))?;
     }
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let place = trash.join(format!("{}-{name}", uuid::Uuid::now_v7().simple()));
     fs::rename(path, &place).map_err(io_error("move to the trash", path))
+}
+
+/// A name for `path` in the trash that nothing there has.
+pub(super) fn trash_place(path: &Path, trash: &Path) -> Result<PathBuf, GitError> {
+    fs::create_dir_all(trash).map_err(io_error("create", trash))?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    Ok(trash.join(format!("{}-{name}", uuid::Uuid::now_v7().simple())))
 }

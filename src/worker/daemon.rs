@@ -26,12 +26,12 @@ use super::slots::{Slots, SupervisorSetup};
 use super::{queue, reaper, retention};
 use crate::attempt::{self, StopReason, Tools};
 use crate::backends;
-use crate::git::{self, Git, GitError};
+use crate::git::{self, Git, GitError, Provisioner};
 use crate::ids::WorkerId;
 use crate::job::Label;
 use crate::sandbox::{SandboxError, Status, Supervisor};
 use crate::store::{self, Store, StoreError};
-use crate::workspace::{self, SlotDir, StateDir};
+use crate::workspace::{self, Kept, SlotDir, StateDir};
 use crate::{logs, sandbox};
 
 /// What a daemon is made of.
@@ -128,6 +128,9 @@ impl Daemon {
         let state = StateDir::create(&setup.config.state_dir).map_err(failed)?;
         let identity = Identity::take(&state, &setup.config.name)?;
         let git = Git::open(&setup.git, &setup.executable, &state.mirrors())?;
+        let provisioner = Provisioner::open(&git, setup.workspace.strategy, setup.workspace.bases)?;
+        info!("worktrees are made by {}: {}", provisioner.strategy(), provisioner.reason());
+        Kept::new(state.kept(), state.trash()).mount_again();
         let supervisors = SupervisorSetup {
             executable: setup.executable.clone(),
             worker: identity.id().clone(),
@@ -171,6 +174,7 @@ impl Daemon {
         let tools = Arc::new(Tools {
             store,
             git,
+            provisioner,
             git_config: setup.git.clone(),
             backends: setup.backends.clone(),
             state,

@@ -58,7 +58,7 @@ impl Janitor {
 /// One pass. Blocks.
 fn sweep(state: &StateDir, ttl: Duration) {
     let trash = state.trash();
-    match Kept::new(state.kept()).expire_once(&trash, ttl, SystemTime::now()) {
+    match Kept::new(state.kept(), trash.clone()).expire_once(ttl, SystemTime::now()) {
         Ok(0) => {}
         Ok(count) => info!("the time of {count} kept workspaces is over"),
         Err(error) => warn!("cannot look after kept workspaces: {error}"),

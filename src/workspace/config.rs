@@ -2,16 +2,22 @@
 
 use std::time::Duration;
 
+use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::human;
+use crate::git::Strategy;
 use crate::job::BranchTemplate;
 use crate::job::spec::Keep;
 
-/// How workspaces are named and kept.
+/// How workspaces are made, named and kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
+    /// How worktrees are made.
+    pub strategy: Strategy,
+    /// What base checkouts may take on the disk, beside those that worktrees stand on.
+    pub bases: ByteSize,
     /// The template of the branch that a job's result is delivered on.
     pub branch: BranchTemplate,
     /// When the workspace of an ended attempt is kept for a person to look at.

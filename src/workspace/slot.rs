@@ -6,6 +6,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use super::trash::Trash;
+use crate::git;
 
 /// A worker's state directory: everything that it keeps on disk.
 #[derive(Debug, Clone)]
@@ -19,7 +20,7 @@ impl StateDir {
     /// # Errors
     /// What the system says, with the path.
     pub fn create(root: &Path) -> io::Result<Self> {
-        for part in ["", "slots", "mirrors", "trash", "kept"] {
+        for part in ["", "slots", "mirrors", "bases", "trash", "kept"] {
             private_dir(&root.join(part))?;
         }
         // An absolute path: supervisors outlive the daemon's working directory.
@@ -169,6 +170,7 @@ impl SlotDir {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             entries => entries?,
         };
+        git::release(&self.root).map_err(io::Error::other)?;
         // Whatever is there beside the supervisor: a worktree, or what is left of one whose making was cut short.
         for entry in entries {
             let path = entry?.path();

@@ -20,6 +20,7 @@ use tempfile::TempDir;
 use uuid::Uuid;
 
 use super::remote::{Latch, find_git};
+use crate::git::fixture::{mounts_below, strategy, unmount_below};
 
 /// How long anything may take on a machine that is busy with something else.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(240);
@@ -173,13 +174,15 @@ impl Host {
         let text = format!(
             "[queue]\nurl = {:?}\nlease = \"{}ms\"\npoll = \"200ms\"\n\
              [queue.retry]\nresets = {}\nbackoff = \"100ms\"\nbackoff_max = \"1s\"\n\
-             [worker]\nname = {:?}\nstate_dir = {:?}\nslots = {}\n[sandbox]\ngrace = \"1s\"\n[git]\nprogram = {git:?}\n",
+             [worker]\nname = {:?}\nstate_dir = {:?}\nslots = {}\n[sandbox]\ngrace = \"1s\"\n[git]\nprogram = {git:?}\n\
+             [workspace]\nstrategy = \"{}\"\n",
             seat.url.as_ref().unwrap_or(&self.url),
             self.terms.lease.as_millis(),
             self.terms.resets,
             seat.worker,
             self.state_dir(&seat.worker),
             self.terms.slots,
+            strategy(),
         );
         fs::write(&path, text).expect("a configuration");
         path
@@ -327,6 +330,7 @@ impl Host {
                 left.extend(git_locks(&dir));
             }
         }
+        left.extend(mounts_below(self.root()));
         left
     }
 
@@ -357,6 +361,7 @@ impl Drop for Host {
             // It may have ended meanwhile.
             kill(pid, Signal::SIGKILL).ok();
         }
+        unmount_below(self.root());
         if let (Some(schema), Ok(server)) = (self.schema.take(), std::env::var("SAWMILL_TEST_POSTGRES")) {
             let dropping = async move {
                 let mut connection = PgConnection::connect(&server).await?;

@@ -8,11 +8,12 @@ use std::path::Path;
 use std::process::Command;
 
 use bytesize::ByteSize;
-use sawmill::git::{Change, Git, GitError, Worktree};
+use sawmill::git::{Change, Git, GitError, Provisioner, Strategy, Worktree};
 use sawmill::job::OutcomeClass;
 
 use super::fixture::{
-    Place, branch, committed, config, leftovers, list_tree, make_executable, refused, run, sawmill, show, write,
+    Place, branch, committed, config, leftovers, list_tree, make_executable, provisioner, refused, run, sawmill, show,
+    unmount_below, write,
 };
 
 #[tokio::test]
@@ -199,6 +200,7 @@ async fn a_tree_that_is_not_ours_any_more_is_refused() {
     let place = Place::new();
     let worktree = place.worktree("1").await;
     let tree = worktree.tree();
+    unmount_below(tree);
     fs::rename(tree, tree.with_extension("old")).expect("moved");
     assert_eq!(refused(&worktree).await.0, ".");
     symlink("/etc", tree).expect("a link");
@@ -296,7 +298,9 @@ fn open_up(dir: &Path) {
 
 #[tokio::test]
 async fn what_cannot_be_read_is_refused_and_not_taken_for_deleted() {
-    let place = Place::new();
+    let mut place = Place::new();
+    // Who has no rights has no overlays either.
+    place.provisioner = Provisioner::open(&place.git, Strategy::Checkout, ByteSize::gib(1)).expect("checkouts");
     let worktree = place.worktree("1").await;
     let tree = worktree.tree();
     write(tree, "secret", "x");
@@ -333,23 +337,23 @@ async fn a_full_disk_is_said_to_be_full_and_a_retry_works() {
     let state = place.root.path().join("state");
     let mounted = Mount::new(&state);
     let git = Git::open(&config(), sawmill(), &state.join("mirrors")).expect("git");
-    let mirror = git.mirror(place.mirror.remote());
+    let (mirror, provisioner) = (git.mirror(place.mirror.remote()), provisioner(&git));
     let base = mirror.resolve("main").await.expect("main");
-    let worktree = mirror.provision(&base, &branch("b"), &place.slot("1")).await.expect("a worktree");
+    let worktree = mirror.provision(&base, &branch("b"), &place.slot("1"), &provisioner).await.expect("a worktree");
     write(worktree.tree(), "new", (0..200_000_u32).flat_map(u32::to_be_bytes).collect::<Vec<u8>>());
     let filler = state.join("filler");
     fill(&filler);
     let error = worktree.commit("x").await.expect_err("no room");
     assert!(matches!(error, GitError::DiskFull { .. }), "{error}");
     assert_eq!(error.class(), OutcomeClass::Infrastructure);
-    let error = mirror.provision(&base, &branch("b"), &place.slot("2")).await.expect_err("no room");
+    let error = mirror.provision(&base, &branch("b"), &place.slot("2"), &provisioner).await.expect_err("no room");
     assert!(matches!(error, GitError::DiskFull { .. }), "{error}");
     fs::remove_file(&filler).expect("room again");
     assert_eq!(leftovers(&place.slot("1")), [""; 0]);
     let made = committed(&worktree).await;
     run(mirror.directory(), ["fsck", "--strict"]);
     worktree.push(&made.commit, &branch("b")).await.expect("pushed");
-    mirror.provision(&base, &branch("b"), &place.slot("2")).await.expect("a worktree");
+    mirror.provision(&base, &branch("b"), &place.slot("2"), &provisioner).await.expect("a worktree");
     drop(mounted);
 }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use sawmill::git::{Git, Pushed, Remote};
 
-use super::fixture::{Place, branch, committed, config, run, sawmill, write};
+use super::fixture::{Place, branch, committed, config, provisioner, run, sawmill, write};
 
 /// Set in the processes that the test starts of itself: the directory of the test, and a number.
 const CHILD: &str = "SAWMILL_TEST_GIT_CHILD";
@@ -59,12 +59,12 @@ async fn one_of_eight_processes() {
 /// Does what a worker does, with a handle of its own.
 async fn work(root: &Path, remote: &Remote, worker: u32, rounds: u32) {
     let git = Git::open(&config(), sawmill(), &root.join("state/mirrors")).expect("git");
-    let mirror = git.mirror(remote);
+    let (mirror, provisioner) = (git.mirror(remote), provisioner(&git));
     let slot = root.join(format!("state/slots/{worker}"));
     for round in 0..rounds {
         let base = mirror.resolve("main").await.expect("main");
         let name = branch(&format!("job/{worker}-{round}"));
-        let worktree = mirror.provision(&base, &name, &slot).await.expect("a worktree");
+        let worktree = mirror.provision(&base, &name, &slot, &provisioner).await.expect("a worktree");
         write(worktree.tree(), "made", format!("{worker} {round}"));
         let made = committed(&worktree).await;
         assert_eq!(worktree.push(&made.commit, &name).await.expect("pushed"), Pushed::New);

@@ -9,7 +9,7 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use sawmill::git::{Change, Committed, Config, Git, GitError, Mirror, Remote, Worktree};
+use sawmill::git::{Change, Committed, Config, Git, GitError, Mirror, Provisioner, Remote, Strategy, Worktree};
 use sawmill::ids::ObjectId;
 use sawmill::job::BranchName;
 use tempfile::TempDir;
@@ -38,6 +38,41 @@ pub(crate) struct Place {
     pub(crate) root: TempDir,
     pub(crate) git: Git,
     pub(crate) mirror: Mirror,
+    pub(crate) provisioner: Provisioner,
+}
+
+/// Which worktrees the tests make: what `SAWMILL_TEST_STRATEGY` says, overlays where it says nothing.
+pub(crate) fn strategy() -> Strategy {
+    match std::env::var("SAWMILL_TEST_STRATEGY").as_deref() {
+        Err(_) | Ok("overlay") => Strategy::Overlay,
+        Ok("checkout") => Strategy::Checkout,
+        Ok(other) => panic!("SAWMILL_TEST_STRATEGY is {other:?}, which is neither overlay nor checkout"),
+    }
+}
+
+/// What makes worktrees in a test. Overlays need root, and a filesystem that can carry them, which a test that fails here says.
+pub(crate) fn provisioner(git: &Git) -> Provisioner {
+    Provisioner::open(git, strategy(), ByteSize::gib(1)).expect("worktrees can be made as the tests are to make them")
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        unmount_below(self.root.path());
+    }
+}
+
+/// Takes off whatever is mounted below a directory of a test that is to be removed.
+pub(crate) fn unmount_below(dir: &Path) {
+    for at in mounts_below(dir).into_iter().rev() {
+        nix::mount::umount2(&at, nix::mount::MntFlags::MNT_DETACH).expect("unmounted");
+    }
+}
+
+/// What is mounted below a directory, the outer before the inner.
+pub(crate) fn mounts_below(dir: &Path) -> Vec<PathBuf> {
+    let table = fs::read_to_string("/proc/self/mountinfo").expect("the list of mounts");
+    let at = table.lines().filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from);
+    at.filter(|at| at.starts_with(dir)).collect()
 }
 
 impl Place {
@@ -61,7 +96,8 @@ impl Place {
         let git = Git::open(config, sawmill(), &root.path().join("state/mirrors")).expect("git is installed");
         let remote = root.path().join("remote.git").display().to_string().parse::<Remote>().expect("a path");
         let mirror = git.mirror(&remote);
-        Self { root, git, mirror }
+        let provisioner = provisioner(&git);
+        Self { root, git, mirror, provisioner }
     }
 
     /// Changes the seed, commits everything in it and pushes it as `main`.
@@ -93,7 +129,10 @@ impl Place {
     /// A worktree at the tip of `main`, in a slot of this name.
     pub(crate) async fn worktree(&self, slot: &str) -> Worktree {
         let base = self.mirror.resolve("main").await.expect("main is there");
-        self.mirror.provision(&base, &branch(&format!("job/{slot}")), &self.slot(slot)).await.expect("a worktree")
+        self.mirror
+            .provision(&base, &branch(&format!("job/{slot}")), &self.slot(slot), &self.provisioner)
+            .await
+            .expect("a worktree")
     }
 }
 

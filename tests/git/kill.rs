@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use sawmill::git::{Git, GitError, Worktree};
 
-use super::fixture::{Place, branch, committed, config, run, sawmill, write};
+use super::fixture::{Place, branch, committed, config, provisioner, run, sawmill, write};
 
 /// Set in the process that the test starts and kills.
 const CHILD: &str = "SAWMILL_TEST_GIT_KILLED";
@@ -28,10 +28,12 @@ async fn one_that_is_killed() {
     let Ok(root) = std::env::var(CHILD) else { return };
     let root = Path::new(&root);
     let git = Git::open(&config(), sawmill(), &root.join("state/mirrors")).expect("git");
+    let provisioner = provisioner(&git);
     let mirror = git.mirror(&format!("{}/remote.git", root.display()).parse().expect("a path"));
     for round in 0.. {
         let base = mirror.resolve("main").await.expect("main");
-        let worktree = mirror.provision(&base, &branch("b"), &root.join("state/slots/1")).await.expect("a worktree");
+        let worktree =
+            mirror.provision(&base, &branch("b"), &root.join("state/slots/1"), &provisioner).await.expect("a worktree");
         for number in 0..50 {
             write(worktree.tree(), &format!("made/{number}"), format!("{round} {number}"));
         }

@@ -4,7 +4,7 @@ use std::fs;
 
 use sawmill::git::{Change, Git, GitError};
 
-use super::fixture::{Place, branch, committed, config, git_command, id, run, sawmill, show, write};
+use super::fixture::{Place, branch, committed, config, git_command, id, provisioner, run, sawmill, show, write};
 
 fn with_lfs() -> Place {
     let place = Place::new();
@@ -51,10 +51,10 @@ async fn without_git_lfs_a_repository_that_needs_it_is_an_error_and_others_do_no
     config.search_path = bin.display().to_string();
     let git = Git::open(&config, sawmill(), &place.root.path().join("other/mirrors")).expect("git");
     assert!(!git.has_lfs());
-    let mirror = git.mirror(place.mirror.remote());
+    let (mirror, provisioner) = (git.mirror(place.mirror.remote()), provisioner(&git));
     let base = mirror.resolve("main").await.expect("main");
-    let error = mirror.provision(&base, &branch("b"), &place.slot("1")).await.expect_err("no git-lfs");
+    let error = mirror.provision(&base, &branch("b"), &place.slot("1"), &provisioner).await.expect_err("no git-lfs");
     assert!(matches!(error, GitError::LfsMissing { .. }), "{error}");
     let before = mirror.resolve(id(&place.seed_dir(), "HEAD^").as_str()).await.expect("without LFS");
-    mirror.provision(&before, &branch("b"), &place.slot("1")).await.expect("a worktree");
+    mirror.provision(&before, &branch("b"), &place.slot("1"), &provisioner).await.expect("a worktree");
 }

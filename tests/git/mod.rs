@@ -1,8 +1,10 @@
 //! The git room against real git and local bare remotes.
 
+mod bases;
 mod commit;
 mod concurrency;
 mod equality;
+mod files;
 pub(crate) mod fixture;
 mod kill;
 mod lfs;

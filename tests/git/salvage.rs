@@ -6,7 +6,7 @@ use std::os::unix::fs::symlink;
 use sawmill::git::{Git, SalvagePush};
 use sawmill::ids::{AttemptNo, JobId};
 
-use super::fixture::{Place, branch, committed, config, id, leftovers, list_tree, run, sawmill, show, write};
+use super::fixture::{Place, branch, committed, config, id, leftovers, list_tree, run, sawmill, show, unmount_below, write};
 
 #[tokio::test]
 async fn what_is_uncommitted_is_kept_and_found_again() {
@@ -122,6 +122,7 @@ async fn attributes_that_cannot_be_obeyed_do_not_stop_a_salvage() {
 async fn a_tree_that_is_gone_or_foreign_is_not_followed() {
     let place = Place::new();
     let worktree = place.worktree("1").await;
+    unmount_below(worktree.tree());
     fs::remove_dir_all(worktree.tree()).expect("removed");
     let salvage = async || worktree.salvage(JobId::generate(), AttemptNo(1), SalvagePush::Local).await.expect("fine");
     assert_eq!(salvage().await, None);

@@ -114,12 +114,13 @@ async fn a_submodule_that_cannot_be_had_is_named() {
     let place = with_submodules();
     fs::rename(place.root.path().join("deep.git"), place.root.path().join("away")).expect("renamed");
     let base = place.mirror.resolve("main").await.expect("main");
-    let error = place.mirror.provision(&base, &branch("b"), &place.slot("1")).await.expect_err("deep is gone");
+    let error =
+        place.mirror.provision(&base, &branch("b"), &place.slot("1"), &place.provisioner).await.expect_err("deep is gone");
     assert!(matches!(&error, GitError::RemoteMissing { remote } if remote.to_string().ends_with("deep.git")), "{error}");
     place.seed(|seed| {
         run(seed, ["config", "-f", ".gitmodules", "submodule.vendor/lib.url", "ext::sh -c touch% /tmp/x"]);
     });
     let base = place.mirror.resolve("main").await.expect("main");
-    let error = place.mirror.provision(&base, &branch("b"), &place.slot("1")).await.expect_err("ext");
+    let error = place.mirror.provision(&base, &branch("b"), &place.slot("1"), &place.provisioner).await.expect_err("ext");
     assert!(matches!(&error, GitError::Submodule { path, .. } if path == "vendor/lib"), "{error}");
 }

@@ -84,7 +84,7 @@ async fn a_worktree_is_found_again_after_a_restart() {
 async fn a_slot_with_a_whole_worktree_is_not_provisioned_over() {
     let place = Place::new();
     let worktree = place.worktree("1").await;
-    let again = place.mirror.provision(worktree.base(), &branch("b"), &place.slot("1")).await;
+    let again = place.mirror.provision(worktree.base(), &branch("b"), &place.slot("1"), &place.provisioner).await;
     assert!(matches!(again, Err(GitError::Occupied { .. })));
     assert_eq!(run(worktree.tree(), ["status", "--porcelain"]), "");
 }

@@ -1,0 +1,59 @@
+//! Repositories of a given number of files, always the same, without ever being checked out.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use crate::{git, git_command};
+
+/// A bare repository, and its files as they would be checked out.
+pub(crate) struct Sample {
+    pub(crate) place: PathBuf,
+    pub(crate) remote: PathBuf,
+    pub(crate) files: Vec<(String, Vec<u8>)>,
+}
+
+impl Sample {
+    pub(crate) fn make(place: &Path, count: usize) -> Self {
+        let remote = place.join("remote.git");
+        std::fs::create_dir_all(&remote).expect("made");
+        git(&remote, &["init", "--quiet", "--bare", "--initial-branch=main"]);
+        let mut files: Vec<_> = (0..count).map(file).collect();
+        files.push((".gitignore".to_owned(), b"/target/\n*.tmp\n".to_vec()));
+        import(&remote, &files);
+        git(&remote, &["repack", "-adq"]);
+        Self { place: place.to_owned(), remote, files }
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.files.iter().map(|(_, contents)| contents.len()).sum()
+    }
+}
+
+/// A source-like text of some hundred bytes to some kilobytes, in directories of about forty.
+fn file(number: usize) -> (String, Vec<u8>) {
+    let path = format!("part-{:03}/unit-{:02}/file-{number}.txt", number / 1_600, number / 40 % 40);
+    let mut state = number as u64 + 1;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state >> 33
+    };
+    let lines = 4 + next() % 56;
+    let text: String =
+        (0..lines).map(|line| format!("let value_{line} = compute({}, {});\n", next() % 1_000, next() % 97)).collect();
+    (path, text.into_bytes())
+}
+
+fn import(remote: &Path, files: &[(String, Vec<u8>)]) {
+    let mut child = git_command(remote, &["fast-import", "--quiet"]).stdin(Stdio::piped()).spawn().expect("git runs");
+    let mut input = std::io::BufWriter::new(child.stdin.take().expect("a pipe"));
+    let mut write = |bytes: &[u8]| input.write_all(bytes).expect("written");
+    write(b"commit refs/heads/main\ncommitter bench <bench@localhost> 1700000000 +0000\ndata 6\nfiles\n\n");
+    for (path, contents) in files {
+        write(format!("M 100644 inline {path}\ndata {}\n", contents.len()).as_bytes());
+        write(contents);
+        write(b"\n");
+    }
+    drop(input);
+    assert!(child.wait().expect("an end").success(), "git imports");
+}

@@ -1,0 +1,95 @@
+//! Where the parts of a worktree are, and moving all of them: from a slot to where it is kept for a person.
+//!
+//! The one rule: a part is moved only while no overlay is mounted over it. The journal tells which base a worktree stands on,
+//! so whoever moves it leases the base for the new place before the journal is there.
+
+use std::fs;
+use std::path::Path;
+
+use super::bases::Base;
+use super::error::{GitError, io_error};
+use super::journal::{Identity, Journal};
+use super::overlay::{Layers, detach, unmount};
+use super::worktree::move_to_trash;
+
+/// The host's git directory with the journal, the directory in which the job works, and what an overlay wrote.
+pub(super) const PARTS: [&str; 3] = ["host.git", "tree", "layer"];
+
+/// Takes the mount off the worktree in a place, so that its parts can be moved to the trash. None there is fine.
+///
+/// # Errors
+/// What the system says.
+pub fn release(place: &Path) -> Result<(), GitError> {
+    detach(&place.join("tree"))
+}
+
+/// Moves whatever there is of a worktree from one place to another, and mounts it there again where it was an overlay. What is
+/// not there any more was moved before.
+///
+/// # Errors
+/// A part cannot be moved. An overlay that cannot be mounted in its new place is said in the log; its parts are there.
+pub fn relocate(from: &Path, to: &Path, trash: &Path) -> Result<(), GitError> {
+    fs::create_dir_all(to).map_err(io_error("create", to))?;
+    let journal = Journal::read(&from.join("host.git")).or_else(|_| Journal::read(&to.join("host.git"))).ok();
+    let base = journal.as_ref().and_then(|journal| journal.base_dir.as_deref());
+    let _held = base.map(|dir| Base::at(dir).lease(to)).transpose()?.flatten();
+    unmount(&from.join("tree"))?;
+    for part in PARTS {
+        let (old, new) = (from.join(part), to.join(part));
+        match fs::rename(&old, &new) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io_error("move", &old)(error)),
+            _ => {}
+        }
+    }
+    if let Err(error) = revive(to, trash) {
+        tracing::error!(place = %to.display(), %error, "a worktree was moved and cannot be mounted; what was written is in layer/upper");
+    }
+    Ok(())
+}
+
+/// Mounts the worktree in a place again where it is an overlay that is not mounted. No worktree there is fine.
+///
+/// # Errors
+/// It cannot be mounted.
+pub fn revive(place: &Path, trash: &Path) -> Result<(), GitError> {
+    Journal::read(&place.join("host.git")).map_or(Ok(()), |mut journal| remount(place, &mut journal, trash))
+}
+
+/// Mounts the overlay of a worktree that the journal in `place` tells of, unless it is mounted or the worktree is none.
+pub(super) fn remount(place: &Path, journal: &mut Journal, trash: &Path) -> Result<(), GitError> {
+    let tree = place.join("tree");
+    let Some(base_dir) = &journal.base_dir else { return Ok(()) };
+    if Identity::of(&tree) == Some(journal.identity) {
+        return Ok(());
+    }
+    let base = Base::at(base_dir);
+    let _held = base.lease(place)?;
+    if tree.symlink_metadata().is_ok_and(|meta| !meta.is_dir()) {
+        move_to_trash(&tree, trash)?;
+    }
+    // A mount that ended without a word has left a mark in the kernel's directory that forbids another.
+    let work = layers(place, &base).work;
+    if work.exists() {
+        move_to_trash(&work, trash)?;
+    }
+    journal.identity = mount(place, &base)?;
+    journal.write(&place.join("host.git"))?;
+    tracing::info!(path = %tree.display(), "a worktree was mounted again");
+    Ok(())
+}
+
+/// Mounts the overlay of a place over a base, and says which directory that is.
+pub(super) fn mount(place: &Path, base: &Base) -> Result<Identity, GitError> {
+    let (layers, tree) = (layers(place, base), place.join("tree"));
+    for directory in [&layers.upper, &layers.work, &tree] {
+        fs::create_dir_all(directory).map_err(io_error("create", directory))?;
+    }
+    layers.mount(&tree)?;
+    Identity::of(&tree).ok_or_else(|| io_error("find", &tree)(std::io::ErrorKind::NotFound.into()))
+}
+
+/// The layers of the overlay in a place.
+pub(super) fn layers(place: &Path, base: &Base) -> Layers {
+    let layer = place.join("layer");
+    Layers { lower: base.tree(), upper: layer.join("upper"), work: layer.join("work") }
+}
