@@ -20,6 +20,7 @@ fn main() -> ExitCode {
     // A supervisor is this executable again. It must stay small: nothing of the daemon may be set up before this line.
     match args.next() {
         Some(first) if first == sandbox::SUBCOMMAND => return sandbox::supervise(args),
+        Some(first) if first == sandbox::INSIDE_SUBCOMMAND => return sandbox::supervise_inside(args),
         Some(first) if first == git::TETHER_SUBCOMMAND => return git::tether(args),
         Some(first) if first == attempt::SALVAGE_SUBCOMMAND => return in_runtime(salvage(args.next())),
         _ => {}

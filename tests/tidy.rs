@@ -35,7 +35,7 @@ const API_NAMES: [&str; 7] = ["ids", "clock", "redact", "job", "store", "git", "
 const GATEKEEPERS: [(&str, &[&str]); 9] = [
     ("sqlx::", &["src/store/"]),
     ("apalis_core", &["src/worker/queue.rs"]),
-    ("bollard::", &["src/sandbox/container.rs"]),
+    ("bollard::", &["src/sandbox/container/"]),
     ("git2::", &["src/git/"]),
     ("figment::", &["src/config/"]),
     ("std::env::var", &["src/config/"]),

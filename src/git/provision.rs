@@ -9,7 +9,7 @@ use super::job_view::{Head, write_view};
 use super::journal::{Identity, Journal};
 use super::mirror::Mirror;
 use super::submodules;
-use super::worktree::{Worktree, move_to_trash};
+use super::worktree::{JOB, TREE, Worktree, move_to_trash};
 use crate::ids::ObjectId;
 use crate::job::BranchName;
 
@@ -17,14 +17,14 @@ use crate::job::BranchName;
 const NEW: &str = ".new-";
 
 impl Mirror {
-    /// Makes `<slot>/tree` at `base`, which [`Mirror::resolve`] answered, with the job's own view of it on `branch`, and
+    /// Makes `<slot>/job/tree` at `base`, which [`Mirror::resolve`] answered, with the job's own view of it on `branch`, and
     /// `<slot>/host.git`. What a provision that was cut short left in the slot is moved to the trash first.
     ///
     /// # Errors
     /// [`GitError::Occupied`] when the slot still has a whole worktree; a submodule or LFS file that cannot be had; no room.
     pub async fn provision(&self, base: &ObjectId, branch: &BranchName, slot: &Path) -> Result<Worktree, GitError> {
         fs::create_dir_all(slot).map_err(io_error("create", slot))?;
-        let (git_dir, tree) = (slot.join("host.git"), slot.join("tree"));
+        let (git_dir, tree) = (slot.join("host.git"), slot.join(TREE));
         if Journal::exists(&git_dir) {
             return Err(GitError::Occupied { slot: slot.to_owned() });
         }
@@ -44,6 +44,7 @@ impl Mirror {
         let journal =
             Journal { remote: self.remote.clone(), base: base.clone(), branch: branch.as_str().to_owned(), identity, submodules };
         journal.write(&checkout.git_dir)?;
+        fs::create_dir_all(slot.join(JOB)).map_err(io_error("create", slot))?;
         fs::rename(&checkout.tree, &tree).map_err(io_error("name", &tree))?;
         fs::rename(&checkout.git_dir, &git_dir).map_err(io_error("name", &git_dir))?;
         fs::remove_dir(&new).map_err(io_error("remove", &new))?;
@@ -56,8 +57,10 @@ impl Mirror {
         let mut names = entries
             .flatten()
             .map(|entry| entry.file_name())
-            .filter(|name| name == "host.git" || name == "tree" || name.to_string_lossy().starts_with(NEW));
-        names.try_for_each(|name| move_to_trash(&slot.join(name), &self.git.trash()))
+            .filter(|name| name == "host.git" || name.to_string_lossy().starts_with(NEW));
+        names.try_for_each(|name| move_to_trash(&slot.join(name), &self.git.trash()))?;
+        let tree = slot.join(TREE);
+        if tree.symlink_metadata().is_ok() { move_to_trash(&tree, &self.git.trash()) } else { Ok(()) }
     }
 
     /// Checks out the base with its submodules, and gives each tree its view. `depth` counts submodules within submodules.

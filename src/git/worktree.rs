@@ -6,10 +6,16 @@ use std::path::{Path, PathBuf};
 
 use super::checkout::{Checkout, Durability};
 use super::error::{GitError, io_error};
-use super::journal::{Identity, Journal};
+use super::journal::{Identity, Journal, Submodule};
 use super::mirror::Mirror;
 use super::{Git, Remote};
 use crate::ids::ObjectId;
+
+/// The part of a slot that its job sees.
+pub(super) const JOB: &str = "job";
+
+/// Where in a slot the files are.
+pub(super) const TREE: &str = "job/tree";
 
 /// A worktree. Everything about it is on disk: dropping this leaves it, and [`Worktree::open`] finds it again.
 #[derive(Debug)]
@@ -35,7 +41,7 @@ impl Worktree {
         let mirror = git.mirror(&journal.remote);
         let checkout = Checkout {
             git_dir,
-            tree: slot.join("tree"),
+            tree: slot.join(TREE),
             objects: mirror.objects(),
             base: journal.base.clone(),
             durability: Durability::Later,
@@ -60,6 +66,22 @@ impl Worktree {
     #[must_use]
     pub fn branch(&self) -> &str {
         &self.journal.branch
+    }
+
+    /// The directories of objects that the job's views borrow: of its own, and of those of its submodules.
+    #[must_use]
+    pub fn borrowed_objects(&self) -> Vec<PathBuf> {
+        let mut found = vec![self.checkout.objects.clone()];
+        let mut ahead: Vec<&Submodule> = self.journal.submodules.iter().collect();
+        while let Some(submodule) = ahead.pop() {
+            if let Some(source) = &submodule.source {
+                found.push(self.mirror.git.mirror(&source.remote).objects());
+                ahead.extend(&source.submodules);
+            }
+        }
+        found.sort();
+        found.dedup();
+        found
     }
 
     /// Where it came from.

@@ -33,8 +33,8 @@ impl Kept {
         let name = of.map_or_else(|| Uuid::now_v7().to_string(), |(job, attempt)| format!("{job}-{attempt}"));
         let place = self.dir.join(name);
         fs::create_dir_all(&place)?;
-        for part in ["host.git", "tree"] {
-            match fs::rename(slot.root().join(part), place.join(part)) {
+        for (part, name) in [(slot.root().join("host.git"), "host.git"), (slot.tree(), "tree")] {
+            match fs::rename(part, place.join(name)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
             }

@@ -319,7 +319,9 @@ impl Host {
             let dir = entry.path();
             if dir.join("slots").is_dir() {
                 for slot in fs::read_dir(dir.join("slots")).expect("slots").flatten() {
-                    left.extend(names_in(&slot.path()).into_iter().filter(|path| !path.ends_with("sup")));
+                    let lasting = |path: &PathBuf| path.ends_with("sup") || path.ends_with("job");
+                    left.extend(names_in(&slot.path()).into_iter().filter(|path| !lasting(path)));
+                    left.extend(names_in(&slot.path().join("job")));
                 }
                 left.extend(names_in(&dir.join("trash")).into_iter().chain(names_in(&dir.join("kept"))));
                 left.extend(names_in(&dir.join("mirrors")).into_iter().flat_map(|mirror| git_locks(&mirror)));
