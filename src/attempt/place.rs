@@ -4,7 +4,7 @@
 //! in [`super::environment`]: who is asked to run a command, and by which names the job knows its files.
 
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use tracing::{error, warn};
@@ -17,6 +17,10 @@ use crate::job::OutcomeClass;
 use crate::job::spec::ContainerMode;
 use crate::sandbox::container::{Container, ContainerError, Containers, Lodging, Start, Use, WORKSPACE, Wish};
 use crate::sandbox::{SandboxError, Supervisor};
+
+/// How long an engine may be away before a job that needs a container is given back.
+const ENGINE_RETURNS_WITHIN: Duration = Duration::from_secs(60);
+const ASK_AGAIN_AFTER: Duration = Duration::from_millis(500);
 
 /// Where the commands of an attempt run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -40,12 +44,12 @@ pub(super) async fn choose(attempt: &mut Attempt) -> Result<(), Halt> {
     }
     let spec = &attempt.claimed.job.spec;
     let asked = spec.container.unwrap_or_else(|| attempt.tools.containers.mode());
+    // A job that names an image is not to run anywhere else.
+    let insists = asked == ContainerMode::On || (asked == ContainerMode::Auto && spec.image.is_some());
     let place = match asked {
         ContainerMode::Off => Place::Host,
-        ContainerMode::On => lodge(attempt).await?.map_err(|error| unlodged(&error))?,
-        // A job that names an image is not to run anywhere else.
-        ContainerMode::Auto if spec.image.is_some() => lodge(attempt).await?.map_err(|error| unlodged(&error))?,
-        ContainerMode::Auto => match lodge(attempt).await? {
+        _ if insists => insist(attempt).await?,
+        ContainerMode::Auto | ContainerMode::On => match lodge(attempt).await? {
             Ok(place) => place,
             Err(error) => {
                 attempt.say(&format!("on the host, and not in a container: {error}"));
@@ -55,6 +59,32 @@ pub(super) async fn choose(attempt: &mut Attempt) -> Result<(), Halt> {
     };
     attempt.journal.place = Some(place);
     Ok(())
+}
+
+/// Finds a container, and waits for an engine that is away for a moment: it may be being restarted.
+async fn insist(attempt: &Attempt) -> Result<Place, Halt> {
+    let begun = Instant::now();
+    let mut said = false;
+    loop {
+        let error = match lodge(attempt).await? {
+            Ok(place) => return Ok(place),
+            Err(error) => error,
+        };
+        if !matches!(error, ContainerError::Unreachable { .. }) || begun.elapsed() > ENGINE_RETURNS_WITHIN {
+            return Err(unlodged(&error));
+        }
+        if !said {
+            attempt.say(&format!("waiting for the engine of containers: {error}"));
+            said = true;
+        }
+        tokio::select! {
+            reason = attempt.stop.stopped() => return Err(Halt::Stopped(reason)),
+            () = tokio::time::sleep(ASK_AGAIN_AFTER) => {}
+        }
+        if attempt.deadline().work_until() <= attempt.now() {
+            return Err(Halt::failed(OutcomeClass::Infrastructure, format!("the deadline was met while {error}")));
+        }
+    }
 }
 
 /// Finds a container. On the host its slot's supervisor is left the will that the container's cannot do.

@@ -13,7 +13,7 @@ use super::{Yard, directory, image, refilled};
 async fn nobody_escapes_the_end_of_the_job() {
     let yard = Yard::open().await;
     let guest = yard.take(0).await;
-    let escapes = "setsid sleep 1001 & (setsid sh -c 'sleep 1002 & exec sleep 1003' &) & nohup sleep 1004 & ";
+    let escapes = "setsid sleep 1001 & (setsid sh -c 'sleep 1002 & exec sleep 1003' &) & (trap '' HUP; exec sleep 1004) & ";
     let (report, _) = guest.run(&format!("{escapes} sleep 0.3; exit 0")).await;
     assert_eq!((report.end, report.cause), (End::Exited(0), Cause::Itself));
     assert!(report.stragglers.len() >= 4, "{:?}", report.stragglers);

@@ -2,6 +2,7 @@
 //!
 //! A [`Yard`] fails its test when a container of it is left.
 
+mod daemon;
 mod ends;
 pub(crate) mod image;
 mod limits;

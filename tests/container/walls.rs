@@ -75,7 +75,9 @@ async fn a_job_sees_its_slot_and_nothing_else_of_the_host() {
         "ls /run/sawmill".to_owned(),
         "ls /run/sawmill/sup/sock".to_owned(),
         "cat /run/sawmill/exe > /dev/null".to_owned(),
-        "ls /proc/1/fd".to_owned(),
+        "cat /proc/1/fd/1".to_owned(),
+        "readlink /proc/1/fd/3".to_owned(),
+        "readlink /proc/1/cwd".to_owned(),
         "ls /proc/1/root/".to_owned(),
         "cat /proc/1/environ".to_owned(),
         "cat /proc/1/mem".to_owned(),
@@ -105,7 +107,7 @@ async fn without_a_network_a_job_reaches_nothing_but_itself() {
         let (report, said) = guest.run(&format!("nc -w 3 {address} < /dev/null")).await;
         assert!(matches!(report.end, End::Exited(status) if status != 0), "{address} was reached: {said}");
     }
-    let (_, said) = guest.run("(nc -l -p 7777 -s 127.0.0.1 > /tmp/heard & sleep 0.3; echo hi | nc -w 1 127.0.0.1 7777; wait; cat /tmp/heard)").await;
+    let (_, said) = guest.run("nc -l -p 7777 > /tmp/heard & sleep 0.5; echo hi | nc -w 1 127.0.0.1 7777; wait; cat /tmp/heard").await;
     assert_eq!(said, "hi\n", "a server of its own it reaches");
     guest.leave();
     yard.close().await;
