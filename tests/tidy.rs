@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The floor of each room. A room names only strictly lower floors.
-const FLOORS: [(&str, u8); 20] = [
+const FLOORS: [(&str, u8); 21] = [
     ("ids", 0),
     ("clock", 0),
     ("redact", 0),
@@ -24,6 +24,7 @@ const FLOORS: [(&str, u8); 20] = [
     ("demo", 8),
     ("daemon", 7),
     ("doctor", 8),
+    ("images", 8),
     ("lib", 9),
     ("main", 10),
 ];

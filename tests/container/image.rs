@@ -18,28 +18,29 @@ pub(crate) fn socket() -> PathBuf {
 
 /// The engine, which must be there.
 pub(crate) async fn docker() -> Docker {
-    let path = socket();
+    docker_at(&socket()).await
+}
+
+async fn docker_at(path: &Path) -> Docker {
     let docker = Docker::connect_with_unix(path.to_str().expect("UTF-8"), 120, API_DEFAULT_VERSION);
     let docker = docker.expect("Docker is needed: run the tests with `make test`, which starts one");
     docker.negotiate_version().await.expect("Docker answers")
 }
 
+/// The programs of the usual image, and this one, whose libraries it has.
+pub(crate) const TOOLS: &[&str] = &["/bin/busybox", "/usr/bin/git", env!("CARGO_BIN_EXE_sawmill")];
+
 /// An image with a shell, its usual companions and git; by its name.
 pub(crate) async fn with_git() -> String {
-    image("tools", &["/bin/busybox", "/usr/bin/git", env!("CARGO_BIN_EXE_sawmill")], 1).await
-}
-
-/// An image in which this program cannot start: it has no C library.
-pub(crate) async fn without_libraries() -> String {
-    image("bare", &["/bin/busybox"], 0).await
+    image_at(&socket(), "tools", TOOLS, 1).await
 }
 
 /// An image of these programs with the libraries that they need, of which the last `only_libraries` programs themselves are left out.
-async fn image(kind: &str, programs: &[&str], only_libraries: usize) -> String {
+pub(crate) async fn image_at(socket: &Path, kind: &str, programs: &[&str], only_libraries: usize) -> String {
     let mut files: BTreeSet<PathBuf> = programs[..programs.len() - only_libraries].iter().map(PathBuf::from).collect();
     files.extend(programs.iter().flat_map(|program| libraries(program)));
     let tag = format!("sawmill-test:{kind}-{:x}", fingerprint(&files));
-    let docker = docker().await;
+    let docker = docker_at(socket).await;
     let lock = File::create(std::env::temp_dir().join("sawmill-test-image.lock")).expect("a lock");
     let lock = tokio::task::spawn_blocking(|| Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, error)| error));
     let _lock = lock.await.expect("waited").expect("locked");

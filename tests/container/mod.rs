@@ -4,7 +4,9 @@
 
 mod daemon;
 mod ends;
+mod engine;
 pub(crate) mod image;
+mod images;
 mod limits;
 mod path;
 mod walls;

@@ -88,7 +88,8 @@ async fn what_cannot_be_had_is_said_with_the_next_step() {
     );
     yard.close().await;
 
-    let bare = image::without_libraries().await;
+    // This program cannot start in an image without a C library.
+    let bare = image::image_at(&image::socket(), "bare", &["/bin/busybox"], 0).await;
     let yard = Yard::with(|config| config.image = bare).await;
     let error = yard.containers.take(&yard.wish(0)).await.expect_err("this program cannot start there");
     assert!(error.to_string().contains("the supervisor does not start in image sha256:"), "{error}");

@@ -147,9 +147,16 @@ impl Engine {
         Ok(found.collect())
     }
 
-    fn failed(&self, what: String, error: &Error) -> ContainerError {
+    /// The client itself, for what concerns images.
+    pub(super) fn docker(&self) -> &Docker {
+        &self.docker
+    }
+
+    /// Says that the engine did not do what was asked.
+    pub(super) fn failed(&self, what: String, error: &Error) -> ContainerError {
         match error {
             Error::DockerResponseServerError { message, .. } => ContainerError::Engine { what, why: message.clone() },
+            Error::DockerStreamError { error } => ContainerError::Engine { what, why: error.clone() },
             other => ContainerError::Unreachable { socket: self.socket.clone(), why: other.to_string() },
         }
     }

@@ -10,6 +10,7 @@
 mod config;
 mod engine;
 mod error;
+mod images;
 pub(super) mod inside;
 mod labels;
 mod mounts;
@@ -20,6 +21,7 @@ mod workshop;
 
 pub use config::{Config, Network};
 pub use error::ContainerError;
+pub use images::{Built, Images, Listed, Plan};
 pub use inside::WORKSPACE;
 pub use mounts::propagates;
 pub use pool::{Containers, ContainersSetup, Lodging, Start, Use, Wish};
