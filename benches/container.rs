@@ -178,7 +178,7 @@ impl Place {
     fn wish(&self, name: &str) -> Wish {
         let job_dir = self.root.path().join(if name == WARM { "warm/job" } else { "cold/job" });
         fs::create_dir_all(&job_dir).expect("a directory");
-        Wish { slot: 0, job_dir, image: None, objects: Vec::new() }
+        Wish { slot: 0, tree: job_dir.clone(), job_dir, image: None, objects: Vec::new() }
     }
 
     fn command(&self, cwd: &str, script: &str) -> CommandSpec {

@@ -22,6 +22,9 @@ use crate::sandbox::{SandboxError, Supervisor};
 const ENGINE_RETURNS_WITHIN: Duration = Duration::from_secs(60);
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(500);
 
+/// How long a container that nobody removes may take to end by itself.
+const GONE_WITHIN: Duration = Duration::from_secs(5);
+
 /// Where the commands of an attempt run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -93,6 +96,7 @@ async fn lodge(attempt: &Attempt) -> Result<Result<Place, ContainerError>, Halt>
     let wish = Wish {
         slot: attempt.slot.number(),
         job_dir: attempt.slot.job(),
+        tree: attempt.slot.tree(),
         image: attempt.claimed.job.spec.image.clone(),
         objects: worktree.borrowed_objects(),
     };
@@ -164,10 +168,11 @@ impl Attempt {
             (_, Ok(())) => None,
             (Some(Place::Container { container, .. }), Err(error)) => {
                 warn!("container {} is removed with what may run in it: {error}", container.name);
-                let removed = self.tools.containers.destroy(container).await;
-                // Its directory is gone with it, or will be by the next daemon's hand; nothing is to be given back.
+                // Whether or not the engine answers: with the supervisor, its first process, all others have ended.
+                let gone = self.tools.containers.destroy(container).await || container.wait_until_gone(GONE_WITHIN).await;
+                // Nothing is to be given back.
                 self.journal.place = None;
-                if removed { None } else { Some("the engine does not remove its container".to_owned()) }
+                if gone { None } else { Some("the engine does not remove its container".to_owned()) }
             }
             // What it left running its successor ends, before it serves.
             (_, Err(SandboxError::Gone { .. })) => Supervisor::launch(&self.launch).await.err().map(|error| error.to_string()),

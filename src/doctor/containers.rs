@@ -48,7 +48,7 @@ async fn try_one(config: &Config) -> Result<String, String> {
     });
     let containers = containers.map_err(said)?;
     let begun = Instant::now();
-    let wish = Wish { slot: 0, job_dir, image: None, objects: Vec::new() };
+    let wish = Wish { slot: 0, tree: job_dir.clone(), job_dir, image: None, objects: Vec::new() };
     let taken = containers.take(&wish).await.map_err(|error| error.to_string());
     let took = begun.elapsed();
     let image = taken.map(|lodging| {
@@ -57,7 +57,11 @@ async fn try_one(config: &Config) -> Result<String, String> {
         image
     });
     containers.close().await;
-    let mounts = if propagates(&path) { "" } else { "; what is mounted on the host later does not appear in them" };
+    let mounts = match (propagates(&path), nix::unistd::geteuid().is_root()) {
+        (true, _) => "",
+        (false, true) => "; worktrees that are mounts are shown to each by this worker",
+        (false, false) => "; worktrees that are mounts cannot be shown to them: share the mount that worker.state_dir is on",
+    };
     let short = |digest: String| digest.chars().take(19).collect::<String>();
     Ok(format!("{} ({}) starts in {} ms{mounts}", config.container.image, short(image?), took.as_millis()))
 }

@@ -72,6 +72,15 @@ impl Supervisor {
         line.alive(response)
     }
 
+    /// Its process, by its number on this host.
+    pub(super) async fn pid(&self) -> Result<i32, SandboxError> {
+        let line = self.line("ask who it is");
+        let door = Door::open(&self.dir)?;
+        let stream = UnixStream::connect(door.path()).await.map_err(|error| line.broken(error))?;
+        let peer = getsockopt(&stream, sockopt::PeerCredentials).map_err(|error| line.broken(error.into()))?;
+        Ok(peer.pid())
+    }
+
     /// The supervisor's directory.
     #[must_use]
     pub fn dir(&self) -> &Path {

@@ -1,8 +1,9 @@
 //! The few calls to the kernel that have no safe wrapper.
 //!
 //! The one rule: no other file of the house contains `unsafe`, and each use here says why it is sound.
-#![expect(unsafe_code, reason = "fork, pre_exec, wait4, pidfd and received descriptors have no safe wrapper")]
+#![expect(unsafe_code, reason = "fork, pre_exec, wait4, pidfd, mounts and received descriptors have no safe wrapper")]
 
+use std::ffi::CStr;
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -12,6 +13,7 @@ use std::process::Command;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::libc;
+use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
@@ -97,6 +99,27 @@ pub(super) fn give_up_privileges(own_uid: u32, user: User) -> nix::Result<()> {
     // SAFETY: both pointers are valid for reading for the length of the call.
     Errno::result(unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), none.as_ptr()) })?;
     prctl::set_dumpable(false)
+}
+
+/// Shows what is mounted at `source` in another mount namespace too, at `target` there. For a thread that ends afterwards: it is in
+/// that namespace from then on.
+///
+/// # Errors
+/// What the kernel reports: `EPERM` to who is not root.
+pub(super) fn show_mount(source: &CStr, namespace: impl AsFd, target: &CStr) -> nix::Result<()> {
+    let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | libc::AT_RECURSIVE as libc::c_uint;
+    // SAFETY: the pointer is valid for reading for the length of the call.
+    let tree = Errno::result(unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, source.as_ptr(), flags) })?;
+    let tree = RawFd::try_from(tree).map_err(|_| Errno::EBADF)?;
+    // SAFETY: the kernel has just made this descriptor for us, close-on-exec, and nobody else knows it.
+    let tree = unsafe { OwnedFd::from_raw_fd(tree) };
+    // A thread that shares its root and working directory with others cannot leave their namespace.
+    unshare(CloneFlags::CLONE_FS)?;
+    setns(namespace, CloneFlags::CLONE_NEWNS)?;
+    let (from, empty, flags) = (tree.as_raw_fd(), c"".as_ptr(), libc::MOVE_MOUNT_F_EMPTY_PATH);
+    // SAFETY: both pointers are valid for reading for the length of the call.
+    let moved = unsafe { libc::syscall(libc::SYS_move_mount, from, empty, libc::AT_FDCWD, target.as_ptr(), flags) };
+    Errno::result(moved).map(drop)
 }
 
 /// A child that has ended and is no more.

@@ -293,6 +293,7 @@ impl Daemon {
         tasks.spawn(retention::retain_loop(store.clone(), self.setup.queue.retention, ended.clone()));
         tasks.spawn(self.janitor.clone().sweep_loop(ended.clone()));
         tasks.spawn(self.admission.clone().look_loop(ended.clone()));
+        tasks.spawn(self.tools.containers.clone().purge_loop(ended.clone()));
         tasks.close();
         tasks
     }

@@ -94,7 +94,7 @@ impl Yard {
     fn wish(&self, slot: u32) -> Wish {
         let job_dir = self.job_dir(slot);
         fs::create_dir_all(job_dir.join("tree")).expect("a slot");
-        Wish { slot, job_dir, image: None, objects: Vec::new() }
+        Wish { slot, tree: job_dir.join("tree"), job_dir, image: None, objects: Vec::new() }
     }
 
     async fn take(&self, slot: u32) -> Guest<'_> {

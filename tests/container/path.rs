@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::Command;
 
 use sawmill::sandbox::container::{ContainerError, Start, Use};
 use sawmill::sandbox::{Cause, End};
@@ -123,5 +125,37 @@ async fn a_daemon_takes_up_containers_that_are_ready_and_removes_those_that_are_
     assert_eq!(next.lodging.start, Start::Warm);
     next.leave();
     yard.containers.give_back(0, busy_container, Use::Spoilt);
+    yard.close().await;
+}
+
+/// A worktree that is mounted on the host for each job, as overlays are: the job sees its own, and never the one before.
+#[tokio::test]
+async fn a_worktree_that_is_mounted_after_its_container_was_made_is_seen_in_it() {
+    let yard = Yard::open().await;
+    let mount = |what: &str| {
+        let tree = yard.job_dir(0).join("tree");
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "none"]).arg(&tree).status().expect("mount runs");
+        assert!(mounted.success());
+        fs::write(tree.join("mine"), what).expect("a file");
+        tree
+    };
+    let unmount = |tree: &Path| assert!(Command::new("umount").arg(tree).status().expect("umount runs").success());
+    yard.wish(0);
+    // The second one's container is made while the first one's worktree is mounted.
+    for what in ["first", "second"] {
+        let tree = mount(what);
+        let guest = yard.take(0).await;
+        let (_, said) = guest.run("cat mine; echo made > new").await;
+        assert_eq!((said.as_str(), fs::read_to_string(tree.join("new")).expect("on the host too").as_str()), (what, "made\n"));
+        refilled(&yard, 1).await;
+        unmount(&tree);
+        let name = guest.name().to_owned();
+        guest.leave();
+        until("it is removed", async || !yard.all().await.contains(&name)).await;
+    }
+    // The last one's is a plain directory.
+    let guest = yard.take(0).await;
+    assert_eq!(guest.run("ls").await.1, "");
+    guest.leave();
     yard.close().await;
 }

@@ -218,13 +218,16 @@ fn mounts(blueprint: &Blueprint<'_>) -> Vec<Mount> {
         ..Mount::default()
     };
     // A worktree that is mounted on the host later appears in the container too, where the host's mounts can propagate.
-    let propagation = if propagates(blueprint.job_dir) {
-        MountBindOptionsPropagationEnum::RSLAVE
+    // Where they cannot, it has none of them, lest it keep one that the host has taken away.
+    let options = if propagates(blueprint.job_dir) {
+        let propagation = Some(MountBindOptionsPropagationEnum::RSLAVE);
+        MountBindOptions { propagation, ..MountBindOptions::default() }
     } else {
-        MountBindOptionsPropagationEnum::RPRIVATE
+        let propagation = Some(MountBindOptionsPropagationEnum::RPRIVATE);
+        MountBindOptions { propagation, non_recursive: Some(true), ..MountBindOptions::default() }
     };
     let job = Mount {
-        bind_options: Some(MountBindOptions { propagation: Some(propagation), ..MountBindOptions::default() }),
+        bind_options: Some(options),
         ..bind(blueprint.job_dir, inside::WORKSPACE, false)
     };
     let objects = blueprint.recipe.objects.iter().map(|dir| bind(dir, &dir.to_string_lossy(), true));

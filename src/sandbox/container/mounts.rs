@@ -1,7 +1,35 @@
-//! Whether what is mounted on the host later can be seen in a container that runs already.
+//! What is mounted on the host after a container was made, and is to be seen in it: a worktree that is an overlay.
+//!
+//! The one rule: a container holds the slot's directory either with its mounts, where those come and go with the host's, or without any
+//! (see `engine.rs`). So no mount of an earlier job's is ever in it.
 
-use std::fs;
+use std::ffi::CString;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+
+use crate::sandbox::kernel;
+
+/// Whether something else is mounted at `tree` than what its parent is on.
+pub(super) fn is_mounted(tree: &Path, parent: &Path) -> bool {
+    let device = |path: &Path| fs::metadata(path).ok().map(|about| about.dev());
+    device(tree).is_some_and(|of_tree| device(parent).is_some_and(|of_parent| of_parent != of_tree))
+}
+
+/// Shows what is mounted at `source` to the container whose first process has this number, at `target` there. Blocks for well under a
+/// millisecond.
+///
+/// # Errors
+/// This process is not root, or the container is gone.
+pub(super) fn show(source: &Path, pid: i32, target: &Path) -> io::Result<()> {
+    let text = |path: &Path| CString::new(path.as_os_str().as_bytes());
+    let (source, target) = (text(source)?, text(target)?);
+    let namespace = File::open(format!("/proc/{pid}/ns/mnt"))?;
+    let shown = std::thread::spawn(move || kernel::show_mount(&source, namespace, &target)).join();
+    Ok(shown.map_err(|_| io::Error::other("the thread that mounts panicked; please report it as a defect"))??)
+}
 
 /// Whether mounts below `path` propagate into containers that hold it: the mount that it is on is shared, or the slave of one that is.
 #[must_use]

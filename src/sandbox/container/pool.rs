@@ -33,6 +33,11 @@ const IMAGE_HOLDS: Duration = Duration::from_secs(5);
 /// How long an engine that does not answer holds up the daemon's start.
 const GREET_WITHIN: Duration = Duration::from_secs(10);
 
+/// How often it is tried to remove what could not be removed; how often, and how long, when the worker leaves.
+const PURGE_EVERY: Duration = Duration::from_secs(5);
+const PURGE_AGAIN_AFTER: Duration = Duration::from_millis(500);
+const PURGE_AT_LAST: Duration = Duration::from_secs(10);
+
 /// The containers of a worker. All clones are the same.
 #[derive(Debug, Clone)]
 pub struct Containers {
@@ -76,6 +81,8 @@ pub struct Wish {
     pub slot: u32,
     /// What it sees of the slot.
     pub job_dir: PathBuf,
+    /// Its worktree, which is in that, and may be a mount.
+    pub tree: PathBuf,
     /// Its image; the configured one when absent.
     pub image: Option<String>,
     /// Directories of git objects that its view borrows.
@@ -120,7 +127,8 @@ impl Containers {
         let ContainersSetup { config, worker, state, executable, orphan_after, roster } = setup;
         let executable = install(&executable, &state)?;
         let socket = config.socket.clone();
-        let workshop = Workshop { socket, engine: OnceCell::new(), worker, state, executable, orphan_after, roster };
+        let (engine, condemned) = (OnceCell::new(), Mutex::default());
+        let workshop = Workshop { socket, engine, worker, state, executable, orphan_after, roster, condemned };
         Ok(Self {
             inner: Arc::new(Inner {
                 config,
@@ -166,6 +174,10 @@ impl Containers {
             None => (inner.workshop.make(wish.slot, &wish.job_dir, &recipe).await?, Start::Cold),
         };
         container.jobs += 1;
+        if let Err(error) = inner.workshop.show_tree(&mut container, &wish.job_dir, &wish.tree).await {
+            self.destroy_later(container);
+            return Err(error);
+        }
         self.refill_soon(wish.slot);
         Ok(Lodging { container, env: image.env, start })
     }
@@ -187,7 +199,7 @@ impl Containers {
         let containers = self.clone();
         self.inner.tasks.spawn(async move {
             let inner = &containers.inner;
-            let again = left == Use::Clean && container.jobs < inner.config.reuse && inner.config.warm > 0;
+            let again = left == Use::Clean && !container.mounted && container.jobs < inner.config.reuse && inner.config.warm > 0;
             if again && !inner.closing.is_cancelled() && inner.workshop.is_ready(&container).await {
                 inner.shelves().entry(slot).or_default().put(container);
             } else {
@@ -200,6 +212,13 @@ impl Containers {
     /// Ends a container at once, with every process in it. False when the engine does not do it.
     pub async fn destroy(&self, container: &Container) -> bool {
         self.inner.workshop.destroy(container).await
+    }
+
+    /// Removes what could not be removed before, again and again until `ended`.
+    pub async fn purge_loop(self, ended: CancellationToken) {
+        while ended.run_until_cancelled(tokio::time::sleep(PURGE_EVERY)).await.is_some() {
+            self.inner.workshop.purge_once().await;
+        }
     }
 
     fn destroy_later(&self, container: Container) {
@@ -229,6 +248,10 @@ impl Containers {
         drop(filling);
         inner.tasks.close();
         inner.tasks.wait().await;
+        let begun = Instant::now();
+        while !inner.workshop.purge_once().await && begun.elapsed() < PURGE_AT_LAST {
+            tokio::time::sleep(PURGE_AGAIN_AFTER).await;
+        }
     }
 }
 

@@ -74,7 +74,7 @@ mod tests {
     }
 
     fn container(name: &str, image: &str) -> Container {
-        Container { name: name.to_owned(), dir: name.into(), recipe: recipe(image), jobs: 0 }
+        Container { name: name.to_owned(), dir: name.into(), recipe: recipe(image), jobs: 0, mounted: false }
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
@@ -17,7 +18,9 @@ use uuid::Uuid;
 
 use super::engine::{Engine, Found};
 use super::error::ContainerError;
+use super::inside::WORKSPACE;
 use super::labels::{self, Tag};
+use super::mounts;
 use super::recipe::{Blueprint, Recipe};
 use crate::sandbox::client::Mood;
 use crate::sandbox::supervisor::LOCK;
@@ -41,6 +44,8 @@ pub struct Container {
     pub(super) recipe: Recipe,
     /// How many jobs it has had, the one that it has now included.
     pub jobs: u32,
+    /// Whether a worktree was mounted into it, which stays there to its end.
+    pub(super) mounted: bool,
 }
 
 impl Container {
@@ -91,6 +96,8 @@ pub(super) struct Workshop {
     pub(super) executable: PathBuf,
     pub(super) orphan_after: Duration,
     pub(super) roster: Roster,
+    /// Containers that the engine did not remove when it was asked.
+    pub(super) condemned: Mutex<Vec<Container>>,
 }
 
 impl Workshop {
@@ -126,7 +133,7 @@ impl Workshop {
             user: (geteuid().as_raw(), getegid().as_raw()),
             orphan_after: self.orphan_after,
         };
-        let container = Container { name: name.clone(), dir: dir.clone(), recipe: recipe.clone(), jobs: 0 };
+        let container = Container { name: name.clone(), dir: dir.clone(), recipe: recipe.clone(), jobs: 0, mounted: false };
         let made = match self.engine().await?.create(&blueprint).await {
             Ok(()) => self.wait_until_ready(&container).await,
             Err(error) => Err(error),
@@ -141,6 +148,20 @@ impl Workshop {
                 Err(error)
             }
         }
+    }
+
+    /// Has a container see the worktree that is mounted on the host now, where one is and it does not by itself.
+    pub(super) async fn show_tree(&self, container: &mut Container, job_dir: &Path, tree: &Path) -> Result<(), ContainerError> {
+        if !mounts::is_mounted(tree, job_dir) || mounts::propagates(job_dir) {
+            return Ok(());
+        }
+        let within = Path::new(WORKSPACE).join(tree.strip_prefix(job_dir).unwrap_or(tree));
+        let pid = container.supervisor().pid().await?;
+        container.mounted = true;
+        mounts::show(tree, pid, &within).map_err(|error| ContainerError::Engine {
+            what: format!("show the worktree to container {}", container.name),
+            why: format!("{error}; only root can, where mounts of {} are not shared", job_dir.display()),
+        })
     }
 
     async fn wait_until_ready(&self, container: &Container) -> Result<(), ContainerError> {
@@ -173,7 +194,8 @@ impl Workshop {
         self.roster.remove(&container.dir);
         let removed = async { self.engine().await?.remove(&container.name).await };
         if let Err(error) = removed.await {
-            warn!("{error}; it is tried again when a worker starts here");
+            warn!("{error}; it is tried again");
+            self.condemned().push(container.clone());
             return false;
         }
         match fs::remove_dir_all(&container.dir) {
@@ -183,6 +205,20 @@ impl Workshop {
             _ => {}
         }
         true
+    }
+
+    /// Tries once more to remove what could not be removed. False when something is still left.
+    pub(super) async fn purge_once(&self) -> bool {
+        let condemned = std::mem::take(&mut *self.condemned());
+        let mut all = true;
+        for container in condemned {
+            all &= self.destroy(&container).await;
+        }
+        all
+    }
+
+    fn condemned(&self) -> MutexGuard<'_, Vec<Container>> {
+        self.condemned.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether a container that was made ahead, or by an earlier daemon, can take a job.
@@ -199,7 +235,7 @@ impl Workshop {
         let found = self.engine().await?.labelled(labels::STATE, &self.state.to_string_lossy()).await?;
         let known = found.into_iter().map(|Found { name, labels }| {
             let container = labels::read(&labels).map(|Tag { slot, nonce, recipe }| {
-                (slot, Container { name: name.clone(), dir: self.places().join(nonce), recipe, jobs: 0 })
+                (slot, Container { name: name.clone(), dir: self.places().join(nonce), recipe, jobs: 0, mounted: false })
             });
             Owned { name, container }
         });
