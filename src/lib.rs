@@ -14,6 +14,7 @@ pub mod demo;
 pub mod doctor;
 pub mod git;
 pub mod ids;
+pub mod images;
 pub mod job;
 pub mod logs;
 pub mod redact;

@@ -9,10 +9,11 @@ use sawmill::cli::{self, Args, CliError, Command, Exit, Global, HostCommand};
 use sawmill::config::{self, ConfigError, Environment};
 use sawmill::daemon::{self, Audience, Composition, VERSION};
 use sawmill::git::{self, GitError};
+use sawmill::sandbox::container::ContainerError;
 use sawmill::store::StoreError;
 use sawmill::worker::{IdentityError, Shutdown, WorkerError};
 use sawmill::workspace::SlotDir;
-use sawmill::{attempt, demo, doctor, sandbox};
+use sawmill::{attempt, demo, doctor, images, sandbox};
 use tokio_util::sync::CancellationToken;
 
 fn main() -> ExitCode {
@@ -20,6 +21,7 @@ fn main() -> ExitCode {
     // A supervisor is this executable again. It must stay small: nothing of the daemon may be set up before this line.
     match args.next() {
         Some(first) if first == sandbox::SUBCOMMAND => return sandbox::supervise(args),
+        Some(first) if first == sandbox::INSIDE_SUBCOMMAND => return sandbox::supervise_inside(args),
         Some(first) if first == git::TETHER_SUBCOMMAND => return git::tether(args),
         Some(first) if first == attempt::SALVAGE_SUBCOMMAND => return in_runtime(salvage(args.next())),
         _ => {}
@@ -82,6 +84,7 @@ async fn host(command: HostCommand, global: &Global, environment: Environment) -
             let findings = doctor::examine(&composition).await;
             return doctor::report(&out, &findings);
         }
+        HostCommand::Images(command) => return images::run(&command, composition.config(), &out).await.map_err(failed),
         HostCommand::Migrate => migrate(&composition, &out).await,
         HostCommand::Demo(_) | HostCommand::Version => Ok(()),
     };
@@ -140,6 +143,9 @@ fn failed(source: anyhow::Error) -> CliError {
 fn exit_of(error: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     if error.is::<ConfigError>() || error.is::<BackendError>() {
         return Some(Exit::Usage);
+    }
+    if let Some(error) = error.downcast_ref::<ContainerError>() {
+        return matches!(error, ContainerError::Unreachable { .. }).then_some(Exit::Unreachable);
     }
     if let Some(error) = error.downcast_ref::<WorkerError>() {
         return match error {

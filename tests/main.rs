@@ -1,6 +1,7 @@
 //! The one integration binary. Its tests run side by side: each has its own directories, schema and ports.
 
 mod api;
+mod container;
 mod crash;
 mod delivery;
 mod demo;

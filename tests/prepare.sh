@@ -2,9 +2,12 @@
 # Installs what the test suite needs beyond Rust, or says what is missing. Never lets a test be skipped for want of it.
 set -euo pipefail
 
-declare -A package_of=([git]=git [git-lfs]=git-lfs [cc]=gcc [cmake]=cmake [ip]=iproute2 [nsenter]=util-linux)
+declare -A package_of=(
+    [git]=git [git-lfs]=git-lfs [cc]=gcc [cmake]=cmake [ip]=iproute2 [nsenter]=util-linux
+    [dockerd]=docker.io [busybox]=busybox-static [debootstrap]=debootstrap [iptables]=iptables
+)
 missing=()
-for program in git git-lfs cc ip nsenter; do
+for program in git git-lfs cc ip nsenter dockerd busybox debootstrap iptables; do
     command -v "$program" >/dev/null 2>&1 || missing+=("${package_of[$program]}")
 done
 compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || command -v initdb >/dev/null 2>&1 || missing+=(postgresql)

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The floor of each room. A room names only strictly lower floors.
-const FLOORS: [(&str, u8); 20] = [
+const FLOORS: [(&str, u8); 21] = [
     ("ids", 0),
     ("clock", 0),
     ("redact", 0),
@@ -24,6 +24,7 @@ const FLOORS: [(&str, u8); 20] = [
     ("demo", 8),
     ("daemon", 7),
     ("doctor", 8),
+    ("images", 8),
     ("lib", 9),
     ("main", 10),
 ];
@@ -35,7 +36,7 @@ const API_NAMES: [&str; 7] = ["ids", "clock", "redact", "job", "store", "git", "
 const GATEKEEPERS: [(&str, &[&str]); 9] = [
     ("sqlx::", &["src/store/"]),
     ("apalis_core", &["src/worker/queue.rs"]),
-    ("bollard::", &["src/sandbox/container.rs"]),
+    ("bollard::", &["src/sandbox/container/"]),
     ("git2::", &["src/git/"]),
     ("figment::", &["src/config/"]),
     ("std::env::var", &["src/config/"]),

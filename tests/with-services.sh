@@ -2,6 +2,8 @@
 # Runs a command with a PostgreSQL server of its own, in a scratch directory and on a free port, and stops it afterwards.
 # The command finds it in SAWMILL_TEST_POSTGRES. A server that cannot be started fails the run. Its commits are not durable, for
 # the tests' sake, unless SAWMILL_TEST_FSYNC=on asks for what a measurement needs.
+# Docker is this host's where it answers; else one is started beside it, with its own socket, which the command finds in
+# SAWMILL_TEST_DOCKER. It keeps its images in a directory that lasts, so that the next run need not make them again.
 set -euo pipefail
 
 bin=$(dirname "$(compgen -G '/usr/lib/postgresql/*/bin/initdb' | sort -V | tail -n 1 || command -v initdb)")
@@ -17,6 +19,9 @@ as_postgres() {
 }
 
 stop() {
+    if [ -n "${dockerd:-}" ]; then
+        kill "$dockerd" 2>/dev/null && wait "$dockerd" 2>/dev/null || true
+    fi
     as_postgres "$bin/pg_ctl" -D "$dir/data" -m immediate -w stop >/dev/null 2>&1 || true
     rm -rf "$dir"
 }
@@ -35,5 +40,27 @@ as_postgres "$bin/pg_ctl" -D "$dir/data" -l "$dir/log" -w -t 60 \
 }
 as_postgres "$bin/psql" -q -h 127.0.0.1 -p "$port" -U postgres -c 'CREATE DATABASE sawmill' >/dev/null
 export SAWMILL_TEST_POSTGRES="postgres://postgres@127.0.0.1:$port/sawmill"
+
+answers() {
+    perl -MIO::Socket::UNIX -e '$s = IO::Socket::UNIX->new(Peer => $ARGV[0]) or exit 1; print $s "GET /_ping HTTP/1.0\r\n\r\n"; exit(<$s> !~ / 200 /)' "$1"
+}
+
+docker_socket=${SAWMILL_TEST_DOCKER:-/var/run/docker.sock}
+if ! answers "$docker_socket"; then
+    docker_socket=$dir/docker.sock
+    dockerd --host "unix://$docker_socket" --pidfile "$dir/dockerd.pid" --exec-root "$dir/docker-exec" \
+        --data-root "${SAWMILL_TEST_DOCKER_DATA:-/var/lib/sawmill-test-docker}" --bridge none >"$dir/dockerd.log" 2>&1 &
+    dockerd=$!
+    for _ in $(seq 120); do
+        if answers "$docker_socket" || ! kill -0 "$dockerd" 2>/dev/null; then break; fi
+        sleep 0.25
+    done
+    answers "$docker_socket" || {
+        echo "the test suite needs Docker; none answers, and dockerd cannot be started:" >&2
+        tail -n 20 "$dir/dockerd.log" >&2
+        exit 1
+    }
+fi
+export SAWMILL_TEST_DOCKER="$docker_socket"
 
 "$@"

@@ -41,26 +41,18 @@ impl Attempt {
         }
         let lost = outcome.is_none() || self.stop.reason() == Some(StopReason::LeaseLost);
         let place = Place::of(&self);
-        let (supervisor, commands) = (self.supervisor.clone(), execute::command_ids(&self));
+        let (supervisor, commands, lodged) = (self.supervisor.clone(), execute::command_ids(&self), self.lodged());
         let ended = match outcome {
             Some(outcome) if !lost => self.record_end(outcome, completion, salvage).await,
             _ => Ended::Lost,
         };
         collect(&supervisor, &commands).await;
+        if let Some(lodged) = lodged {
+            collect(&lodged.supervisor(), &commands).await;
+            lodged.leave();
+        }
         place.leave(class);
         ended
-    }
-
-    /// Makes sure that no process of the attempt lives.
-    async fn end_processes(&self) {
-        let ended = match end_command(&self.supervisor).await {
-            // What it left running its successor ends, before it serves.
-            Err(SandboxError::Gone { .. }) => Supervisor::launch(&self.launch).await.map(drop),
-            ended => ended,
-        };
-        if let Err(error) = ended {
-            error!("cannot make sure that the processes of job {} have ended: {error}", self.claimed.claim.job);
-        }
     }
 
     async fn salvage(&self) -> Option<ObjectId> {
@@ -174,7 +166,7 @@ async fn collect(supervisor: &Supervisor, commands: &[String]) {
     }
 }
 
-async fn end_command(supervisor: &Supervisor) -> Result<(), SandboxError> {
+pub(super) async fn end_command(supervisor: &Supervisor) -> Result<(), SandboxError> {
     if let Status::Running { id, .. } = supervisor.status().await? {
         supervisor.stop(&id).await?;
         supervisor.wait(&id).await?;

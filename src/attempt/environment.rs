@@ -3,34 +3,45 @@
 use std::collections::BTreeMap;
 
 use super::open::Attempt;
+use super::place::Place;
 use super::tools::Tools;
 use crate::backends::Backend;
 use crate::job::Job;
 use crate::redact::Redactor;
 
+/// Where programs are in an image that does not say, as Docker has it.
+const IMAGE_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
 /// Ends of variables' names whose values are taken for secrets when a job sets them.
 const SECRET_NAMES: [&str; 7] = ["TOKEN", "SECRET", "PASSWORD", "PASSWD", "KEY", "CREDENTIAL", "CREDENTIALS"];
 
 /// The environment of the job's commands: what the allow-lists let through of the daemon's own, what the job sets, and what
-/// Sawmill sets, each over the one before. Nothing else is inherited.
+/// Sawmill sets, each over the one before. Nothing else is inherited. In a container the image's environment is in the place of what
+/// is for every job on the host: that has the host's paths in it.
 pub(super) fn for_job(attempt: &Attempt) -> BTreeMap<String, String> {
     let tools = &attempt.tools;
-    let allowed = tools.sandbox.env_allow.iter().chain(attempt.backend.env());
-    let mut env: BTreeMap<String, String> =
-        allowed.filter_map(|name| Some((name.clone(), tools.environment.get(name)?.clone()))).collect();
+    let let_through = |name: &String| Some((name.clone(), tools.environment.get(name)?.clone()));
+    let mut env: BTreeMap<String, String> = match &attempt.journal.place {
+        Some(Place::Container { env, .. }) => {
+            [("PATH".to_owned(), IMAGE_PATH.to_owned())].into_iter().chain(env.iter().cloned()).collect()
+        }
+        Some(Place::Host) | None => tools.sandbox.env_allow.iter().filter_map(let_through).collect(),
+    };
+    env.extend(attempt.backend.env().iter().filter_map(let_through));
     env.extend(attempt.claimed.job.spec.env.clone());
 
     let claim = &attempt.claimed.claim;
     let path = |path: std::path::PathBuf| path.to_string_lossy().into_owned();
+    let paths = attempt.paths();
     env.extend([
-        ("HOME".to_owned(), path(attempt.slot.home())),
-        ("TMPDIR".to_owned(), path(attempt.slot.tmp())),
-        ("PWD".to_owned(), path(attempt.tree())),
+        ("HOME".to_owned(), path(paths.home)),
+        ("TMPDIR".to_owned(), path(paths.tmp)),
+        ("PWD".to_owned(), path(paths.tree)),
         ("GIT_TERMINAL_PROMPT".to_owned(), "0".to_owned()),
         ("SAWMILL_JOB".to_owned(), claim.job.to_string()),
         ("SAWMILL_ATTEMPT".to_owned(), claim.attempt.to_string()),
-        ("SAWMILL_SPEC".to_owned(), path(attempt.slot.spec())),
-        ("SAWMILL_RESULT".to_owned(), path(attempt.slot.result())),
+        ("SAWMILL_SPEC".to_owned(), path(paths.spec)),
+        ("SAWMILL_RESULT".to_owned(), path(paths.result)),
     ]);
     env
 }

@@ -8,6 +8,7 @@ use super::journal::{Phase, Said};
 use super::judge;
 use super::open::Attempt;
 use super::orphan::SALVAGE_SUBCOMMAND;
+use super::place::{self, Place};
 use crate::backends::Verdict;
 use crate::clock::{Timestamp, human};
 use crate::ids::ObjectId;
@@ -26,7 +27,10 @@ const DISK_FULL: u64 = 256 * 1024;
 pub(super) async fn start(attempt: &mut Attempt, base: ObjectId) -> Result<Phase, Halt> {
     attempt.stages.enter(Stage::Execute, attempt.now());
     let argv = backend_argv(attempt)?;
-    attempt.supervisor.start(&command(attempt, BACKEND, argv, attempt.deadline().work_until())).await?;
+    place::choose(attempt).await?;
+    // Before the command is started: whoever finds the journal knows where to look for it.
+    attempt.enter(Phase::Prepared { base: base.clone() })?;
+    attempt.runner().start(&command(attempt, BACKEND, argv, attempt.deadline().work_until())).await?;
     Ok(Phase::Executing { base })
 }
 
@@ -56,13 +60,13 @@ pub(super) fn command(attempt: &Attempt, id: &str, argv: Vec<String>, until: Tim
         id: command_id(attempt, id),
         argv,
         env: environment::for_job(attempt),
-        cwd: attempt.tree(),
+        cwd: attempt.paths().tree,
         stdin: None,
         stdout: attempt.spool.stdout(),
         stderr: attempt.spool.stderr(),
         grace: attempt.tools.sandbox.grace,
         deadline: Some(by_host(attempt, until)),
-        will: Some(will(attempt)),
+        will: matches!(attempt.journal.place, Some(Place::Host)).then(|| will(attempt)),
     }
 }
 
@@ -75,6 +79,11 @@ fn command_id(attempt: &Attempt, id: &str) -> String {
     format!("{}-{}-{id}", attempt.claimed.claim.job, attempt.claimed.claim.attempt)
 }
 
+/// The id of a will that is left beside the commands, which run elsewhere.
+pub(super) fn will_id(attempt: &Attempt) -> String {
+    command_id(attempt, BACKEND)
+}
+
 /// The ids of all commands that the attempt may have started.
 pub(super) fn command_ids(attempt: &Attempt) -> Vec<String> {
     let gates = (0..attempt.claimed.job.spec.gates.len()).map(judge::gate_id);
@@ -82,7 +91,7 @@ pub(super) fn command_ids(attempt: &Attempt) -> Vec<String> {
 }
 
 /// What the supervisor does for the daemon when that does not come back: it salvages.
-fn will(attempt: &Attempt) -> Will {
+pub(super) fn will(attempt: &Attempt) -> Will {
     let executable = attempt.tools.executable.to_string_lossy().into_owned();
     let slot = attempt.slot_root().to_string_lossy().into_owned();
     let path = attempt.tools.environment.get("PATH").cloned().unwrap_or_default();
@@ -103,6 +112,7 @@ fn backend_argv(attempt: &Attempt) -> Result<Vec<String>, Halt> {
 pub(super) async fn ended(attempt: &Attempt, id: &str, until: impl Fn(Deadline) -> Timestamp) -> Result<ExitReport, Halt> {
     let id = command_id(attempt, id);
     let mut known = attempt.moved.at();
+    let runner = attempt.runner();
     if known.is_some() {
         // A command that an earlier daemon started may not have been told.
         tell_deadline(attempt, &id, until(attempt.deadline())).await;
@@ -111,11 +121,11 @@ pub(super) async fn ended(attempt: &Attempt, id: &str, until: impl Fn(Deadline) 
         tokio::select! {
             biased;
             reason = attempt.stop.stopped() => {
-                attempt.supervisor.stop(&id).await?;
-                attempt.supervisor.wait(&id).await?;
+                runner.stop(&id).await?;
+                runner.wait(&id).await?;
                 return Err(Halt::Stopped(reason));
             }
-            waited = attempt.supervisor.wait(&id) => break waited,
+            waited = runner.wait(&id) => break waited,
             moved = attempt.moved.moved_from(known) => {
                 known = moved;
                 attempt.say(&format!("the deadline was moved to {}", attempt.deadline().at()));
@@ -128,14 +138,22 @@ pub(super) async fn ended(attempt: &Attempt, id: &str, until: impl Fn(Deadline) 
         // The processes died with it, or were ended by the kernel after it: nothing is known of their end.
         Err(
             SandboxError::Gone { .. } | SandboxError::Refused { refusal: Refusal::Lost { .. } | Refusal::Unknown { .. }, .. },
-        ) => Err(Halt::failed(OutcomeClass::Infrastructure, "the supervisor of the job's processes is gone")),
+        ) => {
+            let what = match &attempt.journal.place {
+                Some(Place::Container { container, .. }) => {
+                    format!("container {}, in which the job ran, is gone", container.name)
+                }
+                Some(Place::Host) | None => "the supervisor of the job's processes is gone".to_owned(),
+            };
+            Err(Halt::failed(OutcomeClass::Infrastructure, what))
+        }
         Err(error) => Err(error.into()),
     }
 }
 
 /// Tells the supervisor when a command must be over. One that is gone ends the waiting for the command, and not this.
 async fn tell_deadline(attempt: &Attempt, id: &str, until: Timestamp) {
-    if let Err(error) = attempt.supervisor.move_deadline(id, by_host(attempt, until)).await {
+    if let Err(error) = attempt.runner().move_deadline(id, by_host(attempt, until)).await {
         warn!("cannot move the deadline of job {}: {error}", attempt.claimed.claim.job);
     }
 }
@@ -154,7 +172,9 @@ pub(super) fn exit_of(attempt: &Attempt, report: &ExitReport) -> Result<Result<i
         },
         (Cause::Itself, _) if report.out_of_memory => {
             let peak = bytesize::ByteSize(report.peak_memory_bytes);
-            Err(Halt::failed(OutcomeClass::OutOfMemory, format!("was ended by the kernel for want of memory, at {peak}")))
+            let largest = report.largest.as_ref().map_or_else(String::new, |line| format!("; the largest process was: {line}"));
+            let message = format!("was ended by the kernel for want of memory, at {peak}{largest}");
+            Err(Halt::failed(OutcomeClass::OutOfMemory, message))
         }
         (Cause::Itself, End::Exited(status)) => Ok(Ok(*status)),
         (Cause::Itself, End::Signalled(signal)) => Ok(Err(format!("was ended by signal {signal}"))),

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::place::Place;
 use crate::git::{self, Committed};
 use crate::ids::ObjectId;
 use crate::job::attempt::Resources;
@@ -24,6 +25,8 @@ pub struct Journal {
     pub stages: Vec<StageRecord>,
     /// What the backend's processes used, once that is known.
     pub resources: Resources,
+    /// Where its commands run, once that is decided.
+    pub place: Option<Place>,
     /// What a process needs that salvages the slot without a configuration or a database.
     pub salvage: SalvageContext,
 }

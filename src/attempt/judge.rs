@@ -37,7 +37,7 @@ async fn judge(attempt: &Attempt, index: usize, gate: &Gate) -> Result<GateEvide
         |own: Option<Timestamp>, deadline: Deadline| own.map_or(deadline.work_until(), |own| own.min(deadline.work_until()));
 
     let first = until(own(attempt.now()), attempt.deadline());
-    let started = attempt.supervisor.start(&execute::command(attempt, &id, argv.clone(), first)).await?;
+    let started = attempt.runner().start(&execute::command(attempt, &id, argv.clone(), first)).await?;
     // A daemon before this one may have started it.
     let own = own(attempt.now() - Timestamp::now().since(started.started_at));
     let report = execute::ended(attempt, &id, |deadline| until(own, deadline)).await?;

@@ -16,6 +16,7 @@ mod moved;
 mod open;
 mod orphan;
 mod pipeline;
+mod place;
 mod prepare;
 mod stages;
 mod stop;
@@ -30,6 +31,7 @@ pub use journal::{Journal, JournalError};
 pub use moved::{DeadlineMover, MovedDeadline};
 pub use open::{Assignment, refuse};
 pub use orphan::{SALVAGE_SUBCOMMAND, salvage_orphan, vacate};
+pub use place::Place;
 pub use stop::{Stop, StopHandle, StopReason};
 pub use tools::{Config, Tools};
 

@@ -15,6 +15,7 @@ use super::halt::{Halt, chain};
 use super::journal::{Journal, Phase, SalvageContext};
 use super::moved::MovedDeadline;
 use super::orphan::vacate;
+use super::place::Place;
 use super::stages::Stages;
 use super::stop::Stop;
 use super::tools::Tools;
@@ -35,7 +36,7 @@ pub struct Assignment {
     pub claimed: ClaimedJob,
     /// The slot's files.
     pub slot: SlotDir,
-    /// The slot's supervisor.
+    /// The slot's supervisor on the host.
     pub supervisor: Supervisor,
     /// How that was started, and another is when it dies.
     pub launch: Launch,
@@ -131,7 +132,10 @@ impl Assignment {
             }
             Ok(None) => {}
             // An attempt in this slot ended without leaving it empty: it panicked, or the disk was full.
-            Ok(Some(_)) => {
+            Ok(Some(journal)) => {
+                if let Some(Place::Container { container, .. }) = &journal.place {
+                    self.tools.containers.destroy(container).await;
+                }
                 vacate(&self.slot, &self.tools.state, &self.tools.executable).await.map_err(|error| error.to_string())?
             }
             Err(error) => {
@@ -145,6 +149,7 @@ impl Assignment {
             phase: Phase::Preparing,
             stages: Vec::new(),
             resources: Resources::default(),
+            place: None,
             salvage: SalvageContext {
                 git: self.tools.git_config.clone(),
                 mirrors: self.tools.state.mirrors(),
@@ -170,11 +175,6 @@ impl Attempt {
             None => Deadline::new(start, self.timeout, reserve),
             Some(at) => Deadline::until(start, at, reserve),
         }
-    }
-
-    /// The directory in which the job works.
-    pub(super) fn tree(&self) -> std::path::PathBuf {
-        self.slot.root().join("tree")
     }
 
     /// The directory of the attempt's files, as long as the slot is not cleared.

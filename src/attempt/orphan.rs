@@ -2,14 +2,20 @@
 
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use tracing::{error, warn};
 
+use super::close;
 use super::journal::Journal;
+use super::place::Place;
 use crate::git::{Git, SalvagePush, Worktree};
 use crate::ids::ObjectId;
-use crate::sandbox::{SandboxError, Status, Supervisor};
+use crate::sandbox::{SandboxError, Supervisor};
 use crate::workspace::{Kept, Salvage, SlotDir, StateDir};
+
+/// How long a container's supervisor may take to end its job when the daemon is gone.
+const CONTAINER_GOES_WITHIN: Duration = Duration::from_secs(20);
 
 /// The hidden subcommand that salvages a slot.
 pub const SALVAGE_SUBCOMMAND: &str = "__salvage";
@@ -25,6 +31,12 @@ pub async fn salvage_orphan(slot: &SlotDir, executable: &Path) -> anyhow::Result
     };
     if !slot.root().join("host.git").exists() {
         return Ok(None);
+    }
+    // The supervisor of a container ends the job at the same time as that of the slot ends to do this.
+    if let Some(Place::Container { container, .. }) = &journal.place
+        && !container.wait_until_gone(CONTAINER_GOES_WITHIN).await
+    {
+        warn!("container {} is not gone; what it writes from now on is not salvaged", container.name);
     }
     let git = Git::open(&journal.salvage.git, executable, &journal.salvage.mirrors)?;
     let worktree = Worktree::open(&git, slot.root())?;
@@ -58,11 +70,15 @@ pub async fn vacate(slot: &SlotDir, state: &StateDir, executable: &Path) -> io::
 }
 
 async fn end_command(slot: &SlotDir) -> Result<(), SandboxError> {
-    if let Some(supervisor) = Supervisor::attach(&slot.supervisor()).await?
-        && let Status::Running { id, .. } = supervisor.status().await?
-    {
-        supervisor.stop(&id).await?;
-        supervisor.wait(&id).await?;
+    if let Some(supervisor) = Supervisor::attach(&slot.supervisor()).await? {
+        close::end_command(&supervisor).await?;
+    }
+    let place = Journal::read(&slot.journal()).ok().flatten().and_then(|journal| journal.place);
+    if let Some(Place::Container { container, .. }) = place {
+        match container.supervisor().shutdown().await {
+            Ok(()) | Err(SandboxError::Gone { .. }) => {}
+            Err(error) => return Err(error),
+        }
     }
     Ok(())
 }

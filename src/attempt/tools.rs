@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::backends::Registry;
 use crate::clock::human;
 use crate::git::{self, Git, Provisioner};
+use crate::sandbox::container::Containers;
 use crate::store::Store;
 use crate::workspace::StateDir;
 use crate::{logs, sandbox, workspace};
@@ -49,6 +50,8 @@ pub struct Tools {
     pub workspace: workspace::Config,
     /// `[sandbox]`.
     pub sandbox: sandbox::Config,
+    /// The worker's containers.
+    pub containers: Containers,
     /// `[logs]`.
     pub logs: logs::Config,
     /// The daemon's own environment, of which jobs get what the allow-lists name.

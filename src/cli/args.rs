@@ -77,6 +77,9 @@ pub enum HostCommand {
     /// Check what Sawmill needs of this host, and say what to do about what is missing
     #[command(display_order = 60)]
     Doctor,
+    /// Build the image that jobs run in, and list those that were built
+    #[command(display_order = 58, subcommand)]
+    Images(ImagesCommand),
     /// Bring the database to this version's schema
     #[command(display_order = 61)]
     Migrate,
@@ -97,6 +100,20 @@ pub struct DemoArgs {
     /// Keep the scratch directory
     #[arg(long)]
     pub keep: bool,
+}
+
+/// Commands that work on images.
+#[derive(Debug, Clone, Subcommand)]
+pub enum ImagesCommand {
+    /// Build the image of jobs, unless it is there
+    Build {
+        /// What it is built on: an image of the engine's or of a registry's [default: debian:trixie-slim or, where that cannot be had,
+        /// a base made of Debian packages]
+        #[arg(long, value_name = "IMAGE")]
+        base: Option<String>,
+    },
+    /// List the images that were built, and which of them are stale
+    List,
 }
 
 /// Commands that are clients of the API.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::error::CliError;
 use crate::clock::{Timestamp, human};
 use crate::ids::JobId;
-use crate::job::spec::{Changes, Command, Deliver, Execution, Priority, SCHEMA, Task};
+use crate::job::spec::{Changes, Command, ContainerMode, Deliver, Execution, Priority, SCHEMA, Task};
 use crate::job::{AfterFailure, BranchName, Concurrency, JobSpec};
 
 /// The arguments of `enqueue`.
@@ -93,11 +93,17 @@ pub struct EnqueueArgs {
     /// How many attempts may fail [default: the project's, or the configured number]
     #[arg(long, value_name = "N")]
     pub attempts: Option<u32>,
+    /// Whether it runs in a container: auto, on or off [default: as the worker is configured]
+    #[arg(long, value_name = "MODE")]
+    pub container: Option<ContainerMode>,
+    /// The image of that container [default: the worker's]
+    #[arg(long, value_name = "IMAGE")]
+    pub image: Option<String>,
     /// A whole job document in JSON; - for standard input
     #[arg(long, value_name = "FILE", conflicts_with_all = [
         "project", "repo", "base", "backend", "instruction", "file", "changes", "priority", "env", "branch", "idempotency_key",
         "execution", "role", "slug", "at", "in", "start_by", "require", "after", "after_failure", "base_from", "key", "timeout",
-        "attempts", "command",
+        "attempts", "container", "image", "command",
     ])]
     pub spec: Option<PathBuf>,
     /// Where the queue is full, try again for so long
@@ -210,6 +216,8 @@ pub(super) fn document(args: EnqueueArgs) -> Result<JobSpec, CliError> {
         timeout: args.timeout,
         attempts: args.attempts,
         execution: Execution { id: args.execution, role: args.role, slug: args.slug },
+        container: args.container,
+        image: args.image,
         env: args.env.into_iter().collect::<BTreeMap<_, _>>(),
         deliver: Deliver { branch: args.branch, ..Deliver::default() },
         ..JobSpec::default()

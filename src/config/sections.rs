@@ -22,6 +22,8 @@ pub struct Config {
     pub workspace: workspace::Config,
     /// How commands run.
     pub sandbox: sandbox::Config,
+    /// Which jobs run in containers, and what one may take.
+    pub container: sandbox::container::Config,
     /// How git runs.
     pub git: git::Config,
     /// Shipping and bounding of logs.

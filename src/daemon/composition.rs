@@ -66,6 +66,7 @@ impl Composition {
             git: config.git,
             workspace: config.workspace,
             sandbox: config.sandbox,
+            container: config.container,
             logs: config.logs,
             backends: Registry::new(&config.backends)?,
             environment: self.environment.variables().clone(),

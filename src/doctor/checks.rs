@@ -20,13 +20,13 @@ const LITTLE_DISK: u64 = 5 * 1024 * 1024 * 1024;
 const CLOCK_SKEW: Duration = Duration::from_secs(2);
 
 /// This program.
-const EXECUTABLE: &str = "/proc/self/exe";
+pub(super) const EXECUTABLE: &str = "/proc/self/exe";
 
-fn good(check: &'static str, seen: impl Into<String>) -> Finding {
+pub(super) fn good(check: &'static str, seen: impl Into<String>) -> Finding {
     Finding { check, state: State::Good, seen: seen.into(), remedy: None }
 }
 
-fn flawed(check: &'static str, state: State, seen: impl Into<String>, remedy: &str) -> Finding {
+pub(super) fn flawed(check: &'static str, state: State, seen: impl Into<String>, remedy: &str) -> Finding {
     Finding { check, state, seen: seen.into(), remedy: Some(remedy.to_owned()) }
 }
 

@@ -1,6 +1,7 @@
 //! `sawmill doctor`: what Sawmill needs of this host, checked, with what to do about what is missing.
 
 mod checks;
+mod containers;
 
 use crate::cli::{Cell, CliError, Exit, Output};
 use crate::daemon::Composition;
@@ -41,6 +42,7 @@ pub async fn examine(composition: &Composition) -> Vec<Finding> {
     findings.push(checks::admission(config));
     findings.extend(checks::database(config).await);
     findings.push(checks::supervisor(config).await);
+    findings.push(containers::check(config).await);
     findings
 }
 

@@ -1,7 +1,7 @@
 //! Everything that is done with git: mirrors, worktrees, commits, pushes, salvage.
 //!
 //! The one rule: the host never runs git on a repository that a job could write. A worktree has two git directories: the
-//! host's (`<slot>/host.git`, outside of the tree), which alone is used here, and the job's own (`<slot>/tree/.git`), which is
+//! host's (`<slot>/host.git`, outside of the tree), which alone is used here, and the job's own (`<slot>/job/tree/.git`), which is
 //! written once and from then on only read as plain files. No hook, filter, file monitor or configuration of a job or of
 //! this host's users takes part; the one exception is git-lfs, from the operator's search path.
 //!

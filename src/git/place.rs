@@ -12,15 +12,23 @@ use super::journal::{Identity, Journal};
 use super::overlay::{Layers, detach, unmount};
 use super::worktree::move_to_trash;
 
-/// The host's git directory with the journal, the directory in which the job works, and what an overlay wrote.
-pub(super) const PARTS: [&str; 3] = ["host.git", "tree", "layer"];
+/// The host's git directory, with the journal.
+pub(super) const HOST: &str = "host.git";
+/// What the job sees of a slot.
+pub(super) const JOB: &str = "job";
+/// The directory in which the job works.
+pub(super) const TREE: &str = "job/tree";
+/// What an overlay wrote.
+pub(super) const LAYER: &str = "layer";
+/// All parts. The host's is first to go: a tree without it is nobody's.
+pub(super) const PARTS: [&str; 3] = [HOST, TREE, LAYER];
 
 /// Takes the mount off the worktree in a place, so that its parts can be moved to the trash. None there is fine.
 ///
 /// # Errors
 /// What the system says.
 pub fn release(place: &Path) -> Result<(), GitError> {
-    detach(&place.join("tree"))
+    detach(&place.join(TREE))
 }
 
 /// Moves whatever there is of a worktree from one place to another, and mounts it there again where it was an overlay. What is
@@ -29,11 +37,11 @@ pub fn release(place: &Path) -> Result<(), GitError> {
 /// # Errors
 /// A part cannot be moved. An overlay that cannot be mounted in its new place is said in the log; its parts are there.
 pub fn relocate(from: &Path, to: &Path, trash: &Path) -> Result<(), GitError> {
-    fs::create_dir_all(to).map_err(io_error("create", to))?;
-    let journal = Journal::read(&from.join("host.git")).or_else(|_| Journal::read(&to.join("host.git"))).ok();
+    fs::create_dir_all(to.join(JOB)).map_err(io_error("create", to))?;
+    let journal = Journal::read(&from.join(HOST)).or_else(|_| Journal::read(&to.join(HOST))).ok();
     let base = journal.as_ref().and_then(|journal| journal.base_dir.as_deref());
     let _held = base.map(|dir| Base::at(dir).lease(to)).transpose()?.flatten();
-    unmount(&from.join("tree"))?;
+    unmount(&from.join(TREE))?;
     for part in PARTS {
         let (old, new) = (from.join(part), to.join(part));
         match fs::rename(&old, &new) {
@@ -52,12 +60,12 @@ pub fn relocate(from: &Path, to: &Path, trash: &Path) -> Result<(), GitError> {
 /// # Errors
 /// It cannot be mounted.
 pub fn revive(place: &Path, trash: &Path) -> Result<(), GitError> {
-    Journal::read(&place.join("host.git")).map_or(Ok(()), |mut journal| remount(place, &mut journal, trash))
+    Journal::read(&place.join(HOST)).map_or(Ok(()), |mut journal| remount(place, &mut journal, trash))
 }
 
 /// Mounts the overlay of a worktree that the journal in `place` tells of, unless it is mounted or the worktree is none.
 pub(super) fn remount(place: &Path, journal: &mut Journal, trash: &Path) -> Result<(), GitError> {
-    let tree = place.join("tree");
+    let tree = place.join(TREE);
     let Some(base_dir) = &journal.base_dir else { return Ok(()) };
     if Identity::of(&tree) == Some(journal.identity) {
         return Ok(());
@@ -73,14 +81,14 @@ pub(super) fn remount(place: &Path, journal: &mut Journal, trash: &Path) -> Resu
         move_to_trash(&work, trash)?;
     }
     journal.identity = mount(place, &base)?;
-    journal.write(&place.join("host.git"))?;
+    journal.write(&place.join(HOST))?;
     tracing::info!(path = %tree.display(), "a worktree was mounted again");
     Ok(())
 }
 
 /// Mounts the overlay of a place over a base, and says which directory that is.
 pub(super) fn mount(place: &Path, base: &Base) -> Result<Identity, GitError> {
-    let (layers, tree) = (layers(place, base), place.join("tree"));
+    let (layers, tree) = (layers(place, base), place.join(TREE));
     for directory in [&layers.upper, &layers.work, &tree] {
         fs::create_dir_all(directory).map_err(io_error("create", directory))?;
     }
@@ -90,6 +98,6 @@ pub(super) fn mount(place: &Path, base: &Base) -> Result<Identity, GitError> {
 
 /// The layers of the overlay in a place.
 pub(super) fn layers(place: &Path, base: &Base) -> Layers {
-    let layer = place.join("layer");
+    let layer = place.join(LAYER);
     Layers { lower: base.tree(), upper: layer.join("upper"), work: layer.join("work") }
 }

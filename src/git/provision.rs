@@ -9,7 +9,7 @@ use super::error::{GitError, io_error};
 use super::job_view::{Head, write_view, write_view_but_index};
 use super::journal::{Identity, Journal, Submodule};
 use super::mirror::Mirror;
-use super::place::{self, PARTS, release};
+use super::place::{self, HOST, JOB, LAYER, TREE, release};
 use super::strategy::Provisioner;
 use super::submodules;
 use super::worktree::{Worktree, move_to_trash};
@@ -20,7 +20,7 @@ use crate::job::BranchName;
 const NEW: &str = ".new-";
 
 impl Mirror {
-    /// Makes `<slot>/tree` at `base`, which [`Mirror::resolve`] answered, with the job's own view of it on `branch`, and
+    /// Makes `<slot>/job/tree` at `base`, which [`Mirror::resolve`] answered, with the job's own view of it on `branch`, and
     /// `<slot>/host.git`. What a provision that was cut short left in the slot is moved to the trash first.
     ///
     /// Where the strategy is to mount overlays, the first worktree at a commit also pays for the base checkout; all others take
@@ -37,7 +37,7 @@ impl Mirror {
         provisioner: &Provisioner,
     ) -> Result<Worktree, GitError> {
         fs::create_dir_all(slot).map_err(io_error("create", slot))?;
-        if Journal::exists(&slot.join("host.git")) {
+        if Journal::exists(&slot.join(HOST)) {
             return Err(GitError::Occupied { slot: slot.to_owned() });
         }
         self.clear(slot)?;
@@ -62,8 +62,8 @@ impl Mirror {
     fn mount(&self, held: &Held, base: &ObjectId, branch: &BranchName, slot: &Path) -> Result<Worktree, GitError> {
         let record = held.base.record()?;
         let checkout = Checkout {
-            git_dir: slot.join("host.git"),
-            tree: slot.join("tree"),
+            git_dir: slot.join(HOST),
+            tree: slot.join(TREE),
             index: held.base.index(),
             objects: self.objects(),
             base: base.clone(),
@@ -83,7 +83,7 @@ impl Mirror {
 
     /// Makes the worktree as a checkout of its own.
     async fn check_out(&self, base: &ObjectId, branch: &BranchName, slot: &Path) -> Result<Worktree, GitError> {
-        let (git_dir, tree) = (slot.join("host.git"), slot.join("tree"));
+        let (git_dir, tree) = (slot.join(HOST), slot.join(TREE));
         // A git that outlived its daemon writes to names that nobody has any more.
         let new = slot.join(format!("{NEW}{}", uuid::Uuid::now_v7().simple()));
         let checkout = Checkout {
@@ -97,6 +97,7 @@ impl Mirror {
         let submodules = self.fill(&checkout, Head::Branch(branch.as_str()), 0).await?;
         let identity = Identity::of(&checkout.tree);
         let identity = identity.ok_or_else(|| io_error("find", &checkout.tree)(std::io::ErrorKind::NotFound.into()))?;
+        fs::create_dir_all(slot.join(JOB)).map_err(io_error("create", slot))?;
         fs::rename(&checkout.tree, &tree).map_err(io_error("name", &tree))?;
         fs::rename(&checkout.git_dir, &git_dir).map_err(io_error("name", &git_dir))?;
         fs::remove_dir(&new).map_err(io_error("remove", &new))?;
@@ -124,9 +125,10 @@ impl Mirror {
     fn clear(&self, slot: &Path) -> Result<(), GitError> {
         release(slot)?;
         let entries = fs::read_dir(slot).map_err(io_error("read", slot))?;
-        let ours = |name: &std::ffi::OsStr| PARTS.iter().any(|part| name == *part) || name.to_string_lossy().starts_with(NEW);
-        let mut names = entries.flatten().map(|entry| entry.file_name()).filter(|name| ours(name));
-        names.try_for_each(|name| move_to_trash(&slot.join(name), &self.git.trash()))
+        let ours = |name: &std::ffi::OsStr| name == HOST || name == LAYER || name.to_string_lossy().starts_with(NEW);
+        let names = entries.flatten().map(|entry| entry.file_name()).filter(|name| ours(name));
+        let paths = names.map(|name| slot.join(name)).chain([slot.join(TREE)]);
+        paths.filter(|path| path.symlink_metadata().is_ok()).try_for_each(|path| move_to_trash(&path, &self.git.trash()))
     }
 
     /// Checks out the base with its submodules, and gives each tree its view. `depth` counts submodules within submodules.

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use super::bases::Base;
 use super::checkout::{Checkout, Durability};
 use super::error::{GitError, io_error};
-use super::journal::{Identity, Journal};
+use super::journal::{Identity, Journal, Submodule};
 use super::mirror::Mirror;
-use super::place::{PARTS, release, remount};
+use super::place::{HOST, PARTS, TREE, release, remount};
 use super::{Git, Remote};
 use crate::ids::ObjectId;
 
@@ -34,14 +34,14 @@ impl Worktree {
     /// [`GitError::NoWorktree`] when the slot has none that was provisioned to its end; [`GitError::Overlay`] when it cannot be
     /// mounted.
     pub fn open(git: &Git, slot: &Path) -> Result<Self, GitError> {
-        let git_dir = slot.join("host.git");
+        let git_dir = slot.join(HOST);
         let mut journal = Journal::read(&git_dir).map_err(|why| GitError::NoWorktree { slot: slot.to_owned(), why })?;
         remount(slot, &mut journal, &git.trash())?;
         let mirror = git.mirror(&journal.remote);
         let index = journal.base_dir.as_deref().map_or_else(|| git_dir.join("index"), |dir| Base::at(dir).index());
         let checkout = Checkout {
             git_dir,
-            tree: slot.join("tree"),
+            tree: slot.join(TREE),
             index,
             objects: mirror.objects(),
             base: journal.base.clone(),
@@ -67,6 +67,22 @@ impl Worktree {
     #[must_use]
     pub fn branch(&self) -> &str {
         &self.journal.branch
+    }
+
+    /// The directories of objects that the job's views borrow: of its own, and of those of its submodules.
+    #[must_use]
+    pub fn borrowed_objects(&self) -> Vec<PathBuf> {
+        let mut found = vec![self.checkout.objects.clone()];
+        let mut ahead: Vec<&Submodule> = self.journal.submodules.iter().collect();
+        while let Some(submodule) = ahead.pop() {
+            if let Some(source) = &submodule.source {
+                found.push(self.mirror.git.mirror(&source.remote).objects());
+                ahead.extend(&source.submodules);
+            }
+        }
+        found.sort();
+        found.dedup();
+        found
     }
 
     /// Where it came from.

@@ -76,6 +76,12 @@ pub struct JobSpec {
     /// Where the job belongs in the planner's own scheme; names the branch.
     #[serde(default, skip_serializing_if = "Execution::is_empty")]
     pub execution: Execution,
+    /// Whether it runs in a container; the worker's choice when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<ContainerMode>,
+    /// The image of that container, which it then runs in or not at all; the worker's when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
     /// Environment variables for the backend's command, beyond the backend's own allow-list.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
@@ -207,6 +213,31 @@ impl std::str::FromStr for Priority {
             .into_iter()
             .find(|priority| priority.as_str() == text)
             .ok_or_else(|| format!("{text:?} is not a priority (interactive, normal or background)"))
+    }
+}
+
+/// Whether jobs run in containers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ContainerMode {
+    /// Where the worker can: the engine answers and has the image. Else on the host; the job's log says why.
+    Auto,
+    /// In a container, or not at all.
+    On,
+    /// On the host.
+    Off,
+}
+
+impl std::str::FromStr for ContainerMode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "on" => Ok(Self::On),
+            "off" => Ok(Self::Off),
+            _ => Err("there are auto, on and off".to_owned()),
+        }
     }
 }
 
@@ -347,6 +378,9 @@ pub enum SpecError {
     /// A job that may not start before it must have started.
     #[error("start_by: is not after run_at")]
     StartBy,
+    /// An image for a job that is to run on the host.
+    #[error("image: a job that is not to run in a container has no image")]
+    ImageWithoutContainer,
     /// A text with a NUL byte, which no argument, variable or path can hold.
     #[error("{0}: contains a NUL byte")]
     Nul(String),
@@ -386,6 +420,9 @@ impl JobSpec {
             && !(Duration::from_millis(100)..=TIMEOUT_MAX).contains(&timeout)
         {
             return Err(SpecError::out_of_bounds("timeout", human::format(timeout), "100ms", "168h"));
+        }
+        if self.container == Some(ContainerMode::Off) && self.image.is_some() {
+            return Err(SpecError::ImageWithoutContainer);
         }
         self.validate_schedule()?;
         check_length("idempotency_key", self.idempotency_key.as_deref(), KEY_MAX)?;

@@ -19,7 +19,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-use super::command::{CommandSpec, ExitReport, Started, Status};
+use super::command::{CommandSpec, ExitReport, Started, Status, Will};
 use super::error::SandboxError;
 use super::protocol::{self, Order, Refusal, Request, Response, SOCKET};
 use crate::clock::Timestamp;
@@ -39,6 +39,11 @@ pub struct Supervisor {
 }
 
 impl Supervisor {
+    /// The supervisor of a directory, whether or not one lives there.
+    pub(super) fn at(dir: &Path) -> Self {
+        Self { dir: dir.into() }
+    }
+
     /// Finds the living supervisor of a directory; none when there is none, whatever it has left behind.
     ///
     /// # Errors
@@ -65,6 +70,15 @@ impl Supervisor {
         let line = Line { dir, asked: "say that the daemon lives" };
         let response = timeout(ANSWER_WITHIN, line.ask(&request, &[])).await.map_err(|_| line.silent())??;
         line.alive(response)
+    }
+
+    /// Its process, by its number on this host.
+    pub(super) async fn pid(&self) -> Result<i32, SandboxError> {
+        let line = self.line("ask who it is");
+        let door = Door::open(&self.dir)?;
+        let stream = UnixStream::connect(door.path()).await.map_err(|error| line.broken(error))?;
+        let peer = getsockopt(&stream, sockopt::PeerCredentials).map_err(|error| line.broken(error.into()))?;
+        Ok(peer.pid())
     }
 
     /// The supervisor's directory.
@@ -147,6 +161,15 @@ impl Supervisor {
     /// The supervisor is gone or does not know the command, or the command still runs ([`Refusal::Busy`]).
     pub async fn collect(&self, id: &str) -> Result<(), SandboxError> {
         self.done("collect a report", &Request::Collect { id: id.to_owned() }).await
+    }
+
+    /// Leaves it a will for a command that another supervisor runs, which cannot do it: that of a container. It is in force until
+    /// [`Supervisor::collect`] of the same id, or until a command starts here.
+    ///
+    /// # Errors
+    /// The supervisor is gone or leaving.
+    pub async fn bequeath(&self, id: &str, will: &Will) -> Result<(), SandboxError> {
+        self.done("leave a will", &Request::Bequeath { id: id.to_owned(), will: will.clone() }).await
     }
 
     /// Says that the daemon lives. Every other request says so too.

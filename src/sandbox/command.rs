@@ -103,6 +103,9 @@ pub struct ExitReport {
     pub cpu_ms: u64,
     /// Whether the kernel ended it for want of memory.
     pub out_of_memory: bool,
+    /// Where memory ran out, the command line of the process that held the most of it shortly before: most likely the one that the
+    /// kernel ended.
+    pub largest: Option<String>,
     /// When the main process was started.
     pub started_at: Timestamp,
     /// When the last process had ended.

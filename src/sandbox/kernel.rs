@@ -1,8 +1,9 @@
 //! The few calls to the kernel that have no safe wrapper.
 //!
 //! The one rule: no other file of the house contains `unsafe`, and each use here says why it is sound.
-#![expect(unsafe_code, reason = "fork, pre_exec, wait4, pidfd and received descriptors have no safe wrapper")]
+#![expect(unsafe_code, reason = "fork, pre_exec, wait4, pidfd, mounts and received descriptors have no safe wrapper")]
 
+use std::ffi::CStr;
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -12,12 +13,15 @@ use std::process::Command;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::libc;
+use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{ForkResult, setsid, write};
+use nix::unistd::{ForkResult, Gid, Uid, setgroups, setresgid, setresuid, setsid, write};
+
+use super::supervisor::User;
 
 /// The most descriptors that one message can carry (`SCM_MAX_FD` in Linux).
 const DESCRIPTORS_MAX: usize = 253;
@@ -41,14 +45,22 @@ pub(super) fn fork() -> nix::Result<ForkResult> {
 }
 
 /// Makes the command start in a session of its own, with default signal handling, the usual umask, no core files, and
-/// preferred by the kernel when memory runs out. It dies with the supervisor.
-pub(super) fn isolate(command: &mut Command) {
+/// preferred by the kernel when memory runs out. It dies with the supervisor. As `user` where that is not the supervisor's.
+pub(super) fn isolate(command: &mut Command, user: Option<User>) {
     // SAFETY: `prepare_child` makes system calls only; it allocates nothing and takes no lock.
-    unsafe { command.pre_exec(prepare_child) };
+    unsafe { command.pre_exec(move || prepare_child(user)) };
 }
 
-fn prepare_child() -> io::Result<()> {
+fn prepare_child(user: Option<User>) -> io::Result<()> {
     setsid()?;
+    if let Some(User { uid, gid }) = user {
+        let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+        setresgid(gid, gid, gid)?;
+        // Allowed without a privilege, because the supervisor acts as this user.
+        setresuid(uid, uid, uid)?;
+        // What a process that changed its user cannot do: write to its own files in /proc, as is done below.
+        prctl::set_dumpable(true)?;
+    }
     // The kernel's own `sigaction`, all zero: the default action, no flag, nothing blocked. The one of libc would refuse
     // two signals that it keeps for itself, and a parent may have left these ignored.
     let default = [0_u64; 4];
@@ -65,6 +77,49 @@ fn prepare_child() -> io::Result<()> {
         write(&file, b"500").ok();
     }
     Ok(())
+}
+
+/// Takes every privilege from this process and from all that it starts, for good: it acts as `user` from here on, under a real and
+/// a saved user id of its own.
+///
+/// # Errors
+/// What the kernel reports. The process is to end then.
+pub(super) fn give_up_privileges(own_uid: u32, user: User) -> nix::Result<()> {
+    prctl::set_no_new_privs()?;
+    for capability in 0..64 {
+        // SAFETY: the call takes numbers only. Those that the kernel does not know are refused.
+        unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) };
+    }
+    let (own, uid, gid) = (Uid::from_raw(own_uid), Uid::from_raw(user.uid), Gid::from_raw(user.gid));
+    setgroups(&[])?;
+    setresgid(gid, gid, gid)?;
+    setresuid(own, uid, own)?;
+    // `struct __user_cap_header_struct` of version 3 and two empty `struct __user_cap_data_struct`: linux/capability.h.
+    let (header, none) = ([0x2008_0522_u32, 0], [0_u32; 6]);
+    // SAFETY: both pointers are valid for reading for the length of the call.
+    Errno::result(unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), none.as_ptr()) })?;
+    prctl::set_dumpable(false)
+}
+
+/// Shows what is mounted at `source` in another mount namespace too, at `target` there. For a thread that ends afterwards: it is in
+/// that namespace from then on.
+///
+/// # Errors
+/// What the kernel reports: `EPERM` to who is not root.
+pub(super) fn show_mount(source: &CStr, namespace: impl AsFd, target: &CStr) -> nix::Result<()> {
+    let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | libc::AT_RECURSIVE as libc::c_uint;
+    // SAFETY: the pointer is valid for reading for the length of the call.
+    let tree = Errno::result(unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, source.as_ptr(), flags) })?;
+    let tree = RawFd::try_from(tree).map_err(|_| Errno::EBADF)?;
+    // SAFETY: the kernel has just made this descriptor for us, close-on-exec, and nobody else knows it.
+    let tree = unsafe { OwnedFd::from_raw_fd(tree) };
+    // A thread that shares its root and working directory with others cannot leave their namespace.
+    unshare(CloneFlags::CLONE_FS)?;
+    setns(namespace, CloneFlags::CLONE_NEWNS)?;
+    let (from, empty, flags) = (tree.as_raw_fd(), c"".as_ptr(), libc::MOVE_MOUNT_F_EMPTY_PATH);
+    // SAFETY: both pointers are valid for reading for the length of the call.
+    let moved = unsafe { libc::syscall(libc::SYS_move_mount, from, empty, libc::AT_FDCWD, target.as_ptr(), flags) };
+    Errno::result(moved).map(drop)
 }
 
 /// A child that has ended and is no more.

@@ -13,12 +13,14 @@
 mod client;
 mod command;
 mod config;
+pub mod container;
 mod error;
 mod host;
 mod kernel;
 mod ledger;
 mod note;
 mod protocol;
+mod roster;
 mod supervisor;
 
 pub use client::{Supervisor, touch};
@@ -28,4 +30,5 @@ pub use error::SandboxError;
 pub use host::{Launch, Mark};
 pub use ledger::recorded;
 pub use protocol::Refusal;
-pub use supervisor::{SUBCOMMAND, supervise};
+pub use roster::Roster;
+pub use supervisor::{INSIDE_SUBCOMMAND, SUBCOMMAND, supervise, supervise_inside};

@@ -14,7 +14,7 @@ use super::command::{ExitReport, Started, Status, Will};
 use crate::clock::Timestamp;
 
 /// Grows when an old daemon and a new supervisor would misunderstand each other.
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 
 /// The largest frame. A kernel takes no single argument above 128 KiB, so no sensible command is larger.
 pub(super) const MAX_FRAME: usize = 1024 * 1024;
@@ -44,6 +44,11 @@ pub(super) enum Request {
     },
     Collect {
         id: String,
+    },
+    /// Leaves a will for a command that another supervisor runs.
+    Bequeath {
+        id: String,
+        will: Will,
     },
     Shutdown,
 }

@@ -24,12 +24,13 @@ use super::registry::{self, Registry};
 use super::run::Runner;
 use super::slots::{Slots, SupervisorSetup};
 use super::{queue, reaper, retention};
-use crate::attempt::{self, StopReason, Tools};
+use crate::attempt::{self, Journal, Place, StopReason, Tools};
 use crate::backends;
 use crate::git::{self, Git, GitError, Provisioner};
 use crate::ids::WorkerId;
 use crate::job::Label;
-use crate::sandbox::{SandboxError, Status, Supervisor};
+use crate::sandbox::container::{self, Containers, ContainersSetup};
+use crate::sandbox::{Roster, SandboxError, Status, Supervisor};
 use crate::store::{self, Store, StoreError};
 use crate::workspace::{self, Kept, SlotDir, StateDir};
 use crate::{logs, sandbox};
@@ -48,6 +49,8 @@ pub struct Setup {
     pub workspace: workspace::Config,
     /// `[sandbox]`.
     pub sandbox: sandbox::Config,
+    /// `[container]`.
+    pub container: container::Config,
     /// `[logs]`.
     pub logs: logs::Config,
     /// `[backends]`.
@@ -143,12 +146,23 @@ impl Daemon {
         let (slots, leases) = (Slots::new(configured.clone()), Leases::default());
         // Before the first claim: a worker that was drained is so still.
         let gate = Gate::new(store.orders(identity.id()).await?.drain);
+        let roster = Roster::default();
+        all.iter().for_each(|slot| roster.add(&slot.supervisor()));
+        let containers = Containers::open(ContainersSetup {
+            config: setup.container.clone(),
+            worker: identity.id().to_string(),
+            state: state.root().to_owned(),
+            executable: setup.executable.clone(),
+            orphan_after: supervisors.orphan_after,
+            roster: roster.clone(),
+        });
+        let containers = containers.map_err(failed)?;
         let keeper = Keeper::start(KeeperSetup {
             store: setup.queue.clone(),
             worker: identity.id().clone(),
             leases: leases.clone(),
             gate: gate.clone(),
-            supervisors: all.iter().map(SlotDir::supervisor).collect(),
+            supervisors: roster.clone(),
         })
         .map_err(WorkerError::Keeper)?;
         // Before anything is adopted: what supervisors that died left running is ended by their successors.
@@ -164,9 +178,11 @@ impl Daemon {
             executable: &setup.executable,
         };
         let adopted = adoption.adopt().await?;
+        containers.take_up(&lodged(&adopted)).await;
         let in_use = |dir: &&SlotDir| configured.contains(dir) || adopted.iter().any(|job| job.slot.dir() == *dir);
         let (kept, spare): (Vec<&SlotDir>, Vec<&SlotDir>) = all.iter().partition(in_use);
         join_all(spare.iter().map(|dir| close_supervisor(dir))).await;
+        spare.iter().for_each(|slot| roster.remove(&slot.supervisor()));
         let supervised = kept.into_iter().cloned().collect();
         let limits = setup.config.admission.clone();
         let janitor = Janitor::new(state.clone(), setup.workspace.ttl, limits.disk_free.as_u64());
@@ -181,6 +197,7 @@ impl Daemon {
             config: setup.attempt.clone(),
             workspace: setup.workspace.clone(),
             sandbox: setup.sandbox.clone(),
+            containers,
             logs: setup.logs.clone(),
             environment: setup.environment.clone(),
             executable: setup.executable.clone(),
@@ -236,6 +253,7 @@ impl Daemon {
         stopping.abort();
         ended.cancel();
         background.wait().await;
+        self.tools.containers.close().await;
         join_all(self.supervised.iter().map(close_supervisor)).await;
         self.keeper.close().await;
         driven.map_err(|error| WorkerError::Loop(error.to_string()))
@@ -279,6 +297,7 @@ impl Daemon {
         tasks.spawn(retention::retain_loop(store.clone(), self.setup.queue.retention, ended.clone()));
         tasks.spawn(self.janitor.clone().sweep_loop(ended.clone()));
         tasks.spawn(self.admission.clone().look_loop(ended.clone()));
+        tasks.spawn(self.tools.containers.clone().purge_loop(ended.clone()));
         tasks.close();
         tasks
     }
@@ -297,6 +316,16 @@ async fn stop_jobs(leases: Leases, shutdown: Shutdown, grace: Duration) {
         () = shutdown.abort.cancelled() => info!("stopping the jobs that still run"),
     }
     leases.stop_all(&StopReason::Shutdown);
+}
+
+/// The containers of jobs that were taken up, by their names.
+fn lodged(adopted: &[Assigned]) -> BTreeSet<String> {
+    let journals = adopted.iter().filter_map(|job| Journal::read(&job.slot.dir().journal()).ok().flatten());
+    let containers = journals.filter_map(|journal| match journal.place {
+        Some(Place::Container { container, .. }) => Some(container.name),
+        Some(Place::Host) | None => None,
+    });
+    containers.collect()
 }
 
 /// These slots, and those that an earlier daemon has left.

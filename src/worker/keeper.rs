@@ -1,8 +1,6 @@
 //! The lease keeper: a thread of its own, with its own runtime and its own connection, that keeps leases and supervisors
 //! alive whatever the jobs' runtime is doing, and hears what the database has to say about running jobs and the worker.
 
-use std::path::PathBuf;
-use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -16,7 +14,7 @@ use super::pace::Pace;
 use crate::attempt::StopReason;
 use crate::ids::WorkerId;
 use crate::job::Claim;
-use crate::sandbox;
+use crate::sandbox::{self, Roster};
 use crate::store::{self, JobOrder, Orders, Renewal, Renewed, StopRequest, Store, StoreError};
 
 /// How often the orders for running jobs are looked for when no hint comes.
@@ -29,8 +27,8 @@ pub(super) struct KeeperSetup {
     pub(super) worker: WorkerId,
     pub(super) leases: Leases,
     pub(super) gate: Gate,
-    /// The directories of the slots' supervisors.
-    pub(super) supervisors: Arc<[PathBuf]>,
+    /// The supervisors of slots and containers.
+    pub(super) supervisors: Roster,
 }
 
 /// The running thread.
@@ -77,8 +75,8 @@ impl KeeperSetup {
             ticks.tick().await;
             let supervisors = self.supervisors.clone();
             let touched = tokio::task::spawn_blocking(move || {
-                for dir in supervisors.iter() {
-                    if let Err(error) = sandbox::touch(dir) {
+                for dir in supervisors.all() {
+                    if let Err(error) = sandbox::touch(&dir) {
                         debug!("cannot touch a supervisor: {error}");
                     }
                 }

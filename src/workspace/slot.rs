@@ -99,7 +99,7 @@ impl SlotDir {
         self.number
     }
 
-    /// The directory itself: the git room puts `tree` and `host.git` here.
+    /// The directory itself: the git room puts `host.git` here, and `tree` into [`SlotDir::job`].
     #[must_use]
     pub fn root(&self) -> &Path {
         &self.root
@@ -111,7 +111,20 @@ impl SlotDir {
         self.root.join("sup")
     }
 
-    /// The directory of one attempt's files: spool, documents, journal, home.
+    /// What a job sees of its slot: worktree, documents, home. It is one directory for the whole life of the slot, because a warm
+    /// container holds it; what is in it comes and goes.
+    #[must_use]
+    pub fn job(&self) -> PathBuf {
+        self.root.join("job")
+    }
+
+    /// The worktree.
+    #[must_use]
+    pub fn tree(&self) -> PathBuf {
+        self.job().join("tree")
+    }
+
+    /// The directory of one attempt's files that its job does not see: spool and journal.
     #[must_use]
     pub fn run(&self) -> PathBuf {
         self.root.join("run")
@@ -126,25 +139,25 @@ impl SlotDir {
     /// The document for the backend.
     #[must_use]
     pub fn spec(&self) -> PathBuf {
-        self.run().join("job/spec.json")
+        self.job().join("spec.json")
     }
 
     /// The result that the backend leaves.
     #[must_use]
     pub fn result(&self) -> PathBuf {
-        self.run().join("job/result.json")
+        self.job().join("result.json")
     }
 
     /// The job's home directory.
     #[must_use]
     pub fn home(&self) -> PathBuf {
-        self.run().join("home")
+        self.job().join("home")
     }
 
     /// The job's directory for temporary files.
     #[must_use]
     pub fn tmp(&self) -> PathBuf {
-        self.run().join("tmp")
+        self.job().join("tmp")
     }
 
     /// Makes the slot empty and ready for an attempt: what an earlier one left goes to the trash.
@@ -154,7 +167,7 @@ impl SlotDir {
     pub fn reset(&self, trash: &Trash) -> io::Result<()> {
         private_dir(&self.root)?;
         self.clear(trash)?;
-        for part in [self.run(), self.run().join("job"), self.home(), self.tmp()] {
+        for part in [self.run(), self.job(), self.home(), self.tmp()] {
             private_dir(&part)?;
         }
         Ok(())
@@ -171,13 +184,18 @@ impl SlotDir {
             entries => entries?,
         };
         git::release(&self.root).map_err(io::Error::other)?;
-        // Whatever is there beside the supervisor: a worktree, or what is left of one whose making was cut short.
+        // Whatever is there beside the supervisor: the host's side of a worktree, or what is left of one whose making was cut
+        // short.
+        let mut to_go = Vec::new();
         for entry in entries {
             let path = entry?.path();
-            if path != self.supervisor() && path != self.run() {
-                trash.take(&path)?;
+            if path == self.job() {
+                to_go.extend(fs::read_dir(&path)?.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<Vec<_>>>()?);
+            } else if path != self.supervisor() && path != self.run() {
+                to_go.push(path);
             }
         }
+        to_go.iter().try_for_each(|path| trash.take(path))?;
         trash.take(&self.run())
     }
 }

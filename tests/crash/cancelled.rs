@@ -24,7 +24,8 @@ async fn a_cancel_reaches_the_whole_tree_within_two_seconds_on_postgres() {
 async fn whole_tree(on: On) {
     let host = Host::new(on, LONG, 2).await;
     let remote = small_remote(host.root(), "remote.git");
-    let command = "echo half > work.txt; setsid sleep 1000 & (setsid sh -c 'sleep 1001' &) ; : > ../../../../ready; sleep 1002";
+    let command =
+        "echo half > work.txt; setsid sleep 1000 & (setsid sh -c 'sleep 1001' &) ; : > ../../../../../ready; sleep 1002";
     let job = host.enqueue(&json!({ "repo": remote, "task": { "command": command } }));
     let worker = host.start("a").await;
     let mark = format!("SAWMILL_JOB={job}");
@@ -91,8 +92,8 @@ async fn a_requeue_ends_the_attempt_at_no_charge_and_the_next_one_delivers_on_po
 async fn given_back(on: On) {
     let host = Host::new(on, LONG, 2).await;
     let remote = small_remote(host.root(), "remote.git");
-    let command = "if test -e ../../../../again; then echo whole > work.txt; \
-                   else echo half > work.txt; : > ../../../../ready; sleep 1000; fi";
+    let command = "if test -e ../../../../../again; then echo whole > work.txt; \
+                   else echo half > work.txt; : > ../../../../../ready; sleep 1000; fi";
     let job = host.enqueue(&json!({ "repo": remote, "task": { "command": command } }));
     let worker = host.start("a").await;
     until("the job runs", async || host.root().join("ready").exists()).await;
@@ -144,8 +145,8 @@ async fn how_soon_a_cancel_is_felt_by_the_process_tree() {
 /// The time from the request to TERM in the job's shell, which looks every 10 ms.
 async fn felt_after(host: &Host, remote: &std::path::Path, word: Word, number: u32) -> Duration {
     let command = format!(
-        "trap 'date +%s%N > ../../../../felt-{number}.new; mv ../../../../felt-{number}.new ../../../../felt-{number}; exit 0' TERM; \
-         : > ../../../../ready-{number}; while :; do sleep 0.01; done"
+        "trap 'date +%s%N > ../../../../../felt-{number}.new; mv ../../../../../felt-{number}.new ../../../../../felt-{number}; exit 0' TERM; \
+         : > ../../../../../ready-{number}; while :; do sleep 0.01; done"
     );
     let job = host.enqueue(&json!({ "repo": remote, "task": { "command": command } }));
     until("the job runs", async || host.root().join(format!("ready-{number}")).exists()).await;

@@ -21,7 +21,7 @@ use crate::delivery::host::{Daemon, Host, On, until};
 use crate::delivery::remote::{Latch, git, hold_pushes, refs, small_remote};
 
 /// A lease that does not run out within a test.
-const LONG: Duration = Duration::from_secs(30);
+pub(crate) const LONG: Duration = Duration::from_secs(30);
 
 /// A lease that is waited out.
 const SHORT: Duration = Duration::from_secs(4);
@@ -38,13 +38,13 @@ pub(crate) enum Held {
 }
 
 /// What the job writes to its standard output where it is not asked for its document.
-const OUTPUT: &str = "before\nafter\n";
+pub(crate) const OUTPUT: &str = "before\nafter\n";
 
 /// A host with one remote, and one job that is held in a stage.
 pub(crate) struct Scene {
     pub(crate) host: Host,
     pub(crate) remote: PathBuf,
-    held: Held,
+    pub(crate) held: Held,
     pub(crate) latch: Latch,
     pub(crate) job: JobId,
 }
@@ -66,11 +66,12 @@ impl Scene {
     /// As [`Scene::set`], on a host that is there.
     pub(crate) fn on(host: Host, held: Held) -> Self {
         let remote = small_remote(host.root(), "remote.git");
-        let latch = host.latch(match held {
-            Held::Prepare => "git-fetch",
-            Held::Commit => "git-commit-tree",
-            Held::Execute | Held::Judge | Held::Publish | Held::Complete => "stage",
-        });
+        let latch = match held {
+            Held::Prepare => host.latch("git-fetch"),
+            Held::Commit => host.latch("git-commit-tree"),
+            Held::Execute | Held::Judge => host.job_latch("stage"),
+            Held::Publish | Held::Complete => host.latch("stage"),
+        };
         latch.close();
         // git itself makes the commit, where it can be held, of a tree whose attributes say how files are taken.
         let attributes = if held == Held::Commit { "echo 'work.txt filter=none' > .gitattributes; " } else { "" };
@@ -92,7 +93,7 @@ impl Scene {
     }
 
     /// Starts a worker and kills it when the job is in its stage. From then on nobody is held any more.
-    async fn kill_in_stage(&self) {
+    pub(crate) async fn kill_in_stage(&self) {
         let worker = self.host.start("a").await;
         self.latch.reached().await;
         self.latch.lift();

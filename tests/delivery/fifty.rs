@@ -10,7 +10,7 @@ use sawmill::job::{Job, JobState};
 use sawmill::store::JobFilter;
 use serde_json::json;
 
-use super::host::{Host, On, PATIENCE, until_within};
+use super::host::{Host, Lodging, On, PATIENCE, until_within};
 use super::real::Real;
 use super::remote::{fsck, git, git_command, refs};
 
@@ -19,12 +19,17 @@ const WORKERS: [&str; 4] = ["a", "b", "c", "d"];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fifty_jobs_over_four_workers_on_one_file() {
-    every_job_is_delivered_once(On::Sqlite).await;
+    every_job_is_delivered_once(On::Sqlite, Lodging::OnTheHost).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fifty_jobs_over_four_workers_in_containers() {
+    every_job_is_delivered_once(On::Sqlite, Lodging::InContainers).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fifty_jobs_over_four_workers_on_postgres() {
-    every_job_is_delivered_once(On::Postgres).await;
+    every_job_is_delivered_once(On::Postgres, Lodging::OnTheHost).await;
 }
 
 /// What a job does to its tree: files changed, removed, renamed, made, made executable and linked, each job others.
@@ -39,8 +44,8 @@ fn edit(number: usize) -> String {
     )
 }
 
-async fn every_job_is_delivered_once(on: On) {
-    let host = Host::new(on, Duration::from_secs(30), 2).await;
+async fn every_job_is_delivered_once(on: On, lodging: Lodging) {
+    let host = Host::new(on, Duration::from_secs(30), 2).await.lodge(lodging).await;
     let root = host.root().to_owned();
     let remotes = tokio::task::spawn_blocking(move || Real::get().remotes(&root)).await.expect("repositories");
     let mut jobs: BTreeMap<JobId, usize> = BTreeMap::new();

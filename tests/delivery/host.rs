@@ -20,6 +20,7 @@ use tempfile::TempDir;
 use uuid::Uuid;
 
 use super::remote::{Latch, find_git};
+use crate::container;
 use crate::git::fixture::{mounts_below, strategy, unmount_below};
 
 /// How long anything may take on a machine that is busy with something else.
@@ -30,6 +31,13 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(240);
 pub(crate) enum On {
     Sqlite,
     Postgres,
+}
+
+/// Where the workers of a host run their jobs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lodging {
+    OnTheHost,
+    InContainers,
 }
 
 /// What the workers of a host are told.
@@ -76,6 +84,7 @@ pub(crate) struct Host {
     terms: Terms,
     starts: AtomicU32,
     settings: Vec<(&'static str, String)>,
+    lodging: Lodging,
     pub(crate) store: Store,
 }
 
@@ -127,7 +136,16 @@ impl Host {
             retention: Retention::Forever,
         };
         let store = Store::connect(&config).await.expect("a new database can be opened");
-        let host = Self { root, url, schema, terms, starts: AtomicU32::new(0), settings: Vec::new(), store };
+        let host = Self {
+            root,
+            url,
+            schema,
+            terms,
+            starts: AtomicU32::new(0),
+            settings: Vec::new(),
+            lodging: Lodging::OnTheHost,
+            store,
+        };
         host.write_git();
         host
     }
@@ -141,6 +159,18 @@ impl Host {
         self.settings.push((variable, value.to_owned()));
     }
 
+    /// Has jobs run there from now on.
+    pub(crate) async fn lodge(mut self, lodging: Lodging) -> Self {
+        self.lodging = lodging;
+        if lodging == Lodging::InContainers {
+            let image = container::image::with_git().await;
+            self.set("SAWMILL_CONTAINER__MODE", "on");
+            self.set("SAWMILL_CONTAINER__IMAGE", &image);
+            self.set("SAWMILL_CONTAINER__SOCKET", container::image::socket().to_str().expect("UTF-8"));
+        }
+        self
+    }
+
     pub(crate) fn url(&self) -> &str {
         &self.url
     }
@@ -148,6 +178,14 @@ impl Host {
     /// A place that processes can be held at.
     pub(crate) fn latch(&self, name: &str) -> Latch {
         Latch::at(self.root().join(format!("latch-{name}")))
+    }
+
+    /// A place that jobs can be held at in their first attempt, wherever they run.
+    pub(crate) fn job_latch(&self, name: &str) -> Latch {
+        match self.lodging {
+            Lodging::OnTheHost => self.latch(name),
+            Lodging::InContainers => Latch::within(self.root(), name),
+        }
     }
 
     pub(crate) fn state_dir(&self, worker: &str) -> PathBuf {
@@ -315,6 +353,12 @@ impl Host {
         paths.iter().map(|path| format!("--- {}\n{}", path.display(), fs::read_to_string(path).unwrap_or_default())).collect()
     }
 
+    /// The state directories of workers that may have containers.
+    fn lodged(&self) -> Vec<PathBuf> {
+        let dirs = if self.lodging == Lodging::InContainers { names_in(self.root()) } else { Vec::new() };
+        dirs.into_iter().filter(|dir| dir.join("containers").is_dir()).collect()
+    }
+
     /// What is left on disk of attempts, in the state directories of all workers and in the remotes.
     fn leftovers(&self) -> Vec<PathBuf> {
         let mut left = Vec::new();
@@ -322,9 +366,12 @@ impl Host {
             let dir = entry.path();
             if dir.join("slots").is_dir() {
                 for slot in fs::read_dir(dir.join("slots")).expect("slots").flatten() {
-                    left.extend(names_in(&slot.path()).into_iter().filter(|path| !path.ends_with("sup")));
+                    let lasting = |path: &PathBuf| path.ends_with("sup") || path.ends_with("job");
+                    left.extend(names_in(&slot.path()).into_iter().filter(|path| !lasting(path)));
+                    left.extend(names_in(&slot.path().join("job")));
                 }
                 left.extend(names_in(&dir.join("trash")).into_iter().chain(names_in(&dir.join("kept"))));
+                left.extend(names_in(&dir.join("containers")).into_iter().filter(|path| path.is_dir()));
                 left.extend(names_in(&dir.join("mirrors")).into_iter().flat_map(|mirror| git_locks(&mirror)));
             } else if dir.extension().is_some_and(|extension| extension == "git") {
                 left.extend(git_locks(&dir));
@@ -349,6 +396,9 @@ impl Host {
             assert!(status.success(), "worker {} ended with {status}\n{}", daemon.name, self.logs());
         }
         until(&format!("no process is left: {:?}", describe(&self.processes(""))), async || self.processes("").is_empty()).await;
+        for worker in self.lodged() {
+            assert_eq!(container::owned(&worker).await, [].into(), "containers are left\n{}", self.logs());
+        }
         let left = self.leftovers();
         assert!(left.is_empty(), "left behind: {left:#?}\n{}", self.logs());
     }
@@ -356,6 +406,9 @@ impl Host {
 
 impl Drop for Host {
     fn drop(&mut self) {
+        for dir in self.lodged() {
+            std::thread::spawn(move || container::remove_all(&dir)).join().ok();
+        }
         for pid in self.processes("") {
             eprintln!("ending what a failed test left behind: {}", describe(&[pid]).join(" "));
             // It may have ended meanwhile.

@@ -12,13 +12,20 @@ use nix::unistd::mkfifo;
 use super::host::until;
 
 /// A place at which processes are held while it is closed.
-pub(crate) struct Latch {
-    place: PathBuf,
+pub(crate) enum Latch {
+    /// On the host, at this path.
+    Outside(PathBuf),
+    /// In what a job sees of its slot, below this directory of workers: closed for first attempts.
+    Inside { workers: PathBuf, name: String },
 }
 
 impl Latch {
     pub(super) fn at(place: PathBuf) -> Self {
-        Self { place }
+        Self::Outside(place)
+    }
+
+    pub(super) fn within(workers: &Path, name: &str) -> Self {
+        Self::Inside { workers: workers.to_owned(), name: format!("latch-{name}") }
     }
 
     /// What a shell does at the latch of this path.
@@ -28,36 +35,61 @@ impl Latch {
 
     /// What a shell does here.
     pub(crate) fn here(&self) -> String {
-        Self::script(self.place.to_str().expect("UTF-8"))
+        match self {
+            Self::Outside(place) => Self::script(place.to_str().expect("UTF-8")),
+            Self::Inside { name, .. } => format!(
+                "if [ \"$SAWMILL_ATTEMPT\" = 1 ]; then : > /workspace/{name}.reached; \
+                 while [ ! -e /workspace/{name}.open ]; do sleep 0.02; done; fi"
+            ),
+        }
     }
 
-    fn part(&self, part: &str) -> PathBuf {
-        PathBuf::from(format!("{}.{part}", self.place.display()))
+    fn part(&self, part: &str) -> Option<PathBuf> {
+        match self {
+            Self::Outside(place) => Some(PathBuf::from(format!("{}.{part}", place.display()))),
+            Self::Inside { workers, name } => {
+                let dirs = |path: &Path| fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
+                let slots = dirs(workers).flat_map(|worker| dirs(&worker.join("slots")).collect::<Vec<_>>());
+                let held = slots.map(|slot| slot.join("job")).find(|job| job.join(format!("{name}.reached")).exists());
+                held.map(|job| job.join(format!("{name}.{part}")))
+            }
+        }
     }
 
     pub(crate) fn close(&self) {
-        mkfifo(&self.part("fifo"), Mode::S_IRUSR | Mode::S_IWUSR).expect("a fifo");
-        fs::write(self.part("closed"), "").expect("a file");
+        if let Self::Outside(place) = self {
+            let part = |part: &str| PathBuf::from(format!("{}.{part}", place.display()));
+            mkfifo(&part("fifo"), Mode::S_IRUSR | Mode::S_IWUSR).expect("a fifo");
+            fs::write(part("closed"), "").expect("a file");
+        }
     }
 
     /// Waits until somebody is held here.
     pub(crate) async fn reached(&self) {
-        until(&format!("{} is reached", self.place.display()), async || self.part("reached").exists()).await;
+        until("the latch is reached", async || self.part("reached").is_some_and(|path| path.exists())).await;
     }
 
     /// Nobody is held any more who comes from now on; who is held stays so.
     pub(crate) fn lift(&self) {
-        fs::remove_file(self.part("closed")).expect("it was closed");
+        if let Self::Outside(place) = self {
+            fs::remove_file(format!("{}.closed", place.display())).expect("it was closed");
+        }
     }
 
     /// Lets those go on who are held.
     pub(crate) async fn release(&self) {
-        until(&format!("somebody is held at {}", self.place.display()), async || self.let_go()).await;
+        until("somebody is held at the latch", async || self.let_go()).await;
     }
 
     /// Lets those go on who are held, if any.
     pub(crate) fn let_go(&self) -> bool {
-        fs::OpenOptions::new().write(true).custom_flags(O_NONBLOCK).open(self.part("fifo")).is_ok()
+        match self {
+            Self::Outside(_) => {
+                let fifo = self.part("fifo").expect("a path");
+                fs::OpenOptions::new().write(true).custom_flags(O_NONBLOCK).open(fifo).is_ok()
+            }
+            Self::Inside { .. } => self.part("open").is_some_and(|path| fs::write(path, "").is_ok()),
+        }
     }
 }
 

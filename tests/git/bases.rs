@@ -231,7 +231,7 @@ async fn a_worktree_that_is_kept_stays_what_it_was_with_its_base() {
     assert_eq!(fs::read_dir(place.slot("1")).expect("the slot").count(), 0);
     assert_eq!(bases(&provisioner)[0].leases, std::slice::from_ref(&kept));
     assert_eq!(provisioner.bases().expect("bases").shrink_once().expect("shrunk").len(), 0);
-    assert_eq!(run(&kept.join("tree"), ["status", "--porcelain"]), "?? new");
+    assert_eq!(run(&kept.join("job/tree"), ["status", "--porcelain"]), "?? new");
     // The slot serves the next job, and the host is started again.
     provision(&place, &provisioner, &main, "1").await;
     unmount_below(&kept);

@@ -12,6 +12,7 @@ use super::super::ledger::{Ledger, ProcessName, Record, Running};
 use super::super::note::note;
 use super::super::protocol::{Order, Refusal};
 use super::descendants;
+use super::detach::User;
 use super::program::Files;
 use super::run::{self, Plan, Run};
 use crate::clock::Timestamp;
@@ -30,6 +31,8 @@ pub(super) struct Desk {
     /// The will in force, and the command that it came with.
     will: Option<(String, Will)>,
     boot_id: String,
+    /// Whom commands are started as, where that is not whom this acts as.
+    user: Option<User>,
 }
 
 enum Work {
@@ -40,7 +43,7 @@ enum Work {
 
 impl Desk {
     /// Takes over what an earlier supervisor of this directory has left: its reports, and processes to end.
-    pub(super) fn open(dir: &Path) -> io::Result<Self> {
+    pub(super) fn open(dir: &Path, user: Option<User>) -> io::Result<Self> {
         let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned();
         let (mut ledger, running) = Ledger::open(dir)?;
         if let Some(Running { id, started, boot_id: then, processes }) = running {
@@ -50,7 +53,7 @@ impl Desk {
             }
             ledger.end(&id, Record::Lost { started });
         }
-        Ok(Self { ledger, work: Work::None, will: None, boot_id })
+        Ok(Self { ledger, work: Work::None, will: None, boot_id, user })
     }
 
     /// Whether processes of a command or of the will may exist.
@@ -76,7 +79,7 @@ impl Desk {
         let files = files(descriptors)?;
         let grace = Duration::from_millis(grace_ms);
         self.will = will.map(|will| (id.clone(), will));
-        match Run::start(Plan { argv: &argv, env: &env, cwd: &cwd, files, grace, deadline }) {
+        match Run::start(Plan { argv: &argv, env: &env, cwd: &cwd, files, user: self.user, grace, deadline }) {
             Ok(run) => {
                 let started = run.started();
                 let main = descendants::name_of(run.pid);
@@ -141,15 +144,19 @@ impl Desk {
         }
     }
 
+    /// Puts a will in force that came without a command.
+    pub(super) fn bequeath(&mut self, id: String, will: Will) -> Result<(), Refusal> {
+        check_id(&id)?;
+        self.will = Some((id, will));
+        Ok(())
+    }
+
     pub(super) fn collect(&mut self, id: &str) -> Result<(), Refusal> {
         if self.runs(id) {
             return Err(Refusal::Busy { running: id.to_owned() });
         }
-        if !self.ledger.forget(id) {
-            return Err(Refusal::Unknown { id: id.to_owned() });
-        }
-        self.will.take_if(|(of, _)| of == id);
-        Ok(())
+        let left = self.will.take_if(|(of, _)| of == id).is_some();
+        if self.ledger.forget(id) || left { Ok(()) } else { Err(Refusal::Unknown { id: id.to_owned() }) }
     }
 
     /// Starts the will that is in force; false when there is none or it cannot be started.
@@ -157,7 +164,7 @@ impl Desk {
         let Some((id, Will { argv, env, cwd })) = self.will.take() else { return false };
         let started = open_will_log().map_err(|error| error.to_string()).and_then(|files| {
             let deadline = Some(Timestamp::now() + WILL_WITHIN);
-            Run::start(Plan { argv: &argv, env: &env, cwd: &cwd, files, grace: WILL_GRACE, deadline })
+            Run::start(Plan { argv: &argv, env: &env, cwd: &cwd, files, user: None, grace: WILL_GRACE, deadline })
         });
         match started {
             Ok(run) => self.work = Work::Will(Box::new(run)),

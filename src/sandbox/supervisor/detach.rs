@@ -19,7 +19,8 @@ use super::super::kernel;
 use super::super::protocol::SOCKET;
 
 const LOG: &str = "supervisor.log";
-const LOCK: &str = "lock";
+/// The lock that a supervisor holds for as long as it lives, in its directory.
+pub(in super::super) const LOCK: &str = "lock";
 
 /// The log is begun anew by a supervisor that finds it larger.
 const LOG_MAX: u64 = 64 * 1024;
@@ -38,12 +39,21 @@ pub(super) struct Post {
     pub(super) orphan_after: Duration,
     /// Proves to others that this directory has a living supervisor.
     pub(super) lock: Flock<File>,
+    /// Whom it starts commands as, where that is not whom it acts as itself.
+    pub(super) user: Option<User>,
+}
+
+/// A user of the host, by numbers: there may be no name for it where the supervisor runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in super::super) struct User {
+    pub(in super::super) uid: u32,
+    pub(in super::super) gid: u32,
 }
 
 /// Why there is no supervisor now.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum DetachError {
-    #[error("cannot read the supervisor's arguments: a silence in milliseconds, its directory and a mark are needed")]
+    #[error("cannot read the supervisor's arguments")]
     Arguments,
     #[error("another supervisor has the directory")]
     Taken,
@@ -72,12 +82,18 @@ pub(super) fn detach(args: impl Iterator<Item = OsString>) -> Result<Side, Detac
         }
         ForkResult::Child => {
             stand_alone(&log).map_err(failed("leave the starter's session"))?;
-            Ok(Side::Supervisor(Post { listener, signals, orphan_after: Duration::from_millis(orphan_after_ms), lock }))
+            Ok(Side::Supervisor(Post {
+                listener,
+                signals,
+                orphan_after: Duration::from_millis(orphan_after_ms),
+                lock,
+                user: None,
+            }))
         }
     }
 }
 
-fn take_lock() -> Result<Flock<File>, DetachError> {
+pub(super) fn take_lock() -> Result<Flock<File>, DetachError> {
     let file = OpenOptions::new().create(true).truncate(false).write(true).open(LOCK);
     let file = file.map_err(|source| DetachError::System { what: "open the directory's lock", source })?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| match error {
@@ -87,7 +103,7 @@ fn take_lock() -> Result<Flock<File>, DetachError> {
 }
 
 /// A socket that is there belongs to a dead supervisor, because we hold the lock.
-fn listen() -> io::Result<UnixListener> {
+pub(super) fn listen() -> io::Result<UnixListener> {
     match fs::remove_file(SOCKET) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -97,7 +113,7 @@ fn listen() -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-fn open_log() -> io::Result<OwnedFd> {
+pub(super) fn open_log() -> io::Result<OwnedFd> {
     let large = fs::metadata(LOG).is_ok_and(|metadata| metadata.len() > LOG_MAX);
     if large {
         fs::remove_file(LOG)?;
@@ -106,7 +122,7 @@ fn open_log() -> io::Result<OwnedFd> {
 }
 
 /// From here on signals are read and not delivered.
-fn take_signals() -> io::Result<SignalFd> {
+pub(super) fn take_signals() -> io::Result<SignalFd> {
     let mut signals = SigSet::empty();
     for signal in [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
         signals.add(signal);

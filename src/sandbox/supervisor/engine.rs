@@ -43,7 +43,7 @@ enum Stay {
 
 impl Engine {
     pub(super) fn open(post: Post) -> io::Result<Self> {
-        let desk = Desk::open(Path::new("."))?;
+        let desk = Desk::open(Path::new("."), post.user)?;
         Ok(Self { post, connections: Vec::new(), desk, heard: Instant::now(), stay: Stay::Serving })
     }
 
@@ -148,6 +148,10 @@ impl Engine {
             Request::Stop { id } => self.desk.stop(&id).map(|()| Response::Done),
             Request::Deadline { id, at } => self.desk.move_deadline(&id, at).map(|()| Response::Done),
             Request::Collect { id } => self.desk.collect(&id).map(|()| Response::Done),
+            Request::Bequeath { id, will } => match self.stay {
+                Stay::Serving => self.desk.bequeath(id, will).map(|()| Response::Done),
+                _ => Err(Refusal::Leaving),
+            },
             Request::Shutdown => {
                 self.dismiss();
                 Ok(Response::Done)

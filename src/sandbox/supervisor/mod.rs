@@ -8,6 +8,7 @@ mod descendants;
 mod desk;
 mod detach;
 mod engine;
+mod inside;
 mod program;
 mod run;
 mod usage;
@@ -16,9 +17,13 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use super::note::note;
+pub(super) use detach::{LOCK, User};
 
 /// The hidden subcommand by which the executable becomes a supervisor.
 pub const SUBCOMMAND: &str = "__supervise";
+
+/// The hidden subcommand by which the executable becomes the supervisor of a container, as its first process.
+pub const INSIDE_SUBCOMMAND: &str = "__supervise-inside";
 
 /// The exit status that says: the directory has a supervisor already.
 pub(super) const EXIT_TAKEN: u8 = 75;
@@ -31,16 +36,32 @@ pub(super) const EXIT_TAKEN: u8 = 75;
 pub fn supervise(args: impl Iterator<Item = OsString>) -> ExitCode {
     match detach::detach(args) {
         Ok(detach::Side::Starter) => ExitCode::SUCCESS,
-        Ok(detach::Side::Supervisor(post)) => match engine::Engine::open(post).and_then(engine::Engine::run) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                note(format_args!("cannot go on: {error}"));
-                ExitCode::FAILURE
-            }
-        },
+        Ok(detach::Side::Supervisor(post)) => serve(post),
         Err(detach::DetachError::Taken) => ExitCode::from(EXIT_TAKEN),
         Err(error) => {
             note(error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Becomes the supervisor of the container whose first process this is. `args` is what follows [`INSIDE_SUBCOMMAND`]. The container
+/// ends when this returns. Call it first thing in `main`, as [`supervise`].
+pub fn supervise_inside(args: impl Iterator<Item = OsString>) -> ExitCode {
+    match inside::settle(args) {
+        Ok(post) => serve(post),
+        Err(error) => {
+            note(error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(post: detach::Post) -> ExitCode {
+    match engine::Engine::open(post).and_then(engine::Engine::run) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            note(format_args!("cannot go on: {error}"));
             ExitCode::FAILURE
         }
     }

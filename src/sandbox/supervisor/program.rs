@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use super::super::kernel;
+use super::detach::User;
 
 /// The open files of a command.
 pub(super) struct Files {
@@ -21,7 +22,13 @@ pub(super) struct Files {
 ///
 /// The standard library reports a failed `exec` through a close-on-exec pipe, looks the program up in the `PATH` that
 /// is given here, and hands over the environment exactly.
-pub(super) fn start(argv: &[String], env: &BTreeMap<String, String>, cwd: &Path, files: Files) -> Result<i32, String> {
+pub(super) fn start(
+    argv: &[String],
+    env: &BTreeMap<String, String>,
+    cwd: &Path,
+    files: Files,
+    user: Option<User>,
+) -> Result<i32, String> {
     let Some((program, arguments)) = argv.split_first().filter(|(program, _)| !program.is_empty()) else {
         return Err("the command is empty".to_owned());
     };
@@ -33,7 +40,7 @@ pub(super) fn start(argv: &[String], env: &BTreeMap<String, String>, cwd: &Path,
     let mut command = Command::new(program);
     command.args(arguments).env_clear().envs(env).current_dir(cwd);
     command.stdin(files.input.map_or_else(Stdio::null, Stdio::from)).stdout(files.output).stderr(files.errors);
-    kernel::isolate(&mut command);
+    kernel::isolate(&mut command, user);
     match command.spawn() {
         Ok(child) => Ok(child.id().cast_signed()),
         Err(error) => Err(explain(program, env, cwd, &error)),

@@ -12,6 +12,7 @@ use nix::libc::SIGKILL;
 use super::super::command::{Cause, End, ExitReport, Started};
 use super::super::kernel::Reaped;
 use super::descendants;
+use super::detach::User;
 use super::program::{self, Files};
 use super::usage::Usage;
 use crate::clock::Timestamp;
@@ -38,6 +39,7 @@ pub(super) struct Plan<'a> {
     pub(super) env: &'a BTreeMap<String, String>,
     pub(super) cwd: &'a Path,
     pub(super) files: Files,
+    pub(super) user: Option<User>,
     pub(super) grace: Duration,
     pub(super) deadline: Option<Timestamp>,
 }
@@ -77,10 +79,10 @@ enum Phase {
 impl Run {
     /// Starts it, or says why it cannot be.
     pub(super) fn start(plan: Plan<'_>) -> Result<Self, String> {
-        let Plan { argv, env, cwd, files, grace, deadline } = plan;
+        let Plan { argv, env, cwd, files, user, grace, deadline } = plan;
         let started_at = Timestamp::now();
         let now = Instant::now();
-        let pid = program::start(argv, env, cwd, files)?;
+        let pid = program::start(argv, env, cwd, files, user)?;
         Ok(Self {
             pid,
             started_at,
@@ -167,12 +169,19 @@ impl Run {
     }
 
     /// The report, once the kernel has said that the supervisor has no child.
-    pub(super) fn finish(self) -> ExitReport {
+    pub(super) fn finish(mut self) -> ExitReport {
         let end = self.end.unwrap_or(End::Signalled(SIGKILL));
         // A shell reports a child that was killed as 128 and the signal.
         let killed = matches!(end, End::Signalled(SIGKILL)) || end == End::Exited(128 + SIGKILL);
+        // Within a container nobody else can have run out of memory: that is why it failed, whoever in it was killed.
+        let may_be = killed || (descendants::are_everybody() && end != End::Exited(0));
+        let out_of_memory = may_be && !self.killed && self.usage.memory_ran_out();
+        if out_of_memory {
+            self.usage.take_peak();
+        }
         ExitReport {
-            out_of_memory: killed && !self.killed && self.usage.memory_ran_out(),
+            out_of_memory,
+            largest: self.usage.largest.take().filter(|_| out_of_memory),
             end,
             cause: self.cause,
             stragglers: self.stragglers,
@@ -205,6 +214,7 @@ pub(super) fn not_started(why: String) -> ExitReport {
         peak_memory_bytes: 0,
         cpu_ms: 0,
         out_of_memory: false,
+        largest: None,
         started_at: now,
         ended_at: now,
     }

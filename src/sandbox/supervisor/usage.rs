@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::unistd::{SysconfVar, sysconf};
 
 use super::super::kernel::Reaped;
 use super::super::ledger::ProcessName;
-use super::descendants::Census;
+use super::descendants::{self, Census};
 
 /// The first look is early, because most commands are short.
 const FIRST_SAMPLE_AFTER: Duration = Duration::from_millis(20);
@@ -17,6 +18,8 @@ const SAMPLE_EVERY: Duration = Duration::from_millis(200);
 /// A look at very many processes takes long, and the pause after it grows, so that looking never takes more than a
 /// twentieth of the time.
 const COST_TO_PAUSE: u32 = 20;
+
+const LARGEST_CHARACTERS: usize = 200;
 
 /// How many processes are written down for a successor.
 const LASTING_MAX: usize = 256;
@@ -29,6 +32,9 @@ pub(super) struct Usage {
     pub(super) next: Instant,
     /// The processes of the last two samples: the ones that last.
     pub(super) lasting: Vec<ProcessName>,
+    /// The command line of the process that held the most memory when that was most in all.
+    pub(super) largest: Option<String>,
+    sampled_bytes: u64,
     census: Census,
     seen: BTreeSet<ProcessName>,
     page_bytes: u64,
@@ -43,6 +49,8 @@ impl Usage {
             cpu_us: 0,
             next: Instant::now() + FIRST_SAMPLE_AFTER,
             lasting: Vec::new(),
+            largest: None,
+            sampled_bytes: 0,
             census: Census::default(),
             seen: BTreeSet::new(),
             page_bytes: page.unwrap_or(4096),
@@ -53,7 +61,13 @@ impl Usage {
     /// Looks at all processes. True when the set of those that last has changed.
     pub(super) fn sample(&mut self, now: Instant) -> bool {
         let processes = self.census.count();
-        self.peak_bytes = self.peak_bytes.max(processes.iter().map(|p| p.rss_pages).sum::<u64>() * self.page_bytes);
+        let bytes = processes.iter().map(|p| p.rss_pages).sum::<u64>() * self.page_bytes;
+        if bytes > self.sampled_bytes {
+            self.sampled_bytes = bytes;
+            let largest = processes.iter().max_by_key(|process| process.rss_pages);
+            self.largest = largest.and_then(|process| descendants::command_line(process.name, LARGEST_CHARACTERS));
+        }
+        self.peak_bytes = self.peak_bytes.max(bytes);
         let seen: BTreeSet<ProcessName> = processes.iter().filter(|p| !p.zombie).map(|p| p.name).collect();
         let lasting: Vec<ProcessName> = seen.intersection(&self.seen).take(LASTING_MAX).copied().collect();
         self.seen = seen;
@@ -69,14 +83,29 @@ impl Usage {
         self.peak_bytes = self.peak_bytes.max(reaped.max_rss_bytes);
     }
 
-    /// Whether the kernel has killed for want of memory since the command began, here or elsewhere on the host.
+    /// Whether the kernel has killed for want of memory since the command began.
     pub(super) fn memory_ran_out(&self) -> bool {
         out_of_memory_kills() > self.out_of_memory_kills
     }
+
+    /// Takes the kernel's own account of the most memory, which misses nothing between two samples. It is that of the whole life of
+    /// a container, so it is asked only where memory ran out.
+    pub(super) fn take_peak(&mut self) {
+        let peak = ["memory.peak", "memory/memory.max_usage_in_bytes"].iter().find_map(|name| of_container(name));
+        let bytes = peak.and_then(|text| text.trim().parse().ok()).unwrap_or(0);
+        self.peak_bytes = self.peak_bytes.max(bytes);
+    }
 }
 
-/// The kernel's count of processes that it killed for want of memory, of the host or of a cgroup.
+/// The kernel's count of processes that it killed for want of memory: in the container where this is the first process of one, else
+/// on the whole host.
 fn out_of_memory_kills() -> u64 {
-    let counters = fs::read_to_string("/proc/vmstat").unwrap_or_default();
+    let counters = ["memory.events", "memory/memory.oom_control"].iter().find_map(|name| of_container(name));
+    let counters = counters.unwrap_or_else(|| fs::read_to_string("/proc/vmstat").unwrap_or_default());
     counters.lines().find_map(|line| line.strip_prefix("oom_kill ")?.parse().ok()).unwrap_or(0)
+}
+
+/// A file of the container's own control group, in either version of those; none on a host.
+fn of_container(name: &str) -> Option<String> {
+    descendants::are_everybody().then(|| fs::read_to_string(Path::new("/sys/fs/cgroup").join(name)).ok())?
 }

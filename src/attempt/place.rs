@@ -1,0 +1,214 @@
+//! Where the commands of an attempt run: in a container, or on the host.
+//!
+//! The one rule: an attempt runs in one place to its end, and its log says in which and why. What differs between them is here and
+//! in [`super::environment`]: who is asked to run a command, and by which names the job knows its files.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use tracing::{error, warn};
+
+use super::execute;
+use super::halt::Halt;
+use super::open::Attempt;
+use crate::git::Worktree;
+use crate::job::OutcomeClass;
+use crate::job::spec::ContainerMode;
+use crate::sandbox::container::{Container, ContainerError, Containers, Lodging, Start, Use, WORKSPACE, Wish};
+use crate::sandbox::{SandboxError, Supervisor};
+
+/// How long an engine may be away before a job that needs a container is given back.
+const ENGINE_RETURNS_WITHIN: Duration = Duration::from_secs(60);
+const ASK_AGAIN_AFTER: Duration = Duration::from_millis(500);
+
+/// How long a container that nobody removes may take to end by itself.
+const GONE_WITHIN: Duration = Duration::from_secs(5);
+
+/// Where the commands of an attempt run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Place {
+    /// As processes of the host.
+    Host,
+    /// In this container.
+    Container {
+        /// The container.
+        container: Container,
+        /// What its image sets in the environment of its programs.
+        env: Vec<(String, String)>,
+    },
+}
+
+/// Decides where the commands run, and makes that ready. An attempt that was taken up stays where it is.
+pub(super) async fn choose(attempt: &mut Attempt) -> Result<(), Halt> {
+    if attempt.journal.place.is_some() {
+        return Ok(());
+    }
+    let spec = &attempt.claimed.job.spec;
+    let asked = spec.container.unwrap_or_else(|| attempt.tools.containers.mode());
+    // A job that names an image is not to run anywhere else.
+    let insists = asked == ContainerMode::On || (asked == ContainerMode::Auto && spec.image.is_some());
+    let place = match asked {
+        ContainerMode::Off => Place::Host,
+        _ if insists => insist(attempt).await?,
+        ContainerMode::Auto | ContainerMode::On => match lodge(attempt).await? {
+            Ok(place) => place,
+            Err(error) => {
+                attempt.say(&format!("on the host, and not in a container: {error}"));
+                Place::Host
+            }
+        },
+    };
+    attempt.journal.place = Some(place);
+    Ok(())
+}
+
+/// Finds a container, and waits for an engine that is away for a moment: it may be being restarted.
+async fn insist(attempt: &Attempt) -> Result<Place, Halt> {
+    let begun = Instant::now();
+    let mut said = false;
+    loop {
+        let error = match lodge(attempt).await? {
+            Ok(place) => return Ok(place),
+            Err(error) => error,
+        };
+        if !matches!(error, ContainerError::Unreachable { .. }) || begun.elapsed() > ENGINE_RETURNS_WITHIN {
+            return Err(unlodged(&error));
+        }
+        if !said {
+            attempt.say(&format!("waiting for the engine of containers: {error}"));
+            said = true;
+        }
+        tokio::select! {
+            reason = attempt.stop.stopped() => return Err(Halt::Stopped(reason)),
+            () = tokio::time::sleep(ASK_AGAIN_AFTER) => {}
+        }
+        if attempt.deadline().work_until() <= attempt.now() {
+            return Err(Halt::failed(OutcomeClass::Infrastructure, format!("the deadline was met while {error}")));
+        }
+    }
+}
+
+/// Finds a container. On the host its slot's supervisor is left the will that the container's cannot do.
+async fn lodge(attempt: &Attempt) -> Result<Result<Place, ContainerError>, Halt> {
+    let worktree = Worktree::open(&attempt.tools.git, attempt.slot_root())?;
+    let wish = Wish {
+        slot: attempt.slot.number(),
+        job_dir: attempt.slot.job(),
+        tree: attempt.slot.tree(),
+        image: attempt.claimed.job.spec.image.clone(),
+        objects: worktree.borrowed_objects(),
+    };
+    let begun = Instant::now();
+    let Lodging { container, env, start } = match attempt.tools.containers.take(&wish).await {
+        Ok(lodging) => lodging,
+        Err(error) => return Ok(Err(error)),
+    };
+    let how = match start {
+        Start::Warm => "ready before".to_owned(),
+        Start::Cold => format!("made in {} ms", begun.elapsed().as_millis()),
+    };
+    attempt.say(&format!("in container {} of image {}, {how}", container.name, container.image()));
+    attempt.supervisor.bequeath(&execute::will_id(attempt), &execute::will(attempt)).await?;
+    Ok(Ok(Place::Container { container, env }))
+}
+
+fn unlodged(error: &ContainerError) -> Halt {
+    let class = match error {
+        ContainerError::NoImage { .. } | ContainerError::NeverReady { .. } => OutcomeClass::Invalid,
+        _ => OutcomeClass::Infrastructure,
+    };
+    Halt::failed(class, error.to_string())
+}
+
+/// The names by which a job knows its files.
+pub(super) struct Paths {
+    pub(super) tree: PathBuf,
+    pub(super) spec: PathBuf,
+    pub(super) result: PathBuf,
+    pub(super) home: PathBuf,
+    pub(super) tmp: PathBuf,
+}
+
+impl Attempt {
+    /// Who runs its commands.
+    pub(super) fn runner(&self) -> Supervisor {
+        match &self.journal.place {
+            Some(Place::Container { container, .. }) => container.supervisor(),
+            Some(Place::Host) | None => self.supervisor.clone(),
+        }
+    }
+
+    /// Where the job finds its files.
+    pub(super) fn paths(&self) -> Paths {
+        let slot = &self.slot;
+        match &self.journal.place {
+            Some(Place::Container { .. }) => {
+                let job = slot.job();
+                let within = |path: PathBuf| Path::new(WORKSPACE).join(path.strip_prefix(&job).unwrap_or(&path));
+                Paths {
+                    tree: within(slot.tree()),
+                    spec: within(slot.spec()),
+                    result: within(slot.result()),
+                    home: within(slot.home()),
+                    tmp: "/tmp".into(),
+                }
+            }
+            Some(Place::Host) | None => {
+                Paths { tree: slot.tree(), spec: slot.spec(), result: slot.result(), home: slot.home(), tmp: slot.tmp() }
+            }
+        }
+    }
+
+    /// Makes sure that no process of the attempt lives. A container whose supervisor cannot see to that is ended whole.
+    pub(super) async fn end_processes(&mut self) {
+        let ended = super::close::end_command(&self.runner()).await;
+        let failed = match (&self.journal.place, ended) {
+            (_, Ok(())) => None,
+            (Some(Place::Container { container, .. }), Err(error)) => {
+                warn!("container {} is removed with what may run in it: {error}", container.name);
+                // Whether or not the engine answers: with the supervisor, its first process, all others have ended.
+                let gone = self.tools.containers.destroy(container).await || container.wait_until_gone(GONE_WITHIN).await;
+                // Nothing is to be given back.
+                self.journal.place = None;
+                if gone { None } else { Some("the engine does not remove its container".to_owned()) }
+            }
+            // What it left running its successor ends, before it serves.
+            (_, Err(SandboxError::Gone { .. })) => Supervisor::launch(&self.launch).await.err().map(|error| error.to_string()),
+            (_, Err(error)) => Some(error.to_string()),
+        };
+        if let Some(why) = failed {
+            error!("cannot make sure that the processes of job {} have ended: {why}", self.claimed.claim.job);
+        }
+    }
+
+    /// The container that is to be given back when everything else of the attempt is done.
+    pub(super) fn lodged(&self) -> Option<Lodged> {
+        match &self.journal.place {
+            Some(Place::Container { container, .. }) => {
+                let (containers, slot) = (self.tools.containers.clone(), self.slot.number());
+                Some(Lodged { containers, slot, container: container.clone() })
+            }
+            Some(Place::Host) | None => None,
+        }
+    }
+}
+
+/// A container in which nothing of its attempt runs any more.
+pub(super) struct Lodged {
+    containers: Containers,
+    slot: u32,
+    container: Container,
+}
+
+impl Lodged {
+    pub(super) fn supervisor(&self) -> Supervisor {
+        self.container.supervisor()
+    }
+
+    /// Gives it back.
+    pub(super) fn leave(self) {
+        self.containers.give_back(self.slot, self.container, Use::Clean);
+    }
+}

@@ -1,0 +1,55 @@
+//! The `[container]` section of the configuration.
+
+use std::path::PathBuf;
+
+use bytesize::ByteSize;
+use serde::{Deserialize, Serialize};
+
+use crate::job::spec::ContainerMode;
+
+/// How jobs are put into containers, and what one may take.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Whether jobs that do not say run in containers.
+    pub mode: ContainerMode,
+    /// The image of jobs that name none: a tag, or a digest.
+    pub image: String,
+    /// The socket of Docker or Podman.
+    pub socket: PathBuf,
+    /// How many containers each slot keeps ready, one for each kind of job that it has had last.
+    pub warm: u32,
+    /// How many jobs a container is used for. Beyond one, what a job leaves in `/tmp` is there for the next.
+    pub reuse: u32,
+    /// The most memory that all processes of a job have together, the files in its `/tmp` included. There is no swap beside it.
+    pub memory: ByteSize,
+    /// How many processors' worth of time a job may use.
+    pub cpus: f64,
+    /// How many processes and threads a job may have at once.
+    pub pids: u32,
+    /// The most that a job may have in its `/tmp`.
+    pub tmp: ByteSize,
+    /// What of the network a job reaches.
+    pub network: Network,
+}
+
+/// What of the network a job in a container reaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Network {
+    /// Nothing but itself.
+    None,
+    /// What a bridge of the engine's lets through: the internet, and whatever else the host routes to.
+    Bridge,
+}
+
+impl Network {
+    /// The word for it, which is also the engine's.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Bridge => "bridge",
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! Docker's API, as far as it is used here. Podman's socket answers to the same.
+//!
+//! The one rule: a container gets what is listed in [`Engine::create`], and nothing else of the host.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use bollard::errors::Error;
+use bollard::models::{
+    ContainerCreateBody, HealthConfig, HostConfig, Mount, MountBindOptions, MountBindOptionsPropagationEnum, MountType,
+};
+use bollard::query_parameters::{
+    CreateContainerOptionsBuilder, ListContainersOptionsBuilder, LogsOptionsBuilder, RemoveContainerOptionsBuilder,
+};
+use bollard::{API_DEFAULT_VERSION, Docker};
+use futures_util::StreamExt;
+use tokio::time::sleep;
+
+use super::error::ContainerError;
+use super::inside;
+use super::mounts::propagates;
+use super::recipe::Blueprint;
+use crate::sandbox::supervisor::INSIDE_SUBCOMMAND;
+
+/// How long the engine may take to answer, in seconds.
+const ANSWER_WITHIN_SECONDS: u64 = 60;
+
+/// How long somebody else's removal of a container is waited for.
+const REMOVED_WITHIN: Duration = Duration::from_secs(30);
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(20);
+
+/// What the first process may do until it gives all of it up: enter the supervisor's directory, become the job's user, and
+/// take these very privileges from itself and its children for good.
+const FIRST_CAPABILITIES: [&str; 4] = ["DAC_OVERRIDE", "SETGID", "SETPCAP", "SETUID"];
+
+/// An engine, by its socket. No connection is held open.
+#[derive(Debug, Clone)]
+pub(super) struct Engine {
+    docker: Docker,
+    socket: PathBuf,
+}
+
+/// An image that the engine has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Image {
+    /// Its digest, which names this very content.
+    pub(super) digest: String,
+    /// What it sets in the environment of its programs.
+    pub(super) env: Vec<(String, String)>,
+}
+
+/// A container that carries a label.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Found {
+    pub(super) name: String,
+    pub(super) labels: HashMap<String, String>,
+}
+
+impl Engine {
+    /// The engine at this socket, whether or not it answers now.
+    pub(super) fn at(socket: &Path) -> Result<Self, ContainerError> {
+        let unreachable = |why: String| ContainerError::Unreachable { socket: socket.to_owned(), why };
+        let path = socket.to_str().ok_or_else(|| unreachable("its path is not UTF-8".to_owned()))?;
+        let docker = Docker::connect_with_unix(path, ANSWER_WITHIN_SECONDS, API_DEFAULT_VERSION);
+        Ok(Self { docker: docker.map_err(|error| unreachable(error.to_string()))?, socket: socket.to_owned() })
+    }
+
+    /// The same, speaking a version of the API that it knows.
+    pub(super) async fn greet(self) -> Result<Self, ContainerError> {
+        let Self { docker, socket } = self;
+        match docker.negotiate_version().await {
+            Ok(docker) => Ok(Self { docker, socket }),
+            Err(error) => Err(ContainerError::Unreachable { socket, why: error.to_string() }),
+        }
+    }
+
+    /// An image, by its tag or its digest.
+    pub(super) async fn image(&self, name: &str) -> Result<Image, ContainerError> {
+        let found = match self.docker.inspect_image(name).await {
+            Ok(found) => found,
+            Err(error) if status(&error) == Some(404) => return Err(ContainerError::NoImage { image: name.to_owned() }),
+            Err(error) => return Err(self.failed(format!("look for image {name}"), &error)),
+        };
+        let env = found.config.and_then(|config| config.env).unwrap_or_default();
+        let pair = |line: String| line.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()));
+        Ok(Image { digest: found.id.unwrap_or_default(), env: env.into_iter().filter_map(pair).collect() })
+    }
+
+    /// Makes a container and starts it.
+    pub(super) async fn create(&self, blueprint: &Blueprint<'_>) -> Result<(), ContainerError> {
+        let options = CreateContainerOptionsBuilder::default().name(blueprint.name).build();
+        match self.docker.create_container(Some(options), body(blueprint)).await {
+            Ok(_) => {}
+            Err(error) if status(&error) == Some(404) => {
+                return Err(ContainerError::NoImage { image: blueprint.recipe.image.clone() });
+            }
+            Err(error) => return Err(self.failed(format!("make container {}", blueprint.name), &error)),
+        }
+        let started = self.docker.start_container(blueprint.name, None).await;
+        started.map_err(|error| self.failed(format!("start container {}", blueprint.name), &error))
+    }
+
+    /// How it ended, where it does not run any more: its last words and its exit status.
+    pub(super) async fn ended(&self, name: &str) -> Result<Option<String>, ContainerError> {
+        let inspected = self.docker.inspect_container(name, None).await;
+        let inspected = inspected.map_err(|error| self.failed(format!("look at container {name}"), &error))?;
+        let state = inspected.state.unwrap_or_default();
+        if state.running == Some(true) {
+            return Ok(None);
+        }
+        let options = LogsOptionsBuilder::default().stdout(true).stderr(true).tail("5").build();
+        let mut logs = self.docker.logs(name, Some(options));
+        let mut said = String::new();
+        while let Some(Ok(line)) = logs.next().await {
+            said.push_str(&line.to_string());
+        }
+        let status = state.exit_code.map_or_else(|| "no status".to_owned(), |code| format!("status {code}"));
+        Ok(Some(format!("it ended with {status}: {}{}", said.trim(), state.error.unwrap_or_default())))
+    }
+
+    /// Ends a container, with every process in it, and removes it. One that is not there is fine.
+    pub(super) async fn remove(&self, name: &str) -> Result<(), ContainerError> {
+        let begun = Instant::now();
+        loop {
+            let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
+            match self.docker.remove_container(name, Some(options)).await {
+                Ok(()) => return Ok(()),
+                Err(error) if status(&error) == Some(404) => return Ok(()),
+                // Somebody else removes it at this moment.
+                Err(error) if status(&error) == Some(409) && begun.elapsed() < REMOVED_WITHIN => sleep(LOOK_AGAIN_AFTER).await,
+                Err(error) => return Err(self.failed(format!("remove container {name}"), &error)),
+            }
+        }
+    }
+
+    /// All containers, running or not, with this label.
+    pub(super) async fn labelled(&self, label: &str, value: &str) -> Result<Vec<Found>, ContainerError> {
+        let filters = HashMap::from([("label".to_owned(), vec![format!("{label}={value}")])]);
+        let options = ListContainersOptionsBuilder::default().all(true).filters(&filters).build();
+        let listed = self.docker.list_containers(Some(options)).await;
+        let listed = listed.map_err(|error| self.failed("list containers".to_owned(), &error))?;
+        let found = listed.into_iter().filter_map(|one| {
+            let name = one.names?.first()?.trim_start_matches('/').to_owned();
+            Some(Found { name, labels: one.labels.unwrap_or_default() })
+        });
+        Ok(found.collect())
+    }
+
+    /// The client itself, for what concerns images.
+    pub(super) fn docker(&self) -> &Docker {
+        &self.docker
+    }
+
+    /// Says that the engine did not do what was asked.
+    pub(super) fn failed(&self, what: String, error: &Error) -> ContainerError {
+        match error {
+            Error::DockerResponseServerError { message, .. } => ContainerError::Engine { what, why: message.clone() },
+            Error::DockerStreamError { error } => ContainerError::Engine { what, why: error.clone() },
+            other => ContainerError::Unreachable { socket: self.socket.clone(), why: other.to_string() },
+        }
+    }
+}
+
+/// The engine's answer, where it gave one.
+fn status(error: &Error) -> Option<u16> {
+    match error {
+        Error::DockerResponseServerError { status_code, .. } => Some(*status_code),
+        _ => None,
+    }
+}
+
+fn body(blueprint: &Blueprint<'_>) -> ContainerCreateBody {
+    let Blueprint { recipe, user: (uid, gid), .. } = blueprint;
+    let entrypoint = [
+        inside::EXECUTABLE.to_owned(),
+        INSIDE_SUBCOMMAND.to_owned(),
+        blueprint.orphan_after.as_millis().to_string(),
+        uid.to_string(),
+        gid.to_string(),
+    ];
+    ContainerCreateBody {
+        hostname: Some("sawmill".to_owned()),
+        // Until it has settled; see `FIRST_CAPABILITIES`.
+        user: Some("0:0".to_owned()),
+        image: Some(recipe.image.clone()),
+        entrypoint: Some(entrypoint.into()),
+        env: Some(vec![format!("SAWMILL_MARK={}", blueprint.supervisor_dir.display())]),
+        working_dir: Some("/".to_owned()),
+        labels: Some(blueprint.labels.clone().into_iter().collect()),
+        healthcheck: Some(HealthConfig { test: Some(vec!["NONE".to_owned()]), ..HealthConfig::default() }),
+        host_config: Some(HostConfig {
+            mounts: Some(mounts(blueprint)),
+            tmpfs: Some(scratch(blueprint)),
+            readonly_rootfs: Some(true),
+            cap_drop: Some(vec!["ALL".to_owned()]),
+            cap_add: Some(FIRST_CAPABILITIES.map(str::to_owned).into()),
+            security_opt: Some(vec!["no-new-privileges".to_owned()]),
+            network_mode: Some(recipe.network.as_str().to_owned()),
+            ipc_mode: Some("private".to_owned()),
+            memory: Some(recipe.limits.memory_bytes),
+            // Memory and swap together: no swap.
+            memory_swap: Some(recipe.limits.memory_bytes),
+            nano_cpus: Some(recipe.limits.nano_cpus),
+            pids_limit: Some(recipe.limits.pids),
+            ..HostConfig::default()
+        }),
+        ..ContainerCreateBody::default()
+    }
+}
+
+fn mounts(blueprint: &Blueprint<'_>) -> Vec<Mount> {
+    let bind = |source: &Path, target: &str, read_only: bool| Mount {
+        source: Some(source.to_string_lossy().into_owned()),
+        target: Some(target.to_owned()),
+        typ: Some(MountType::BIND),
+        read_only: Some(read_only),
+        ..Mount::default()
+    };
+    // A worktree that is mounted on the host later appears in the container too, where the host's mounts can propagate.
+    // Where they cannot, it has none of them, lest it keep one that the host has taken away.
+    let options = if propagates(blueprint.job_dir) {
+        let propagation = Some(MountBindOptionsPropagationEnum::RSLAVE);
+        MountBindOptions { propagation, ..MountBindOptions::default() }
+    } else {
+        let propagation = Some(MountBindOptionsPropagationEnum::RPRIVATE);
+        MountBindOptions { propagation, non_recursive: Some(true), ..MountBindOptions::default() }
+    };
+    let job = Mount { bind_options: Some(options), ..bind(blueprint.job_dir, inside::WORKSPACE, false) };
+    let objects = blueprint.recipe.objects.iter().map(|dir| bind(dir, &dir.to_string_lossy(), true));
+    let own = [
+        bind(blueprint.executable, inside::EXECUTABLE, true),
+        bind(blueprint.supervisor_dir, inside::SUPERVISOR_DIR, false),
+        job,
+    ];
+    own.into_iter().chain(objects).collect()
+}
+
+/// What can be written in a container beside its slot.
+fn scratch(blueprint: &Blueprint<'_>) -> HashMap<String, String> {
+    let own = inside::supervisor_uid(blueprint.user.0);
+    let tmp = blueprint.recipe.limits.tmp_bytes;
+    HashMap::from([
+        ("/tmp".to_owned(), format!("rw,nosuid,nodev,exec,mode=1777,size={tmp}")),
+        (inside::PRIVATE.to_owned(), format!("rw,nosuid,nodev,noexec,mode=700,uid={own},gid={own},size=64k")),
+    ])
+}

@@ -1,0 +1,46 @@
+//! What can go wrong between the daemon and the engine that makes containers.
+
+use std::path::PathBuf;
+
+use crate::sandbox::SandboxError;
+
+/// Why there is no container, or why one is not as it should be.
+#[derive(Debug, thiserror::Error)]
+pub enum ContainerError {
+    /// No engine answers at the socket.
+    #[error("cannot reach Docker or Podman at {}: {why}; start it, or set container.socket", socket.display())]
+    Unreachable {
+        /// The socket.
+        socket: PathBuf,
+        /// What the system says.
+        why: String,
+    },
+    /// The engine has no such image.
+    #[error("there is no image {image}; build it with sawmill images build, or set container.image")]
+    NoImage {
+        /// Its name.
+        image: String,
+    },
+    /// The engine does not do what it is asked.
+    #[error("cannot {what}: {why}")]
+    Engine {
+        /// What was asked of it.
+        what: String,
+        /// Its reason.
+        why: String,
+    },
+    /// The supervisor does not start in the image.
+    #[error(
+        "the supervisor does not start in image {image}: {why}; use an image whose C library is at least as new as the one that \
+         this program was built with, or a program that was built statically"
+    )]
+    NeverReady {
+        /// The image.
+        image: String,
+        /// What the container said.
+        why: String,
+    },
+    /// A directory of the container's cannot be made, or its supervisor is not one of ours.
+    #[error(transparent)]
+    Supervisor(#[from] SandboxError),
+}

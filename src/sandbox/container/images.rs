@@ -1,0 +1,221 @@
+//! Images for jobs: built by the engine from a Dockerfile, named by what went into them, and listed.
+//!
+//! The one rule: an image is built once. Its tag is made of its Dockerfile and its base, so one that is there is the one that would be
+//! built, and one whose tag is another is stale.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use bollard::models::{BuildInfo, CreateImageInfo, ErrorDetail};
+use bollard::query_parameters::{
+    BuildImageOptionsBuilder, CreateImageOptionsBuilder, ListImagesOptionsBuilder, TagImageOptionsBuilder,
+};
+use bollard::{body_full, body_stream};
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
+
+use super::engine::Engine;
+use super::error::ContainerError;
+
+/// The label by which an image of ours is known; its value is what [`Plan::fingerprint`] gave.
+const LABEL: &str = "sawmill.image";
+
+/// What an image is to be built of.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Its name, without a tag.
+    pub name: String,
+    /// The text of its Dockerfile, which takes its base from the argument `BASE`.
+    pub dockerfile: String,
+    /// The base: an image that the engine has.
+    pub base: String,
+}
+
+/// An image of ours, as the engine has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// Its tags.
+    pub tags: Vec<String>,
+    /// Its digest.
+    pub digest: String,
+    /// What it was built of.
+    pub fingerprint: String,
+    /// When it was built, in seconds since the epoch.
+    pub created: i64,
+    /// Its size, in bytes.
+    pub bytes: u64,
+}
+
+/// A build that has succeeded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Built {
+    /// The tag that names this content.
+    pub tag: String,
+    /// Its digest.
+    pub digest: String,
+    /// Whether it was there already.
+    pub was_there: bool,
+}
+
+/// The images of an engine.
+#[derive(Debug, Clone)]
+pub struct Images {
+    engine: Engine,
+}
+
+impl Images {
+    /// Those of the engine at this socket.
+    ///
+    /// # Errors
+    /// No engine answers there.
+    pub async fn connect(socket: &Path) -> Result<Self, ContainerError> {
+        Ok(Self { engine: Engine::at(socket)?.greet().await? })
+    }
+
+    /// The digest of an image, where the engine has it.
+    ///
+    /// # Errors
+    /// The engine does not say.
+    pub async fn find(&self, name: &str) -> Result<Option<String>, ContainerError> {
+        match self.engine.image(name).await {
+            Ok(image) => Ok(Some(image.digest)),
+            Err(ContainerError::NoImage { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// All that were built by [`Images::build`].
+    ///
+    /// # Errors
+    /// The engine does not say.
+    pub async fn list(&self) -> Result<Vec<Listed>, ContainerError> {
+        let filters = HashMap::from([("label".to_owned(), vec![LABEL.to_owned()])]);
+        let options = ListImagesOptionsBuilder::default().filters(&filters).build();
+        let listed = self.engine.docker().list_images(Some(options)).await;
+        let listed = listed.map_err(|error| self.engine.failed("list images".to_owned(), &error))?;
+        let images = listed.into_iter().map(|image| Listed {
+            fingerprint: image.labels.get(LABEL).cloned().unwrap_or_default(),
+            tags: image.repo_tags,
+            digest: image.id,
+            created: image.created,
+            bytes: u64::try_from(image.size).unwrap_or(0),
+        });
+        Ok(images.collect())
+    }
+
+    /// Fetches an image from its registry. `progress` hears what is being done.
+    ///
+    /// # Errors
+    /// It cannot be had from there.
+    pub async fn pull(&self, name: &str, progress: impl FnMut(&str)) -> Result<(), ContainerError> {
+        let (image, tag) = name.rsplit_once(':').unwrap_or((name, "latest"));
+        let options = CreateImageOptionsBuilder::default().from_image(image).tag(tag).build();
+        let pulling = self.engine.docker().create_image(Some(options), None, None);
+        self.follow(format!("fetch image {name}"), pulling.map(|step| step.map(Step::from)), progress).await
+    }
+
+    /// Makes an image of an archive of files, as `tar` writes it, under this name.
+    ///
+    /// # Errors
+    /// The engine does not take it.
+    pub async fn import(
+        &self,
+        name: &str,
+        archive: impl Stream<Item = Bytes> + Send + 'static,
+        progress: impl FnMut(&str),
+    ) -> Result<(), ContainerError> {
+        let (repo, tag) = name.rsplit_once(':').unwrap_or((name, "latest"));
+        let options = CreateImageOptionsBuilder::default().from_src("-").repo(repo).tag(tag).build();
+        let importing = self.engine.docker().create_image(Some(options), Some(body_stream(archive)), None);
+        self.follow(format!("import image {name}"), importing.map(|step| step.map(Step::from)), progress).await
+    }
+
+    /// Builds an image, unless it is there, and gives it the tag `latest` beside its own.
+    ///
+    /// # Errors
+    /// The base is missing, or a step of the Dockerfile fails.
+    pub async fn build(&self, plan: &Plan, progress: impl FnMut(&str)) -> Result<Built, ContainerError> {
+        let base = self.engine.image(&plan.base).await?.digest;
+        let fingerprint = plan.fingerprint(&base);
+        let tag = format!("{}:{fingerprint}", plan.name);
+        let there = self.find(&tag).await?;
+        if there.is_none() {
+            let options = BuildImageOptionsBuilder::default()
+                .t(&tag)
+                .rm(true)
+                .forcerm(true)
+                .networkmode("host")
+                .buildargs(&HashMap::from([("BASE", plan.base.as_str())]))
+                .labels(&HashMap::from([(LABEL, fingerprint.as_str())]))
+                .build();
+            let context = context(&plan.dockerfile)
+                .map_err(|error| ContainerError::Engine { what: format!("build image {tag}"), why: error.to_string() })?;
+            let building = self.engine.docker().build_image(options, None, Some(body_full(context.into())));
+            self.follow(format!("build image {tag}"), building.map(|step| step.map(Step::from)), progress).await?;
+        }
+        let options = TagImageOptionsBuilder::default().repo(&plan.name).tag("latest").build();
+        let tagged = self.engine.docker().tag_image(&tag, Some(options)).await;
+        tagged.map_err(|error| self.engine.failed(format!("tag image {tag}"), &error))?;
+        let digest = self.engine.image(&tag).await?.digest;
+        Ok(Built { tag, digest, was_there: there.is_some() })
+    }
+
+    async fn follow(
+        &self,
+        what: String,
+        steps: impl Stream<Item = Result<Step, bollard::errors::Error>>,
+        mut progress: impl FnMut(&str),
+    ) -> Result<(), ContainerError> {
+        let mut steps = std::pin::pin!(steps);
+        while let Some(step) = steps.next().await {
+            match step.map_err(|error| self.engine.failed(what.clone(), &error))? {
+                Step { error: Some(why), .. } => return Err(ContainerError::Engine { what, why }),
+                Step { said, .. } => said.lines().filter(|line| !line.trim().is_empty()).for_each(&mut progress),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Plan {
+    /// What names the content of the image on this base: FNV-1a of 64 bits (<http://www.isthe.com/chongo/tech/comp/fnv/>), which tells
+    /// one text from the next. Nobody gains by making two alike: who writes the Dockerfile runs what is in the image.
+    #[must_use]
+    pub fn fingerprint(&self, base_digest: &str) -> String {
+        let bytes = self.dockerfile.bytes().chain(base_digest.bytes());
+        let hash = bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+        format!("{hash:016x}")
+    }
+}
+
+/// What the engine says of a step.
+struct Step {
+    said: String,
+    error: Option<String>,
+}
+
+impl From<BuildInfo> for Step {
+    fn from(info: BuildInfo) -> Self {
+        Self { said: info.stream.or(info.status).unwrap_or_default(), error: info.error_detail.map(sentence) }
+    }
+}
+
+impl From<CreateImageInfo> for Step {
+    fn from(info: CreateImageInfo) -> Self {
+        Self { said: info.status.unwrap_or_default(), error: info.error_detail.map(sentence) }
+    }
+}
+
+fn sentence(detail: ErrorDetail) -> String {
+    detail.message.unwrap_or_else(|| format!("code {}", detail.code.unwrap_or_default()))
+}
+
+/// The files that a build gets: its Dockerfile alone.
+fn context(dockerfile: &str) -> std::io::Result<Vec<u8>> {
+    let mut archive = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_size(dockerfile.len() as u64);
+    header.set_mode(0o644);
+    archive.append_data(&mut header, "Dockerfile", dockerfile.as_bytes())?;
+    archive.into_inner()
+}

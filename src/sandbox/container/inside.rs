@@ -1,0 +1,18 @@
+//! Where things are within a container: the same in all of them, so that what a build remembers of its paths stays right.
+
+/// What the job sees of its slot, and nothing else of the host.
+pub const WORKSPACE: &str = "/workspace";
+
+/// A place of the supervisor's own, which the job's user cannot enter.
+pub(in super::super) const PRIVATE: &str = "/run/sawmill";
+
+/// The supervisor's directory: the same as on the host.
+pub(in super::super) const SUPERVISOR_DIR: &str = "/run/sawmill/sup";
+
+/// This executable.
+pub(in super::super) const EXECUTABLE: &str = "/run/sawmill/exe";
+
+/// The supervisor's own user id: nobody's, and another than the job's.
+pub(in super::super) const fn supervisor_uid(job: u32) -> u32 {
+    if job == 65_533 { 65_532 } else { 65_533 }
+}

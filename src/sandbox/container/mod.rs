@@ -1,0 +1,28 @@
+//! Containers for jobs: made ahead, used for one job, and replaced.
+//!
+//! A container differs from the host only in who starts the supervisor: in it that is the first process, and the same executable
+//! with the same protocol. The daemon asks it over a socket in a directory on the host that the job's user cannot enter from
+//! within; the engine has no part in a job until its container is removed.
+//!
+//! The one rule: what a container has of the host is listed in `engine.rs`, and every container carries labels by which it is found
+//! again when nobody remembers it.
+
+mod config;
+mod engine;
+mod error;
+mod images;
+pub(super) mod inside;
+mod labels;
+mod mounts;
+mod pool;
+mod recipe;
+mod shelf;
+mod workshop;
+
+pub use config::{Config, Network};
+pub use error::ContainerError;
+pub use images::{Built, Images, Listed, Plan};
+pub use inside::WORKSPACE;
+pub use mounts::propagates;
+pub use pool::{Containers, ContainersSetup, Lodging, Start, Use, Wish};
+pub use workshop::Container;

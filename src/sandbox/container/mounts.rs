@@ -1,0 +1,68 @@
+//! What is mounted on the host after a container was made, and is to be seen in it: a worktree that is an overlay.
+//!
+//! The one rule: a container holds the slot's directory either with its mounts, where those come and go with the host's, or without any
+//! (see `engine.rs`). So no mount of an earlier job's is ever in it.
+
+use std::ffi::CString;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use crate::sandbox::kernel;
+
+/// Whether something else is mounted at `tree` than what its parent is on.
+pub(super) fn is_mounted(tree: &Path, parent: &Path) -> bool {
+    let device = |path: &Path| fs::metadata(path).ok().map(|about| about.dev());
+    device(tree).is_some_and(|of_tree| device(parent).is_some_and(|of_parent| of_parent != of_tree))
+}
+
+/// Shows what is mounted at `source` to the container whose first process has this number, at `target` there. Blocks for well under a
+/// millisecond.
+///
+/// # Errors
+/// This process is not root, or the container is gone.
+pub(super) fn show(source: &Path, pid: i32, target: &Path) -> io::Result<()> {
+    let text = |path: &Path| CString::new(path.as_os_str().as_bytes());
+    let (source, target) = (text(source)?, text(target)?);
+    let namespace = File::open(format!("/proc/{pid}/ns/mnt"))?;
+    let shown = std::thread::spawn(move || kernel::show_mount(&source, namespace, &target)).join();
+    Ok(shown.map_err(|_| io::Error::other("the thread that mounts panicked; please report it as a defect"))??)
+}
+
+/// Whether mounts below `path` propagate into containers that hold it: the mount that it is on is shared, or the slave of one that is.
+#[must_use]
+pub fn propagates(path: &Path) -> bool {
+    fs::read_to_string("/proc/self/mountinfo").is_ok_and(|table| is_shared(&table, path))
+}
+
+/// The format is that of proc_pid_mountinfo(5): the fifth field is where, and optional fields follow the sixth, up to a dash.
+fn is_shared(table: &str, path: &Path) -> bool {
+    let on_it = table.lines().filter_map(|line| {
+        let fields: Vec<&str> = line.split(' ').collect();
+        let place = fields.get(4)?.replace("\\040", " ");
+        let optional = fields.iter().skip(6).take_while(|field| **field != "-");
+        let shared = optional.into_iter().any(|field| field.starts_with("shared:") || field.starts_with("master:"));
+        path.starts_with(&place).then_some((place.len(), shared))
+    });
+    // Of several at one place the last one hides the others.
+    on_it.max_by_key(|(length, _)| *length).is_some_and(|(_, shared)| shared)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mount_that_a_path_is_on_decides() {
+        let table = "22 1 8:1 / / rw shared:1 - ext4 /dev/sda rw\n\
+                     23 22 8:2 / /srv rw - ext4 /dev/sdb rw\n\
+                     24 23 8:3 / /srv/a\\040b rw master:7 - ext4 /dev/sdc rw\n";
+        let check = |path: &str, expected: bool| assert_eq!(is_shared(table, Path::new(path)), expected, "{path}");
+        check("/var/lib", true);
+        check("/srv/x", false);
+        check("/srv/a b/slots", true);
+        check("/srvx", true);
+    }
+}

@@ -1,0 +1,347 @@
+//! The containers of a worker: ready ahead of the jobs of each slot, given for one job, and replaced off every job's path.
+//!
+//! The one rule: what a job leaves behind in a container ends with it. A container is used again only where the configuration asks
+//! for that, and only when no process is left in it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Mutex as AsyncMutex, OnceCell};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, info, warn};
+
+use super::config::Config;
+use super::engine::Image;
+use super::error::ContainerError;
+use super::recipe::{Limits, Recipe};
+use super::shelf::Shelf;
+use super::workshop::{Container, Owned, Workshop, install};
+use crate::job::spec::ContainerMode;
+use crate::sandbox::Roster;
+
+/// How long after a job's start the container for the next one is made: the job's own start has the processors first.
+const REFILL_AFTER: Duration = Duration::from_millis(200);
+
+/// How long the engine's word on an image holds. A tag may come to mean another one.
+const IMAGE_HOLDS: Duration = Duration::from_secs(5);
+
+/// How long an engine that does not answer holds up the daemon's start.
+const GREET_WITHIN: Duration = Duration::from_secs(10);
+
+/// How often it is tried to remove what could not be removed; how often, and how long, when the worker leaves.
+const PURGE_EVERY: Duration = Duration::from_secs(5);
+const PURGE_AGAIN_AFTER: Duration = Duration::from_millis(500);
+const PURGE_AT_LAST: Duration = Duration::from_secs(10);
+
+/// The containers of a worker. All clones are the same.
+#[derive(Debug, Clone)]
+pub struct Containers {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    config: Config,
+    workshop: Workshop,
+    shelves: Mutex<BTreeMap<u32, Shelf>>,
+    /// Held while a shelf is filled: one container is made at a time, so that making them takes little from the jobs.
+    filling: AsyncMutex<()>,
+    images: Mutex<HashMap<String, (Instant, Image)>>,
+    job_dirs: Mutex<BTreeMap<u32, PathBuf>>,
+    tasks: TaskTracker,
+    closing: CancellationToken,
+}
+
+/// What the containers of a worker are made with.
+#[derive(Debug)]
+pub struct ContainersSetup {
+    /// `[container]`.
+    pub config: Config,
+    /// The worker's name.
+    pub worker: String,
+    /// Its state directory.
+    pub state: PathBuf,
+    /// This executable.
+    pub executable: PathBuf,
+    /// How long a supervisor goes on without hearing from a daemon.
+    pub orphan_after: Duration,
+    /// Who is to hear that the daemon lives.
+    pub roster: Roster,
+}
+
+/// What a job needs of a container.
+#[derive(Debug, Clone)]
+pub struct Wish {
+    /// Its slot.
+    pub slot: u32,
+    /// What it sees of the slot.
+    pub job_dir: PathBuf,
+    /// Its worktree, which is in that, and may be a mount.
+    pub tree: PathBuf,
+    /// Its image; the configured one when absent.
+    pub image: Option<String>,
+    /// Directories of git objects that its view borrows.
+    pub objects: Vec<PathBuf>,
+}
+
+/// A container for a job.
+#[derive(Debug)]
+pub struct Lodging {
+    /// The container.
+    pub container: Container,
+    /// What the image sets in the environment of its programs.
+    pub env: Vec<(String, String)>,
+    /// Whether it was ready.
+    pub start: Start,
+}
+
+/// Whether a container was there before its job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// It was.
+    Warm,
+    /// It was made for the job.
+    Cold,
+}
+
+/// What became of a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Use {
+    /// No process is left in it.
+    Clean,
+    /// It is not known what is in it.
+    Spoilt,
+}
+
+impl Containers {
+    /// Makes ready to make containers. The engine is not asked yet.
+    ///
+    /// # Errors
+    /// The state directory cannot be written, or the program's own file cannot be read.
+    pub fn open(setup: ContainersSetup) -> io::Result<Self> {
+        let ContainersSetup { config, worker, state, executable, orphan_after, roster } = setup;
+        let executable = install(&executable, &state)?;
+        let socket = config.socket.clone();
+        let (engine, condemned) = (OnceCell::new(), Mutex::default());
+        let workshop = Workshop { socket, engine, worker, state, executable, orphan_after, roster, condemned };
+        Ok(Self {
+            inner: Arc::new(Inner {
+                config,
+                workshop,
+                shelves: Mutex::default(),
+                filling: AsyncMutex::default(),
+                images: Mutex::default(),
+                job_dirs: Mutex::default(),
+                tasks: TaskTracker::new(),
+                closing: CancellationToken::new(),
+            }),
+        })
+    }
+
+    /// Whether jobs that do not say run in containers.
+    #[must_use]
+    pub fn mode(&self) -> ContainerMode {
+        self.inner.config.mode
+    }
+
+    /// Takes up what an earlier daemon left: containers that are ready are used, those whose jobs still run (`in_use`, by their names)
+    /// are left to them, all others are removed.
+    pub async fn take_up(&self, in_use: &BTreeSet<String>) {
+        match timeout(GREET_WITHIN, self.inner.take_up(in_use)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => debug!("no containers of an earlier daemon are looked for: {error}"),
+            Err(_) => warn!("the engine at {} does not answer", self.inner.config.socket.display()),
+        }
+    }
+
+    /// Gives a container to a job: one that is ready where there is one, else one that is made now.
+    ///
+    /// # Errors
+    /// There is no engine, no such image, or no supervisor in it.
+    pub async fn take(&self, wish: &Wish) -> Result<Lodging, ContainerError> {
+        let inner = &self.inner;
+        let name = wish.image.as_deref().unwrap_or(&inner.config.image);
+        let image = inner.image(name).await?;
+        let recipe = inner.recipe(&image, wish);
+        inner.job_dirs().insert(wish.slot, wish.job_dir.clone());
+        let (mut container, start) = match self.take_ready(wish.slot, &recipe).await {
+            Some(container) => (container, Start::Warm),
+            None => (inner.workshop.make(wish.slot, &wish.job_dir, &recipe).await?, Start::Cold),
+        };
+        container.jobs += 1;
+        if let Err(error) = inner.workshop.show_tree(&mut container, &wish.job_dir, &wish.tree).await {
+            self.destroy_later(container);
+            return Err(error);
+        }
+        self.refill_soon(wish.slot);
+        Ok(Lodging { container, env: image.env, start })
+    }
+
+    async fn take_ready(&self, slot: u32, recipe: &Recipe) -> Option<Container> {
+        loop {
+            let keep = self.inner.config.warm as usize;
+            let container = self.inner.shelves().entry(slot).or_default().take(recipe, keep)?;
+            if self.inner.workshop.is_ready(&container).await {
+                return Some(container);
+            }
+            warn!("container {} of slot {slot} is gone; another one is used", container.name);
+            self.destroy_later(container);
+        }
+    }
+
+    /// Hears that a job no longer needs its container. What is to be done then is done in the background.
+    pub fn give_back(&self, slot: u32, container: Container, left: Use) {
+        let containers = self.clone();
+        self.inner.tasks.spawn(async move {
+            let inner = &containers.inner;
+            let again = left == Use::Clean && !container.mounted && container.jobs < inner.config.reuse && inner.config.warm > 0;
+            if again && !inner.closing.is_cancelled() && inner.workshop.is_ready(&container).await {
+                inner.shelves().entry(slot).or_default().put(container);
+            } else {
+                inner.workshop.destroy(&container).await;
+            }
+            inner.fill_once(slot).await;
+        });
+    }
+
+    /// Ends a container at once, with every process in it. False when the engine does not do it.
+    pub async fn destroy(&self, container: &Container) -> bool {
+        self.inner.workshop.destroy(container).await
+    }
+
+    /// Removes what could not be removed before, again and again until `ended`.
+    pub async fn purge_loop(self, ended: CancellationToken) {
+        while ended.run_until_cancelled(tokio::time::sleep(PURGE_EVERY)).await.is_some() {
+            self.inner.workshop.purge_once().await;
+        }
+    }
+
+    fn destroy_later(&self, container: Container) {
+        let inner = self.inner.clone();
+        self.inner.tasks.spawn(async move { inner.workshop.destroy(&container).await });
+    }
+
+    fn refill_soon(&self, slot: u32) {
+        let inner = self.inner.clone();
+        self.inner.tasks.spawn(async move {
+            if inner.closing.run_until_cancelled(tokio::time::sleep(REFILL_AFTER)).await.is_some() {
+                inner.fill_once(slot).await;
+            }
+        });
+    }
+
+    /// Removes what is ready, and waits until everything that was to be removed is.
+    pub async fn close(&self) {
+        let inner = &self.inner;
+        inner.closing.cancel();
+        // One that is being made is put on its shelf before this goes on.
+        let filling = inner.filling.lock().await;
+        let left: Vec<Container> = inner.shelves().values_mut().flat_map(Shelf::clear).collect();
+        for container in left {
+            self.destroy_later(container);
+        }
+        drop(filling);
+        inner.tasks.close();
+        inner.tasks.wait().await;
+        let begun = Instant::now();
+        while !inner.workshop.purge_once().await && begun.elapsed() < PURGE_AT_LAST {
+            tokio::time::sleep(PURGE_AGAIN_AFTER).await;
+        }
+    }
+}
+
+impl Inner {
+    fn shelves(&self) -> MutexGuard<'_, BTreeMap<u32, Shelf>> {
+        self.shelves.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn job_dirs(&self) -> MutexGuard<'_, BTreeMap<u32, PathBuf>> {
+        self.job_dirs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn recipe(&self, image: &Image, wish: &Wish) -> Recipe {
+        Recipe {
+            image: image.digest.clone(),
+            network: self.config.network,
+            limits: Limits::of(&self.config),
+            objects: wish.objects.clone(),
+            build: self.workshop.build(),
+        }
+    }
+
+    /// What the engine has under this name now, or had a moment ago.
+    async fn image(&self, name: &str) -> Result<Image, ContainerError> {
+        let known = self.images.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
+        if let Some((asked, image)) = known
+            && asked.elapsed() < IMAGE_HOLDS
+        {
+            return Ok(image);
+        }
+        let image = self.workshop.engine().await?.image(name).await?;
+        self.images.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), (Instant::now(), image.clone()));
+        Ok(image)
+    }
+
+    /// Makes what a slot's shelf lacks, and removes what it does not want.
+    async fn fill_once(&self, slot: u32) {
+        let _alone = self.filling.lock().await;
+        let unwanted = self.shelves().entry(slot).or_default().unwanted();
+        for container in unwanted {
+            self.workshop.destroy(&container).await;
+        }
+        let lacking = self.shelves().entry(slot).or_default().lacking();
+        let Some(job_dir) = self.job_dirs().get(&slot).cloned() else { return };
+        for recipe in lacking {
+            if self.closing.is_cancelled() {
+                return;
+            }
+            match self.workshop.make(slot, &job_dir, &recipe).await {
+                Ok(container) => self.shelves().entry(slot).or_default().put(container),
+                Err(error) => {
+                    warn!("no container is ready for the next job of slot {slot}: {error}");
+                    self.shelves().entry(slot).or_default().forget_image(&recipe.image);
+                }
+            }
+        }
+    }
+
+    async fn take_up(&self, in_use: &BTreeSet<String>) -> Result<(), ContainerError> {
+        let mut living = BTreeSet::new();
+        for Owned { name, container } in self.workshop.owned().await? {
+            match container {
+                Some((_, container)) if in_use.contains(&name) => {
+                    info!("container {name} goes on with its job");
+                    self.workshop.roster.add(&container.dir);
+                    living.insert(container.dir);
+                }
+                Some((slot, container)) if self.is_as_configured(&container) && self.workshop.is_ready(&container).await => {
+                    self.workshop.roster.add(&container.dir);
+                    living.insert(container.dir.clone());
+                    let mut shelves = self.shelves();
+                    let shelf = shelves.entry(slot).or_default();
+                    shelf.want(&container.recipe, self.config.warm as usize);
+                    shelf.put(container);
+                }
+                _ => {
+                    info!("removing container {name}, which an earlier daemon left");
+                    self.workshop.engine().await?.remove(&name).await?;
+                }
+            }
+        }
+        if let Err(error) = self.workshop.sweep(&living) {
+            warn!("cannot remove what containers of an earlier daemon left: {error}");
+        }
+        Ok(())
+    }
+
+    fn is_as_configured(&self, container: &Container) -> bool {
+        let Recipe { network, limits, build, .. } = &container.recipe;
+        let config = &self.config;
+        config.warm > 0 && *network == config.network && *limits == Limits::of(config) && *build == self.workshop.build()
+    }
+}

@@ -1,0 +1,62 @@
+//! What a container is made of: two of one recipe and slot are as good as each other.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::config::{Config, Network};
+
+/// What decides whether a container that is there will do for a job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Recipe {
+    /// The image, by its digest.
+    pub(super) image: String,
+    pub(super) network: Network,
+    pub(super) limits: Limits,
+    /// Directories of git objects that the job's view borrows: within at the same place as on the host, to be read only.
+    pub(super) objects: Vec<PathBuf>,
+    /// Which build of this program is the supervisor.
+    pub(super) build: String,
+}
+
+/// What one container may take.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Limits {
+    pub(super) memory_bytes: i64,
+    pub(super) nano_cpus: i64,
+    pub(super) pids: i64,
+    pub(super) tmp_bytes: u64,
+}
+
+impl Limits {
+    pub(super) fn of(config: &Config) -> Self {
+        #[expect(clippy::cast_possible_truncation, reason = "a number of processors is far from the limits of an i64")]
+        let nano_cpus = (config.cpus * 1e9) as i64;
+        Self {
+            memory_bytes: i64::try_from(config.memory.as_u64()).unwrap_or(i64::MAX),
+            nano_cpus,
+            pids: i64::from(config.pids),
+            tmp_bytes: config.tmp.as_u64(),
+        }
+    }
+}
+
+/// Everything that the engine is told of one container.
+pub(super) struct Blueprint<'a> {
+    pub(super) name: &'a str,
+    pub(super) recipe: &'a Recipe,
+    /// By these it is found again, and known to be ours.
+    pub(super) labels: BTreeMap<String, String>,
+    /// What the job sees of its slot, on the host.
+    pub(super) job_dir: &'a Path,
+    /// The supervisor's directory, on the host.
+    pub(super) supervisor_dir: &'a Path,
+    /// This executable, on the host.
+    pub(super) executable: &'a Path,
+    /// User and group of the job: those of the daemon, so that nothing in the slot belongs to anybody else.
+    pub(super) user: (u32, u32),
+    /// How long its supervisor waits for a daemon that stays away.
+    pub(super) orphan_after: Duration,
+}

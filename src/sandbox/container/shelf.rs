@@ -1,0 +1,106 @@
+//! The containers that a slot has ready, and those that it wants ready: one for each kind of job that it has had last.
+
+use super::recipe::Recipe;
+use super::workshop::Container;
+
+/// The shelf of one slot.
+#[derive(Debug, Default)]
+pub(super) struct Shelf {
+    ready: Vec<Container>,
+    /// The most recent kind first.
+    wanted: Vec<Recipe>,
+}
+
+impl Shelf {
+    /// Takes a container of this recipe, if one is ready. The recipe is wanted from now on, and of those before it the last `keep`.
+    pub(super) fn take(&mut self, recipe: &Recipe, keep: usize) -> Option<Container> {
+        self.want(recipe, keep);
+        let at = self.ready.iter().position(|container| container.recipe == *recipe)?;
+        Some(self.ready.remove(at))
+    }
+
+    /// Wants a container of this recipe ready.
+    pub(super) fn want(&mut self, recipe: &Recipe, keep: usize) {
+        self.wanted.retain(|other| other != recipe);
+        self.wanted.insert(0, recipe.clone());
+        self.wanted.truncate(keep);
+    }
+
+    /// Wants those of one image no more.
+    pub(super) fn forget_image(&mut self, digest: &str) {
+        self.wanted.retain(|recipe| recipe.image != digest);
+    }
+
+    /// Puts a container there.
+    pub(super) fn put(&mut self, container: Container) {
+        self.ready.push(container);
+    }
+
+    /// Whether a container of this recipe is wanted and not there.
+    pub(super) fn lacks(&self, recipe: &Recipe) -> bool {
+        self.wanted.contains(recipe) && !self.ready.iter().any(|container| container.recipe == *recipe)
+    }
+
+    /// The recipes of which one is wanted and none is there.
+    pub(super) fn lacking(&self) -> Vec<Recipe> {
+        self.wanted.iter().filter(|recipe| self.lacks(recipe)).cloned().collect()
+    }
+
+    /// Takes out what is not wanted any more.
+    pub(super) fn unwanted(&mut self) -> Vec<Container> {
+        let mut out = Vec::new();
+        for container in std::mem::take(&mut self.ready) {
+            if self.lacks(&container.recipe) { self.ready.push(container) } else { out.push(container) }
+        }
+        out
+    }
+
+    /// Takes out everything, for good.
+    pub(super) fn clear(&mut self) -> Vec<Container> {
+        self.wanted.clear();
+        std::mem::take(&mut self.ready)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::config::Network;
+    use super::super::recipe::Limits;
+    use super::*;
+
+    fn recipe(image: &str) -> Recipe {
+        let limits = Limits { memory_bytes: 1, nano_cpus: 1, pids: 1, tmp_bytes: 1 };
+        Recipe { image: image.to_owned(), network: Network::None, limits, objects: Vec::new(), build: String::new() }
+    }
+
+    fn container(name: &str, image: &str) -> Container {
+        Container { name: name.to_owned(), dir: name.into(), recipe: recipe(image), jobs: 0, mounted: false }
+    }
+
+    #[test]
+    fn a_container_is_given_only_for_its_own_recipe() {
+        let mut shelf = Shelf::default();
+        assert_eq!(shelf.take(&recipe("a"), 1), None);
+        assert_eq!(shelf.lacking(), [recipe("a")]);
+        shelf.put(container("1", "a"));
+        assert!(shelf.lacking().is_empty());
+        assert_eq!(shelf.take(&recipe("b"), 1), None, "of another recipe");
+        assert_eq!(shelf.lacking(), [recipe("b")]);
+        assert_eq!(shelf.unwanted(), [container("1", "a")], "one kind is kept ready, and it is another now");
+        shelf.put(container("2", "b"));
+        assert_eq!(shelf.take(&recipe("b"), 1), Some(container("2", "b")));
+    }
+
+    #[test]
+    fn with_room_for_two_kinds_the_last_two_stay_and_nothing_stays_twice() {
+        let mut shelf = Shelf::default();
+        for name in ["a", "b", "c"] {
+            shelf.want(&recipe(name), 2);
+            shelf.put(container(name, name));
+        }
+        shelf.put(container("again", "c"));
+        assert_eq!(shelf.unwanted(), [container("a", "a"), container("again", "c")]);
+        shelf.forget_image("b");
+        assert_eq!(shelf.unwanted(), [container("b", "b")]);
+    }
+}

@@ -1,0 +1,165 @@
+//! Workers that run their jobs in containers, as processes of their own: killed, and their containers killed, in each stage.
+
+use std::time::Duration;
+
+use bollard::query_parameters::KillContainerOptionsBuilder;
+use sawmill::job::{LogVerdict, OutcomeClass, Stream};
+use serde_json::json;
+
+use super::{image, owned};
+use crate::crash::{Held, LONG, OUTPUT, Scene};
+use crate::delivery::host::{Host, Lodging, On, until};
+use crate::delivery::remote::{git, refs, small_remote};
+
+async fn scene(held: Held) -> Scene {
+    Scene::on(Host::new(On::Sqlite, LONG, 2).await.lodge(Lodging::InContainers).await, held)
+}
+
+/// A worker that is killed and started again takes the job up in its container: one delivery, and a log without a gap.
+async fn is_taken_up(held: Held) {
+    let scene = scene(held).await;
+    scene.kill_in_stage().await;
+    let worker = scene.host.start("a").await;
+    if matches!(held, Held::Execute | Held::Judge) {
+        // The job itself was held, and lives.
+        scene.latch.release().await;
+    }
+    scene.assert_delivered_once(1).await;
+    let attempts = scene.host.attempts(scene.job).await;
+    assert_eq!(attempts.len(), 1);
+    assert_eq!(attempts[0].log_verdict, Some(LogVerdict::Complete));
+    assert_eq!(scene.host.log(scene.job, 1, Stream::Stdout).await, OUTPUT);
+    let said = scene.host.log(scene.job, 1, Stream::System).await;
+    assert!(said.contains("in container sawmill-a-"), "{said}");
+    scene.close(vec![worker]).await;
+}
+
+/// Containers that are killed: the job is delivered once all the same. Where it needed the container still, its attempt is made
+/// again, and is not charged.
+async fn survives_its_container(held: Held) {
+    let scene = scene(held).await;
+    let worker = scene.host.start("a").await;
+    scene.latch.reached().await;
+    let docker = image::docker().await;
+    for name in owned(&scene.host.state_dir("a")).await {
+        let options = KillContainerOptionsBuilder::default().signal("KILL").build();
+        // One that was just being removed is as good as killed.
+        docker.kill_container(&name, Some(options)).await.ok();
+    }
+    scene.latch.lift();
+    if !matches!(held, Held::Execute | Held::Judge) {
+        scene.latch.release().await;
+    }
+    let needed = matches!(held, Held::Execute | Held::Commit | Held::Judge);
+    scene.assert_delivered_once(if needed { 2 } else { 1 }).await;
+    let first = scene.host.attempts(scene.job).await.into_iter().find(|attempt| attempt.attempt.0 == 1).expect("it was made");
+    assert_eq!(first.outcome.map(|outcome| outcome.class == OutcomeClass::Infrastructure), Some(needed));
+    scene.close(vec![worker]).await;
+}
+
+macro_rules! in_each_stage {
+    ($($name:ident($held:ident))*) => {
+        mod taken_up { $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                super::is_taken_up(crate::crash::Held::$held).await;
+            }
+        )* }
+        mod container_killed { $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                super::survives_its_container(crate::crash::Held::$held).await;
+            }
+        )* }
+    };
+}
+
+in_each_stage! {
+    in_prepare(Prepare)
+    in_execute(Execute)
+    in_commit(Commit)
+    in_judge(Judge)
+    in_publish(Publish)
+    in_complete(Complete)
+}
+
+/// A worker that is killed and stays away: the container's supervisor ends the job, the one on the host salvages, and another worker's
+/// attempt is told of what was saved.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_never_comes_back_leaves_salvage_and_no_container() {
+    let host = Host::new(On::Sqlite, Duration::from_secs(6), 1).await.lodge(Lodging::InContainers).await;
+    let scene = Scene::on(host, Held::Execute);
+    scene.kill_in_stage().await;
+    until("the container ends by itself", async || scene.host.processes_of("a").is_empty()).await;
+    let salvaged = refs(&scene.remote, "refs/sawmill/salvage/");
+    assert_eq!(salvaged.len(), 1, "{salvaged:?}");
+    assert_eq!(git(&scene.remote, &["show", &format!("{}:work.txt", salvaged[0].1)]), "work");
+    let other = scene.host.start("b").await;
+    scene.assert_delivered_once(2).await;
+    // The first one comes back after all, and clears up.
+    let first = scene.host.start("a").await;
+    scene.close(vec![first, other]).await;
+}
+
+/// What a job finds of git in a container is what it finds on the host: its branch, its base, and a clean tree.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn git_works_in_a_container() {
+    let host = Host::new(On::Sqlite, LONG, 1).await.lodge(Lodging::InContainers).await;
+    let remote = small_remote(host.root(), "remote.git");
+    let worker = host.start("a").await;
+    let command = "set -e; git status --porcelain; git log --format=%s; echo work > work.txt; git add -A; \
+                   git commit -qm own; git log --format=%s; git fsck --no-dangling; git status --short --branch";
+    // First in a container that was made for it, then, as soon as one is ready before its job, in such a one.
+    let (mut round, mut how) = (0, ", made in ");
+    loop {
+        round += 1;
+        let job = host.enqueue(&json!({
+            "repo": remote, "task": { "command": command }, "deliver": { "branch": format!("round-{round}") },
+        }));
+        host.succeeded(job).await;
+        let said = host.log(job, 1, Stream::Stdout).await;
+        assert_eq!(said, format!("seed\nown\nseed\n## round-{round}\n"));
+        let said = host.log(job, 1, Stream::System).await;
+        if said.contains(how) {
+            if how == ", ready before" {
+                break;
+            }
+            how = ", ready before";
+        }
+        assert!(round < 50, "none was ever {how}: {said}");
+        until("a container waits", async || !owned(&host.state_dir("a")).await.is_empty()).await;
+    }
+    host.close(vec![worker]).await;
+}
+
+/// By default a worker uses containers where it can; a job may ask for more, or for less.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_the_image_a_job_runs_on_the_host_and_says_why_unless_it_insists() {
+    let mut host = Host::new(On::Sqlite, LONG, 1).await.lodge(Lodging::InContainers).await;
+    host.set("SAWMILL_CONTAINER__MODE", "auto");
+    host.set("SAWMILL_CONTAINER__IMAGE", "sawmill-test:no-such");
+    let remote = small_remote(host.root(), "remote.git");
+    let worker = host.start("a").await;
+    let enqueue = |more: serde_json::Value| {
+        let mut spec = json!({ "repo": remote, "changes": "optional", "task": { "command": "pwd" } });
+        spec.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+        host.enqueue(&spec)
+    };
+    let any = enqueue(json!({}));
+    host.succeeded(any).await;
+    let said = host.log(any, 1, Stream::System).await;
+    assert!(said.contains("on the host, and not in a container: there is no image sawmill-test:no-such;"), "{said}");
+
+    let own = enqueue(json!({ "image": image::with_git().await }));
+    host.succeeded(own).await;
+    assert_eq!(host.log(own, 1, Stream::Stdout).await, "/workspace/tree\n");
+
+    let insists = enqueue(json!({ "container": "on" }));
+    let ended = host.ended(insists).await;
+    assert_eq!(ended.outcome.expect("it ended").class, OutcomeClass::Invalid);
+
+    let refuses = enqueue(json!({ "container": "off" }));
+    host.succeeded(refuses).await;
+    assert!(!host.log(refuses, 1, Stream::System).await.contains("container"));
+    host.close(vec![worker]).await;
+}

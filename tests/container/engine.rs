@@ -1,0 +1,95 @@
+//! The engine goes away and comes back: its containers go with it, and no job is lost.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use bollard::{API_DEFAULT_VERSION, Docker};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use sawmill::job::{OutcomeClass, Stream};
+use serde_json::json;
+use tempfile::TempDir;
+
+use super::image;
+use crate::crash::{Held, LONG, Scene};
+use crate::delivery::host::{Host, Lodging, On, until};
+
+/// An engine of its own, which nobody else uses.
+struct Engine {
+    root: TempDir,
+    child: Option<Child>,
+}
+
+impl Engine {
+    async fn start() -> Self {
+        let mut engine = Self { root: TempDir::with_prefix("sawmill-engine-").expect("a directory"), child: None };
+        engine.start_again().await;
+        engine
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.root.path().join("docker.sock")
+    }
+
+    async fn start_again(&mut self) {
+        let at = |name: &str| self.root.path().join(name);
+        let mut dockerd = Command::new("dockerd");
+        dockerd.arg("--host").arg(format!("unix://{}", self.socket().display()));
+        dockerd.arg("--pidfile").arg(at("pid")).arg("--exec-root").arg(at("exec")).arg("--data-root").arg(at("data"));
+        dockerd.args(["--bridge", "none", "--iptables=false", "--ip-masq=false"]).stdin(Stdio::null());
+        let log = File::options().create(true).append(true).open(at("log")).expect("a log");
+        self.child = Some(dockerd.stdout(Stdio::null()).stderr(log).spawn().expect("dockerd is installed"));
+        let socket = self.socket();
+        until("the engine answers", async || answers(&socket).await).await;
+    }
+
+    fn stop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM).expect("it lives");
+            child.wait().expect("a child");
+        }
+    }
+}
+
+async fn answers(socket: &Path) -> bool {
+    let docker = Docker::connect_with_unix(socket.to_str().expect("UTF-8"), 5, API_DEFAULT_VERSION);
+    match docker {
+        Ok(docker) => docker.ping().await.is_ok(),
+        Err(_) => false,
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_of_the_engine_costs_an_attempt_that_is_not_charged_and_no_job() {
+    let mut engine = Engine::start().await;
+    let socket = engine.socket();
+    let name = image::image_at(&socket, "tools", image::TOOLS, 1).await;
+    let mut host = Host::new(On::Sqlite, LONG, 1).await.lodge(Lodging::InContainers).await;
+    host.set("SAWMILL_CONTAINER__SOCKET", socket.to_str().expect("UTF-8"));
+    host.set("SAWMILL_CONTAINER__IMAGE", &name);
+    let scene = Scene::on(host, Held::Execute);
+    let worker = scene.host.start("a").await;
+    scene.latch.reached().await;
+    engine.stop();
+    // Its containers ended with it; meanwhile the second attempt waits for it.
+    until("the second attempt waits", async || {
+        scene.host.attempts(scene.job).await.len() == 2
+            && scene.host.log(scene.job, 2, Stream::System).await.contains("waiting for the engine of containers")
+    })
+    .await;
+    engine.start_again().await;
+    scene.assert_delivered_once(2).await;
+    let attempts = scene.host.attempts(scene.job).await;
+    assert!(attempts.iter().any(|one| one.outcome.as_ref().is_some_and(|end| end.class == OutcomeClass::Infrastructure)));
+    // The worker goes on as before.
+    let next = scene.host.enqueue(&json!({ "repo": scene.remote, "task": { "command": "echo more > more" } }));
+    scene.host.succeeded(next).await;
+    scene.close(vec![worker]).await;
+}

@@ -1,0 +1,80 @@
+//! Images: built once, known by what went into them, and gone when somebody removes them.
+
+use bollard::query_parameters::{RemoveImageOptionsBuilder, TagImageOptionsBuilder};
+use sawmill::sandbox::container::{ContainerError, Images, Plan, Start};
+use uuid::Uuid;
+
+use super::{Yard, image, until};
+
+async fn remove(name: &str) {
+    let options = RemoveImageOptionsBuilder::default().force(true).build();
+    image::docker().await.remove_image(name, Some(options), None).await.expect("removed");
+}
+
+#[tokio::test]
+async fn an_image_is_built_once_and_a_changed_one_is_another() {
+    let images = Images::connect(&image::socket()).await.expect("the engine answers");
+    let name = format!("sawmill-test-{}", Uuid::new_v4().simple());
+    let base = image::with_git().await;
+    let plan = |line: &str| Plan {
+        name: name.clone(),
+        dockerfile: format!("ARG BASE\nFROM ${{BASE}}\nENV KIND={line}\nWORKDIR /workspace\n"),
+        base: base.clone(),
+    };
+    let mut steps = Vec::new();
+    let first = images.build(&plan("one"), |step| steps.push(step.to_owned())).await.expect("built");
+    assert!(!first.was_there);
+    assert!(steps.iter().any(|step| step.contains("ENV KIND=one")), "{steps:?}");
+    let again = images.build(&plan("one"), |step| panic!("nothing is to be done: {step}")).await.expect("it is there");
+    assert!(again.was_there);
+    assert_eq!((&again.tag, &again.digest), (&first.tag, &first.digest));
+    let changed = images.build(&plan("two"), |_| ()).await.expect("built");
+    assert_ne!(changed.digest, first.digest);
+    assert_eq!(images.find(&format!("{name}:latest")).await.expect("an answer"), Some(changed.digest.clone()));
+
+    let listed = images.list().await.expect("a list");
+    let of = |digest: &str| listed.iter().find(|image| image.digest == digest).expect("it is listed").fingerprint.clone();
+    let base_digest = images.find(&base).await.expect("an answer").expect("the base");
+    assert_eq!(of(&first.digest), plan("one").fingerprint(&base_digest));
+    assert_ne!(of(&changed.digest), of(&first.digest), "the first is stale by that");
+
+    let failed = Plan { dockerfile: "ARG BASE\nFROM ${BASE}\nRUN exit 7\n".to_owned(), ..plan("") };
+    let error = images.build(&failed, |_| ()).await.expect_err("a step fails");
+    assert!(matches!(&error, ContainerError::Engine { why, .. } if why.contains("exit 7")), "{error}");
+    for built in [&first, &changed] {
+        remove(&built.digest).await;
+    }
+}
+
+/// What an image says of its environment is what its jobs have; what it is told to start is not started.
+#[tokio::test]
+async fn an_image_that_is_removed_under_way_ends_no_job_and_starts_no_other() {
+    let own = format!("sawmill-test-gone:{}", Uuid::new_v4().simple());
+    let (repo, tag) = own.split_once(':').expect("a tag");
+    let options = TagImageOptionsBuilder::default().repo(repo).tag(tag).build();
+    image::docker().await.tag_image(&image::with_git().await, Some(options)).await.expect("tagged");
+    let yard = Yard::with(|config| config.image = own.clone()).await;
+    let guest = yard.take(0).await;
+    guest.start("echo ready; sleep 1000").await;
+    remove(&own).await;
+    let command = guest.script("echo on");
+    assert!(guest.supervisor.start(&command).await.is_err(), "it still runs the first one");
+    // What was known of the tag holds for a moment.
+    let mut refused = None;
+    until("jobs are refused", async || match yard.containers.take(&yard.wish(1)).await {
+        Ok(lodging) => {
+            assert_eq!(lodging.start, if refused.is_none() { lodging.start } else { Start::Cold });
+            yard.containers.give_back(1, lodging.container, sawmill::sandbox::container::Use::Clean);
+            false
+        }
+        Err(error) => {
+            refused = Some(error.to_string());
+            true
+        }
+    })
+    .await;
+    assert!(refused.expect("refused").starts_with(&format!("there is no image {own};")));
+    assert!(!guest.processes().await.is_empty(), "the job goes on");
+    guest.leave();
+    yard.close().await;
+}

@@ -1,0 +1,49 @@
+//! What a job in a container may take, and what happens when it wants more.
+
+use bytesize::ByteSize;
+use sawmill::sandbox::End;
+
+use super::{Yard, until};
+
+#[tokio::test]
+async fn memory_that_runs_out_is_told_from_failure_with_the_peak_and_the_largest_process() {
+    let yard = Yard::with(|config| config.memory = ByteSize::mib(64)).await;
+    let guest = yard.take(0).await;
+    let (report, _) =
+        guest.run("dd if=/dev/zero of=/dev/null bs=1k count=1; dd if=/dev/zero of=/dev/null bs=400M count=2; exit 7").await;
+    assert_eq!(report.end, End::Exited(7), "the shell went on");
+    assert!(report.out_of_memory);
+    assert!(report.peak_memory_bytes > 50 << 20 && report.peak_memory_bytes <= 64 << 20, "{}", report.peak_memory_bytes);
+    assert!(report.largest.is_some(), "{report:?}");
+    let (report, _) = guest.run("exit 7").await;
+    assert!(!report.out_of_memory, "a failure after that is its own");
+    guest.leave();
+    yard.close().await;
+}
+
+#[tokio::test]
+async fn a_fork_bomb_meets_the_limit_and_is_ended_with_certainty() {
+    let yard = Yard::with(|config| config.pids = 64).await;
+    let guest = yard.take(0).await;
+    let command = guest.start("echo ready; (while true; do sleep 1000 & done) 2>/dev/null; trap '' TERM; exec sleep 1000").await;
+    until("the limit is met", async || guest.processes().await.len() > 50).await;
+    assert!(guest.processes().await.len() <= 64);
+    guest.supervisor.stop(&command.id).await.expect("it lives");
+    guest.supervisor.wait(&command.id).await.expect("a report");
+    assert_eq!(guest.processes().await.len(), 1, "the supervisor is alone");
+    assert_eq!(guest.run("echo well").await.1, "well\n");
+    guest.leave();
+    yard.close().await;
+}
+
+#[tokio::test]
+async fn a_full_tmp_is_the_jobs_own_trouble() {
+    let yard = Yard::open().await;
+    let guest = yard.take(0).await;
+    let (report, said) = guest.run("dd if=/dev/zero of=/tmp/large bs=1M count=64 || exit 9").await;
+    assert_eq!(report.end, End::Exited(9));
+    assert!(said.contains("No space left"), "{said}");
+    assert!(!report.out_of_memory);
+    guest.leave();
+    yard.close().await;
+}
