@@ -211,3 +211,15 @@ pub(crate) fn leftovers(slot: &Path) -> Vec<String> {
     let names = entries.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned());
     names.filter(|name| name.contains("lock") || name.starts_with("stage-")).collect()
 }
+
+/// What there is in a slot and in what its job sees, which itself stays.
+pub(crate) fn parts(slot: &Path) -> Vec<String> {
+    let names = |dir: &Path, before: &str| -> Vec<String> {
+        let entries = fs::read_dir(dir).expect("it is there");
+        entries.map(|entry| format!("{before}{}", entry.expect("readable").file_name().display())).collect()
+    };
+    let mut parts = names(slot, "");
+    parts.extend(names(&slot.join("job"), "job/"));
+    parts.sort_unstable();
+    parts
+}

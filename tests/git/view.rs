@@ -6,7 +6,7 @@ use std::process::Command;
 
 use sawmill::git::{Change, Git, GitError, Worktree};
 
-use super::fixture::{Place, branch, committed, config, id, run, sawmill, write};
+use super::fixture::{Place, branch, committed, config, id, parts, run, sawmill, write};
 
 #[tokio::test]
 async fn in_its_view_a_job_works_as_in_any_clone_and_the_mirror_does_not_notice() {
@@ -113,7 +113,7 @@ async fn discarding_is_two_renames_whatever_the_rights_inside() {
         fs::set_permissions(worktree.tree().join(path), fs::Permissions::from_mode(0o555)).expect("read-only");
     }
     worktree.discard(&place.trash()).await.expect("discarded");
-    assert_eq!(fs::read_dir(&slot).expect("the slot").count(), 0);
+    assert_eq!(parts(&slot), ["job"]);
     assert_eq!(fs::read_dir(place.trash()).expect("the trash").count(), 2);
     place.worktree("1").await;
 }
