@@ -5,7 +5,7 @@
 //! and git does it. Directories are made first and links last, each file only where nothing is, so nothing is written through a
 //! link, whatever a tree contains.
 //!
-//! [`list`] reads the trees, [`write`] writes the files, [`index`] the index.
+//! [`list`] reads the trees, [`mod@write`] writes the files, [`mod@index`] the index.
 
 mod index;
 mod list;
