@@ -140,7 +140,9 @@ pub(super) async fn ended(attempt: &Attempt, id: &str, until: impl Fn(Deadline) 
             SandboxError::Gone { .. } | SandboxError::Refused { refusal: Refusal::Lost { .. } | Refusal::Unknown { .. }, .. },
         ) => {
             let what = match &attempt.journal.place {
-                Some(Place::Container { container, .. }) => format!("container {}, in which the job ran, is gone", container.name),
+                Some(Place::Container { container, .. }) => {
+                    format!("container {}, in which the job ran, is gone", container.name)
+                }
                 Some(Place::Host) | None => "the supervisor of the job's processes is gone".to_owned(),
             };
             Err(Halt::failed(OutcomeClass::Infrastructure, what))

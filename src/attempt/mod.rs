@@ -30,8 +30,8 @@ use tracing::{Instrument, info, info_span};
 pub use journal::{Journal, JournalError};
 pub use moved::{DeadlineMover, MovedDeadline};
 pub use open::{Assignment, refuse};
-pub use place::Place;
 pub use orphan::{SALVAGE_SUBCOMMAND, salvage_orphan, vacate};
+pub use place::Place;
 pub use stop::{Stop, StopHandle, StopReason};
 pub use tools::{Config, Tools};
 

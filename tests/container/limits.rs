@@ -9,7 +9,8 @@ use super::{Yard, until};
 async fn memory_that_runs_out_is_told_from_failure_with_the_peak_and_the_largest_process() {
     let yard = Yard::with(|config| config.memory = ByteSize::mib(64)).await;
     let guest = yard.take(0).await;
-    let (report, _) = guest.run("dd if=/dev/zero of=/dev/null bs=1k count=1; dd if=/dev/zero of=/dev/null bs=400M count=2; exit 7").await;
+    let (report, _) =
+        guest.run("dd if=/dev/zero of=/dev/null bs=1k count=1; dd if=/dev/zero of=/dev/null bs=400M count=2; exit 7").await;
     assert_eq!(report.end, End::Exited(7), "the shell went on");
     assert!(report.out_of_memory);
     assert!(report.peak_memory_bytes > 50 << 20 && report.peak_memory_bytes <= 64 << 20, "{}", report.peak_memory_bytes);

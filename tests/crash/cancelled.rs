@@ -24,7 +24,8 @@ async fn a_cancel_reaches_the_whole_tree_within_two_seconds_on_postgres() {
 async fn whole_tree(on: On) {
     let host = Host::new(on, LONG, 2).await;
     let remote = small_remote(host.root(), "remote.git");
-    let command = "echo half > work.txt; setsid sleep 1000 & (setsid sh -c 'sleep 1001' &) ; : > ../../../../../ready; sleep 1002";
+    let command =
+        "echo half > work.txt; setsid sleep 1000 & (setsid sh -c 'sleep 1001' &) ; : > ../../../../../ready; sleep 1002";
     let job = host.enqueue(&json!({ "repo": remote, "task": { "command": command } }));
     let worker = host.start("a").await;
     let mark = format!("SAWMILL_JOB={job}");

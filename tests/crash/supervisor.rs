@@ -40,8 +40,7 @@ async fn a_supervisor_that_is_killed_costs_a_reset_and_not_an_attempt() {
 async fn a_daemon_that_finds_its_supervisor_dead_ends_what_is_left_of_the_job() {
     let host = Host::new(On::Sqlite, LONG, 1).await;
     let remote = small_remote(host.root(), "remote.git");
-    let command =
-        "echo work >> work.txt; if [ $SAWMILL_ATTEMPT = 1 ]; then (setsid sleep 1001 &); : > ../../../../../ready; sleep 1002; fi";
+    let command = "echo work >> work.txt; if [ $SAWMILL_ATTEMPT = 1 ]; then (setsid sleep 1001 &); : > ../../../../../ready; sleep 1002; fi";
     let job = host.enqueue(&json!({ "repo": remote, "task": { "command": command } }));
     let worker = host.start("a").await;
     until("the job runs", async || host.root().join("ready").exists() && host.processes("SAWMILL_ATTEMPT=1").len() >= 3).await;

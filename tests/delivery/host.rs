@@ -135,7 +135,16 @@ impl Host {
             retention: Retention::Forever,
         };
         let store = Store::connect(&config).await.expect("a new database can be opened");
-        let host = Self { root, url, schema, terms, starts: AtomicU32::new(0), settings: Vec::new(), lodging: Lodging::OnTheHost, store };
+        let host = Self {
+            root,
+            url,
+            schema,
+            terms,
+            starts: AtomicU32::new(0),
+            settings: Vec::new(),
+            lodging: Lodging::OnTheHost,
+            store,
+        };
         host.write_git();
         host
     }
@@ -202,7 +211,7 @@ impl Host {
         let text = format!(
             "[queue]\nurl = {:?}\nlease = \"{}ms\"\npoll = \"200ms\"\n\
              [queue.retry]\nresets = {}\nbackoff = \"100ms\"\nbackoff_max = \"1s\"\n\
-             [worker]\nname = {:?}\nstate_dir = {:?}\nslots = {}\n[sandbox]\ngrace = \"1s\"\n[git]\nprogram = {git:?}\n",
+             [worker]\nname = {:?}\nstate_dir = {:?}\nslots = {}\n[sandbox]\ngrace = \"1s\"\n[container]\nmode = \"off\"\n[git]\nprogram = {git:?}\n",
             seat.url.as_ref().unwrap_or(&self.url),
             self.terms.lease.as_millis(),
             self.terms.resets,

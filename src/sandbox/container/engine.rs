@@ -226,10 +226,7 @@ fn mounts(blueprint: &Blueprint<'_>) -> Vec<Mount> {
         let propagation = Some(MountBindOptionsPropagationEnum::RPRIVATE);
         MountBindOptions { propagation, non_recursive: Some(true), ..MountBindOptions::default() }
     };
-    let job = Mount {
-        bind_options: Some(options),
-        ..bind(blueprint.job_dir, inside::WORKSPACE, false)
-    };
+    let job = Mount { bind_options: Some(options), ..bind(blueprint.job_dir, inside::WORKSPACE, false) };
     let objects = blueprint.recipe.objects.iter().map(|dir| bind(dir, &dir.to_string_lossy(), true));
     let own = [
         bind(blueprint.executable, inside::EXECUTABLE, true),

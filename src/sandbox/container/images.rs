@@ -148,10 +148,8 @@ impl Images {
                 .buildargs(&HashMap::from([("BASE", plan.base.as_str())]))
                 .labels(&HashMap::from([(LABEL, fingerprint.as_str())]))
                 .build();
-            let context = context(&plan.dockerfile).map_err(|error| ContainerError::Engine {
-                what: format!("build image {tag}"),
-                why: error.to_string(),
-            })?;
+            let context = context(&plan.dockerfile)
+                .map_err(|error| ContainerError::Engine { what: format!("build image {tag}"), why: error.to_string() })?;
             let building = self.engine.docker().build_image(options, None, Some(body_full(context.into())));
             self.follow(format!("build image {tag}"), building.map(|step| step.map(Step::from)), progress).await?;
         }

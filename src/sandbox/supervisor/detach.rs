@@ -82,7 +82,13 @@ pub(super) fn detach(args: impl Iterator<Item = OsString>) -> Result<Side, Detac
         }
         ForkResult::Child => {
             stand_alone(&log).map_err(failed("leave the starter's session"))?;
-            Ok(Side::Supervisor(Post { listener, signals, orphan_after: Duration::from_millis(orphan_after_ms), lock, user: None }))
+            Ok(Side::Supervisor(Post {
+                listener,
+                signals,
+                orphan_after: Duration::from_millis(orphan_after_ms),
+                lock,
+                user: None,
+            }))
         }
     }
 }
