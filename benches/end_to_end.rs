@@ -1,7 +1,8 @@
 //! What a job costs beyond the git commands that a script would run for the same result, stage by stage, and what an idle
 //! worker costs. Real processes, a local bare remote, both ways by turns in one run.
 //!
-//! `cargo bench --bench end_to_end` (rounds: `SAWMILL_BENCH_ROUNDS`, 40 by default). Medians, in milliseconds.
+//! `cargo bench --bench end_to_end` (rounds: `SAWMILL_BENCH_ROUNDS`, 40 by default; in containers of the image
+//! that `SAWMILL_BENCH_IMAGE` names). Medians, in milliseconds.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -126,6 +127,14 @@ async fn idle(place: &Path) {
     println!("  processor time                {:>8.2} % of a core", ticks as f64 / 10.0);
 }
 
+/// Where jobs run: in containers of the image that is named, else on the host.
+fn containers() -> String {
+    match std::env::var("SAWMILL_BENCH_IMAGE") {
+        Ok(image) => format!("[container]\nmode = \"on\"\nimage = {image:?}\n"),
+        Err(_) => "[container]\nmode = \"off\"\n".to_owned(),
+    }
+}
+
 /// A `sawmill up` in a directory of its own.
 struct Server {
     child: Child,
@@ -137,8 +146,9 @@ impl Server {
         fs::create_dir_all(dir).expect("made");
         let config = dir.join("workers.toml");
         let text = format!(
-            "[queue]\nurl = \"sqlite:{0}/queue.db\"\n[worker]\nstate_dir = \"{0}/worker\"\nslots = {slots}\n[server]\nlisten = \"127.0.0.1:0\"\n",
-            dir.display()
+            "[queue]\nurl = \"sqlite:{0}/queue.db\"\n[worker]\nstate_dir = \"{0}/worker\"\nslots = {slots}\n[server]\nlisten = \"127.0.0.1:0\"\n{1}",
+            dir.display(),
+            containers()
         );
         fs::write(&config, text).expect("written");
         let mut child = Command::new(env!("CARGO_BIN_EXE_sawmill"))

@@ -11,6 +11,7 @@ use clap::{Parser, Subcommand};
 use super::enqueue_args::EnqueueArgs;
 use crate::clock::human;
 use crate::ids::{ClaimToken, CompletionId, JobId, WorkerId};
+use crate::job::spec::ContainerMode;
 use crate::job::{JobState, Stream};
 
 /// Turns queued tasks into commits
@@ -97,6 +98,9 @@ pub struct DemoArgs {
     /// How many jobs
     #[arg(long, value_name = "N")]
     pub jobs: Option<u32>,
+    /// Whether they run in containers: auto, on or off
+    #[arg(long, value_name = "MODE", default_value = "off")]
+    pub container: ContainerMode,
     /// Keep the scratch directory
     #[arg(long)]
     pub keep: bool,

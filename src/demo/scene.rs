@@ -42,6 +42,7 @@ impl Scene {
             ("worker.admission.disk_free", "0 B".to_owned()),
             ("worker.admission.inodes_free", "0".to_owned()),
             ("sandbox.grace", "1s".to_owned()),
+            ("container.mode", args.container.as_str().to_owned()),
             ("logs.cap", "1 MiB".to_owned()),
             ("logs.tail", "64 KiB".to_owned()),
         ];

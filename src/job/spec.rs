@@ -228,6 +228,18 @@ pub enum ContainerMode {
     Off,
 }
 
+impl ContainerMode {
+    /// The word used on the wire.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::On => "on",
+            Self::Off => "off",
+        }
+    }
+}
+
 impl std::str::FromStr for ContainerMode {
     type Err = String;
 

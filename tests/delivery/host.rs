@@ -212,8 +212,8 @@ impl Host {
         let text = format!(
             "[queue]\nurl = {:?}\nlease = \"{}ms\"\npoll = \"200ms\"\n\
              [queue.retry]\nresets = {}\nbackoff = \"100ms\"\nbackoff_max = \"1s\"\n\
-             [worker]\nname = {:?}\nstate_dir = {:?}\nslots = {}\n[sandbox]\ngrace = \"1s\"\n[git]\nprogram = {git:?}\n\
-             [workspace]\nstrategy = \"{}\"\n",
+             [worker]\nname = {:?}\nstate_dir = {:?}\nslots = {}\n[sandbox]\ngrace = \"1s\"\n[container]\nmode = \"off\"\n\
+             [git]\nprogram = {git:?}\n[workspace]\nstrategy = \"{}\"\n",
             seat.url.as_ref().unwrap_or(&self.url),
             self.terms.lease.as_millis(),
             self.terms.resets,

@@ -46,7 +46,7 @@ impl Site {
              [queue.retry]\nresets = 1\nbackoff = \"10ms\"\n\
              [worker]\nstate_dir = \"{home}/worker\"\nname = \"w\"\nslots = 2\n\
              [server]\nlisten = \"127.0.0.1:0\"\n\
-             [sandbox]\ngrace = \"1s\"\n\
+             [sandbox]\ngrace = \"1s\"\n[container]\nmode = \"off\"\n\
              [projects.app]\nrepo = \"{home}/app.git\"\n"
         );
         fs::write(site.path("workers.toml"), configuration).expect("a configuration");
