@@ -119,6 +119,16 @@ enum Word {
     Lost,
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cancel_that_nobody_is_notified_of_is_felt_within_two_seconds() {
+    let host = Host::new(On::Postgres, LONG, 2).await;
+    let remote = small_remote(host.root(), "remote.git");
+    let worker = host.start("a").await;
+    let took = felt_after(&host, &remote, Word::Lost, 0).await;
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    host.close(vec![worker]).await;
+}
+
 /// Figures for a person to read: `cargo nextest run --run-ignored only -E 'test(how_soon_a_cancel)' --no-capture`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement"]
