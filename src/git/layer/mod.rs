@@ -40,6 +40,16 @@ struct Layer {
     runtime: tokio::runtime::Handle,
 }
 
+/// A tree that was written, beside the base's.
+struct Written {
+    base: Oid,
+    tree: Oid,
+    /// The most that attributes do to it.
+    effect: Effect,
+    /// Where the two may differ.
+    paths: Vec<Vec<u8>>,
+}
+
 /// What a layer comes to.
 pub(super) struct Made {
     /// The tree.
@@ -54,8 +64,8 @@ impl Worktree {
         let layer = self.layer()?;
         super::blocking(move || {
             let repository = layer.open()?;
-            let (base, tree, _) = layer.write_tree(&repository)?;
-            Ok(Made { tree: to_id(tree)?, changed: base != tree })
+            let written = layer.write_tree(&repository)?;
+            Ok(Made { tree: to_id(written.tree)?, changed: written.base != written.tree })
         })
         .await
     }
@@ -65,11 +75,11 @@ impl Worktree {
         let (layer, message) = (self.layer()?, message.replace('\0', ""));
         super::blocking(move || {
             let repository = layer.open()?;
-            let (base, tree, effect) = layer.write_tree(&repository)?;
+            let Written { base, tree, effect, paths } = layer.write_tree(&repository)?;
             if base == tree {
                 return Ok(Change::None);
             }
-            let counted = if effect < Effect::Counts { count::count(&repository, base, tree)? } else { None };
+            let counted = if effect < Effect::Counts { count::count(&repository, base, tree, &paths)? } else { None };
             let changes = counted.map_or_else(|| layer.ask_for_counts(base, tree), Ok)?;
             let commit = layer.write_commit(&repository, tree, &message)?;
             Ok(Change::Commit(Committed { commit: to_id(commit)?, tree: to_id(tree)?, diff: changes.summary }))
@@ -100,8 +110,8 @@ impl Layer {
         Repository::open_bare(&self.mirror).map_err(|error| error.message().to_owned())
     }
 
-    /// Writes the tree that the layer comes to; answers the base's, this one, and the most that attributes do to it.
-    fn write_tree(&self, repository: &Repository) -> Result<(Oid, Oid, Effect), String> {
+    /// Writes the tree that the layer comes to.
+    fn write_tree(&self, repository: &Repository) -> Result<Written, String> {
         let said = |error: git2::Error| error.message().to_owned();
         let commit = Oid::from_str(self.checkout.base.as_str()).and_then(|id| repository.find_commit(id)).map_err(said)?;
         let base = commit.tree().map_err(said)?;
@@ -128,7 +138,8 @@ impl Layer {
             Some(tree) => tree,
             None => repository.treebuilder(None).and_then(|empty| empty.write()).map_err(said)?,
         };
-        Ok((base.id(), tree, effect))
+        let paths = walk.puts.into_iter().map(|put| put.path).chain(walk.gone).collect();
+        Ok(Written { base: base.id(), tree, effect, paths })
     }
 
     /// Which of the paths the tree's own rules ignore, as git says, without regard to what is tracked.
