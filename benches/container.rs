@@ -117,8 +117,11 @@ impl Place {
             let lodging = containers.take(&wish).await.expect("a container");
             lodging.container.supervisor().start(&command).await.expect("a start");
             wait_for_line(&command.stdout);
-            figures.entry(name).or_default().push(milliseconds(begun));
-            assert_eq!(lodging.start, start);
+            let took = milliseconds(begun);
+            // One that was still being made is another measurement.
+            if lodging.start == start {
+                figures.entry(name).or_default().push(took);
+            }
             containers.give_back(0, lodging.container, Use::Clean);
         }
         let command = self.command("/", "echo ready");
@@ -172,7 +175,8 @@ impl Place {
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        // Until its supervisor answers, and it is on its shelf.
+        tokio::time::sleep(Duration::from_millis(500)).await;
     }
 
     fn wish(&self, name: &str) -> Wish {

@@ -20,7 +20,7 @@ use super::engine::Image;
 use super::error::ContainerError;
 use super::recipe::{Limits, Recipe};
 use super::shelf::Shelf;
-use super::workshop::{Container, Owned, Workshop, install};
+use super::workshop::{Container, Owned, Workshop, build_of};
 use crate::job::spec::ContainerMode;
 use crate::sandbox::Roster;
 
@@ -122,13 +122,13 @@ impl Containers {
     /// Makes ready to make containers. The engine is not asked yet.
     ///
     /// # Errors
-    /// The state directory cannot be written, or the program's own file cannot be read.
+    /// The program's own file cannot be looked at.
     pub fn open(setup: ContainersSetup) -> io::Result<Self> {
         let ContainersSetup { config, worker, state, executable, orphan_after, roster } = setup;
-        let executable = install(&executable, &state)?;
+        let (build, installed) = (build_of(&executable)?, OnceCell::new());
         let socket = config.socket.clone();
         let (engine, condemned) = (OnceCell::new(), Mutex::default());
-        let workshop = Workshop { socket, engine, worker, state, executable, orphan_after, roster, condemned };
+        let workshop = Workshop { socket, engine, worker, state, executable, build, installed, orphan_after, roster, condemned };
         Ok(Self {
             inner: Arc::new(Inner {
                 config,
@@ -270,7 +270,7 @@ impl Inner {
             network: self.config.network,
             limits: Limits::of(&self.config),
             objects: wish.objects.clone(),
-            build: self.workshop.build(),
+            build: self.workshop.build.clone(),
         }
     }
 
@@ -342,6 +342,6 @@ impl Inner {
     fn is_as_configured(&self, container: &Container) -> bool {
         let Recipe { network, limits, build, .. } = &container.recipe;
         let config = &self.config;
-        config.warm > 0 && *network == config.network && *limits == Limits::of(config) && *build == self.workshop.build()
+        config.warm > 0 && *network == config.network && *limits == Limits::of(config) && *build == self.workshop.build
     }
 }

@@ -92,8 +92,12 @@ pub(super) struct Workshop {
     pub(super) worker: String,
     /// The worker's state directory.
     pub(super) state: PathBuf,
-    /// This executable, by a name that only this build has.
+    /// This executable.
     pub(super) executable: PathBuf,
+    /// Which build that is.
+    pub(super) build: String,
+    /// Where it is for containers, once one was made.
+    pub(super) installed: OnceCell<PathBuf>,
     pub(super) orphan_after: Duration,
     pub(super) roster: Roster,
     /// Containers that the engine did not remove when it was asked.
@@ -111,9 +115,18 @@ impl Workshop {
         self.state.join("containers")
     }
 
-    /// Which build containers made now have inside.
-    pub(super) fn build(&self) -> String {
-        self.executable.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    /// The program where containers find it. Only who makes containers needs the room for it.
+    async fn program(&self) -> Result<&PathBuf, SandboxError> {
+        self.installed
+            .get_or_try_init(async || {
+                let (executable, place) = (self.executable.clone(), self.places().join(&self.build));
+                private_dir(&self.places())?;
+                let at = place.clone();
+                let installed = tokio::task::spawn_blocking(move || install(&executable, &at)).await;
+                let installed = installed.unwrap_or_else(|panic| Err(io::Error::other(panic)));
+                installed.map(|()| place.clone()).map_err(|source| SandboxError::Directory { path: place, source })
+            })
+            .await
     }
 
     /// Makes a container for a slot, and waits until its supervisor answers.
@@ -121,6 +134,7 @@ impl Workshop {
         let nonce = Uuid::new_v4().simple().to_string();
         let name = format!("sawmill-{}-{slot}-{}", plain(&self.worker), &nonce[..12]);
         let dir = self.places().join(&nonce);
+        let program = self.program().await?;
         private_dir(&dir)?;
         let tag = Tag { slot, nonce, recipe: recipe.clone() };
         let blueprint = Blueprint {
@@ -129,7 +143,7 @@ impl Workshop {
             labels: labels::write(&self.worker, &self.state, &tag),
             job_dir,
             supervisor_dir: &dir,
-            executable: &self.executable,
+            executable: program,
             user: (geteuid().as_raw(), getegid().as_raw()),
             orphan_after: self.orphan_after,
         };
@@ -244,7 +258,11 @@ impl Workshop {
 
     /// Removes the directories of containers that are no more.
     pub(super) fn sweep(&self, living: &BTreeSet<PathBuf>) -> io::Result<()> {
-        for entry in fs::read_dir(self.places())? {
+        let entries = match fs::read_dir(self.places()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            entries => entries?,
+        };
+        for entry in entries {
             let path = entry?.path();
             if path.is_dir() && !living.contains(&path) {
                 self.roster.remove(&path);
@@ -255,31 +273,36 @@ impl Workshop {
     }
 }
 
-/// Gives this executable a name in the state directory that only this build has: what containers hold must neither change nor go when
-/// the program is upgraded. Those of earlier builds are removed; containers that hold one keep it.
-pub(super) fn install(executable: &Path, state: &Path) -> io::Result<PathBuf> {
-    let places = state.join("containers");
-    DirBuilder::new().recursive(true).mode(0o700).create(&places)?;
-    let file = fs::canonicalize(executable)?;
-    let about = fs::metadata(&file)?;
-    let name = format!("sawmill-{:x}-{:x}-{:x}", about.ino(), about.size(), about.mtime_nsec() ^ about.mtime());
-    let place = places.join(&name);
-    for entry in fs::read_dir(&places)? {
+/// The name of this build of the program, as a file.
+pub(super) fn build_of(executable: &Path) -> io::Result<String> {
+    let about = fs::metadata(executable)?;
+    Ok(format!("sawmill-{:x}-{:x}-{:x}", about.ino(), about.size(), about.mtime_nsec() ^ about.mtime()))
+}
+
+/// Gives the program a place in the state directory that only this build has: what containers hold must neither change nor go when the
+/// program is upgraded. Those of earlier builds are removed; containers that hold one keep it.
+fn install(executable: &Path, place: &Path) -> io::Result<()> {
+    if place.exists() {
+        return Ok(());
+    }
+    for entry in place.parent().into_iter().map(fs::read_dir).collect::<io::Result<Vec<_>>>()?.into_iter().flatten() {
         let path = entry?.path();
-        if path != place && path.is_file() {
+        if path.is_file() {
             fs::remove_file(path)?;
         }
     }
-    if place.exists() {
-        return Ok(place);
+    // The path may be that of a newer build by now.
+    let linked = fs::canonicalize(executable).and_then(|file| match build_of(&file) {
+        Ok(build) if place.ends_with(&build) => fs::hard_link(&file, place),
+        _ => Err(io::ErrorKind::NotFound.into()),
+    });
+    if linked.is_err() {
+        // On another filesystem, another user's, or replaced.
+        let draft = place.with_extension("new");
+        fs::copy(executable, &draft)?;
+        fs::rename(&draft, place)?;
     }
-    if fs::hard_link(&file, &place).is_err() {
-        // On another filesystem, or the file is another user's.
-        let draft = places.join(format!("{name}.new"));
-        fs::copy(&file, &draft)?;
-        fs::rename(&draft, &place)?;
-    }
-    Ok(place)
+    Ok(())
 }
 
 fn private_dir(dir: &Path) -> Result<(), SandboxError> {
