@@ -120,12 +120,12 @@ enum Word {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cancel_that_nobody_is_notified_of_is_felt_within_two_seconds() {
+async fn a_cancel_that_nobody_is_notified_of_is_felt_within_one_renewal() {
     let host = Host::new(On::Postgres, LONG, 2).await;
     let remote = small_remote(host.root(), "remote.git");
     let worker = host.start("a").await;
     let took = felt_after(&host, &remote, Word::Lost, 0).await;
-    assert!(took < Duration::from_secs(2), "{took:?}");
+    assert!(took < LONG / 3, "{took:?}");
     host.close(vec![worker]).await;
 }
 
