@@ -21,6 +21,8 @@ as_postgres() {
 stop() {
     if [ -n "${dockerd:-}" ]; then
         kill "$dockerd" 2>/dev/null && wait "$dockerd" 2>/dev/null || true
+        # It leaves the mount of its network namespace.
+        awk -v dir="$dir/" 'index($2, dir) == 1 { print $2 }' /proc/mounts | sort -r | xargs -r umount
     fi
     as_postgres "$bin/pg_ctl" -D "$dir/data" -m immediate -w stop >/dev/null 2>&1 || true
     rm -rf "$dir"
