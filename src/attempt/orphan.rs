@@ -7,9 +7,9 @@ use std::time::Duration;
 use tracing::{error, warn};
 
 use super::close;
-use super::journal::Journal;
+use super::journal::{Journal, Phase};
 use super::place::Place;
-use crate::git::{Git, SalvagePush, Worktree};
+use crate::git::{Git, GitError, SalvagePush, Worktree};
 use crate::ids::ObjectId;
 use crate::sandbox::{SandboxError, Supervisor};
 use crate::workspace::{Kept, Salvage, SlotDir, StateDir};
@@ -39,7 +39,11 @@ pub async fn salvage_orphan(slot: &SlotDir, executable: &Path) -> anyhow::Result
         warn!("container {} is not gone; what it writes from now on is not salvaged", container.name);
     }
     let git = Git::open(&journal.salvage.git, executable, &journal.salvage.mirrors)?;
-    let worktree = Worktree::open(&git, slot.root())?;
+    let worktree = match Worktree::open(&git, slot.root()) {
+        // It was being made: no job has been in it.
+        Err(GitError::NoWorktree { .. }) if matches!(journal.phase, Phase::Preparing) => return Ok(None),
+        worktree => worktree?,
+    };
     let push = match journal.salvage.to {
         Salvage::Remote => SalvagePush::Remote,
         Salvage::Mirror => SalvagePush::Local,

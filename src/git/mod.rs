@@ -53,7 +53,7 @@ pub use commit::{Change, Committed};
 pub use config::Config;
 pub use error::GitError;
 pub use mirror::Mirror;
-pub use place::{release, relocate, revive};
+pub use place::{release, release_below, relocate, revive};
 pub use plain_clone::PlainClone;
 pub use push::Pushed;
 pub use remote::{Remote, RemoteError};

@@ -21,6 +21,8 @@ use super::error::{GitError, io_error};
 
 /// What stands as the source of our mounts in the list of mounts.
 const SOURCE: &str = "sawmill";
+/// How the names of places begin in which overlays were tried; the process that tried follows.
+const PROBE: &str = ".probe-";
 /// The extended attribute of a directory that was renamed.
 pub(super) const REDIRECT: &str = "trusted.overlay.redirect";
 /// That of a directory that hides the one of its name in the base.
@@ -89,6 +91,45 @@ pub(super) fn detach(at: &Path) -> Result<(), GitError> {
     std::thread::Builder::new().name("unmount".to_owned()).spawn(move || drop(held)).map(drop).map_err(io_error("unmount", at))
 }
 
+/// Takes all of our mounts off what is at or below a directory: a worktree that somebody mounted at the moment in which it was moved
+/// there. The last mounted goes first.
+///
+/// # Errors
+/// What the system says; the list of mounts cannot be read.
+pub(super) fn detach_below(dir: &Path) -> Result<(), GitError> {
+    let table = Path::new("/proc/self/mounts");
+    let text = fs::read(table).map_err(io_error("read", table))?;
+    let places: Vec<PathBuf> = text.split(|byte| *byte == b'\n').filter_map(our_place).filter(|at| at.starts_with(dir)).collect();
+    places.iter().rev().try_for_each(|at| detach(at))
+}
+
+/// Where one of our overlays is mounted, if a line of the kernel's list tells of one.
+fn our_place(line: &[u8]) -> Option<PathBuf> {
+    let mut fields = line.split(|byte| *byte == b' ');
+    let (source, place, kind) = (fields.next()?, fields.next()?, fields.next()?);
+    (source == SOURCE.as_bytes() && kind == b"overlay").then(|| PathBuf::from(OsString::from_vec(unescape(place))))
+}
+
+/// The kernel writes blanks and backslashes in three octal digits.
+fn unescape(text: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((first, after)) = rest.split_first() {
+        let octal = after.get(..3).filter(|_| *first == b'\\').and_then(|digits| std::str::from_utf8(digits).ok());
+        match octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(byte) => {
+                plain.push(byte);
+                rest = &after[3..];
+            }
+            None => {
+                plain.push(*first);
+                rest = after;
+            }
+        }
+    }
+    plain
+}
+
 /// As [`detach`], and what the kernel remembers is gone when this returns, unless a process still has a file open.
 ///
 /// # Errors
@@ -119,11 +160,26 @@ fn take_off(at: &Path, flags: MntFlags) -> Result<usize, GitError> {
 /// Tries in a directory below `dir`, which is made and removed, whether overlays do there what worktrees need of them. The
 /// error is a sentence.
 pub(super) fn probe(dir: &Path) -> Result<(), String> {
-    let place = tempfile::Builder::new().prefix(".probe-").tempdir_in(dir);
+    sweep_probes(dir).map_err(|error| format!("cannot remove what a probe left in {}: {error}", dir.display()))?;
+    let place = tempfile::Builder::new().prefix(&format!("{PROBE}{}-", std::process::id())).tempdir_in(dir);
     let place = place.map_err(|error| format!("cannot write to {}: {error}", dir.display()))?;
     let tried = try_in(place.path());
     let ended = unmount(&place.path().join("merged")).map_err(|error| error.to_string());
     tried.and(ended)
+}
+
+/// Removes what probes left whose processes were killed.
+fn sweep_probes(dir: &Path) -> Result<(), GitError> {
+    let entries = fs::read_dir(dir).map_err(io_error("read", dir))?;
+    for path in entries.flatten().map(|entry| entry.path()) {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let of = name.strip_prefix(PROBE).and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
+        if of.is_some_and(|pid| pid != std::process::id() && !Path::new("/proc").join(pid.to_string()).exists()) {
+            detach_below(&path)?;
+            fs::remove_dir_all(&path).map_err(io_error("remove", &path))?;
+        }
+    }
+    Ok(())
 }
 
 fn try_in(place: &Path) -> Result<(), String> {
@@ -178,6 +234,20 @@ mod tests {
         fs::create_dir(&odd).expect("made");
         probe(&odd).expect("this test mounts overlays: it must run as root, on a filesystem that can carry them");
         assert_eq!(fs::read_dir(&odd).expect("read").count(), 0, "nothing is left of it");
+    }
+
+    #[test]
+    fn what_a_killed_probe_left_is_removed_by_the_next_one() {
+        let dir = tempfile::tempdir().expect("a directory");
+        // No process can have this number.
+        let left = dir.path().join(format!("{PROBE}{}-a b", u32::MAX));
+        let [lower, upper, work, merged] = ["lower", "upper", "work", "merged"].map(|name| left.join(name));
+        for directory in [&lower, &upper, &work, &merged] {
+            fs::create_dir_all(directory).expect("made");
+        }
+        Layers { lower, upper, work }.mount(&merged).expect("this test mounts overlays: it must run as root");
+        probe(dir.path()).expect("overlays can be mounted");
+        assert_eq!(fs::read_dir(dir.path()).expect("read").count(), 0);
     }
 
     #[test]

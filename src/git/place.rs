@@ -9,7 +9,7 @@ use std::path::Path;
 use super::bases::Base;
 use super::error::{GitError, io_error};
 use super::journal::{Identity, Journal};
-use super::overlay::{Layers, detach, unmount};
+use super::overlay::{Layers, detach, detach_below, unmount};
 use super::worktree::move_to_trash;
 
 /// The host's git directory, with the journal.
@@ -29,6 +29,14 @@ pub(super) const PARTS: [&str; 3] = [HOST, TREE, LAYER];
 /// What the system says.
 pub fn release(place: &Path) -> Result<(), GitError> {
     detach(&place.join(TREE))
+}
+
+/// Takes the mounts off all worktrees below a directory, so that what is in it can be deleted.
+///
+/// # Errors
+/// What the system says.
+pub fn release_below(dir: &Path) -> Result<(), GitError> {
+    detach_below(dir)
 }
 
 /// Moves whatever there is of a worktree from one place to another, and mounts it there again where it was an overlay. What is

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
+use crate::git;
+
 /// A directory of things to delete, on the same filesystem as what it takes.
 #[derive(Debug, Clone)]
 pub struct Trash {
@@ -43,6 +45,8 @@ impl Trash {
     /// # Errors
     /// The first thing that cannot be deleted; the others are tried all the same.
     pub fn empty_once(&self) -> io::Result<u64> {
+        // A worktree that was mounted again while it was moved here.
+        git::release_below(&self.dir).map_err(io::Error::other)?;
         let mut deleted = 0;
         let mut first_error = None;
         for entry in fs::read_dir(&self.dir)? {
