@@ -12,6 +12,7 @@ pub mod config;
 pub mod daemon;
 pub mod demo;
 pub mod doctor;
+mod fingerprint;
 pub mod git;
 pub mod ids;
 pub mod images;

@@ -5,7 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The floor of each room. A room names only strictly lower floors.
-const FLOORS: [(&str, u8); 21] = [
+const FLOORS: [(&str, u8); 22] = [
+    ("fingerprint", 0),
     ("ids", 0),
     ("clock", 0),
     ("redact", 0),
@@ -30,7 +31,7 @@ const FLOORS: [(&str, u8); 21] = [
 ];
 
 /// What the API may name: it meets the worker in the database only.
-const API_NAMES: [&str; 7] = ["ids", "clock", "redact", "job", "store", "git", "logs"];
+const API_NAMES: [&str; 8] = ["ids", "clock", "redact", "fingerprint", "job", "store", "git", "logs"];
 
 /// A word, and the only places in which it may stand.
 const GATEKEEPERS: [(&str, &[&str]); 9] = [

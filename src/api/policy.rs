@@ -7,6 +7,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use crate::clock::Timestamp;
+use crate::fingerprint;
 use crate::git::Remote;
 use crate::ids::JobId;
 use crate::job::spec::Gate;
@@ -132,16 +133,10 @@ fn invalid(sentence: &str) -> Problem {
     }
 }
 
-/// A fingerprint of a document as it was sent: equal for documents that say the same, in whatever order and spacing.
-///
-/// FNV-1a of 128 bits (<http://www.isthe.com/chongo/tech/comp/fnv/>) over the canonical form. It tells a planner's own mistakes
-/// apart, not an adversary's: who can enqueue under a key gains nothing by making two documents look alike.
+/// A fingerprint of a document as it was sent: equal for documents that say the same, in whatever order and spacing. It tells a
+/// planner's own mistakes apart: who can enqueue under a key gains nothing by making two documents look alike.
 fn digest(spec: &JobSpec) -> String {
-    const OFFSET: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
-    const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
-    let canonical = serde_json::to_vec(spec).expect("a job document is made of strings, numbers and maps with string keys");
-    let hash = canonical.iter().fold(OFFSET, |hash, byte| (hash ^ u128::from(*byte)).wrapping_mul(PRIME));
-    format!("{hash:032x}")
+    fingerprint::of(serde_json::to_vec(spec).expect("a job document is made of strings, numbers and maps with string keys"))
 }
 
 #[cfg(test)]

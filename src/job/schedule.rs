@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::check::SpecError;
 use super::label::Label;
-use super::spec::{JobSpec, SpecError};
+use super::spec::JobSpec;
 
 /// The most requirements, and the most jobs to wait for, that one job may name.
 const LIST_MAX: usize = 100;

@@ -7,7 +7,6 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::branch::BranchName;
-use super::label::LabelError;
 use super::schedule::{AfterFailure, Concurrency};
 use crate::clock::{Timestamp, human};
 use crate::ids::JobId;
@@ -339,117 +338,7 @@ pub enum Keep {
     Always,
 }
 
-/// What is wrong with a job document, beyond its form.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum SpecError {
-    /// The document's version is not ours.
-    #[error("schema: this build reads version {SCHEMA}, not {0}")]
-    Schema(u32),
-    /// Neither project nor repository.
-    #[error("repo: a job needs a project or a repo")]
-    NoRepo,
-    /// Nothing to do.
-    #[error("task: a job needs an instruction or a command")]
-    NoTask,
-    /// A command without a program.
-    #[error("{0}: the command is empty")]
-    EmptyCommand(String),
-    /// A number out of its bounds.
-    #[error("{field}: {value} is not between {min} and {max}")]
-    OutOfBounds {
-        /// The path to the field.
-        field: &'static str,
-        /// What it says.
-        value: String,
-        /// The least.
-        min: String,
-        /// The most.
-        max: String,
-    },
-    /// A text that is too long.
-    #[error("{field}: {length} bytes are more than the {max} allowed")]
-    TooLong {
-        /// The path to the field.
-        field: &'static str,
-        /// Its length in bytes.
-        length: usize,
-        /// The most, in bytes.
-        max: usize,
-    },
-    /// A name that no environment variable may have, or one that Sawmill sets itself.
-    #[error("env.{0}: not a name that a job may set")]
-    EnvName(String),
-    /// A text that can be no label.
-    #[error("{field}: {error}")]
-    Label {
-        /// The path to the field.
-        field: String,
-        /// What is wrong with it.
-        error: LabelError,
-    },
-    /// A job that may not start before it must have started.
-    #[error("start_by: is not after run_at")]
-    StartBy,
-    /// An image for a job that is to run on the host.
-    #[error("image: a job that is not to run in a container has no image")]
-    ImageWithoutContainer,
-    /// A text with a NUL byte, which no argument, variable or path can hold.
-    #[error("{0}: contains a NUL byte")]
-    Nul(String),
-}
-
-/// The longest instruction, in bytes.
-pub const INSTRUCTION_MAX: usize = 256 * 1024;
-/// The longest idempotency key, in bytes.
-pub const KEY_MAX: usize = 512;
-/// The most attempts a job may ask for.
-pub const ATTEMPTS_MAX: u32 = 100;
-/// The longest timeout a job may ask for.
-pub const TIMEOUT_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
-
 impl JobSpec {
-    /// Checks what the form alone cannot say.
-    ///
-    /// # Errors
-    /// The first thing found wrong, naming the path to the field.
-    pub fn validate(&self) -> Result<(), SpecError> {
-        if self.schema != SCHEMA {
-            return Err(SpecError::Schema(self.schema));
-        }
-        if self.project.is_none() && self.repo.as_deref().is_none_or(str::is_empty) {
-            return Err(SpecError::NoRepo);
-        }
-        self.validate_task()?;
-        for (index, gate) in self.gates.iter().enumerate() {
-            check_command(&format!("gates[{index}].command"), &gate.command)?;
-        }
-        if let Some(attempts) = self.attempts
-            && !(1..=ATTEMPTS_MAX).contains(&attempts)
-        {
-            return Err(SpecError::out_of_bounds("attempts", attempts, 1, ATTEMPTS_MAX));
-        }
-        if let Some(timeout) = self.timeout
-            && !(Duration::from_millis(100)..=TIMEOUT_MAX).contains(&timeout)
-        {
-            return Err(SpecError::out_of_bounds("timeout", human::format(timeout), "100ms", "168h"));
-        }
-        if self.container == Some(ContainerMode::Off) && self.image.is_some() {
-            return Err(SpecError::ImageWithoutContainer);
-        }
-        self.validate_schedule()?;
-        check_length("idempotency_key", self.idempotency_key.as_deref(), KEY_MAX)?;
-        self.env.iter().try_for_each(|(name, value)| check_variable(name, value))
-    }
-
-    fn validate_task(&self) -> Result<(), SpecError> {
-        check_length("task.instruction", self.task.instruction.as_deref(), INSTRUCTION_MAX)?;
-        match &self.task.command {
-            Some(command) => check_command("task.command", command),
-            None if self.task.instruction.as_deref().is_none_or(|text| text.trim().is_empty()) => Err(SpecError::NoTask),
-            None => Ok(()),
-        }
-    }
-
     /// A few words that say what the job is about: the slug, the first line of the instruction, or the command.
     #[must_use]
     pub fn title(&self) -> String {
@@ -463,94 +352,21 @@ impl JobSpec {
     }
 }
 
-fn check_command(field: &str, command: &Command) -> Result<(), SpecError> {
-    if command.is_empty() {
-        return Err(SpecError::EmptyCommand(field.to_owned()));
-    }
-    if command.argv().iter().any(|argument| argument.contains('\0')) {
-        return Err(SpecError::Nul(field.to_owned()));
-    }
-    Ok(())
-}
-
-fn check_length(field: &'static str, text: Option<&str>, max: usize) -> Result<(), SpecError> {
-    match text {
-        Some(text) if text.len() > max => Err(SpecError::TooLong { field, length: text.len(), max }),
-        _ => Ok(()),
-    }
-}
-
-fn check_variable(name: &str, value: &str) -> Result<(), SpecError> {
-    let legal = !name.is_empty()
-        && !name.starts_with(|c: char| c.is_ascii_digit())
-        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
-    if !legal || name.starts_with("SAWMILL_") {
-        return Err(SpecError::EnvName(name.to_owned()));
-    }
-    if value.contains('\0') {
-        return Err(SpecError::Nul(format!("env.{name}")));
-    }
-    Ok(())
-}
-
-impl SpecError {
-    pub(super) fn out_of_bounds(field: &'static str, value: impl ToString, min: impl ToString, max: impl ToString) -> Self {
-        Self::OutOfBounds { field, value: value.to_string(), min: min.to_string(), max: max.to_string() }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn spec(edit: impl FnOnce(&mut JobSpec)) -> JobSpec {
-        let mut spec = JobSpec {
+    #[test]
+    fn a_job_document_reads_back_as_it_was_written() {
+        let spec = JobSpec {
             schema: SCHEMA,
             repo: Some("/srv/git/app.git".to_owned()),
             task: Task { command: Some(Command::Line("true".to_owned())), ..Task::default() },
+            timeout: Some(Duration::from_secs(90)),
+            execution: Execution { role: Some("fixer".to_owned()), ..Execution::default() },
+            gates: vec![Gate { name: "unit".to_owned(), command: Command::Line("make".to_owned()), timeout: None }],
             ..JobSpec::default()
         };
-        edit(&mut spec);
-        spec
-    }
-
-    #[test]
-    fn a_job_document_says_what_is_wrong_with_it() {
-        let check = |edit: fn(&mut JobSpec), expected: &str| {
-            let found = spec(edit).validate().map_or_else(|error| error.to_string(), |()| String::new());
-            assert_eq!(found, expected);
-        };
-        check(|_| (), "");
-        check(|s| s.schema = 2, "schema: this build reads version 1, not 2");
-        check(|s| s.repo = None, "repo: a job needs a project or a repo");
-        check(|s| s.task.command = None, "task: a job needs an instruction or a command");
-        check(|s| s.task.command = Some(Command::Argv(vec![])), "task.command: the command is empty");
-        check(|s| s.attempts = Some(0), "attempts: 0 is not between 1 and 100");
-        check(|s| s.timeout = Some(Duration::from_millis(5)), "timeout: 5ms is not between 100ms and 168h");
-        check(
-            |s| s.requires = vec!["two words".to_owned()],
-            "requires[0]: \"two words\" is not a label such as \"linux\" or \"gpu=a100\": letters, digits and ._-/:, at most 100 bytes",
-        );
-        check(
-            |s| s.concurrency = Some(Concurrency { key: "k".to_owned(), limit: 0 }),
-            "concurrency.limit: 0 is not between 1 and 10000",
-        );
-        check(|s| (s.run_at, s.start_by) = (Some(Timestamp(9)), Some(Timestamp(9))), "start_by: is not after run_at");
-        check(|s| s.idempotency_key = Some("k".repeat(513)), "idempotency_key: 513 bytes are more than the 512 allowed");
-        check(
-            |s| drop(s.env.insert("SAWMILL_SPEC".to_owned(), String::new())),
-            "env.SAWMILL_SPEC: not a name that a job may set",
-        );
-        check(|s| drop(s.env.insert("A".to_owned(), "\0".to_owned())), "env.A: contains a NUL byte");
-    }
-
-    #[test]
-    fn a_job_document_reads_back_as_it_was_written() {
-        let spec = spec(|s| {
-            s.timeout = Some(Duration::from_secs(90));
-            s.execution.role = Some("fixer".to_owned());
-            s.gates = vec![Gate { name: "unit".to_owned(), command: Command::Line("make".to_owned()), timeout: None }];
-        });
         let json = serde_json::to_string(&spec).expect("a job document is JSON");
         assert_eq!(serde_json::from_str::<JobSpec>(&json).expect("what was written can be read"), spec);
     }

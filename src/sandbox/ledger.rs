@@ -35,6 +35,11 @@ pub fn recorded(dir: &Path, id: &str) -> Result<Option<ExitReport>, SandboxError
     }
 }
 
+/// Which boot of the host this is.
+pub(super) fn boot_id() -> io::Result<String> {
+    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
+}
+
 /// A process, named so that no later one can be taken for it on this boot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) struct ProcessName {

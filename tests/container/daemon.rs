@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use bollard::query_parameters::KillContainerOptionsBuilder;
-use sawmill::job::{LogVerdict, OutcomeClass, Stream};
+use sawmill::job::{OutcomeClass, Stream};
 use serde_json::json;
 
 use super::{image, owned};
-use crate::crash::{Held, LONG, OUTPUT, Scene};
+use crate::crash::{Held, LONG, Scene};
 use crate::delivery::host::{Host, Lodging, On, until};
 use crate::delivery::remote::{git, refs, small_remote};
 
@@ -18,17 +18,7 @@ async fn scene(held: Held) -> Scene {
 /// A worker that is killed and started again takes the job up in its container: one delivery, and a log without a gap.
 async fn is_taken_up(held: Held) {
     let scene = scene(held).await;
-    scene.kill_in_stage().await;
-    let worker = scene.host.start("a").await;
-    if matches!(held, Held::Execute | Held::Judge) {
-        // The job itself was held, and lives.
-        scene.latch.release().await;
-    }
-    scene.assert_delivered_once(1).await;
-    let attempts = scene.host.attempts(scene.job).await;
-    assert_eq!(attempts.len(), 1);
-    assert_eq!(attempts[0].log_verdict, Some(LogVerdict::Complete));
-    assert_eq!(scene.host.log(scene.job, 1, Stream::Stdout).await, OUTPUT);
+    let worker = scene.assert_taken_up(held).await;
     let said = scene.host.log(scene.job, 1, Stream::System).await;
     assert!(said.contains("in container sawmill-a-"), "{said}");
     scene.close(vec![worker]).await;

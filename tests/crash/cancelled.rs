@@ -8,7 +8,8 @@ use serde_json::json;
 use sqlx::{Connection, Executor, PgConnection};
 
 use super::{Held, LONG, Scene, each};
-use crate::delivery::host::{Host, On, describe, until};
+use crate::delivery::host::{Host, On, until};
+use crate::delivery::processes::describe;
 use crate::delivery::remote::{refs, small_remote};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

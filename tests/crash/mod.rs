@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use sawmill::ids::JobId;
-use sawmill::job::Job;
+use sawmill::job::{Job, LogVerdict, Stream};
 use serde_json::{Value, json};
 use sqlx::{Connection, Executor, PgConnection, SqliteConnection};
 
@@ -120,6 +120,23 @@ impl Scene {
         let job = self.host.succeeded(self.job).await;
         assert_delivered_once(&self.host, &self.remote, &job, attempt).await;
         job
+    }
+
+    /// Kills the worker in its stage, starts it again, and proves that it took the job up: one attempt, delivered once, and its log
+    /// whole. Answers the worker.
+    pub(crate) async fn assert_taken_up(&self, held: Held) -> Daemon {
+        self.kill_in_stage().await;
+        let worker = self.host.start("a").await;
+        if matches!(held, Held::Execute | Held::Judge) {
+            // The job itself was held, and lives.
+            self.latch.release().await;
+        }
+        self.assert_delivered_once(1).await;
+        let attempts = self.host.attempts(self.job).await;
+        assert_eq!(attempts.len(), 1);
+        assert_eq!(attempts[0].log_verdict, Some(LogVerdict::Complete));
+        assert_eq!(self.host.log(self.job, 1, Stream::Stdout).await, OUTPUT);
+        worker
     }
 
     /// Everything that is on record.

@@ -3,7 +3,7 @@
 use sawmill::job::{LogVerdict, Stream};
 use serde_json::json;
 
-use super::{Held, LONG, OUTPUT, Scene, assert_delivered_once, each};
+use super::{Held, LONG, Scene, assert_delivered_once, each};
 use crate::delivery::host::{Host, On, until};
 use crate::delivery::remote::small_remote;
 
@@ -24,17 +24,7 @@ each! { is_taken_up:
 
 async fn is_taken_up(on: On, held: Held) {
     let scene = Scene::set(on, held, LONG).await;
-    scene.kill_in_stage().await;
-    let worker = scene.host.start("a").await;
-    if matches!(held, Held::Execute | Held::Judge) {
-        // The job itself was held, and lives.
-        scene.latch.release().await;
-    }
-    scene.assert_delivered_once(1).await;
-    let attempts = scene.host.attempts(scene.job).await;
-    assert_eq!(attempts.len(), 1);
-    assert_eq!(attempts[0].log_verdict, Some(LogVerdict::Complete));
-    assert_eq!(scene.host.log(scene.job, 1, Stream::Stdout).await, OUTPUT);
+    let worker = scene.assert_taken_up(held).await;
     scene.close(vec![worker]).await;
 }
 

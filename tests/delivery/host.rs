@@ -19,9 +19,11 @@ use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use tempfile::TempDir;
 use uuid::Uuid;
 
+use super::leftovers::names_in;
+use super::processes::{about, contains, describe, processes};
 use super::remote::{Latch, find_git};
 use crate::container;
-use crate::git::fixture::{mounts_below, strategy, unmount_below};
+use crate::git::fixture::{strategy, unmount_below};
 
 /// How long anything may take on a machine that is busy with something else.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(240);
@@ -359,28 +361,6 @@ impl Host {
         dirs.into_iter().filter(|dir| dir.join("containers").is_dir()).collect()
     }
 
-    /// What is left on disk of attempts, in the state directories of all workers and in the remotes.
-    fn leftovers(&self) -> Vec<PathBuf> {
-        let mut left = Vec::new();
-        for entry in fs::read_dir(self.root()).expect("the test's directory").flatten() {
-            let dir = entry.path();
-            if dir.join("slots").is_dir() {
-                for slot in fs::read_dir(dir.join("slots")).expect("slots").flatten() {
-                    let lasting = |path: &PathBuf| path.ends_with("sup") || path.ends_with("job");
-                    left.extend(names_in(&slot.path()).into_iter().filter(|path| !lasting(path)));
-                    left.extend(names_in(&slot.path().join("job")));
-                }
-                left.extend(names_in(&dir.join("trash")).into_iter().chain(names_in(&dir.join("kept"))));
-                left.extend(names_in(&dir.join("containers")).into_iter().filter(|path| path.is_dir()));
-                left.extend(names_in(&dir.join("mirrors")).into_iter().flat_map(|mirror| git_locks(&mirror)));
-            } else if dir.extension().is_some_and(|extension| extension == "git") {
-                left.extend(git_locks(&dir));
-            }
-        }
-        left.extend(mounts_below(self.root()));
-        left
-    }
-
     /// As [`Host::end`], when there is nothing more to look at.
     pub(crate) async fn close(self, daemons: Vec<Daemon>) {
         self.end(daemons).await;
@@ -486,40 +466,4 @@ pub(crate) async fn until_within(patience: Duration, what: &str, mut is_so: impl
         assert!(Instant::now() < give_up, "not within {patience:?}: {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-}
-
-/// The arguments of processes, for people.
-pub(crate) fn describe(pids: &[Pid]) -> Vec<String> {
-    let about = |pid: &Pid| fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    pids.iter().map(|pid| format!("{pid} {}", String::from_utf8_lossy(&about(pid)).replace('\0', " "))).collect()
-}
-
-/// All living processes, with their arguments and environments.
-fn processes() -> impl Iterator<Item = (Pid, Vec<u8>)> {
-    let entries = fs::read_dir("/proc").expect("/proc").flatten();
-    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    pids.map(|pid| (Pid::from_raw(pid), about(Pid::from_raw(pid))))
-}
-
-/// The arguments and the environment of a process.
-fn about(pid: Pid) -> Vec<u8> {
-    let mut about = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    about.extend(fs::read(format!("/proc/{pid}/environ")).unwrap_or_default());
-    about
-}
-
-fn contains(bytes: &[u8], text: &str) -> bool {
-    text.is_empty() || bytes.windows(text.len()).any(|window| window == text.as_bytes())
-}
-
-fn names_in(dir: &Path) -> Vec<PathBuf> {
-    fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
-}
-
-/// Lock files of git's own. The locks between daemons are files beside the mirrors, which stay.
-pub(crate) fn git_locks(dir: &Path) -> Vec<PathBuf> {
-    let (dirs, files): (Vec<PathBuf>, Vec<PathBuf>) =
-        names_in(dir).into_iter().partition(|path| path.is_dir() && !path.is_symlink());
-    let locks = files.into_iter().filter(|path| path.extension().is_some_and(|extension| extension == "lock"));
-    locks.chain(dirs.iter().flat_map(|dir| git_locks(dir))).collect()
 }

@@ -2,5 +2,7 @@
 
 mod fifty;
 pub(crate) mod host;
+pub(crate) mod leftovers;
+pub(crate) mod processes;
 mod real;
 pub(crate) mod remote;

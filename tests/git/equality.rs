@@ -208,64 +208,91 @@ fn so_it_is_where_attributes_have_a_say() {
     });
 }
 
+#[test]
+fn so_it_is_for_ignored_links_over_directories() {
+    let ground = Ground::new(|_| {});
+    let name = |wanted: &[u8]| NAMES.iter().position(|name| *name == wanted).expect("a name");
+    let (a, lib, new) = (name(b"a"), name(b"lib"), name(b"new.txt"));
+    // In a circle, in a wider one, to a directory, to nothing.
+    for links in [vec![(a, a)], vec![(a, lib), (lib, a)], vec![(a, lib)], vec![(a, new)]] {
+        let edits = links.into_iter().flat_map(|(at, to)| [Edit::Link(at, to), Edit::Ignore(at)]).collect::<Vec<_>>();
+        ground.check(&edits).unwrap_or_else(|error| panic!("{edits:?}: {error}"));
+    }
+}
+
 /// Makes edits in worktrees and in plain clones of a base; answers why git added the whole tree of a worktree, each time.
 fn hold_against_plain_git(cases: u32, more: impl FnOnce(&Path)) -> Vec<String> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
-    let place = Place::new();
-    let base = place.seed(|seed| {
-        write(seed, "a/b/c", "deep\n");
-        for path in ["lib/x/one", "lib/x/three", "lib/y/four", "lib/five", "lib/x/deep/six"] {
-            write(seed, path, path);
-        }
-        // Tracked, and ignored by a rule all the same.
-        write(seed, "lib/y/two.tmp", "tracked\n");
-        run(seed, ["add", "--force", "lib/y/two.tmp"]);
-        more(seed);
-    });
-    run(place.root.path(), ["clone", "--quiet", "remote.git", "plain"]);
-    runtime.block_on(place.mirror.resolve("main")).expect("main");
+    let ground = Ground::new(more);
     let detours = Detours::default();
     let _log = tracing_subscriber::registry().with(detours.clone()).set_default();
     let config = ProptestConfig { cases, max_shrink_iters: 200, failure_persistence: None, ..ProptestConfig::default() };
     let edits = prop::collection::vec(edit(), 0..14);
-    let checked = TestRunner::new(config).run(&edits, |edits| check(&place, &runtime, &base, &edits));
-    checked.unwrap_or_else(|error| panic!("{error}"));
+    TestRunner::new(config).run(&edits, |edits| ground.check(&edits)).unwrap_or_else(|error| panic!("{error}"));
     std::mem::take(&mut *detours.0.lock().expect("nobody panicked"))
 }
 
-/// Makes the edits in a fresh worktree and in a plain clone, and holds the trees against each other.
-fn check(place: &Place, runtime: &Runtime, base: &ObjectId, edits: &[Edit]) -> Result<(), TestCaseError> {
-    let change = runtime.block_on(async {
-        let worktree =
-            place.mirror.provision(base, &branch("b"), &place.slot("1"), &place.provisioner).await.expect("a worktree");
-        edits.iter().for_each(|edit| apply(worktree.tree(), edit));
-        let change = worktree.commit("x").await;
-        worktree.discard(&place.trash()).await.expect("discarded");
-        change
-    });
-    let plain = place.root.path().join("plain");
-    run(&plain, ["reset", "--quiet", "--hard", base.as_str()]);
-    run(&plain, ["clean", "-ffdxq"]);
-    edits.iter().for_each(|edit| apply(&plain, edit));
-    run(&plain, ["add", "-A"]);
-    let expected = run(&plain, ["write-tree"]);
-    let base_tree = run(&plain, ["rev-parse", &format!("{base}^{{tree}}")]);
-    let plain_refuses = run(&plain, ["ls-files", "--stage"]).lines().any(|line| line.starts_with("160000"));
-    let change = match change {
-        Err(GitError::Refused { .. }) if plain_refuses => return Ok(()),
-        change => change.expect("committed"),
-    };
-    prop_assert!(!plain_refuses, "a nested repository was committed");
-    match change {
-        Change::None => prop_assert_eq!(expected, base_tree),
-        Change::Commit(made) => {
-            prop_assert_eq!(made.tree.as_str(), expected.as_str());
-            prop_assert_ne!(&expected, &base_tree);
-            let counted = run(&plain, ["diff", "--cached", "--no-renames", "--numstat"]);
-            let sum = |column: usize| counted.lines().filter_map(|line| line.split('\t').nth(column)?.parse::<u64>().ok()).sum();
-            let expected: (u64, u64, u64) = (counted.lines().count() as u64, sum(0), sum(1));
-            prop_assert_eq!((made.diff.files, made.diff.insertions, made.diff.deletions), expected);
-        }
+/// A remote with one commit, its mirror, and a plain clone of it.
+struct Ground {
+    place: Place,
+    runtime: Runtime,
+    base: ObjectId,
+}
+
+impl Ground {
+    fn new(more: impl FnOnce(&Path)) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+        let place = Place::new();
+        let base = place.seed(|seed| {
+            write(seed, "a/b/c", "deep\n");
+            for path in ["lib/x/one", "lib/x/three", "lib/y/four", "lib/five", "lib/x/deep/six"] {
+                write(seed, path, path);
+            }
+            // Tracked, and ignored by a rule all the same.
+            write(seed, "lib/y/two.tmp", "tracked\n");
+            run(seed, ["add", "--force", "lib/y/two.tmp"]);
+            more(seed);
+        });
+        run(place.root.path(), ["clone", "--quiet", "remote.git", "plain"]);
+        runtime.block_on(place.mirror.resolve("main")).expect("main");
+        Self { place, runtime, base }
     }
-    Ok(())
+
+    /// Makes the edits in a fresh worktree and in the plain clone, and holds the trees against each other.
+    fn check(&self, edits: &[Edit]) -> Result<(), TestCaseError> {
+        let Self { place, runtime, base } = self;
+        let change = runtime.block_on(async {
+            let worktree =
+                place.mirror.provision(base, &branch("b"), &place.slot("1"), &place.provisioner).await.expect("a worktree");
+            edits.iter().for_each(|edit| apply(worktree.tree(), edit));
+            let change = worktree.commit("x").await;
+            worktree.discard(&place.trash()).await.expect("discarded");
+            change
+        });
+        let plain = place.root.path().join("plain");
+        run(&plain, ["reset", "--quiet", "--hard", base.as_str()]);
+        run(&plain, ["clean", "-ffdxq"]);
+        edits.iter().for_each(|edit| apply(&plain, edit));
+        run(&plain, ["add", "-A"]);
+        let expected = run(&plain, ["write-tree"]);
+        let base_tree = run(&plain, ["rev-parse", &format!("{base}^{{tree}}")]);
+        let plain_refuses = run(&plain, ["ls-files", "--stage"]).lines().any(|line| line.starts_with("160000"));
+        let change = match change {
+            Err(GitError::Refused { .. }) if plain_refuses => return Ok(()),
+            change => change.expect("committed"),
+        };
+        prop_assert!(!plain_refuses, "a nested repository was committed");
+        match change {
+            Change::None => prop_assert_eq!(expected, base_tree),
+            Change::Commit(made) => {
+                prop_assert_eq!(made.tree.as_str(), expected.as_str());
+                prop_assert_ne!(&expected, &base_tree);
+                let counted = run(&plain, ["diff", "--cached", "--no-renames", "--numstat"]);
+                let sum =
+                    |column: usize| counted.lines().filter_map(|line| line.split('\t').nth(column)?.parse::<u64>().ok()).sum();
+                let expected: (u64, u64, u64) = (counted.lines().count() as u64, sum(0), sum(1));
+                prop_assert_eq!((made.diff.files, made.diff.insertions, made.diff.deletions), expected);
+            }
+        }
+        Ok(())
+    }
 }

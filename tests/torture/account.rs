@@ -9,7 +9,8 @@ use sawmill::job::{AttemptRecord, Completion, Job, JobState, LogVerdict, Outcome
 use sawmill::store::{CompletionFilter, JobFilter};
 
 use super::orders::Order;
-use crate::delivery::host::{Host, git_locks};
+use crate::delivery::host::Host;
+use crate::delivery::leftovers::git_locks;
 use crate::delivery::remote::{fsck, refs};
 
 /// What the account found.

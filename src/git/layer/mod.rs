@@ -128,7 +128,14 @@ impl Layer {
         }
         let mut changes = Changes::default();
         walk.gone.iter().for_each(|path| changes.remove(path));
-        for put in walk.puts.iter().filter(|put| put.tracked || !ignored.contains(&put.path)) {
+        for put in &walk.puts {
+            if !put.tracked && ignored.contains(&put.path) {
+                // What git finds of the base's files behind such a link depends on where it leads: nowhere, or in a circle.
+                if matches!(put.source, Source::Link { .. }) && walk.gone.contains(&put.path) {
+                    return Err(format!("{} is an ignored link over a directory of the base", walk::show(&put.path)));
+                }
+                continue;
+            }
             let (id, mode) = take(repository, put, effect)?;
             changes.put(&put.path, id, mode);
         }

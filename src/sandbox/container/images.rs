@@ -16,6 +16,7 @@ use futures_util::{Stream, StreamExt};
 
 use super::engine::Engine;
 use super::error::ContainerError;
+use crate::fingerprint;
 
 /// The label by which an image of ours is known; its value is what [`Plan::fingerprint`] gave.
 const LABEL: &str = "sawmill.image";
@@ -178,13 +179,11 @@ impl Images {
 }
 
 impl Plan {
-    /// What names the content of the image on this base: FNV-1a of 64 bits (<http://www.isthe.com/chongo/tech/comp/fnv/>), which tells
-    /// one text from the next. Nobody gains by making two alike: who writes the Dockerfile runs what is in the image.
+    /// What names the content of the image on this base. Nobody gains by making two alike: who writes the Dockerfile runs what is in
+    /// the image.
     #[must_use]
     pub fn fingerprint(&self, base_digest: &str) -> String {
-        let bytes = self.dockerfile.bytes().chain(base_digest.bytes());
-        let hash = bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
-        format!("{hash:016x}")
+        fingerprint::of(self.dockerfile.bytes().chain(base_digest.bytes()))
     }
 }
 

@@ -1,10 +1,11 @@
 //! The labels by which a container is known to be ours: whose it is, for which slot, of what it was made, and by which daemon.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs;
 use std::path::Path;
 
 use super::recipe::Recipe;
+use crate::sandbox::ledger::boot_id;
+use crate::sandbox::supervisor::began;
 
 /// The worker's state directory, of which one daemon at a time is the master: by this a worker finds its containers.
 pub(super) const STATE: &str = "sawmill.state";
@@ -34,8 +35,8 @@ pub(super) fn write(worker: &str, state: &Path, tag: &Tag) -> BTreeMap<String, S
         (SLOT, tag.slot.to_string()),
         (NONCE, tag.nonce.clone()),
         (RECIPE, recipe),
-        (BOOT, fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()),
-        (DAEMON, format!("{pid} {}", began(pid))),
+        (BOOT, boot_id().unwrap_or_default()),
+        (DAEMON, format!("{pid} {}", began(pid.cast_signed()).unwrap_or_default())),
     ]
     .map(|(name, value)| (name.to_owned(), value))
     .into()
@@ -49,11 +50,4 @@ pub(super) fn read(labels: &HashMap<String, String>) -> Option<Tag> {
         nonce: label(NONCE)?.to_owned(),
         recipe: serde_json::from_str(label(RECIPE)?).ok()?,
     })
-}
-
-/// Field 22 of `/proc/<pid>/stat`.
-fn began(pid: u32) -> String {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let after_name = stat.rsplit(')').next().unwrap_or_default();
-    after_name.split_ascii_whitespace().nth(19).unwrap_or_default().to_owned()
 }

@@ -188,6 +188,11 @@ fn pids() -> impl Iterator<Item = i32> {
     entries.filter_map(|entry| entry.file_name().to_str().and_then(|name| name.parse().ok()))
 }
 
+/// When a process began, in clock ticks since the host's start: with its number that names it.
+pub(in crate::sandbox) fn began(pid: i32) -> Option<u64> {
+    stat(pid).map(|process| process.name.began)
+}
+
 fn stat(pid: i32) -> Option<Process> {
     let mut buffer = [0; 1024];
     let mut file = File::open(format!("/proc/{pid}/stat")).ok()?;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::super::command::{Cause, ExitReport, Started, Status, Will};
 use super::super::kernel::Reaped;
-use super::super::ledger::{Ledger, ProcessName, Record, Running};
+use super::super::ledger::{Ledger, ProcessName, Record, Running, boot_id};
 use super::super::note::note;
 use super::super::protocol::{Order, Refusal};
 use super::descendants;
@@ -44,7 +44,7 @@ enum Work {
 impl Desk {
     /// Takes over what an earlier supervisor of this directory has left: its reports, and processes to end.
     pub(super) fn open(dir: &Path, user: Option<User>) -> io::Result<Self> {
-        let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned();
+        let boot_id = boot_id()?;
         let (mut ledger, running) = Ledger::open(dir)?;
         if let Some(Running { id, started, boot_id: then, processes }) = running {
             note(format_args!("command {id} ran when its supervisor died"));

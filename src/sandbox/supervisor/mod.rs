@@ -17,6 +17,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use super::note::note;
+pub(super) use descendants::began;
 pub(super) use detach::{LOCK, User};
 
 /// The hidden subcommand by which the executable becomes a supervisor.
