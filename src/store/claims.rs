@@ -221,7 +221,8 @@ impl Store {
     /// Looks at the first `page` jobs of a part, claims at most `most` of them, and holds those whose limits have no room, up to the
     /// first one that could be claimed as well.
     async fn look(&self, part: Wanted, page: usize, most: usize, ask: &ClaimRequest) -> Result<Look, StoreError> {
-        let mut tx = self.db().begin().await?;
+        // Whoever has the file has its host too: where a claim is undone, nobody is left who holds it.
+        let mut tx = self.db().begin_unsynced().await?;
         match look_within(&mut tx, part, page, most, ask, self.now()).await {
             Ok(look) => {
                 tx.commit().await?;

@@ -14,6 +14,7 @@ use sqlx::{AssertSqlSafe, Connection, Executor, Postgres, Sqlite, Transaction};
 
 use super::address::Address;
 use super::error::StoreError;
+use super::kept::Kept;
 use super::listener::LeaseClock;
 use super::statement::{Arg, Row, for_postgres, for_sqlite};
 use crate::clock::Timestamp;
@@ -34,6 +35,10 @@ const SERVER_CONNECTIONS: u32 = 10;
 const STATEMENTS: usize = 256;
 /// Connections that read a SQLite file, for each process.
 const FILE_READERS: u32 = 4;
+/// How a transaction that writes to a file begins. IMMEDIATE takes the lock at once: one that reads first and takes it later can fail
+/// with BUSY_SNAPSHOT. Each says by itself what its commit waits for, since no one else may have the connection in between.
+const BEGIN_SYNCED: &str = "PRAGMA synchronous = FULL; BEGIN IMMEDIATE";
+const BEGIN_UNSYNCED: &str = "PRAGMA synchronous = NORMAL; BEGIN IMMEDIATE";
 /// A connection that was idle for so long is tried before it is used.
 const TRUSTED_IDLE: Duration = Duration::from_secs(5);
 
@@ -54,7 +59,7 @@ pub(super) struct Db {
 #[derive(Debug, Clone)]
 enum Pools {
     Sqlite { writer: SqlitePool, readers: SqlitePool },
-    Postgres(PgPool),
+    Postgres { pool: PgPool, kept: Arc<Kept> },
 }
 
 /// Which of the two, for the few places where they must differ.
@@ -85,7 +90,7 @@ impl Db {
     pub(super) fn kind(&self) -> Kind {
         match self.pools {
             Pools::Sqlite { .. } => Kind::Sqlite,
-            Pools::Postgres(_) => Kind::Postgres,
+            Pools::Postgres { .. } => Kind::Postgres,
         }
     }
 
@@ -96,10 +101,19 @@ impl Db {
     /// Begins a transaction that may write.
     pub(super) async fn begin(&self) -> Result<Tx, StoreError> {
         let inner = match &self.pools {
-            // IMMEDIATE takes the lock at once: a transaction that reads first and takes it later can fail with BUSY_SNAPSHOT.
-            Pools::Sqlite { writer, .. } => in_time(writer.begin_with("BEGIN IMMEDIATE")).await.map(AnyTx::Sqlite),
-            Pools::Postgres(pool) => in_time(begin_whole(pool.clone(), "BEGIN")).await.map(AnyTx::Postgres),
+            Pools::Sqlite { writer, .. } => in_time(writer.begin_with(BEGIN_SYNCED)).await.map(AnyTx::Sqlite),
+            Pools::Postgres { pool, .. } => in_time(begin_whole(pool.clone(), "BEGIN")).await.map(AnyTx::Postgres),
         };
+        let inner = inner.map_err(|error| StoreError::from_driver(&self.label, error))?;
+        Ok(Tx { inner, label: Arc::clone(&self.label) })
+    }
+
+    /// Begins a transaction that may write. Where the database is a file its commit does not wait for the disk: when the host loses
+    /// its power, but not when a process is killed, it may be undone, with all that came after it. What is committed by
+    /// [`Db::begin`] afterwards makes it last too.
+    pub(super) async fn begin_unsynced(&self) -> Result<Tx, StoreError> {
+        let Pools::Sqlite { writer, .. } = &self.pools else { return self.begin().await };
+        let inner = in_time(writer.begin_with(BEGIN_UNSYNCED)).await.map(AnyTx::Sqlite);
         let inner = inner.map_err(|error| StoreError::from_driver(&self.label, error))?;
         Ok(Tx { inner, label: Arc::clone(&self.label) })
     }
@@ -109,7 +123,7 @@ impl Db {
         let inner = match &self.pools {
             // The moment is that of the first read.
             Pools::Sqlite { readers, .. } => in_time(readers.begin_with("BEGIN DEFERRED")).await.map(AnyTx::Sqlite),
-            Pools::Postgres(pool) => {
+            Pools::Postgres { pool, .. } => {
                 let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
                 in_time(begin_whole(pool.clone(), begin)).await.map(AnyTx::Postgres)
             }
@@ -122,7 +136,9 @@ impl Db {
     pub(super) async fn all<R: Row>(&self, sql: &str, args: Vec<Arg>) -> Result<Vec<R>, StoreError> {
         let rows = match &self.pools {
             Pools::Sqlite { readers, .. } => sqlite_all(readers, sql, args).await,
-            Pools::Postgres(pool) => postgres_all(pool, sql, args).await,
+            Pools::Postgres { pool, kept } => {
+                in_time(kept.with(pool, TRUSTED_IDLE, async |connection| postgres_all(connection, sql, args).await)).await
+            }
         };
         rows.map_err(|error| StoreError::from_driver(&self.label, error))
     }
@@ -136,7 +152,7 @@ impl Db {
     pub(super) async fn server_clock(&self) -> Result<LeaseClock, StoreError> {
         match &self.pools {
             Pools::Sqlite { .. } => Ok(LeaseClock::Host),
-            Pools::Postgres(pool) => {
+            Pools::Postgres { pool, .. } => {
                 LeaseClock::of_server(pool).await.map_err(|error| StoreError::from_driver(&self.label, error))
             }
         }
@@ -146,7 +162,7 @@ impl Db {
     pub(super) async fn sample(&self, clock: &LeaseClock) -> Result<(), StoreError> {
         match &self.pools {
             Pools::Sqlite { .. } => Ok(()),
-            Pools::Postgres(pool) => clock.sample(pool).await.map_err(|error| StoreError::from_driver(&self.label, error)),
+            Pools::Postgres { pool, .. } => clock.sample(pool).await.map_err(|error| StoreError::from_driver(&self.label, error)),
         }
     }
 
@@ -154,13 +170,13 @@ impl Db {
     pub(super) fn server(&self) -> Option<PgConnectOptions> {
         match &self.pools {
             Pools::Sqlite { .. } => None,
-            Pools::Postgres(pool) => Some((*pool.connect_options()).clone()),
+            Pools::Postgres { pool, .. } => Some((*pool.connect_options()).clone()),
         }
     }
 
     /// Whether the server's host says that no server is there: then nobody else can reach it either. Silence says nothing.
     pub(super) async fn is_down(&self) -> bool {
-        let Pools::Postgres(pool) = &self.pools else { return false };
+        let Pools::Postgres { pool, .. } = &self.pools else { return false };
         match tokio::time::timeout(PROBE, sqlx::PgConnection::connect_with(&pool.connect_options())).await {
             // The second: the socket of a server on this host.
             Ok(Err(sqlx::Error::Io(error))) => {
@@ -202,7 +218,11 @@ impl Db {
                 readers.close().await;
                 writer.close().await;
             }
-            Pools::Postgres(pool) => pool.close().await,
+            Pools::Postgres { pool, kept } => {
+                let closing = pool.close();
+                kept.clear();
+                closing.await;
+            }
         }
     }
 }
@@ -254,7 +274,7 @@ async fn open_server(options: PgConnectOptions) -> Result<Pools, sqlx::Error> {
         })
         .connect_with(options)
         .await?;
-    Ok(Pools::Postgres(pool))
+    Ok(Pools::Postgres { pool, kept: Arc::default() })
 }
 
 /// Begins a transaction in a task of its own, which comes to its end when nobody waits for it any more. The driver does not

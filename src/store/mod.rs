@@ -31,6 +31,7 @@ mod forecast;
 mod hints;
 mod history;
 mod jobs;
+mod kept;
 mod limits;
 mod line;
 mod listener;
