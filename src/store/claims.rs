@@ -16,7 +16,6 @@ use super::Store;
 use super::db::{Kind, Lock, Tx};
 use super::error::StoreError;
 use super::limits::{self, Limited, Room};
-use super::routes::Route;
 use super::rows::{ClaimedRow, job_columns};
 use super::statement::{Arg, args, tuples};
 use super::types::ClaimRequest;
@@ -43,8 +42,8 @@ macro_rules! set_started {
 pub(super) use set_started;
 
 /// One arm for each route: a list of routes in one condition would not be read in the order of the index.
-const HEADS: &str =
-    "SELECT route, priority, position, id, ready_at FROM jobs WHERE state = 'queued' AND held IS NULL AND route = ";
+const HEADS: &str = "SELECT route, priority, position, id, ready_at, (SELECT count(*) FROM routes) AS routes FROM jobs WHERE state = 'queued' \
+     AND held IS NULL AND route = ";
 const ROUTES: &str = "SELECT count(*) AS routes FROM routes";
 const PICK: &str = "SELECT j.id, j.share, j.concurrency_key, j.concurrency_limit FROM jobs j \
     WHERE j.state = 'queued' AND j.held IS NULL AND j.route = $1 AND (j.start_by IS NULL OR j.start_by > $2)";
@@ -89,6 +88,8 @@ struct Head {
     position: i64,
     id: uuid::Uuid,
     ready_at: i64,
+    /// How many routes there are.
+    routes: i64,
 }
 
 #[derive(sqlx::FromRow)]
@@ -175,9 +176,8 @@ impl Store {
         if limit == 0 || ask.backends.is_empty() {
             return Ok(Round::Done);
         }
-        let routes = self.suitable(ask).await?;
         let mut round = Round::Done;
-        for part in self.wanted(&routes, limit).await? {
+        for part in self.wanted(ask, limit).await? {
             // Where a limit kept some of a route from starting, other routes may have what there is room for.
             if self.claim_part(part, ask, claimed).await? == Round::Again {
                 round = Round::Again;
@@ -246,16 +246,23 @@ impl Store {
     }
 
     /// How many jobs of which route are the next ones. Others may take them first; then the ones after them are taken.
-    async fn wanted(&self, routes: &[i64], limit: usize) -> Result<Vec<Wanted>, StoreError> {
+    async fn wanted(&self, ask: &ClaimRequest, limit: usize) -> Result<Vec<Wanted>, StoreError> {
+        let mut routes = self.suitable(ask);
         let aged_look = self.now() >= Timestamp(self.inner.aged_look.load(Ordering::Relaxed));
-        if let ([route], Kind::Postgres, false) = (routes, self.db().kind(), aged_look) {
+        // Claims of one statement tell how many routes there are.
+        if let ([route], Kind::Postgres, false) = (&routes[..], self.db().kind(), aged_look) {
             return Ok(vec![Wanted { route: *route, priority: None, count: limit }]);
         }
         // Outside of a transaction, so that an idle worker takes no lock: on SQLite there is only one for all writers.
-        let mut heads = self.heads(routes, None, limit).await?;
+        let mut heads = self.heads(&routes, None, limit).await?;
+        if self.routes_beside(&heads).await? > self.inner.routes.known().len() {
+            self.inner.routes.refresh(self.db()).await?;
+            routes = self.suitable(ask);
+            heads = self.heads(&routes, None, limit).await?;
+        }
         heads.sort_by_key(|head| (head.priority, head.position, head.id));
         heads.truncate(limit);
-        let aged = if aged_look { self.aged_turns(routes, &heads).await? } else { Vec::new() };
+        let aged = if aged_look { self.aged_turns(&routes, &heads).await? } else { Vec::new() };
         // One that is next anyway is not to be wanted twice.
         heads.retain(|head| aged.iter().all(|other| other.id != head.id));
         heads.truncate(limit - aged.len());
@@ -284,22 +291,19 @@ impl Store {
         Ok(aged)
     }
 
-    /// The routes that suit who asks.
-    async fn suitable(&self, ask: &ClaimRequest) -> Result<Vec<i64>, StoreError> {
-        let suit = |known: &BTreeMap<i64, Route>| -> Vec<i64> {
-            known.iter().filter(|(_, route)| route.suits(ask)).map(|(id, _)| *id).collect()
-        };
+    /// The routes that suit who asks, of those that are known.
+    fn suitable(&self, ask: &ClaimRequest) -> Vec<i64> {
         let known = self.inner.routes.known();
-        let suitable = suit(&known);
-        // Claims of one statement tell how many there are.
-        if let ([_], Kind::Postgres) = (&suitable[..], self.db().kind()) {
-            return Ok(suitable);
-        }
-        let count: Option<RouteCount> = self.db().first(ROUTES, args![]).await?;
-        if count.is_some_and(|count| usize::try_from(count.routes).is_ok_and(|count| count > known.len())) {
-            return Ok(suit(&*self.inner.routes.refresh(self.db()).await?));
-        }
-        Ok(suitable)
+        known.iter().filter(|(_, route)| route.suits(ask)).map(|(id, _)| *id).collect()
+    }
+
+    /// How many routes there are, as the heads say, or where there are none the table.
+    async fn routes_beside(&self, heads: &[Head]) -> Result<usize, StoreError> {
+        let count = match heads.first() {
+            Some(head) => Some(head.routes),
+            None => self.db().first::<RouteCount>(ROUTES, args![]).await?.map(|count| count.routes),
+        };
+        Ok(count.and_then(|count| usize::try_from(count).ok()).unwrap_or_default())
     }
 
     /// The first jobs of each route, at most `limit` each.

@@ -31,10 +31,14 @@ const PROBE: Duration = Duration::from_secs(2);
 const BUSY: Duration = Duration::from_secs(10);
 /// Connections to PostgreSQL, for each process.
 const SERVER_CONNECTIONS: u32 = 10;
+/// Of these, kept between statements.
+const SERVER_KEPT: usize = 3;
 /// Statements that each connection to PostgreSQL keeps prepared: more than there are, with their lists of common lengths.
 const STATEMENTS: usize = 256;
 /// Connections that read a SQLite file, for each process.
 const FILE_READERS: u32 = 4;
+/// Of these, kept between statements.
+const FILE_KEPT: usize = 2;
 /// How a transaction that writes to a file begins. IMMEDIATE takes the lock at once: one that reads first and takes it later can fail
 /// with BUSY_SNAPSHOT. Each says by itself what its commit waits for, since no one else may have the connection in between.
 const BEGIN_SYNCED: &str = "PRAGMA synchronous = FULL; BEGIN IMMEDIATE";
@@ -58,8 +62,8 @@ pub(super) struct Db {
 
 #[derive(Debug, Clone)]
 enum Pools {
-    Sqlite { writer: SqlitePool, readers: SqlitePool },
-    Postgres { pool: PgPool, kept: Arc<Kept> },
+    Sqlite { writer: SqlitePool, readers: SqlitePool, kept: Arc<Kept<Sqlite>> },
+    Postgres { pool: PgPool, kept: Arc<Kept<Postgres>> },
 }
 
 /// Which of the two, for the few places where they must differ.
@@ -135,7 +139,9 @@ impl Db {
     /// All rows that a query yields, outside of a transaction.
     pub(super) async fn all<R: Row>(&self, sql: &str, args: Vec<Arg>) -> Result<Vec<R>, StoreError> {
         let rows = match &self.pools {
-            Pools::Sqlite { readers, .. } => sqlite_all(readers, sql, args).await,
+            Pools::Sqlite { readers, kept, .. } => {
+                in_time(kept.with(readers, TRUSTED_IDLE, async |connection| sqlite_all(connection, sql, args).await)).await
+            }
             Pools::Postgres { pool, kept } => {
                 in_time(kept.with(pool, TRUSTED_IDLE, async |connection| postgres_all(connection, sql, args).await)).await
             }
@@ -214,8 +220,10 @@ impl Db {
     /// Closes all connections, waiting for those in use.
     pub(super) async fn close(&self) {
         match &self.pools {
-            Pools::Sqlite { writer, readers } => {
-                readers.close().await;
+            Pools::Sqlite { writer, readers, kept } => {
+                let closing = readers.close();
+                kept.clear();
+                closing.await;
                 writer.close().await;
             }
             Pools::Postgres { pool, kept } => {
@@ -250,7 +258,7 @@ async fn open_file(options: SqliteConnectOptions) -> Result<Pools, sqlx::Error> 
     let writer = in_time(pool().max_connections(1).connect_with(writing)).await?;
     // Opened for writing all the same: a connection opened read-only cannot recover the log of a process that died.
     let readers = pool().max_connections(FILE_READERS).connect_lazy_with(options.pragma("query_only", "on"));
-    Ok(Pools::Sqlite { writer, readers })
+    Ok(Pools::Sqlite { writer, readers, kept: Arc::new(Kept::new(FILE_KEPT)) })
 }
 
 async fn open_server(options: PgConnectOptions) -> Result<Pools, sqlx::Error> {
@@ -274,7 +282,7 @@ async fn open_server(options: PgConnectOptions) -> Result<Pools, sqlx::Error> {
         })
         .connect_with(options)
         .await?;
-    Ok(Pools::Postgres { pool, kept: Arc::default() })
+    Ok(Pools::Postgres { pool, kept: Arc::new(Kept::new(SERVER_KEPT)) })
 }
 
 /// Begins a transaction in a task of its own, which comes to its end when nobody waits for it any more. The driver does not

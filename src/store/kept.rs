@@ -7,26 +7,29 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use sqlx::postgres::PgPool;
-use sqlx::{PgConnection, Postgres, pool::PoolConnection};
-
-/// At most so many are kept: the pool has room for what else is asked.
-const MOST: usize = 3;
+use sqlx::pool::PoolConnection;
+use sqlx::{Database, Pool};
 
 /// The connections of a pool that are kept.
-#[derive(Debug, Default)]
-pub(super) struct Kept {
-    idle: Mutex<Vec<(PoolConnection<Postgres>, Instant)>>,
+#[derive(Debug)]
+pub(super) struct Kept<DB: Database> {
+    idle: Mutex<Vec<(PoolConnection<DB>, Instant)>>,
+    /// How many at most: the pool needs room for what else is asked.
+    most: usize,
 }
 
-impl Kept {
+impl<DB: Database> Kept<DB> {
+    pub(super) const fn new(most: usize) -> Self {
+        Self { idle: Mutex::new(Vec::new()), most }
+    }
+
     /// Does one thing with a connection, and keeps it unless that fails or is dropped. One that was idle for longer than `trusted`
     /// goes back to the pool, which tries it.
     pub(super) async fn with<T>(
         &self,
-        pool: &PgPool,
+        pool: &Pool<DB>,
         trusted: Duration,
-        action: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
+        action: impl AsyncFnOnce(&mut DB::Connection) -> Result<T, sqlx::Error>,
     ) -> Result<T, sqlx::Error> {
         let mut connection = match self.take(trusted) {
             Some(connection) => connection,
@@ -37,7 +40,7 @@ impl Kept {
         Ok(done)
     }
 
-    fn take(&self, trusted: Duration) -> Option<PoolConnection<Postgres>> {
+    fn take(&self, trusted: Duration) -> Option<PoolConnection<DB>> {
         // Dropped after the lock is given back.
         let (connection, _idle_for_too_long) = {
             let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
@@ -47,10 +50,10 @@ impl Kept {
         connection.map(|(connection, _)| connection)
     }
 
-    fn keep(&self, pool: &PgPool, connection: PoolConnection<Postgres>) {
+    fn keep(&self, pool: &Pool<DB>, connection: PoolConnection<DB>) {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         // A pool that is being closed waits for it.
-        if idle.len() < MOST && !pool.is_closed() {
+        if idle.len() < self.most && !pool.is_closed() {
             idle.push((connection, Instant::now()));
         }
     }
