@@ -154,7 +154,6 @@ impl Bench {
             base: "main".to_owned(),
             branch: format!("sawmill/{id}").parse().unwrap(),
             attempts_max: 1,
-            ready_at: self.store.now(),
             weight: 1,
             waiting_max: None,
             digest: id.to_string(),

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
-use sawmill::clock::Timestamp;
 use sawmill::ids::{JobId, WorkerId};
 use sawmill::job::attempt::Resources;
 use sawmill::job::spec::{Command, Task};
@@ -277,7 +276,6 @@ fn new_job(backend: &str) -> NewJob {
         attempts_max: 1,
         weight: 1,
         waiting_max: None,
-        ready_at: Timestamp::now(),
         digest: "d".to_owned(),
     }
 }

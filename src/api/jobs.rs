@@ -60,7 +60,7 @@ pub(super) async fn enqueue(
     Params(query): Params<AnswerQuery>,
     Document(spec): Document<JobSpec>,
 ) -> Result<Response, Problem> {
-    let new = state.policy.accept(spec, state.store.now())?;
+    let new = state.policy.accept(spec)?;
     let enqueued = state.store.enqueue(new).await?;
     let status = match &enqueued {
         Enqueued::Created(_) => StatusCode::CREATED,

@@ -6,7 +6,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use crate::clock::Timestamp;
 use crate::fingerprint;
 use crate::git::Remote;
 use crate::ids::JobId;
@@ -64,7 +63,7 @@ impl Policy {
     ///
     /// # Errors
     /// An invalid document, a project or a backend that is not known.
-    pub fn accept(&self, sent: JobSpec, now: Timestamp) -> Result<NewJob, Problem> {
+    pub fn accept(&self, sent: JobSpec) -> Result<NewJob, Problem> {
         sent.validate().map_err(|fault| invalid(&fault.to_string()))?;
         let digest = digest(&sent);
         let project = self.project(&sent)?;
@@ -86,10 +85,9 @@ impl Policy {
         spec.gates.extend(own_gates);
         let id = JobId::generate();
         let branch = spec.deliver.branch.clone().unwrap_or_else(|| self.branch.render(id, &spec));
-        let ready_at = spec.run_at.map_or(now, |at| at.max(now));
         let weight = project.map_or(1, |project| project.limits.weight());
         let waiting_max = project.and_then(|project| project.limits.waiting).map(NonZeroU32::get);
-        Ok(NewJob { id, spec, repo, base, branch, attempts_max: attempts, ready_at, weight, waiting_max, digest })
+        Ok(NewJob { id, spec, repo, base, branch, attempts_max: attempts, weight, waiting_max, digest })
     }
 
     fn project(&self, spec: &JobSpec) -> Result<Option<&Project>, Problem> {
@@ -165,7 +163,7 @@ mod tests {
     }
 
     fn accept(document: serde_json::Value) -> Result<NewJob, Problem> {
-        policy().accept(serde_json::from_value(document).expect("a well-formed document"), Timestamp(1_000))
+        policy().accept(serde_json::from_value(document).expect("a well-formed document"))
     }
 
     #[test]
@@ -178,7 +176,6 @@ mod tests {
         assert_eq!(job.spec.timeout, Some(Duration::from_secs(60)));
         assert_eq!(job.spec.gates.iter().map(|gate| gate.name.as_str()).collect::<Vec<_>>(), ["unit", "own"]);
         assert_eq!(job.branch.as_str(), "sawmill/adhoc/job/true");
-        assert_eq!(job.ready_at, Timestamp(1_000), "a moment that is past means now");
         assert_eq!(job.weight, 7, "its project's turns are its own");
         let other = accept(serde_json::json!({"repo": "/r", "task": {"command": "true"}})).expect("the document is valid");
         assert_eq!(other.weight, 1);

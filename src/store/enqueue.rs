@@ -218,11 +218,12 @@ fn document(new: &NewJob) -> Result<String, StoreError> {
 /// The arguments of [`insert_job`].
 fn row(new: &NewJob, route: i64, needs: &Needs, branch: &BranchName, now: Timestamp) -> Vec<Arg> {
     let spec = &new.spec;
+    let ready_at = spec.run_at.map_or(now, |at| at.max(now));
     let ended = needs.failed.map(dependencies::outcome_of);
     let held = match () {
         () if ended.is_some() => None,
         () if needs.hold() => Some(Hold::Dependency),
-        () if new.ready_at > now => Some(Hold::Scheduled),
+        () if ready_at > now => Some(Hold::Scheduled),
         () => None,
     };
     let state = if ended.is_some() { JobState::Cancelled } else { JobState::Queued };
@@ -240,7 +241,7 @@ fn row(new: &NewJob, route: i64, needs: &Needs, branch: &BranchName, now: Timest
         spec.idempotency_key.as_deref(),
         state.as_str(),
         held.map(Hold::as_str),
-        new.ready_at,
+        ready_at,
         spec.start_by,
         spec.concurrency.as_ref().map(|concurrency| concurrency.key.as_str()),
         spec.concurrency.as_ref().map(|concurrency| i64::from(concurrency.limit)),

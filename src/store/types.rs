@@ -18,7 +18,7 @@ use crate::job::{
 pub struct NewJob {
     /// Its id. Enqueuing the same id with the same digest again is answered with the job that is there.
     pub id: JobId,
-    /// The effective document; it names a backend.
+    /// The effective document; it names a backend. Its `run_at` counts where that is to come, by the clock that leases run by.
     pub spec: JobSpec,
     /// The remote.
     pub repo: String,
@@ -29,8 +29,6 @@ pub struct NewJob {
     pub branch: BranchName,
     /// Attempts it may burn.
     pub attempts_max: u32,
-    /// Not before this moment.
-    pub ready_at: Timestamp,
     /// How often it is its project's turn, against other projects' 1.
     pub weight: u32,
     /// How many jobs of its project may wait.

@@ -38,11 +38,14 @@ pub(super) struct Lease {
 }
 
 impl Leases {
-    /// Holds a claim that was made, or renewed, by a request that began at `asked`.
+    /// Holds a claim that was made, or renewed, by a request that began at `asked`. An older claim of the same job is lost by that.
     pub(super) fn hold(&self, claim: &Claim, asked: Instant) -> Lease {
         let ((handle, stop), (deadline, moved)) = (StopHandle::new(), DeadlineMover::new());
         let mut held = self.lock();
-        held.insert(claim.job, Held { claim: claim.clone(), stop: handle, deadline, renewed: asked });
+        let older = held.insert(claim.job, Held { claim: claim.clone(), stop: handle, deadline, renewed: asked });
+        if let Some(older) = older.filter(|older| older.claim != *claim) {
+            older.stop.stop(StopReason::LeaseLost);
+        }
         self.count.send_replace(held.len());
         drop(held);
         Lease { leases: self.clone(), claim: claim.clone(), stop, moved }
@@ -170,12 +173,13 @@ mod tests {
     }
 
     #[test]
-    fn an_old_lease_does_not_take_a_newer_claim_with_it() {
+    fn an_old_lease_is_lost_to_a_newer_claim_and_does_not_take_that_with_it() {
         let leases = Leases::default();
         let first = claim();
         let second = Claim { attempt: AttemptNo(2), token: ClaimToken::generate(), ..first.clone() };
         let old = leases.hold(&first, Instant::now());
-        let _new = leases.hold(&second, Instant::now());
+        let new = leases.hold(&second, Instant::now());
+        assert_eq!((old.stop().reason(), new.stop().reason()), (Some(StopReason::LeaseLost), None));
         drop(old);
         assert_eq!(leases.claims(), vec![second]);
     }

@@ -97,7 +97,6 @@ impl Db {
             base: "main".to_owned(),
             branch: format!("sawmill/{id}").parse().unwrap(),
             attempts_max,
-            ready_at: self.store.now(),
             weight: 1,
             waiting_max: None,
             digest: id.to_string(),

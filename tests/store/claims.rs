@@ -133,11 +133,18 @@ on_both! {
         assert_ne!(found[0].claim, run_out.claim);
     }
 
+    async fn a_moment_that_is_past_means_now(queue) {
+        let before = queue.store.now();
+        let job = queue.enqueue_as(|new| new.spec.run_at = Some(Timestamp(1))).await;
+        assert!(job.held.is_none() && job.ready_at >= before, "{job:?}");
+        assert_eq!(queue.claim("w").await.claim.job, job.id);
+    }
+
     async fn a_scheduled_job_is_claimed_once_it_is_promoted(queue) {
         assert_eq!(queue.store.next_ready_at().await.expect("answered"), None);
         let at = queue.store.now() + LONG;
-        let job = queue.enqueue_as(|new| new.ready_at = at).await;
-        queue.enqueue_as(|new| new.ready_at = at + LONG).await;
+        let job = queue.enqueue_as(|new| new.spec.run_at = Some(at)).await;
+        queue.enqueue_as(|new| new.spec.run_at = Some(at + LONG)).await;
         assert_eq!(queue.store.next_ready_at().await.expect("answered"), Some(at));
         assert_eq!(queue.store.promote_once(10).await.expect("done"), 0);
         assert!(queue.nothing_to_claim().await);

@@ -81,7 +81,7 @@ on_both! {
     async fn one_that_is_scheduled_too_waits_for_its_time_after_that(queue) {
         let needed = queue.enqueue().await.id;
         let at = queue.store.now() + LONG;
-        let waits = queue.enqueue_as(|new| { new.ready_at = at; after(&[needed])(new) }).await;
+        let waits = queue.enqueue_as(|new| { new.spec.run_at = Some(at); after(&[needed])(new) }).await;
         assert_eq!(waits.held, Some(Hold::Dependency));
         run(queue, needed, OutcomeClass::Succeeded).await;
         assert_eq!(job(queue, waits.id).await.held, Some(Hold::Scheduled));
@@ -93,7 +93,7 @@ on_both! {
         let third = queue.enqueue_as(after(&[second])).await.id;
         let diamond = queue.enqueue_as(after(&[first, third])).await.id;
         let careless = queue.enqueue_as(regardless(&[third])).await.id;
-        let stranger = queue.enqueue_as(|new| new.ready_at = queue.store.now() + LONG).await.id;
+        let stranger = queue.enqueue_as(|new| new.spec.run_at = Some(queue.store.now() + LONG)).await.id;
         let failed = run(queue, first, OutcomeClass::Backend).await;
         assert_eq!(failed.state, JobState::Failed);
         let cancelled = [JobState::Cancelled; 3];
@@ -248,7 +248,7 @@ on_both! {
             let class = if round % 2 == 0 { OutcomeClass::Succeeded } else { OutcomeClass::Backend };
             let ending = queue.store.finish(&claimed.claim, finish(class));
             let enqueue = async |store: &Store| {
-                let mut new = NewJob { ready_at: store.now(), ..new_job() };
+                let mut new = new_job();
                 new.spec.after = vec![needed];
                 store.enqueue(new).await
             };
@@ -299,7 +299,7 @@ on_both! {
             }
             let claimed = queue.claim("w").await;
             let join = async {
-                let mut new = NewJob { ready_at: other.now(), ..new_job() };
+                let mut new = new_job();
                 new.spec.after = vec![c, last[0], last[2]];
                 other.enqueue(new).await
             };

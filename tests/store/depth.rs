@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use sawmill::clock::Timestamp;
 use sawmill::ids::JobId;
 use sawmill::job::JobState;
 use sawmill::store::{Enqueued, JobFilter, NewJob, Store, StoreError};
@@ -62,11 +61,33 @@ on_both! {
         store.close().await;
     }
 
+    async fn several_processes_keep_to_one_limit_nearly(queue) {
+        const LIMIT: u32 = 200;
+        let mut stores = Vec::new();
+        for _ in 0..4 {
+            stores.push(queue.other(|config| config.waiting_max = LIMIT).await);
+        }
+        // In turns, until each of them has been refused since anybody was let in.
+        let mut refusals = 0;
+        while refusals < stores.len() {
+            for store in &stores {
+                refusals = if enqueues(store, new_job()).await { 0 } else { refusals + 1 };
+            }
+        }
+        // None goes by its own jobs alone: together they would go to four times the limit.
+        let waiting = waiting(&queue.store).await;
+        assert!((LIMIT as usize..=LIMIT as usize * 3 / 2).contains(&waiting), "{waiting}");
+        for store in stores {
+            store.close().await;
+        }
+    }
+
     async fn there_is_room_again_when_a_job_has_started_or_was_cancelled(queue) {
         let store = queue.other(|config| config.waiting_max = 2).await;
-        let scheduled = NewJob { ready_at: Timestamp(store.now().0 + 3_600_000), ..new_job() };
+        let mut scheduled = new_job();
+        scheduled.spec.run_at = Some(store.now() + LONG);
         let id = scheduled.id;
-        assert!(enqueues(&store, scheduled).await && enqueues(&store, NewJob { ready_at: store.now(), ..new_job() }).await);
+        assert!(enqueues(&store, scheduled).await && enqueues(&store, new_job()).await);
         assert!(!enqueues(&store, new_job()).await, "what is scheduled waits too");
         queue.store.cancel(id, "").await.expect("cancelled");
         enqueues_soon(&store, new_job).await;

@@ -130,7 +130,7 @@ on_both! {
     async fn a_time_to_come_is_told_with_the_failure_that_put_it_off(queue) {
         report(queue, "w", 9).await;
         let at = queue.store.now() + LONG;
-        let later = queue.enqueue_as(|new| new.ready_at = at).await;
+        let later = queue.enqueue_as(|new| new.spec.run_at = Some(at)).await;
         assert_eq!(cause(queue, later.id).await, Cause::Scheduled { until: at });
         queue.enqueue_as(|new| new.attempts_max = 2).await;
         let claimed = queue.claim("w").await;

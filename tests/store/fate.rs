@@ -93,7 +93,7 @@ on_both! {
         assert!(matches!(queue.store.requeue(waits, "").await, Ok(Requeue::Ready(_))), "it is ready already");
         assert_eq!(queue.claim("w").await.claim.job, waits);
         let later = queue.store.now() + LONG;
-        let scheduled = queue.enqueue_as(|new| new.ready_at = later).await.id;
+        let scheduled = queue.enqueue_as(|new| new.spec.run_at = Some(later)).await.id;
         assert!(matches!(queue.store.requeue(scheduled, "").await, Err(StoreError::NotRequeuable { .. })));
         store.close().await;
     }

@@ -110,6 +110,20 @@ on_both! {
         changes_nothing(queue, &current, &current.claim, "a finished claim").await;
     }
 
+    async fn a_claim_that_a_crash_of_the_database_undid_gives_no_right_beside_the_next_one(queue) {
+        let job = queue.enqueue().await;
+        let undone = queue.claim("w").await;
+        // As after a crash before the claim was on the disk: its holder goes on, and the same attempt begins once more.
+        let before = "UPDATE jobs SET state = 'queued', attempt = 0, worker = NULL, token = NULL, lease_until = NULL, started_at = NULL";
+        queue.place.tamper(&format!("DELETE FROM attempts; {before}")).await;
+        let renewed = queue.store.renew(&undone.claim.worker, slice::from_ref(&undone.claim), LONG).await.expect("answered");
+        assert_eq!(renewed.renewals, [Renewal::Lost]);
+        let current = queue.claim("w").await;
+        assert_eq!((current.claim.job, current.claim.attempt), (job.id, undone.claim.attempt));
+        changes_nothing(queue, &current, &undone.claim, "a claim that was undone").await;
+        queue.store.finish(&current.claim, finish(OutcomeClass::Succeeded)).await.expect("finished");
+    }
+
     async fn a_renewal_answers_for_each_claim_in_its_place(queue) {
         for _ in 0..3 {
             queue.enqueue().await;

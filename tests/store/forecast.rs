@@ -113,7 +113,7 @@ on_both! {
         assert_eq!(why(&forecast(queue, &second).await), "no attempt at a job like those before it is known to have ended lately");
         let after = queue.enqueue_as(|new| new.spec.after = vec![first.id]).await;
         assert_eq!(why(&forecast(queue, &after).await), "it waits for the end of other jobs");
-        let later = queue.enqueue_as(|new| new.ready_at = Timestamp(4_922_899_200_000)).await;
+        let later = queue.enqueue_as(|new| new.spec.run_at = Some(Timestamp(4_922_899_200_000))).await;
         assert_eq!(why(&forecast(queue, &later).await), "it has no place in the queue before 2126-01-01T00:00:00.000Z");
     }
 

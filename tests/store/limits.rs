@@ -301,7 +301,7 @@ on_both! {
                     let new = new_job();
                     let after = ids[at * 5..at * 5 + 5].to_vec();
                     let spec = sawmill::job::JobSpec { after, ..new.spec.clone() };
-                    store.enqueue(NewJob { ready_at: store.now(), spec, ..new }).await.expect("enqueued");
+                    store.enqueue(NewJob { spec, ..new }).await.expect("enqueued");
                 }
             }));
         }

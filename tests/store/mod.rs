@@ -206,7 +206,7 @@ impl Queue {
 
     async fn enqueue_as(&self, edit: impl FnOnce(&mut NewJob)) -> Job {
         // By the queue's clock, which is not quite the host's: it is to be there at once.
-        let mut new = NewJob { ready_at: self.store.now(), ..new_job() };
+        let mut new = new_job();
         edit(&mut new);
         self.store.enqueue(new).await.expect("the job can be enqueued").into_job()
     }
@@ -240,7 +240,6 @@ fn new_job() -> NewJob {
         base: "main".to_owned(),
         branch: format!("sawmill/{id}").parse().expect("a branch name"),
         attempts_max: 1,
-        ready_at: Timestamp::now(),
         weight: 1,
         waiting_max: None,
         digest: "d1".to_owned(),

@@ -244,7 +244,7 @@ on_both! {
         let late = queue.enqueue_as(|new| new.spec.start_by = Some(until)).await.id;
         let after = queue.enqueue_as(|new| new.spec.after = vec![late]).await.id;
         let held = queue.enqueue_as(|new| {
-            new.ready_at = until;
+            new.spec.run_at = Some(until);
             new.spec.start_by = Some(until + LONG);
         }).await.id;
         assert_eq!(queue.store.expire_once(9).await.expect("done"), []);

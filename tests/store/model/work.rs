@@ -19,9 +19,9 @@ impl Driver {
         let back = |number: &u8| self.world.jobs.len().checked_sub(1 + usize::from(*number));
         let base_from = ask.base_from.as_ref().and_then(back);
         let after: Vec<usize> = ask.after.iter().filter_map(back).collect();
-        let mut new = NewJob { attempts_max: ask.attempts, ready_at: store.now(), ..new_job() };
+        let mut new = NewJob { attempts_max: ask.attempts, ..new_job() };
         if ask.scheduled {
-            new.ready_at = store.now() + LONG;
+            new.spec.run_at = Some(store.now() + LONG);
         }
         let spec = &mut new.spec;
         spec.priority = ask.priority;
