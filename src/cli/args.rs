@@ -81,6 +81,13 @@ pub enum HostCommand {
     /// Build the image that jobs run in, and list those that were built
     #[command(display_order = 58, subcommand)]
     Images(ImagesCommand),
+    /// List what daemons that are dead left on this host, and remove it
+    #[command(display_order = 62)]
+    Reconcile {
+        /// Remove what nobody needs and whose owner is proven dead
+        #[arg(long)]
+        apply: bool,
+    },
     /// Bring the database to this version's schema
     #[command(display_order = 61)]
     Migrate,

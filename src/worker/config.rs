@@ -27,6 +27,9 @@ pub struct Config {
     /// How often it says that it lives; one that has missed three of these is offline.
     #[serde(with = "human")]
     pub report: Duration,
+    /// How often it looks for what an earlier daemon left and nobody needs.
+    #[serde(with = "human")]
+    pub reconcile: Duration,
     /// When it claims nothing because its host is short of something.
     pub admission: AdmissionConfig,
 }

@@ -20,6 +20,7 @@ use super::identity::{Identity, IdentityError};
 use super::janitor::Janitor;
 use super::keeper::{Keeper, KeeperSetup};
 use super::leases::Leases;
+use super::reconcile::Reconciler;
 use super::registry::{self, Registry};
 use super::run::Runner;
 use super::slots::{Slots, SupervisorSetup};
@@ -115,6 +116,8 @@ pub struct Daemon {
     janitor: Janitor,
     admission: Admission,
     supervisors: SupervisorSetup,
+    /// The supervisors that hear from this daemon.
+    roster: Roster,
     /// The slots that have a supervisor.
     supervised: Vec<SlotDir>,
     keeper: Keeper,
@@ -214,6 +217,7 @@ impl Daemon {
             janitor,
             admission,
             supervisors,
+            roster,
             supervised,
             keeper,
             adopted,
@@ -297,6 +301,14 @@ impl Daemon {
         tasks.spawn(retention::retain_loop(store.clone(), self.setup.queue.retention, ended.clone()));
         tasks.spawn(self.janitor.clone().sweep_loop(ended.clone()));
         tasks.spawn(self.admission.clone().look_loop(ended.clone()));
+        let reconciler = Reconciler {
+            tools: self.tools.clone(),
+            slots: self.slots.clone(),
+            leases: self.leases.clone(),
+            roster: self.roster.clone(),
+            every: self.setup.config.reconcile,
+        };
+        tasks.spawn(reconciler.reconcile_loop(ended.clone()));
         tasks.spawn(self.tools.containers.clone().purge_loop(ended.clone()));
         tasks.close();
         tasks

@@ -76,6 +76,7 @@ fn a_state_directory_that_is_full_from_the_start_is_named() {
     std::fs::write(small.0.join("filler"), vec![0; 2 << 20]).expect_err("the file system is full");
     insta::assert_snapshot!(site.says(&["worker"]), @r#"
     exit 1
+    [time]  WARN cannot write this daemon's name into [site]/worker/lock: No space left on device (os error 28)
     error: cannot write [site]/worker/mirrors/.home/gitconfig: no space left on the disk
     "#);
 }

@@ -21,7 +21,7 @@ use crate::git::worktree::move_to_trash;
 use crate::ids::ObjectId;
 
 /// How the names of bases begin that are not whole yet.
-const NEW: &str = ".new-";
+pub(in crate::git) const NEW: &str = ".new-";
 /// How many files of attributes are read; a repository with more is taken to do anything with them.
 const ATTRIBUTE_FILES_MAX: usize = 256;
 
