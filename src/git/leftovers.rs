@@ -170,7 +170,7 @@ fn drafts(mirror: &Path) -> Vec<PathBuf> {
         ahead.extend(dirs);
     }
     for dir in names(&mirror.join("objects")) {
-        if begins(&dir, "tmp_objdir-") || begins(&dir, "incoming-") {
+        if is_lock(&dir) || begins(&dir, "tmp_objdir-") || begins(&dir, "incoming-") {
             found.push(dir);
         } else if dir.file_name().is_some_and(|name| name.len() == 2 || name == "pack") {
             found.extend(names(&dir).into_iter().filter(|path| begins(path, "tmp_") || begins(path, ".tmp-") || is_lock(path)));

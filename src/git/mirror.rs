@@ -1,6 +1,6 @@
 //! A mirror: this worker's bare copy of a remote, from which all worktrees borrow their objects.
 //!
-//! The one rule: nothing in a mirror is ever pruned or repacked away, because worktrees of any process may borrow it. Its refs
+//! The one rule: nothing in a mirror is ever pruned, because worktrees of any process may borrow it (see [`super::maintain`]). Its refs
 //! are its own; no worktree has a ref in it, so that a fetch disturbs nobody. Cloning and fetching are in [`super::fetch`].
 
 use std::path::{Path, PathBuf};

@@ -24,7 +24,7 @@ use super::reconcile::Reconciler;
 use super::registry::{self, Registry};
 use super::run::Runner;
 use super::slots::{Slots, SupervisorSetup};
-use super::{queue, reaper, retention};
+use super::{maintenance, queue, reaper, retention};
 use crate::attempt::{self, Journal, Place, StopReason, Tools};
 use crate::backends;
 use crate::git::{self, Git, GitError, Provisioner};
@@ -309,6 +309,7 @@ impl Daemon {
             every: self.setup.config.reconcile,
         };
         tasks.spawn(reconciler.reconcile_loop(ended.clone()));
+        tasks.spawn(maintenance::maintain_loop(self.tools.git.clone(), self.setup.git.maintenance, ended.clone()));
         tasks.spawn(self.tools.containers.clone().purge_loop(ended.clone()));
         tasks.close();
         tasks

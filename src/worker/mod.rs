@@ -14,6 +14,7 @@ mod identity;
 mod janitor;
 mod keeper;
 mod leases;
+mod maintenance;
 mod pace;
 mod pressure;
 mod queue;
