@@ -90,6 +90,11 @@ async fn host(command: HostCommand, global: &Global, environment: Environment) -
             let mode = if apply { Mode::Apply } else { Mode::List };
             return upkeep::reconcile(&composition, mode, &out).await.map_err(failed);
         }
+        HostCommand::Disk => return upkeep::disk(&composition, &out).await.map_err(failed),
+        HostCommand::Gc { dry_run } => {
+            let mode = if dry_run { Mode::List } else { Mode::Apply };
+            return upkeep::gc(&composition, mode, &out).await.map_err(failed);
+        }
         HostCommand::Migrate => migrate(&composition, &out).await,
         HostCommand::Demo(_) | HostCommand::Version => Ok(()),
     };

@@ -58,7 +58,7 @@ pub use error::GitError;
 pub use keepsakes::Keepsake;
 pub use maintain::Maintained;
 pub use mirror::Mirror;
-pub use place::{release, release_below, relocate, revive};
+pub use place::{release, release_below, relocate, repository_of, revive};
 pub use plain_clone::PlainClone;
 pub use push::Pushed;
 pub use remote::{Remote, RemoteError};

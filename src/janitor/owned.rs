@@ -34,6 +34,14 @@ pub enum Kind {
     Unfinished,
     /// A ref that Sawmill made in a mirror.
     Ref,
+    /// A workspace that is kept for a person.
+    Kept,
+    /// A base checkout.
+    Base,
+    /// What was discarded, and is being deleted.
+    Trash,
+    /// A mirror.
+    Mirror,
 }
 
 impl fmt::Display for Kind {
@@ -50,6 +58,10 @@ impl fmt::Display for Kind {
             Self::BaseLease => "base lease",
             Self::Unfinished => "unfinished",
             Self::Ref => "ref",
+            Self::Kept => "kept workspace",
+            Self::Base => "base",
+            Self::Trash => "trash",
+            Self::Mirror => "mirror",
         })
     }
 }

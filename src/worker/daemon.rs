@@ -15,6 +15,7 @@ use super::adopt::Adoption;
 use super::board::Board;
 use super::claims::{Assigned, Claimer};
 use super::config::Config;
+use super::costs::Costs;
 use super::gate::Gate;
 use super::identity::{Identity, IdentityError};
 use super::janitor::Janitor;
@@ -114,6 +115,7 @@ pub struct Daemon {
     gate: Gate,
     board: Board,
     janitor: Janitor,
+    costs: Costs,
     admission: Admission,
     supervisors: SupervisorSetup,
     /// The supervisors that hear from this daemon.
@@ -188,8 +190,10 @@ impl Daemon {
         spare.iter().for_each(|slot| roster.remove(&slot.supervisor()));
         let supervised = kept.into_iter().cloned().collect();
         let limits = setup.config.admission.clone();
-        let janitor = Janitor::new(state.clone(), setup.workspace.ttl, limits.disk_free.as_u64());
-        let admission = Admission::new(limits, &state, janitor.clone(), &store, gate.clone());
+        let bases = provisioner.bases().cloned();
+        let janitor = Janitor::new(state.clone(), bases, setup.workspace.ttl, limits.disk_free.as_u64());
+        let costs = Costs::open(state.root(), limits.disk_job);
+        let admission = Admission::new(limits, (&state, costs.clone()), janitor.clone(), &store, gate.clone());
         let tools = Arc::new(Tools {
             store,
             git,
@@ -215,6 +219,7 @@ impl Daemon {
             gate,
             board,
             janitor,
+            costs,
             admission,
             supervisors,
             roster,
@@ -300,6 +305,7 @@ impl Daemon {
         tasks.spawn(reaper::reap_loop(store.clone(), self.setup.queue.poll, ended.clone()));
         tasks.spawn(retention::retain_loop(store.clone(), self.setup.queue.retention, ended.clone()));
         tasks.spawn(self.janitor.clone().sweep_loop(ended.clone()));
+        tasks.spawn(self.costs.clone().sample_loop(self.tools.state.clone(), ended.clone()));
         tasks.spawn(self.admission.clone().look_loop(ended.clone()));
         let reconciler = Reconciler {
             tools: self.tools.clone(),

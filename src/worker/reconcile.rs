@@ -13,8 +13,10 @@ use tracing::{debug, info, warn};
 
 use super::identity::{IdentityError, Visit};
 use super::leases::Leases;
+use super::reclaim::Reclaim;
 use super::slots::Slots;
 use crate::attempt::{Journal, Place, Tools, vacate};
+use crate::clock::Timestamp;
 use crate::git::{Git, Keepsake};
 use crate::janitor::{Explained, Fate, Finding, Kind, Lease, Master, Mode, Owned, Owner, judge, measure};
 use crate::job::Claim;
@@ -51,15 +53,18 @@ pub struct Visitor {
     pub salvage_ttl: Retention,
 }
 
-/// Looks at a state directory once, and with [`Mode::Apply`] removes what goes.
+/// Looks at a state directory once, and with [`Mode::Apply`] removes what goes. Where there is something to `reclaim` by, room is made
+/// on the disk as well.
 ///
 /// # Errors
 /// The directory cannot be used.
-pub async fn reconcile(visitor: Visitor, mode: Mode) -> Result<Reconciled, IdentityError> {
+pub async fn reconcile(visitor: &Visitor, reclaim: Option<Reclaim>, mode: Mode) -> Result<Reconciled, IdentityError> {
     let visit = Visit::pay(&visitor.state)?;
     let Visitor { state, git, containers, store, executable, salvage_ttl } = visitor;
+    let salvage_ttl = *salvage_ttl;
     let standing = Standing::Visitor(visit.master.clone());
-    let look = Look { state: &state, git: &git, containers: &containers, executable: &executable, salvage_ttl };
+    let reclaim = reclaim.as_ref();
+    let look = Look { state, git, containers, executable, salvage_ttl, reclaim };
     let store = store.as_ref().map_err(String::as_str);
     Ok(look.once(&standing, store, mode).await)
 }
@@ -87,7 +92,8 @@ impl Reconciler {
 
     async fn reconcile_once(&self, standing: &Standing) {
         let Tools { state, git, containers, executable, workspace, store, .. } = &*self.tools;
-        let look = Look { state, git, containers, executable, salvage_ttl: workspace.salvage_ttl };
+        let (salvage_ttl, reclaim) = (workspace.salvage_ttl, None);
+        let look = Look { state, git, containers, executable, salvage_ttl, reclaim };
         let found = look.once(standing, Ok(store), Mode::Apply).await;
         for Finding { kind, name, why, .. } in found.findings.iter().filter(|finding| finding.fate == Fate::Removed) {
             match kind {
@@ -115,6 +121,8 @@ struct Look<'a> {
     containers: &'a Containers,
     executable: &'a PathBuf,
     salvage_ttl: Retention,
+    /// The daemon makes room on a clock of its own: see [`super::janitor`].
+    reclaim: Option<&'a Reclaim>,
 }
 
 impl Look<'_> {
@@ -129,18 +137,20 @@ impl Look<'_> {
             Vec::new()
         });
         let explained = self.explain(standing, &slots, store).await;
-        let mut all: Vec<Owned> = slots.iter().filter(|slot| !slot.is_empty()).map(|slot| self.slot(slot, &explained)).collect();
-        let dirs: Vec<PathBuf> = slots.iter().map(SlotDir::supervisor).collect();
-        all.extend(sandbox::leftovers(self.state.root(), &dirs, &explained));
+        let mut all = Vec::new();
+        let (state, git, known) = (self.state.clone(), self.git.clone(), explained.clone());
+        match tokio::task::spawn_blocking(move || on_disk(&state, &git, &slots, &known)).await {
+            Ok((found, mounts)) => {
+                all.extend(found);
+                unseen.extend(mounts);
+            }
+            Err(_) => unseen.push("what is on the disk: looking panicked; please report it as a defect".to_owned()),
+        }
         if self.containers.were_used() {
             match self.containers.leftovers(&explained).await {
                 Ok(found) => all.extend(found),
                 Err(error) => unseen.push(format!("containers: {error}")),
             }
-        }
-        match self.git.leftovers(&explained) {
-            Ok(found) => all.extend(found),
-            Err(error) => unseen.push(format!("mounts and mirrors: {error}")),
         }
         let keepsakes = self.git.keepsakes().await.unwrap_or_else(|error| {
             unseen.push(format!("refs: {error}"));
@@ -148,6 +158,12 @@ impl Look<'_> {
         });
         for keepsake in &keepsakes {
             all.push(self.keepsake(keepsake, store).await);
+        }
+        if let Some(reclaim) = self.reclaim {
+            match reclaim.list(self.state) {
+                Ok(found) => all.extend(found),
+                Err(error) => unseen.push(format!("what takes room: {error:#}")),
+            }
         }
         all.sort_by_key(|owned| owned.kind);
         let mut findings = Vec::new();
@@ -195,21 +211,6 @@ impl Look<'_> {
         explained
     }
 
-    fn slot(&self, slot: &SlotDir, explained: &Explained) -> Owned {
-        let attempt = Journal::read(&slot.journal()).ok().flatten().map(|journal| journal.claim);
-        let otherwise = attempt.map_or_else(
-            || "no attempt is in it".to_owned(),
-            |claim| format!("nobody holds the claim for attempt {} of job {} any more", claim.attempt, claim.job),
-        );
-        Owned {
-            kind: Kind::Slot,
-            name: slot.root().display().to_string(),
-            owner: Owner::Directory,
-            lease: explained.of(slot.root(), &otherwise),
-            bytes: Some(measure(slot.root(), ENTRIES_MAX).bytes),
-        }
-    }
-
     async fn keepsake(&self, keepsake: &Keepsake, store: Result<&Store, &str>) -> Owned {
         Owned {
             kind: Kind::Ref,
@@ -244,13 +245,22 @@ impl Look<'_> {
                 self.containers.remove_left(owned).await.map_err(|error| said(&error))?;
             }
             Kind::Mount | Kind::BaseLease | Kind::Unfinished => {
-                self.git.remove_left(owned).map_err(|error| said(&error))?;
+                let (git, owned) = (self.git.clone(), owned.clone());
+                let removed = tokio::task::spawn_blocking(move || git.remove_left(&owned)).await;
+                removed.map_err(|panic| said(&panic))?.map_err(|error| said(&error))?;
             }
             Kind::Ref => {
                 if let Some(keepsake) = keepsakes.iter().find(|keepsake| name_of(keepsake) == owned.name) {
                     self.git.forget_keepsake(keepsake).await.map_err(|error| said(&error))?;
                 }
             }
+            Kind::Kept | Kind::Base | Kind::Trash => {
+                if let Some(reclaim) = self.reclaim {
+                    reclaim.remove(self.state, owned).map_err(|error| format!("{error:#}"))?;
+                }
+            }
+            // Nobody lists one to be removed.
+            Kind::Mirror => {}
         }
         Ok(None)
     }
@@ -259,6 +269,33 @@ impl Look<'_> {
     fn slot_of(&self, owned: &Owned) -> Option<u32> {
         let below = Path::new(&owned.name).strip_prefix(self.state.root().join("slots")).ok()?;
         below.components().next()?.as_os_str().to_str()?.parse().ok()
+    }
+}
+
+/// What is found on this host without asking anybody, and why mounts could not be seen where that is so. Blocks.
+fn on_disk(state: &StateDir, git: &Git, slots: &[SlotDir], explained: &Explained) -> (Vec<Owned>, Option<String>) {
+    let mut found: Vec<Owned> = slots.iter().filter(|one| !one.is_empty()).map(|one| slot(one, explained)).collect();
+    let dirs: Vec<PathBuf> = slots.iter().map(SlotDir::supervisor).collect();
+    found.extend(sandbox::leftovers(state.root(), &dirs, explained));
+    match git.leftovers(explained) {
+        Ok(more) => found.extend(more),
+        Err(error) => return (found, Some(format!("mounts and mirrors: {error}"))),
+    }
+    (found, None)
+}
+
+fn slot(slot: &SlotDir, explained: &Explained) -> Owned {
+    let attempt = Journal::read(&slot.journal()).ok().flatten().map(|journal| journal.claim);
+    let otherwise = attempt.map_or_else(
+        || "no attempt is in it".to_owned(),
+        |claim| format!("nobody holds the claim for attempt {} of job {} any more", claim.attempt, claim.job),
+    );
+    Owned {
+        kind: Kind::Slot,
+        name: slot.root().display().to_string(),
+        owner: Owner::Directory,
+        lease: explained.of(slot.root(), &otherwise),
+        bytes: Some(measure(slot.root(), ENTRIES_MAX).bytes),
     }
 }
 
@@ -287,6 +324,10 @@ async fn claimed(claim: &Claim, store: Result<&Store, &str>) -> Option<Lease> {
 /// Whether a ref is still to be kept.
 async fn needed(keepsake: &Keepsake, ttl: Retention, store: Result<&Store, &str>) -> Lease {
     let Retention::For(ttl) = ttl else { return Lease::Held("workspace.salvage_ttl is never".to_owned()) };
+    let at_least = keepsake.made_at + ttl;
+    if at_least > store.map_or_else(|_| Timestamp::now(), Store::now) {
+        return Lease::Held(format!("it is kept until {at_least} at least (workspace.salvage_ttl)"));
+    }
     let (store, job) = match (store, keepsake.job) {
         (Err(why), _) => return Lease::Unknown(format!("its job cannot be looked up: {why}")),
         (_, None) => return Lease::Unknown("its commit names no job".to_owned()),

@@ -3,6 +3,7 @@
 mod containers;
 mod plant;
 mod reconcile;
+mod room;
 
 use std::process::Output;
 

@@ -201,7 +201,7 @@ impl Bases {
     ///
     /// # Errors
     /// The directory cannot be made.
-    pub(super) fn open(git: &Git, budget: ByteSize) -> Result<Self, GitError> {
+    pub fn open(git: &Git, budget: ByteSize) -> Result<Self, GitError> {
         let dir = git.bases();
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(io_error("create", &dir))?;
         let boot = crate::janitor::boot_id().map_err(io_error("read the boot's id for", &dir))?.chars().take(8).collect();
