@@ -9,11 +9,12 @@ use sawmill::cli::{self, Args, CliError, Command, Exit, Global, HostCommand};
 use sawmill::config::{self, ConfigError, Environment};
 use sawmill::daemon::{self, Audience, Composition, VERSION};
 use sawmill::git::{self, GitError};
+use sawmill::janitor::Mode;
 use sawmill::sandbox::container::ContainerError;
 use sawmill::store::StoreError;
 use sawmill::worker::{IdentityError, Shutdown, WorkerError};
 use sawmill::workspace::SlotDir;
-use sawmill::{attempt, demo, doctor, images, sandbox};
+use sawmill::{attempt, demo, doctor, images, sandbox, upkeep};
 use tokio_util::sync::CancellationToken;
 
 fn main() -> ExitCode {
@@ -85,6 +86,15 @@ async fn host(command: HostCommand, global: &Global, environment: Environment) -
             return doctor::report(&out, &findings);
         }
         HostCommand::Images(command) => return images::run(&command, composition.config(), &out).await.map_err(failed),
+        HostCommand::Reconcile { apply } => {
+            let mode = if apply { Mode::Apply } else { Mode::List };
+            return upkeep::reconcile(&composition, mode, &out).await.map_err(failed);
+        }
+        HostCommand::Disk => return upkeep::disk(&composition, &out).await.map_err(failed),
+        HostCommand::Gc { dry_run } => {
+            let mode = if dry_run { Mode::List } else { Mode::Apply };
+            return upkeep::gc(&composition, mode, &out).await.map_err(failed);
+        }
         HostCommand::Migrate => migrate(&composition, &out).await,
         HostCommand::Demo(_) | HostCommand::Version => Ok(()),
     };

@@ -7,6 +7,7 @@ mod delivery;
 mod demo;
 mod dependencies;
 mod git;
+mod janitor;
 mod logs;
 mod partition;
 mod redact;

@@ -5,12 +5,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The floor of each room. A room names only strictly lower floors.
-const FLOORS: [(&str, u8); 22] = [
+const FLOORS: [(&str, u8); 24] = [
     ("fingerprint", 0),
     ("ids", 0),
     ("clock", 0),
     ("redact", 0),
     ("job", 1),
+    ("janitor", 1),
     ("store", 2),
     ("git", 2),
     ("sandbox", 2),
@@ -26,6 +27,7 @@ const FLOORS: [(&str, u8); 22] = [
     ("daemon", 7),
     ("doctor", 8),
     ("images", 8),
+    ("upkeep", 8),
     ("lib", 9),
     ("main", 10),
 ];

@@ -186,6 +186,7 @@ fn config() -> Config {
         author_email: "bench@localhost".to_owned(),
         local_timeout: Duration::from_secs(120),
         network_timeout: Duration::from_secs(120),
+        maintenance: Duration::ZERO,
         maximum_file: ByteSize::gib(2),
     }
 }

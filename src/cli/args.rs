@@ -81,6 +81,23 @@ pub enum HostCommand {
     /// Build the image that jobs run in, and list those that were built
     #[command(display_order = 58, subcommand)]
     Images(ImagesCommand),
+    /// List what daemons that are dead left on this host, and remove it
+    #[command(display_order = 62)]
+    Reconcile {
+        /// Remove what nobody needs and whose owner is proven dead
+        #[arg(long)]
+        apply: bool,
+    },
+    /// Show what a worker takes on this host's disk, and what a further job is expected to
+    #[command(display_order = 63)]
+    Disk,
+    /// Make room on this host's disk, as a worker does by itself
+    #[command(display_order = 64)]
+    Gc {
+        /// Only say what would go and what stays, and why
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Bring the database to this version's schema
     #[command(display_order = 61)]
     Migrate,

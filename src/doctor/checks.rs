@@ -114,7 +114,7 @@ pub(super) fn admission(config: &Config) -> Finding {
         known(pressure.memory_available_bytes),
         size(limits.memory_available_bytes),
         known(pressure.disk_free_bytes),
-        size(limits.disk_free_bytes),
+        size(limits.disk_needed_bytes()),
     );
     match pressure.shortage {
         None => good("admission", seen),

@@ -128,8 +128,18 @@ pub(super) struct Invocation<'a> {
     cwd: PathBuf,
     stdin: Option<Vec<u8>>,
     reach: Reach,
+    priority: Priority,
     remote: Option<Remote>,
     stdout_max: usize,
+}
+
+/// Who goes first where processors are short.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Priority {
+    /// As the daemon.
+    Usual,
+    /// Everybody else.
+    Lowest,
 }
 
 /// What a git command left.
@@ -174,6 +184,7 @@ impl Git {
             cwd: git_dir.to_owned(),
             stdin: None,
             reach: Reach::Local,
+            priority: Priority::Usual,
             remote: None,
             stdout_max: STDOUT_MAX,
         }
@@ -220,6 +231,12 @@ impl<'a> Invocation<'a> {
     /// Gives as much time as a remote gets.
     pub(super) fn patient(mut self) -> Self {
         self.reach = Reach::Network;
+        self
+    }
+
+    /// Lets everybody else go first, where the host has `nice`.
+    pub(super) fn idle(mut self) -> Self {
+        self.priority = Priority::Lowest;
         self
     }
 
@@ -273,15 +290,19 @@ impl<'a> Invocation<'a> {
 
     fn spawn(&self, piped: bool) -> Result<Child, GitError> {
         let host = &self.git.host;
-        let mut command = match self.reach {
-            Reach::Local => Command::new(&host.program),
-            Reach::Network => {
-                let mut tethered = Command::new(&host.executable);
-                tethered.arg(TETHER_SUBCOMMAND).arg(std::process::id().to_string()).arg(&host.program);
-                tethered
-            }
-        };
-        command.args(&self.args).current_dir(&self.cwd).env_clear();
+        let mut words: Vec<OsString> = Vec::new();
+        if self.reach == Reach::Network {
+            let own = std::process::id().to_string();
+            words.extend([host.executable.clone().into(), TETHER_SUBCOMMAND.into(), own.into()]);
+        }
+        if self.priority == Priority::Lowest
+            && let Ok(nice) = find_program(Path::new("nice"), &host.config.search_path)
+        {
+            words.extend([nice.into(), "-n".into(), "19".into()]);
+        }
+        words.push(host.program.clone().into());
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).args(&self.args).current_dir(&self.cwd).env_clear();
         command.env("PATH", &host.config.search_path).env("HOME", &host.home).env("LC_ALL", "C");
         command.env("GIT_CONFIG_NOSYSTEM", "1").env("GIT_CONFIG_GLOBAL", &host.global).env("GIT_ATTR_NOSYSTEM", "1");
         command.env("GIT_TERMINAL_PROMPT", "0").env("GIT_ASKPASS", "").env("GCM_INTERACTIVE", "never");

@@ -29,6 +29,9 @@ pub struct Config {
     /// How long one git command that talks to a remote may take, and how long to wait for a mirror that others fetch.
     #[serde(with = "crate::clock::human")]
     pub network_timeout: Duration,
+    /// How often a mirror to which something came is maintained: packs joined, a commit graph written; zero for never.
+    #[serde(with = "crate::clock::human")]
+    pub maintenance: Duration,
     /// The largest file that a commit may change; a larger one is refused, and salvaged all the same.
     pub maximum_file: ByteSize,
 }

@@ -12,6 +12,8 @@ use crate::ids::ObjectId;
 
 /// Says that a mirror is whole. It is written before the mirror gets its name.
 const MARKER: &str = "sawmill-mirror";
+/// How the names of clones begin that are not whole yet.
+pub(super) const INCOMING: &str = ".incoming-";
 const ALL: [&str; 2] = ["+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"];
 /// How often a fetch is made again that met the leftovers of a killed one.
 const TRIES: u32 = 3;
@@ -58,7 +60,7 @@ impl Mirror {
 
     fn incoming_prefix(&self) -> String {
         let name = self.dir.file_name().unwrap_or_default().to_string_lossy();
-        format!(".incoming-{name}-")
+        format!("{INCOMING}{name}-")
     }
 
     /// Moves away what a killed clone of this remote left. The lock says that nobody is at it.

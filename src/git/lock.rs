@@ -16,6 +16,18 @@ pub(super) struct Lock {
 }
 
 impl Lock {
+    /// Takes the lock on `path` if nobody holds it now.
+    pub(super) fn take_free(path: &Path) -> Option<Self> {
+        let file = OpenOptions::new().create(true).truncate(false).write(true).open(path).ok()?;
+        Flock::lock(file, FlockArg::LockExclusiveNonblock).ok().map(|file| Self { _file: file })
+    }
+
+    /// Whether nobody holds the lock on `path` now.
+    pub(super) fn is_free(path: &Path) -> bool {
+        let Ok(file) = File::open(path) else { return true };
+        Flock::lock(file, FlockArg::LockExclusiveNonblock).is_ok()
+    }
+
     /// Waits for the lock on `path` for at most `limit`.
     pub(super) async fn acquire(path: &Path, action: &str, limit: Duration) -> Result<Self, GitError> {
         let mut file =

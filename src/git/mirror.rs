@@ -1,6 +1,6 @@
 //! A mirror: this worker's bare copy of a remote, from which all worktrees borrow their objects.
 //!
-//! The one rule: nothing in a mirror is ever pruned or repacked away, because worktrees of any process may borrow it. Its refs
+//! The one rule: nothing in a mirror is ever pruned, because worktrees of any process may borrow it (see [`super::maintain`]). Its refs
 //! are its own; no worktree has a ref in it, so that a fetch disturbs nobody. Cloning and fetching are in [`super::fetch`].
 
 use std::path::{Path, PathBuf};
@@ -29,7 +29,7 @@ const LOOKS_MAX: u32 = 4;
 
 impl Mirror {
     pub(super) fn new(git: Git, remote: Remote) -> Self {
-        let dir = git.host.mirrors.join(format!("{}-{}.git", remote.short_name(), hash(remote.secret_url())));
+        let dir = git.host.mirrors.join(format!("{}.git", name_of(&remote)));
         Self { git, remote, dir }
     }
 
@@ -147,6 +147,11 @@ impl Mirror {
         let wanted = if base.is_empty() { "HEAD" } else { base };
         Err(GitError::BaseMissing { remote: self.remote.clone(), base: wanted.to_owned(), near: near(wanted, &all) })
     }
+}
+
+/// The name of a remote's mirror, which no two remotes share.
+pub(super) fn name_of(remote: &Remote) -> String {
+    format!("{}-{}", remote.short_name(), hash(remote.secret_url()))
 }
 
 /// At most three names that look like `base`; any branches where the remote's default branch is what is missing.

@@ -25,9 +25,12 @@ mod files;
 mod index;
 mod job_view;
 mod journal;
+mod keepsakes;
 mod layer;
+mod leftovers;
 mod lfs;
 mod lock;
+mod maintain;
 mod mirror;
 mod nested;
 mod overlay;
@@ -52,8 +55,10 @@ pub use bases::{BaseUse, Bases};
 pub use commit::{Change, Committed};
 pub use config::Config;
 pub use error::GitError;
+pub use keepsakes::Keepsake;
+pub use maintain::Maintained;
 pub use mirror::Mirror;
-pub use place::{release, release_below, relocate, revive};
+pub use place::{release, release_below, relocate, repository_of, revive};
 pub use plain_clone::PlainClone;
 pub use push::Pushed;
 pub use remote::{Remote, RemoteError};
@@ -131,6 +136,17 @@ impl Git {
     #[must_use]
     pub fn mirror(&self, remote: &Remote) -> Mirror {
         Mirror::new(self.clone(), remote.clone())
+    }
+
+    /// Where bases are, beside the mirrors.
+    fn bases(&self) -> PathBuf {
+        self.host.mirrors.with_file_name("bases")
+    }
+
+    /// The mirrors that are whole, and those that were being made under their own name.
+    fn mirrors(&self) -> Vec<PathBuf> {
+        let found = bases::directories(&self.host.mirrors).unwrap_or_default();
+        found.into_iter().filter(|dir| dir.extension().is_some_and(|extension| extension == "git")).collect()
     }
 
     /// Where what is no longer wanted is moved, beside the mirrors.

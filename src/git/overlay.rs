@@ -97,10 +97,14 @@ pub(super) fn detach(at: &Path) -> Result<(), GitError> {
 /// # Errors
 /// What the system says; the list of mounts cannot be read.
 pub(super) fn detach_below(dir: &Path) -> Result<(), GitError> {
+    mounted_below(dir)?.iter().rev().try_for_each(|at| detach(at))
+}
+
+/// Where our overlays are mounted at or below a directory, in the order in which they were.
+pub(super) fn mounted_below(dir: &Path) -> Result<Vec<PathBuf>, GitError> {
     let table = Path::new("/proc/self/mounts");
     let text = fs::read(table).map_err(io_error("read", table))?;
-    let places: Vec<PathBuf> = text.split(|byte| *byte == b'\n').filter_map(our_place).filter(|at| at.starts_with(dir)).collect();
-    places.iter().rev().try_for_each(|at| detach(at))
+    Ok(text.split(|byte| *byte == b'\n').filter_map(our_place).filter(|at| at.starts_with(dir)).collect())
 }
 
 /// Where one of our overlays is mounted, if a line of the kernel's list tells of one.
@@ -168,13 +172,17 @@ pub(super) fn probe(dir: &Path) -> Result<(), String> {
     tried.and(ended)
 }
 
+/// Which process made a probe's directory of this name, if it is one.
+pub(super) fn probed_by(name: &str) -> Option<u32> {
+    name.strip_prefix(PROBE)?.split('-').next()?.parse().ok()
+}
+
 /// Removes what probes left whose processes were killed.
 fn sweep_probes(dir: &Path) -> Result<(), GitError> {
     let entries = fs::read_dir(dir).map_err(io_error("read", dir))?;
     for path in entries.flatten().map(|entry| entry.path()) {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let of = name.strip_prefix(PROBE).and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
-        if of.is_some_and(|pid| pid != std::process::id() && !Path::new("/proc").join(pid.to_string()).exists()) {
+        if probed_by(&name).is_some_and(|pid| pid != std::process::id() && !Path::new("/proc").join(pid.to_string()).exists()) {
             detach_below(&path)?;
             fs::remove_dir_all(&path).map_err(io_error("remove", &path))?;
         }

@@ -9,6 +9,7 @@ use std::path::Path;
 use super::bases::Base;
 use super::error::{GitError, io_error};
 use super::journal::{Identity, Journal};
+use super::mirror::name_of;
 use super::overlay::{Layers, detach, detach_below, unmount};
 use super::worktree::move_to_trash;
 
@@ -29,6 +30,12 @@ pub(super) const PARTS: [&str; 3] = [HOST, TREE, LAYER];
 /// What the system says.
 pub fn release(place: &Path) -> Result<(), GitError> {
     detach(&place.join(TREE))
+}
+
+/// By which name the mirror goes that the worktree in a place was made from; none where there is no worktree.
+#[must_use]
+pub fn repository_of(place: &Path) -> Option<String> {
+    Journal::read(&place.join(HOST)).ok().map(|journal| name_of(&journal.remote))
 }
 
 /// Takes the mounts off all worktrees below a directory, so that what is in it can be deleted.

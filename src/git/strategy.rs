@@ -47,7 +47,7 @@ impl Provisioner {
     /// [`GitError::NoOverlays`] where they were asked for and cannot be had; a directory that cannot be made.
     pub fn open(git: &Git, asked: Strategy, budget: ByteSize) -> Result<Self, GitError> {
         let bases = Bases::open(git, budget)?;
-        bases.shrink_once()?;
+        bases.shrink_once(0)?;
         let bases = match asked {
             Strategy::Checkout => Err("workspace.strategy says so".to_owned()),
             Strategy::Auto | Strategy::Overlay => overlay::probe(bases.dir()).map(|()| bases),

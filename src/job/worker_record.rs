@@ -141,8 +141,19 @@ pub struct PressureLimits {
     pub memory_stalled_percent: u8,
     /// The least room on the disk.
     pub disk_free_bytes: u64,
+    /// What a further job is expected to take of the disk beside that, by what jobs of the same repositories took.
+    pub disk_job_bytes: u64,
     /// The fewest files that can still be made.
     pub inodes_free: u64,
+}
+
+impl PressureLimits {
+    /// The least room on the disk with which a further job fits.
+    #[must_use]
+    pub const fn disk_needed_bytes(&self) -> u64 {
+        // Who wants nothing to stay free does not want to be held up either.
+        if self.disk_free_bytes == 0 { 0 } else { self.disk_free_bytes.saturating_add(self.disk_job_bytes) }
+    }
 }
 
 /// Something that a host can be short of.

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::command::{ExitReport, Started};
 use super::error::SandboxError;
 use super::note::note;
+pub(super) use crate::janitor::boot_id;
 
 const RUNNING: &str = "running.json";
 const REPORTS: &str = "reports";
@@ -35,9 +36,9 @@ pub fn recorded(dir: &Path, id: &str) -> Result<Option<ExitReport>, SandboxError
     }
 }
 
-/// Which boot of the host this is.
-pub(super) fn boot_id() -> io::Result<String> {
-    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
+/// What runs, or ran when the supervisor of a directory died, as it wrote down.
+pub(super) fn running(dir: &Path) -> Option<Running> {
+    read(&dir.join(RUNNING)).ok().flatten()
 }
 
 /// A process, named so that no later one can be taken for it on this boot.

@@ -21,6 +21,12 @@ impl Roster {
         self.dirs.lock().unwrap_or_else(PoisonError::into_inner).remove(dir);
     }
 
+    /// Whether one is on it.
+    #[must_use]
+    pub fn has(&self, dir: &Path) -> bool {
+        self.dirs.lock().unwrap_or_else(PoisonError::into_inner).contains(dir)
+    }
+
     /// All of them now.
     #[must_use]
     pub fn all(&self) -> Vec<PathBuf> {

@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::config::{AdmissionConfig, Config};
+use super::costs::Costs;
 use super::gate::Gate;
 use super::janitor::Janitor;
 use super::pressure::{Gauge, in_words, judge};
@@ -19,6 +20,7 @@ use crate::workspace::StateDir;
 pub(super) struct Admission {
     config: AdmissionConfig,
     gauge: Gauge,
+    costs: Costs,
     janitor: Janitor,
     store: Store,
     gate: Gate,
@@ -32,9 +34,15 @@ struct Seen {
 }
 
 impl Admission {
-    pub(super) fn new(config: AdmissionConfig, state: &StateDir, janitor: Janitor, store: &Store, gate: Gate) -> Self {
+    pub(super) fn new(
+        config: AdmissionConfig,
+        (state, costs): (&StateDir, Costs),
+        janitor: Janitor,
+        store: &Store,
+        gate: Gate,
+    ) -> Self {
         let gauge = Gauge::new(state.root());
-        Self { config, gauge, janitor, store: store.clone(), gate, seen: Arc::default() }
+        Self { config, gauge, costs, janitor, store: store.clone(), gate, seen: Arc::default() }
     }
 
     /// What was seen last.
@@ -58,6 +66,15 @@ impl Admission {
             let Some(again) = self.read(&before).await else { return };
             (pressure, short) = again;
         }
+        if short.contains(&Resource::Disk) {
+            // Up to where the gate opens again, so that this is not for nothing.
+            let target = pressure.limits.disk_needed_bytes();
+            let target = target.saturating_add(target / 4);
+            if self.janitor.evict_once(target.saturating_sub(pressure.disk_free_bytes.unwrap_or(target))).await {
+                let Some(again) = self.read(&before).await else { return };
+                (pressure, short) = again;
+            }
+        }
         let since = self.gate.shortage().map_or_else(|| self.store.now(), |shortage| shortage.since);
         let shortage =
             (!short.is_empty()).then(|| Shortage { of: short.clone(), reason: in_words(&short, &pressure.limits), since });
@@ -67,7 +84,8 @@ impl Admission {
     }
 
     async fn read(&self, before: &BTreeSet<Resource>) -> Option<(Pressure, BTreeSet<Resource>)> {
-        let (gauge, limits) = (self.gauge.clone(), PressureLimits::from(&self.config));
+        let (gauge, mut limits) = (self.gauge.clone(), PressureLimits::from(&self.config));
+        limits.disk_job_bytes = self.costs.expected_bytes(Timestamp::now());
         match tokio::task::spawn_blocking(move || gauge.read(&limits)).await {
             Ok(pressure) => {
                 let short = judge(&pressure, before);
@@ -84,7 +102,9 @@ impl Admission {
 /// What the host has to offer now, and what a worker of this configuration would be short of. Blocks.
 #[must_use]
 pub fn pressure_now(config: &Config) -> Pressure {
-    let mut pressure = Gauge::new(&config.state_dir).read(&PressureLimits::from(&config.admission));
+    let mut limits = PressureLimits::from(&config.admission);
+    limits.disk_job_bytes = Costs::open(&config.state_dir, config.admission.disk_job).expected_bytes(Timestamp::now());
+    let mut pressure = Gauge::new(&config.state_dir).read(&limits);
     let short = judge(&pressure, &BTreeSet::new());
     if !short.is_empty() {
         let reason = in_words(&short, &pressure.limits);
@@ -99,6 +119,7 @@ impl From<&AdmissionConfig> for PressureLimits {
             memory_available_bytes: config.memory_available.as_u64(),
             memory_stalled_percent: config.memory_stalled_percent,
             disk_free_bytes: config.disk_free.as_u64(),
+            disk_job_bytes: config.disk_job.as_u64(),
             inodes_free: config.inodes_free,
         }
     }

@@ -27,6 +27,9 @@ pub struct Config {
     /// How often it says that it lives; one that has missed three of these is offline.
     #[serde(with = "human")]
     pub report: Duration,
+    /// How often it looks for what an earlier daemon left and nobody needs.
+    #[serde(with = "human")]
+    pub reconcile: Duration,
     /// When it claims nothing because its host is short of something.
     pub admission: AdmissionConfig,
 }
@@ -42,8 +45,10 @@ pub struct AdmissionConfig {
     pub memory_available: ByteSize,
     /// The highest share of time in which everything stands still for want of memory, in percent.
     pub memory_stalled_percent: u8,
-    /// The least room on the disk of the state directory.
+    /// The least room on the disk of the state directory, when a further job has taken its part.
     pub disk_free: ByteSize,
+    /// What a further job is expected to take there, where jobs that ran did not take more.
+    pub disk_job: ByteSize,
     /// The fewest files that can still be made there.
     pub inodes_free: u64,
 }

@@ -15,15 +15,17 @@ use super::adopt::Adoption;
 use super::board::Board;
 use super::claims::{Assigned, Claimer};
 use super::config::Config;
+use super::costs::Costs;
 use super::gate::Gate;
 use super::identity::{Identity, IdentityError};
 use super::janitor::Janitor;
 use super::keeper::{Keeper, KeeperSetup};
 use super::leases::Leases;
+use super::reconcile::Reconciler;
 use super::registry::{self, Registry};
 use super::run::Runner;
 use super::slots::{Slots, SupervisorSetup};
-use super::{queue, reaper, retention};
+use super::{maintenance, queue, reaper, retention};
 use crate::attempt::{self, Journal, Place, StopReason, Tools};
 use crate::backends;
 use crate::git::{self, Git, GitError, Provisioner};
@@ -113,8 +115,11 @@ pub struct Daemon {
     gate: Gate,
     board: Board,
     janitor: Janitor,
+    costs: Costs,
     admission: Admission,
     supervisors: SupervisorSetup,
+    /// The supervisors that hear from this daemon.
+    roster: Roster,
     /// The slots that have a supervisor.
     supervised: Vec<SlotDir>,
     keeper: Keeper,
@@ -185,8 +190,10 @@ impl Daemon {
         spare.iter().for_each(|slot| roster.remove(&slot.supervisor()));
         let supervised = kept.into_iter().cloned().collect();
         let limits = setup.config.admission.clone();
-        let janitor = Janitor::new(state.clone(), setup.workspace.ttl, limits.disk_free.as_u64());
-        let admission = Admission::new(limits, &state, janitor.clone(), &store, gate.clone());
+        let bases = provisioner.bases().cloned();
+        let janitor = Janitor::new(state.clone(), bases, setup.workspace.ttl, limits.disk_free.as_u64());
+        let costs = Costs::open(state.root(), limits.disk_job);
+        let admission = Admission::new(limits, (&state, costs.clone()), janitor.clone(), &store, gate.clone());
         let tools = Arc::new(Tools {
             store,
             git,
@@ -212,8 +219,10 @@ impl Daemon {
             gate,
             board,
             janitor,
+            costs,
             admission,
             supervisors,
+            roster,
             supervised,
             keeper,
             adopted,
@@ -296,7 +305,17 @@ impl Daemon {
         tasks.spawn(reaper::reap_loop(store.clone(), self.setup.queue.poll, ended.clone()));
         tasks.spawn(retention::retain_loop(store.clone(), self.setup.queue.retention, ended.clone()));
         tasks.spawn(self.janitor.clone().sweep_loop(ended.clone()));
+        tasks.spawn(self.costs.clone().sample_loop(self.tools.state.clone(), ended.clone()));
         tasks.spawn(self.admission.clone().look_loop(ended.clone()));
+        let reconciler = Reconciler {
+            tools: self.tools.clone(),
+            slots: self.slots.clone(),
+            leases: self.leases.clone(),
+            roster: self.roster.clone(),
+            every: self.setup.config.reconcile,
+        };
+        tasks.spawn(reconciler.reconcile_loop(ended.clone()));
+        tasks.spawn(maintenance::maintain_loop(self.tools.git.clone(), self.setup.git.maintenance, ended.clone()));
         tasks.spawn(self.tools.containers.clone().purge_loop(ended.clone()));
         tasks.close();
         tasks

@@ -1,13 +1,14 @@
 //! Who a worker is: one name and one state directory, of which one daemon at a time is the master.
 
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
 use nix::fcntl::{Flock, FlockArg};
 
 use crate::ids::{ClaimToken, WorkerId};
+use crate::janitor::{Master, Process, host_name};
 use crate::workspace::StateDir;
 
 /// The right to use a state directory, for as long as this lives.
@@ -15,6 +16,13 @@ use crate::workspace::StateDir;
 pub(super) struct Identity {
     id: WorkerId,
     _lock: Flock<File>,
+}
+
+/// A look at a state directory, of which nobody becomes the master meanwhile where it has none.
+#[derive(Debug)]
+pub(super) struct Visit {
+    pub(super) master: Master,
+    _lock: Option<Flock<File>>,
 }
 
 /// Why a state directory cannot be used.
@@ -37,17 +45,18 @@ impl Identity {
     /// Takes the directory, and the name that is kept in it: `configured`, or one made the first time.
     pub(super) fn take(state: &StateDir, configured: &str) -> Result<Self, IdentityError> {
         let failed = |source| IdentityError::Io { path: state.root().to_owned(), source };
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(state.root().join("lock"))
-            .map_err(failed)?;
-        let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+        let file = open_lock(state).map_err(failed)?;
+        let mut lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
             nix::errno::Errno::EWOULDBLOCK => IdentityError::InUse(state.root().to_owned()),
             other => failed(other.into()),
         })?;
+        // For who finds the directory without a daemon: which one to prove dead. On a full disk an earlier name is as good: it is
+        // that of one that is dead, too, whenever the lock can be had.
+        let own = serde_json::to_vec(&Process::own()).map_err(|error| failed(error.into()))?;
+        // Over what is there, for which there is room.
+        if let Err(error) = lock.rewind().and_then(|()| lock.write_all(&own)).and_then(|()| lock.set_len(own.len() as u64)) {
+            tracing::warn!("cannot write this daemon's name into {}: {error}", state.root().join("lock").display());
+        }
         let id = if configured.is_empty() { kept_name(state).map_err(failed)? } else { configured.to_owned() };
         Ok(Self { id: WorkerId::new(id), _lock: lock })
     }
@@ -55,6 +64,27 @@ impl Identity {
     pub(super) fn id(&self) -> &WorkerId {
         &self.id
     }
+}
+
+impl Visit {
+    /// Looks whose the directory is. Where it is nobody's, its lock is held until this goes.
+    pub(super) fn pay(state: &StateDir) -> Result<Self, IdentityError> {
+        let failed = |source| IdentityError::Io { path: state.root().to_owned(), source };
+        let mut file = open_lock(state).map_err(failed)?;
+        let mut text = String::new();
+        file.read_to_string(&mut text).map_err(failed)?;
+        let last: Option<Process> = serde_json::from_str(&text).ok();
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Ok(Self { master: Master::Visitor(last), _lock: Some(lock) }),
+            Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(Self { master: Master::Another(last), _lock: None }),
+            Err((_, other)) => Err(failed(other.into())),
+        }
+    }
+}
+
+fn open_lock(state: &StateDir) -> io::Result<File> {
+    let path = state.root().join("lock");
+    OpenOptions::new().create(true).truncate(false).read(true).write(true).mode(0o600).open(path)
 }
 
 fn kept_name(state: &StateDir) -> io::Result<String> {
@@ -69,16 +99,6 @@ fn kept_name(state: &StateDir) -> io::Result<String> {
     let name = format!("{}-{}", host_name(), &random[..6]);
     fs::write(&path, &name)?;
     Ok(name)
-}
-
-/// The host's name, for people.
-pub(super) fn host_name() -> String {
-    nix::unistd::gethostname().map_or_else(|_| "host".to_owned(), |name| name.to_string_lossy().into_owned())
-}
-
-/// What tells one boot of this host from another, where the system says.
-pub(super) fn boot_id() -> String {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id").map_or_else(|_| String::new(), |text| text.trim().to_owned())
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::git::Bases;
 use crate::workspace::{Kept, StateDir};
 
 /// How often it looks.
@@ -16,6 +17,8 @@ const INTERVAL: Duration = Duration::from_secs(2);
 #[derive(Debug, Clone)]
 pub(super) struct Janitor {
     state: StateDir,
+    /// Base checkouts, where worktrees stand on them.
+    bases: Option<Bases>,
     ttl: Duration,
     /// With less room than this, in bytes, it sweeps before a slot is free again.
     little_room: u64,
@@ -23,8 +26,8 @@ pub(super) struct Janitor {
 }
 
 impl Janitor {
-    pub(super) fn new(state: StateDir, ttl: Duration, little_room: u64) -> Self {
-        Self { state, ttl, little_room, sweeping: Arc::default() }
+    pub(super) fn new(state: StateDir, bases: Option<Bases>, ttl: Duration, little_room: u64) -> Self {
+        Self { state, bases, ttl, little_room, sweeping: Arc::default() }
     }
 
     /// Runs [`Janitor::sweep_once`] until the token is cancelled, and once more then.
@@ -43,6 +46,27 @@ impl Janitor {
         if self.state.free_space().is_ok_and(|free| free < self.little_room) {
             self.sweep_once().await;
         }
+    }
+
+    /// Evicts bases until there are so many more bytes on the disk, or nobody's are left. Says whether any went.
+    pub(super) async fn evict_once(&self, wanted: u64) -> bool {
+        let Some(bases) = self.bases.clone() else { return false };
+        let gone = match tokio::task::spawn_blocking(move || bases.shrink_once(wanted)).await {
+            Ok(Ok(gone)) => gone,
+            Ok(Err(error)) => {
+                warn!("cannot make room by evicting bases: {error}");
+                return false;
+            }
+            Err(_) => {
+                warn!("evicting bases panicked; please report it as a defect");
+                return false;
+            }
+        };
+        if !gone.is_empty() {
+            info!("evicted {} bases to make room on the disk", gone.len());
+            self.sweep_once().await;
+        }
+        !gone.is_empty()
     }
 
     /// One pass.

@@ -115,7 +115,7 @@ pub(super) fn judge(pressure: &Pressure, short: &BTreeSet<Resource>) -> BTreeSet
     [
         too_little(Resource::Memory, pressure.memory_available_bytes, limits.memory_available_bytes),
         stalls.then_some(Resource::MemoryStalls),
-        too_little(Resource::Disk, pressure.disk_free_bytes, limits.disk_free_bytes),
+        too_little(Resource::Disk, pressure.disk_free_bytes, limits.disk_needed_bytes()),
         too_little(Resource::Inodes, pressure.inodes_free, limits.inodes_free),
     ]
     .into_iter()
@@ -130,10 +130,21 @@ pub(super) fn in_words(short: &BTreeSet<Resource>, limits: &PressureLimits) -> S
         Resource::MemoryStalls => {
             format!("tasks stand still for want of memory for more than {} % of the time", limits.memory_stalled_percent)
         }
-        Resource::Disk => format!("less than {} is free on the disk of the state directory", ByteSize(limits.disk_free_bytes)),
+        Resource::Disk => disk_in_words(limits),
         Resource::Inodes => format!("fewer than {} inodes are free on the disk of the state directory", limits.inodes_free),
     });
     words.collect::<Vec<_>>().join("; ")
+}
+
+fn disk_in_words(limits: &PressureLimits) -> String {
+    let needed = ByteSize(limits.disk_needed_bytes());
+    let of = match limits.disk_job_bytes {
+        0 => String::new(),
+        job => {
+            format!(": {} are to stay free, and a job is expected to take {}", ByteSize(limits.disk_free_bytes), ByteSize(job))
+        }
+    };
+    format!("less than {needed} is free on the disk of the state directory{of}")
 }
 
 #[cfg(test)]
@@ -201,8 +212,13 @@ mod tests {
 
     #[test]
     fn who_is_short_is_so_until_there_is_clearly_enough() {
-        let limits =
-            PressureLimits { memory_available_bytes: 100, memory_stalled_percent: 20, disk_free_bytes: 1000, inodes_free: 0 };
+        let limits = PressureLimits {
+            memory_available_bytes: 100,
+            memory_stalled_percent: 20,
+            disk_free_bytes: 900,
+            disk_job_bytes: 100,
+            inodes_free: 0,
+        };
         let check = |memory: u64, stalled: u8, disk: u64, before: &[Resource], expected: &[Resource]| {
             let pressure = Pressure {
                 memory_available_bytes: Some(memory),
@@ -232,7 +248,8 @@ mod tests {
         let both = [Resource::Memory, Resource::Disk].into();
         assert_eq!(
             in_words(&both, &limits),
-            "less than 100 B of memory is available; less than 1000 B is free on the disk of the state directory"
+            "less than 100 B of memory is available; less than 1000 B is free on the disk of the state directory: 900 B are to stay free, \
+             and a job is expected to take 100 B"
         );
     }
 }

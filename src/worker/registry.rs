@@ -10,10 +10,10 @@ use super::admission::Admission;
 use super::board::Board;
 use super::config::Config;
 use super::gate::Gate;
-use super::identity::{boot_id, host_name};
 use crate::backends;
 use crate::clock::millis;
 use crate::ids::WorkerId;
+use crate::janitor::{boot_id, host_name};
 use crate::store::{Claiming, OfferedBackend, Pressure, Store, WorkerPhase, WorkerReport};
 
 /// How soon the worker says that something is in a slot, or no longer. Short jobs then cost a report now and then, not one each.
@@ -48,7 +48,7 @@ pub(super) fn row(store: &Store, id: &WorkerId, version: &str, config: &Config, 
         host: host_name(),
         version: version.to_owned(),
         pid: std::process::id(),
-        boot_id: boot_id(),
+        boot_id: boot_id().unwrap_or_default(),
         labels,
         backends: offered.collect(),
         slots: Vec::new(),

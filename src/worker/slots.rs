@@ -34,6 +34,7 @@ impl SupervisorSetup {
 /// The slots that are free. A claim is made only with one in hand.
 #[derive(Debug, Clone)]
 pub(super) struct Slots {
+    numbers: Arc<[u32]>,
     free: Arc<Mutex<Vec<SlotDir>>>,
     permits: Arc<Semaphore>,
 }
@@ -50,7 +51,8 @@ impl Slots {
     /// Slots, all of them free.
     pub(super) fn new(dirs: Vec<SlotDir>) -> Self {
         let permits = Arc::new(Semaphore::new(dirs.len()));
-        Self { free: Arc::new(Mutex::new(dirs)), permits }
+        let numbers = dirs.iter().map(SlotDir::number).collect();
+        Self { numbers, free: Arc::new(Mutex::new(dirs)), permits }
     }
 
     /// Waits for a free slot, and takes all others that are free too.
@@ -64,6 +66,16 @@ impl Slots {
             taken.push(slot);
         }
         taken
+    }
+
+    /// Whether there is a slot of that number.
+    pub(super) fn has(&self, number: u32) -> bool {
+        self.numbers.contains(&number)
+    }
+
+    /// Whether the slot of that number is free.
+    pub(super) fn is_free(&self, number: u32) -> bool {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|dir| dir.number() == number)
     }
 
     /// Takes the slot of that number, if it is free.

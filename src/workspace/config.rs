@@ -9,6 +9,7 @@ use crate::clock::human;
 use crate::git::Strategy;
 use crate::job::BranchTemplate;
 use crate::job::spec::Keep;
+use crate::store::Retention;
 
 /// How workspaces are made, named and kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +28,8 @@ pub struct Config {
     pub ttl: Duration,
     /// Where salvage goes.
     pub salvage: Salvage,
+    /// How long the worker's mirrors keep salvage, and results that were not to be pushed, after the end of their jobs.
+    pub salvage_ttl: Retention,
 }
 
 /// Where what an attempt left uncommitted goes.

@@ -52,24 +52,39 @@ impl Kept {
         }
     }
 
+    /// All of them, each with when its time is over.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn list(&self, ttl: Duration) -> io::Result<Vec<(PathBuf, SystemTime)>> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.dir)? {
+            let path = entry?.path();
+            let kept_since = path.symlink_metadata()?.modified()?;
+            found.push((path, kept_since + ttl));
+        }
+        Ok(found)
+    }
+
+    /// Moves one to the trash.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn expire(&self, place: &Path) -> io::Result<()> {
+        git::release(place).map_err(io::Error::other)?;
+        self.trash.take(place)
+    }
+
     /// Moves those to the trash that were kept for longer than `ttl`, and says how many.
     ///
     /// # Errors
     /// What the system says.
     pub fn expire_once(&self, ttl: Duration, now: SystemTime) -> io::Result<u64> {
         let mut expired = 0;
-        for entry in fs::read_dir(&self.dir)? {
-            let path = entry?.path();
-            if age(&path, now)? > ttl {
-                git::release(&path).map_err(io::Error::other)?;
-                self.trash.take(&path)?;
-                expired += 1;
-            }
+        for (place, _) in self.list(ttl)?.into_iter().filter(|(_, until)| *until < now) {
+            self.expire(&place)?;
+            expired += 1;
         }
         Ok(expired)
     }
-}
-
-fn age(path: &Path, now: SystemTime) -> io::Result<Duration> {
-    Ok(now.duration_since(path.symlink_metadata()?.modified()?).unwrap_or(Duration::ZERO))
 }

@@ -160,6 +160,13 @@ impl SlotDir {
         self.job().join("tmp")
     }
 
+    /// Whether nothing of an attempt is in it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        let names = |dir: &Path| fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect::<Vec<_>>();
+        names(&self.root).iter().all(|path| *path == self.supervisor() || (*path == self.job() && names(path).is_empty()))
+    }
+
     /// Makes the slot empty and ready for an attempt: what an earlier one left goes to the trash.
     ///
     /// # Errors

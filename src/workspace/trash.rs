@@ -40,6 +40,29 @@ impl Trash {
         }
     }
 
+    /// What is in it.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn list(&self) -> io::Result<Vec<PathBuf>> {
+        fs::read_dir(&self.dir)?.map(|entry| entry.map(|entry| entry.path())).collect()
+    }
+
+    /// Deletes one thing that is in it. Blocks.
+    ///
+    /// # Errors
+    /// What the system says; it is not in the trash.
+    pub fn delete(&self, path: &Path) -> io::Result<()> {
+        if path.parent() != Some(&self.dir) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        git::release_below(path).map_err(io::Error::other)?;
+        match delete(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            deleted => deleted,
+        }
+    }
+
     /// Deletes what is in the trash, and says how many things that were. Blocks.
     ///
     /// # Errors

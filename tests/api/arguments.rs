@@ -30,6 +30,9 @@ fn the_help_lists_every_command() {
       config       Look at the effective configuration
       doctor       Check what Sawmill needs of this host, and say what to do about what is missing
       migrate      Bring the database to this version's schema
+      reconcile    List what daemons that are dead left on this host, and remove it
+      disk         Show what a worker takes on this host's disk, and what a further job is expected to
+      gc           Make room on this host's disk, as a worker does by itself
       completion   Write the completion script of a shell
       version      Write the version of this build
       help         Print this message or the help of the given subcommand(s)

@@ -107,6 +107,11 @@ impl Yard {
         owned(self.root.path()).await
     }
 
+    /// How many supervisors of containers listen.
+    fn answering(&self) -> usize {
+        self.roster.all().iter().filter(|dir| dir.join("sock").exists()).count()
+    }
+
     /// Closes it, and proves that nothing is left of it.
     async fn close(self) {
         self.containers.close().await;
@@ -216,7 +221,7 @@ async fn until(what: &str, is_so: impl AsyncFnMut() -> bool) {
 
 /// Waits until the container for the next job of this slot is ready, beside those in `busy`.
 async fn refilled(yard: &Yard, busy: usize) {
-    until("a container is ready", async || yard.all().await.len() == busy + 1 && yard.roster.all().len() == busy + 1).await;
+    until("a container is ready", async || yard.all().await.len() == busy + 1 && yard.answering() == busy + 1).await;
 }
 
 /// The fields of `/proc/<pid>/status`, as a job printed them.

@@ -6,6 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
 
+use sawmill::janitor::{Explained, Fate, Kind, Lease, Master, judge};
 use sawmill::sandbox::container::{ContainerError, Start, Use};
 use sawmill::sandbox::{Cause, End};
 
@@ -104,10 +105,10 @@ async fn what_cannot_be_had_is_said_with_the_next_step() {
 }
 
 #[tokio::test]
-async fn a_daemon_takes_up_containers_that_are_ready_and_removes_those_that_are_nobodys() {
+async fn a_daemon_takes_up_containers_that_are_ready_and_knows_those_that_are_nobodys() {
     let yard = Yard::open().await;
     let (busy, other) = (yard.take(0).await, yard.take(1).await);
-    until("both slots have one ready", async || yard.roster.all().len() == 4).await;
+    until("both slots have one ready", async || yard.answering() == 4).await;
     let command = busy.start("echo ready; sleep 1000").await;
     other.start("echo ready; sleep 1000").await;
     let (busy_name, other_name) = (busy.name().to_owned(), other.name().to_owned());
@@ -115,6 +116,16 @@ async fn a_daemon_takes_up_containers_that_are_ready_and_removes_those_that_are_
 
     let yard = Yard::again(yard.crash(), LONG, |_| ()).await;
     yard.containers.take_up(&BTreeSet::from([busy_name.clone()])).await;
+    let left = yard.containers.leftovers(&Explained::default()).await.expect("the engine answers");
+    let nobodys: Vec<_> = left.iter().filter(|owned| matches!(owned.lease, Lease::Over(_))).collect();
+    let names: Vec<_> = nobodys.iter().map(|owned| (owned.kind, owned.name.clone())).collect();
+    assert_eq!(names, [(Kind::Container, other_name.clone())]);
+    // This very process made it.
+    assert_eq!(judge(nobodys[0], &Master::Own).fate, Fate::Stays);
+    yard.containers.remove_left(nobodys[0]).await.expect("removed");
+    let left = yard.containers.leftovers(&Explained::default()).await.expect("the engine answers");
+    let dir = left.iter().find(|owned| owned.kind == Kind::ContainerDir).expect("its directory is left");
+    yard.containers.remove_left(dir).await.expect("removed");
     let left = yard.all().await;
     assert!(left.contains(&busy_name) && !left.contains(&other_name), "{left:?}");
     assert_eq!(left.len(), 3, "two are ready");

@@ -24,6 +24,7 @@ pub(crate) fn config() -> Config {
         author_email: "sawmill@example.com".to_owned(),
         local_timeout: Duration::from_secs(60),
         network_timeout: Duration::from_secs(120),
+        maintenance: Duration::ZERO,
         maximum_file: ByteSize::gib(2),
     }
 }

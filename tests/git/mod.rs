@@ -8,6 +8,7 @@ mod files;
 pub(crate) mod fixture;
 mod kill;
 mod lfs;
+mod maintain;
 mod push;
 mod resolve;
 mod salvage;

@@ -37,7 +37,7 @@ pub(crate) fn noise(bytes: usize) -> Vec<u8> {
 
 /// A site whose worker takes jobs with so little room.
 fn small_site() -> Site {
-    Site::new().with("SAWMILL_WORKER__ADMISSION__DISK_FREE", "1 MiB")
+    Site::new().with("SAWMILL_WORKER__ADMISSION__DISK_FREE", "1 MiB").with("SAWMILL_WORKER__ADMISSION__DISK_JOB", "0 B")
 }
 
 #[test]
@@ -76,6 +76,7 @@ fn a_state_directory_that_is_full_from_the_start_is_named() {
     std::fs::write(small.0.join("filler"), vec![0; 2 << 20]).expect_err("the file system is full");
     insta::assert_snapshot!(site.says(&["worker"]), @r#"
     exit 1
+    [time]  WARN cannot write this daemon's name into [site]/worker/lock: No space left on device (os error 28)
     error: cannot write [site]/worker/mirrors/.home/gitconfig: no space left on the disk
     "#);
 }
@@ -90,6 +91,6 @@ fn who_waits_for_a_job_is_told_that_the_worker_is_short_of_room() {
     exit 0
     [job]
     on branch sawmill/adhoc/job/true; watch it with: sawmill logs -f [job]
-    no worker takes jobs now; w is paused: less than 1.0 GiB is free on the disk of the state directory
+    no worker takes jobs now; w is paused: less than 1.1 GiB is free on the disk of the state directory: 1.0 GiB are to stay free, and a job is expected to take 64.0 MiB
     "#);
 }

@@ -22,6 +22,7 @@ async fn end(host: Host, mut worker: Daemon, small: Small) {
 async fn a_full_disk_stops_claims_and_room_lets_them_go_on() {
     let mut host = Host::new(On::Sqlite, LEASE, 1).await;
     host.set("SAWMILL_WORKER__ADMISSION__DISK_FREE", "4 MiB");
+    host.set("SAWMILL_WORKER__ADMISSION__DISK_JOB", "0 B");
     host.set("SAWMILL_WORKER__ADMISSION__INODES_FREE", "10");
     host.set("SAWMILL_WORKER__ADMISSION__EVERY", "100ms");
     let remote = small_remote(host.root(), "remote.git");
@@ -47,6 +48,7 @@ async fn a_full_disk_stops_claims_and_room_lets_them_go_on() {
 async fn trash_is_emptied_before_a_disk_is_called_short() {
     let mut host = Host::new(On::Sqlite, LEASE, 1).await;
     host.set("SAWMILL_WORKER__ADMISSION__DISK_FREE", "4 MiB");
+    host.set("SAWMILL_WORKER__ADMISSION__DISK_JOB", "0 B");
     host.set("SAWMILL_WORKER__ADMISSION__INODES_FREE", "10");
     let remote = small_remote(host.root(), "remote.git");
     let small = Small::mount(&host.state_dir("a"), 8);

@@ -21,7 +21,7 @@ use crate::git::worktree::move_to_trash;
 use crate::ids::ObjectId;
 
 /// How the names of bases begin that are not whole yet.
-const NEW: &str = ".new-";
+pub(in crate::git) const NEW: &str = ".new-";
 /// How many files of attributes are read; a repository with more is taken to do anything with them.
 const ATTRIBUTE_FILES_MAX: usize = 256;
 
@@ -66,7 +66,7 @@ impl Mirror {
         fs::rename(&new.dir, &base.dir).map_err(io_error("name", &base.dir))?;
         tracing::debug!(path = %base.dir.display(), bytes = record.bytes, "base made");
         let (bases, fresh) = (bases.clone(), base.dir.clone());
-        let shrunk = crate::git::blocking(move || bases.shrink_but(Some(&fresh))).await;
+        let shrunk = crate::git::blocking(move || bases.shrink_but(Some(&fresh), 0)).await;
         if let Err(error) = shrunk {
             tracing::warn!(%error, "bases may take more room than they should");
         }

@@ -9,7 +9,7 @@
 //! damaged is not used again. Making one is in [`make`], removing in [`evict`].
 
 mod evict;
-mod make;
+pub(super) mod make;
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -159,8 +159,26 @@ impl Base {
         Ok(places.filter(|place| self.is_named_in(place)).collect())
     }
 
-    fn is_named_in(&self, place: &Path) -> bool {
+    pub(super) fn is_named_in(&self, place: &Path) -> bool {
         Journal::read(&place.join("host.git")).is_ok_and(|journal| journal.base_dir.as_deref() == Some(&self.dir))
+    }
+
+    /// What is written of leases, whether or not the places' journals still name this base.
+    pub(super) fn lease_files(&self) -> Vec<(PathBuf, PathBuf)> {
+        let entries = fs::read_dir(self.dir.join(LEASES)).into_iter().flatten().flatten();
+        let files = entries.filter_map(|entry| Some((entry.path(), fs::read(entry.path()).ok()?)));
+        files.map(|(file, place)| (file, PathBuf::from(std::ffi::OsString::from_vec(place)))).collect()
+    }
+
+    /// Removes the file of a lease, unless its place's journal names this base or somebody takes a lease just now. Says whether.
+    pub(super) fn forget_lease(&self, file: &Path) -> Result<bool, GitError> {
+        let Ok(lock) = OpenOptions::new().write(true).open(self.dir.join(LOCK)) else { return Ok(false) };
+        let Ok(_alone) = Flock::lock(lock, FlockArg::LockExclusiveNonblock) else { return Ok(false) };
+        let found = self.lease_files().into_iter().find(|(known, _)| known == file);
+        if found.is_none_or(|(_, place)| self.is_named_in(&place)) {
+            return Ok(false);
+        }
+        fs::remove_file(file).map(|()| true).map_err(io_error("remove", file))
     }
 
     /// Moves it to `place`, unless somebody takes it just now or a worktree stands on it. Says whether.
@@ -183,11 +201,10 @@ impl Bases {
     ///
     /// # Errors
     /// The directory cannot be made.
-    pub(super) fn open(git: &Git, budget: ByteSize) -> Result<Self, GitError> {
-        let dir = git.host.mirrors.with_file_name("bases");
+    pub fn open(git: &Git, budget: ByteSize) -> Result<Self, GitError> {
+        let dir = git.bases();
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(io_error("create", &dir))?;
-        let boot = Path::new("/proc/sys/kernel/random/boot_id");
-        let boot = fs::read_to_string(boot).map_err(io_error("read", boot))?.chars().take(8).collect();
+        let boot = crate::janitor::boot_id().map_err(io_error("read the boot's id for", &dir))?.chars().take(8).collect();
         Ok(Self { dir, trash: git.trash(), budget, boot })
     }
 
@@ -231,7 +248,7 @@ impl Bases {
 }
 
 /// The directories in one whose names are not hidden; none where it is not there.
-fn directories(dir: &Path) -> Result<Vec<PathBuf>, GitError> {
+pub(super) fn directories(dir: &Path) -> Result<Vec<PathBuf>, GitError> {
     let entries = match fs::read_dir(dir) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries.map_err(io_error("read", dir))?,

@@ -11,7 +11,8 @@ use bollard::models::{
     ContainerCreateBody, HealthConfig, HostConfig, Mount, MountBindOptions, MountBindOptionsPropagationEnum, MountType,
 };
 use bollard::query_parameters::{
-    CreateContainerOptionsBuilder, ListContainersOptionsBuilder, LogsOptionsBuilder, RemoveContainerOptionsBuilder,
+    CreateContainerOptionsBuilder, ListContainersOptionsBuilder, ListNetworksOptionsBuilder, ListVolumesOptionsBuilder,
+    LogsOptionsBuilder, RemoveContainerOptionsBuilder, RemoveVolumeOptions,
 };
 use bollard::{API_DEFAULT_VERSION, Docker};
 use futures_util::StreamExt;
@@ -145,6 +146,41 @@ impl Engine {
             Some(Found { name, labels: one.labels.unwrap_or_default() })
         });
         Ok(found.collect())
+    }
+
+    /// The networks with this label.
+    pub(super) async fn networks(&self, label: &str, value: &str) -> Result<Vec<Found>, ContainerError> {
+        let filters = HashMap::from([("label".to_owned(), vec![format!("{label}={value}")])]);
+        let options = ListNetworksOptionsBuilder::default().filters(&filters).build();
+        let listed = self.docker.list_networks(Some(options)).await;
+        let listed = listed.map_err(|error| self.failed("list networks".to_owned(), &error))?;
+        let found = listed.into_iter().filter_map(|one| Some(Found { name: one.name?, labels: one.labels.unwrap_or_default() }));
+        Ok(found.collect())
+    }
+
+    /// Removes a network. One that is not there is fine.
+    pub(super) async fn remove_network(&self, name: &str) -> Result<(), ContainerError> {
+        match self.docker.remove_network(name).await {
+            Err(error) if status(&error) != Some(404) => Err(self.failed(format!("remove network {name}"), &error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// The volumes with this label.
+    pub(super) async fn volumes(&self, label: &str, value: &str) -> Result<Vec<Found>, ContainerError> {
+        let filters = HashMap::from([("label".to_owned(), vec![format!("{label}={value}")])]);
+        let options = ListVolumesOptionsBuilder::default().filters(&filters).build();
+        let listed = self.docker.list_volumes(Some(options)).await;
+        let listed = listed.map_err(|error| self.failed("list volumes".to_owned(), &error))?.volumes.unwrap_or_default();
+        Ok(listed.into_iter().map(|one| Found { name: one.name, labels: one.labels }).collect())
+    }
+
+    /// Removes a volume. One that is not there is fine.
+    pub(super) async fn remove_volume(&self, name: &str) -> Result<(), ContainerError> {
+        match self.docker.remove_volume(name, None::<RemoveVolumeOptions>).await {
+            Err(error) if status(&error) != Some(404) => Err(self.failed(format!("remove volume {name}"), &error)),
+            _ => Ok(()),
+        }
     }
 
     /// The client itself, for what concerns images.

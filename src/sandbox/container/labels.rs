@@ -4,8 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use super::recipe::Recipe;
-use crate::sandbox::ledger::boot_id;
-use crate::sandbox::supervisor::began;
+use crate::janitor::{Owner, Process};
 
 /// The worker's state directory, of which one daemon at a time is the master: by this a worker finds its containers.
 pub(super) const STATE: &str = "sawmill.state";
@@ -27,7 +26,7 @@ pub(super) struct Tag {
 
 /// The labels of a container that this process makes.
 pub(super) fn write(worker: &str, state: &Path, tag: &Tag) -> BTreeMap<String, String> {
-    let pid = std::process::id();
+    let own = Process::own();
     let recipe = serde_json::to_string(&tag.recipe).expect("a recipe is made of texts and numbers");
     [
         (STATE, state.to_string_lossy().into_owned()),
@@ -35,8 +34,8 @@ pub(super) fn write(worker: &str, state: &Path, tag: &Tag) -> BTreeMap<String, S
         (SLOT, tag.slot.to_string()),
         (NONCE, tag.nonce.clone()),
         (RECIPE, recipe),
-        (BOOT, boot_id().unwrap_or_default()),
-        (DAEMON, format!("{pid} {}", began(pid.cast_signed()).unwrap_or_default())),
+        (BOOT, own.boot),
+        (DAEMON, format!("{} {}", own.pid, own.began)),
     ]
     .map(|(name, value)| (name.to_owned(), value))
     .into()
@@ -50,4 +49,20 @@ pub(super) fn read(labels: &HashMap<String, String>) -> Option<Tag> {
         nonce: label(NONCE)?.to_owned(),
         recipe: serde_json::from_str(label(RECIPE)?).ok()?,
     })
+}
+
+/// Which daemon made what has these labels; that of its state directory where they do not say.
+pub(super) fn owner(labels: &HashMap<String, String>) -> Owner {
+    let process = || {
+        let (pid, began) = labels.get(DAEMON)?.split_once(' ')?;
+        let boot = labels.get(BOOT).filter(|boot| !boot.is_empty())?.clone();
+        // The boot tells one host from another.
+        Some(Process { host: String::new(), boot, pid: pid.parse().ok()?, began: began.parse().ok()? })
+    };
+    process().map_or(Owner::Directory, Owner::Process)
+}
+
+/// What the directory of the container's supervisor is named by.
+pub(super) fn nonce(labels: &HashMap<String, String>) -> Option<&str> {
+    labels.get(NONCE).map(String::as_str).filter(|nonce| !nonce.is_empty() && !nonce.contains(['/', '.']))
 }

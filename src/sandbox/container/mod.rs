@@ -13,6 +13,7 @@ mod error;
 mod images;
 pub(super) mod inside;
 mod labels;
+mod leftovers;
 mod mounts;
 mod pool;
 mod recipe;

@@ -150,13 +150,17 @@ impl Containers {
     }
 
     /// Takes up what an earlier daemon left: containers that are ready are used, those whose jobs still run (`in_use`, by their names)
-    /// are left to them, all others are removed.
+    /// are left to them. All others are in nobody's hands: see [`Containers::leftovers`].
     pub async fn take_up(&self, in_use: &BTreeSet<String>) {
         match timeout(GREET_WITHIN, self.inner.take_up(in_use)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => debug!("no containers of an earlier daemon are looked for: {error}"),
             Err(_) => warn!("the engine at {} does not answer", self.inner.config.socket.display()),
         }
+    }
+
+    pub(super) fn workshop(&self) -> &Workshop {
+        &self.inner.workshop
     }
 
     /// Gives a container to a job: one that is ready where there is one, else one that is made now.
@@ -311,30 +315,22 @@ impl Inner {
     }
 
     async fn take_up(&self, in_use: &BTreeSet<String>) -> Result<(), ContainerError> {
-        let mut living = BTreeSet::new();
         for Owned { name, container } in self.workshop.owned().await? {
             match container {
                 Some((_, container)) if in_use.contains(&name) => {
                     info!("container {name} goes on with its job");
                     self.workshop.roster.add(&container.dir);
-                    living.insert(container.dir);
                 }
                 Some((slot, container)) if self.is_as_configured(&container) && self.workshop.is_ready(&container).await => {
                     self.workshop.roster.add(&container.dir);
-                    living.insert(container.dir.clone());
                     let mut shelves = self.shelves();
                     let shelf = shelves.entry(slot).or_default();
                     shelf.want(&container.recipe, self.config.warm as usize);
                     shelf.put(container);
                 }
-                _ => {
-                    info!("removing container {name}, which an earlier daemon left");
-                    self.workshop.engine().await?.remove(&name).await?;
-                }
+                // Nobody's: the janitor finds it, and proves that first.
+                _ => {}
             }
-        }
-        if let Err(error) = self.workshop.sweep(&living) {
-            warn!("cannot remove what containers of an earlier daemon left: {error}");
         }
         Ok(())
     }

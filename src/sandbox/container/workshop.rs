@@ -1,6 +1,5 @@
 //! Making containers and taking them apart again.
 
-use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -111,7 +110,7 @@ impl Workshop {
     }
 
     /// Where the directories of containers' supervisors are.
-    fn places(&self) -> PathBuf {
+    pub(super) fn places(&self) -> PathBuf {
         self.state.join("containers")
     }
 
@@ -135,6 +134,8 @@ impl Workshop {
         let name = format!("sawmill-{}-{slot}-{}", plain(&self.worker), &nonce[..12]);
         let dir = self.places().join(&nonce);
         let program = self.program().await?;
+        // First, so that nobody takes the directory for one that an earlier daemon left.
+        self.roster.add(&dir);
         private_dir(&dir)?;
         let tag = Tag { slot, nonce, recipe: recipe.clone() };
         let blueprint = Blueprint {
@@ -179,7 +180,6 @@ impl Workshop {
     }
 
     async fn wait_until_ready(&self, container: &Container) -> Result<(), ContainerError> {
-        self.roster.add(&container.dir);
         let begun = Instant::now();
         let mut asked = begun;
         loop {
@@ -254,22 +254,6 @@ impl Workshop {
             Owned { name, container }
         });
         Ok(known.collect())
-    }
-
-    /// Removes the directories of containers that are no more.
-    pub(super) fn sweep(&self, living: &BTreeSet<PathBuf>) -> io::Result<()> {
-        let entries = match fs::read_dir(self.places()) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            entries => entries?,
-        };
-        for entry in entries {
-            let path = entry?.path();
-            if path.is_dir() && !living.contains(&path) {
-                self.roster.remove(&path);
-                fs::remove_dir_all(&path)?;
-            }
-        }
-        Ok(())
     }
 }
 

@@ -65,7 +65,7 @@ pub(super) fn signal(process: ProcessName, signal: Signal) {
 }
 
 /// Whether this very process exists.
-pub(super) fn is(process: ProcessName) -> bool {
+pub(in crate::sandbox) fn is(process: ProcessName) -> bool {
     stat(process.pid).is_some_and(|found| found.name == process)
 }
 
@@ -116,13 +116,13 @@ fn everybody(signal: Signal) -> bool {
 }
 
 /// The name of the process that has this number now.
-pub(super) fn name_of(pid: i32) -> Option<ProcessName> {
+pub(in crate::sandbox) fn name_of(pid: i32) -> Option<ProcessName> {
     stat(pid).map(|process| process.name)
 }
 
 /// Ends these processes, those that have `mark` in their environment, and what descends from them now, although they are
 /// not ours to wait for. False when some are left after a number of rounds.
-pub(super) fn end_foreign(roots: &[ProcessName], mark: &str) -> bool {
+pub(in crate::sandbox) fn end_foreign(roots: &[ProcessName], mark: &str) -> bool {
     const ROUNDS: u32 = 100;
     const BETWEEN_ROUNDS: Duration = Duration::from_millis(10);
     let mut meant: BTreeSet<ProcessName> = roots.iter().copied().collect();
@@ -186,11 +186,6 @@ fn table(wanted: impl Fn(i32) -> bool) -> BTreeMap<i32, Process> {
 fn pids() -> impl Iterator<Item = i32> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().to_str().and_then(|name| name.parse().ok()))
-}
-
-/// When a process began, in clock ticks since the host's start: with its number that names it.
-pub(in crate::sandbox) fn began(pid: i32) -> Option<u64> {
-    stat(pid).map(|process| process.name.began)
 }
 
 fn stat(pid: i32) -> Option<Process> {

@@ -18,7 +18,7 @@ use super::run::{self, Plan, Run};
 use crate::clock::Timestamp;
 
 /// The variable by which a successor finds the processes of a command whose supervisor had no time to write them down.
-const COMMAND: &str = "SAWMILL_COMMAND";
+pub(in crate::sandbox) const COMMAND: &str = "SAWMILL_COMMAND";
 
 const WILL_WITHIN: Duration = Duration::from_secs(120);
 const WILL_GRACE: Duration = Duration::from_secs(5);

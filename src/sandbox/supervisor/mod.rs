@@ -4,7 +4,7 @@
 //! configuration, keeps no log of the job, and does not know what a job is.
 
 mod connections;
-mod descendants;
+pub(super) mod descendants;
 mod desk;
 mod detach;
 mod engine;
@@ -17,7 +17,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use super::note::note;
-pub(super) use descendants::began;
+pub(in crate::sandbox) use desk::COMMAND;
 pub(super) use detach::{LOCK, User};
 
 /// The hidden subcommand by which the executable becomes a supervisor.

@@ -1,0 +1,73 @@
+//! Making room: the trash, kept workspaces whose time is over, and bases that are not used, each with what explains it.
+
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::Context;
+
+use crate::clock::{Timestamp, human, millis};
+use crate::git::Bases;
+use crate::janitor::{Kind, Lease, Owned, Owner, measure};
+use crate::workspace::{Kept, StateDir};
+
+/// How much of one thing is counted.
+const ENTRIES_MAX: u64 = 200_000;
+
+/// By what room is made.
+#[derive(Debug)]
+pub struct Reclaim {
+    /// The base checkouts, with what they may take.
+    pub bases: Bases,
+    /// How long a kept workspace stays.
+    pub ttl: Duration,
+    /// What the disk lacks, in bytes.
+    pub wanted: u64,
+}
+
+impl Reclaim {
+    /// Everything that could make room, with what becomes of it. Blocks.
+    pub(super) fn list(&self, state: &StateDir) -> anyhow::Result<Vec<Owned>> {
+        let owned = |kind, path: &Path, lease, bytes| Owned {
+            kind,
+            name: path.display().to_string(),
+            owner: Owner::Directory,
+            lease,
+            bytes: Some(bytes),
+        };
+        let mut found = Vec::new();
+        for path in state.trash().list().context("cannot read the trash")? {
+            let bytes = measure(&path, ENTRIES_MAX).bytes;
+            found.push(owned(Kind::Trash, &path, Lease::Over("it was discarded".to_owned()), bytes));
+        }
+        for (place, until) in kept(state).list(self.ttl).context("cannot read the kept workspaces")? {
+            let when = Timestamp(millis(until.duration_since(UNIX_EPOCH).unwrap_or_default()));
+            let lease = if until < SystemTime::now() {
+                Lease::Over(format!("it was kept for {} (workspace.ttl)", human::format(self.ttl)))
+            } else {
+                Lease::Held(format!("it is kept for a person until {when} (workspace.ttl)"))
+            };
+            found.push(owned(Kind::Kept, &place, lease, measure(&place, ENTRIES_MAX).bytes));
+        }
+        for (base, lease) in self.bases.judged(self.wanted)? {
+            found.push(owned(Kind::Base, &base.path, lease, base.bytes));
+        }
+        Ok(found)
+    }
+
+    /// Removes what [`Reclaim::list`] listed; through the trash where it is large, and out of that at once. Blocks.
+    pub(super) fn remove(&self, state: &StateDir, owned: &Owned) -> anyhow::Result<()> {
+        let path = Path::new(&owned.name);
+        match owned.kind {
+            Kind::Trash => return state.trash().delete(path).with_context(|| format!("cannot delete {}", path.display())),
+            Kind::Kept => kept(state).expire(path)?,
+            _ => {
+                self.bases.evict(path)?;
+            }
+        }
+        state.trash().empty_once().map(drop).context("cannot empty the trash")
+    }
+}
+
+fn kept(state: &StateDir) -> Kept {
+    Kept::new(state.kept(), state.trash())
+}
