@@ -5,6 +5,7 @@ use std::time::Duration;
 use tracing::{error, info, warn};
 
 use super::Ended;
+use super::egress::Egress;
 use super::execute;
 use super::halt::{Halt, chain};
 use super::open::Attempt;
@@ -35,6 +36,9 @@ impl Attempt {
 
         self.stages.enter(Stage::Cleanup, self.now());
         self.end_processes().await;
+        if let Some(refused) = self.egress.take().and_then(Egress::close) {
+            self.say(&refused);
+        }
         let salvage = if delivered { None } else { self.salvage().await };
         if let Some(outcome) = &outcome {
             self.say(&outcome.to_string());

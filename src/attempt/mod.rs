@@ -6,6 +6,7 @@
 
 mod close;
 mod deliver;
+mod egress;
 mod environment;
 mod execute;
 mod halt;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use tracing::{error, warn};
 
+use super::egress;
 use super::execute;
 use super::halt::Halt;
 use super::open::Attempt;
@@ -54,6 +55,8 @@ pub(super) async fn choose(attempt: &mut Attempt) -> Result<(), Halt> {
         _ if insists => insist(attempt).await?,
         ContainerMode::Auto | ContainerMode::On => match lodge(attempt).await? {
             Ok(place) => place,
+            // The network of the host is no place for who was to have none of it.
+            Err(error @ ContainerError::Open { .. }) => return Err(unlodged(&error)),
             Err(error) => {
                 attempt.say(&format!("on the host, and not in a container: {error}"));
                 Place::Host
@@ -61,7 +64,7 @@ pub(super) async fn choose(attempt: &mut Attempt) -> Result<(), Halt> {
         },
     };
     attempt.journal.place = Some(place);
-    Ok(())
+    egress::open(attempt).await
 }
 
 /// Finds a container, and waits for an engine that is away for a moment: it may be being restarted.

@@ -3,6 +3,7 @@
 //! A [`Yard`] fails its test when a container of it is left.
 
 mod daemon;
+mod egress;
 mod ends;
 mod engine;
 pub(crate) mod image;
@@ -22,6 +23,7 @@ use bytesize::ByteSize;
 use nix::unistd::{getgid, getuid};
 use sawmill::job::spec::ContainerMode;
 use sawmill::sandbox::container::{Config, Containers, ContainersSetup, Lodging, Network, Use, WORKSPACE, Wish};
+use sawmill::sandbox::egress::Rules;
 use sawmill::sandbox::{CommandSpec, ExitReport, Roster, Supervisor};
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -65,6 +67,7 @@ impl Yard {
             pids: 200,
             tmp: ByteSize::mib(16),
             network: Network::None,
+            egress: Rules::default(),
         };
         edit(&mut config);
         let roster = Roster::default();

@@ -15,14 +15,15 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
-use super::config::Config;
+use super::config::{Config, Network};
 use super::engine::Image;
 use super::error::ContainerError;
 use super::recipe::{Limits, Recipe};
 use super::shelf::Shelf;
 use super::workshop::{Container, Owned, Workshop, build_of};
 use crate::job::spec::ContainerMode;
-use crate::sandbox::Roster;
+use crate::sandbox::egress::{Proxy, Refused};
+use crate::sandbox::{Roster, SandboxError};
 
 /// How long after a job's start the container for the next one is made: the job's own start has the processors first.
 const REFILL_AFTER: Duration = Duration::from_millis(200);
@@ -194,6 +195,26 @@ impl Containers {
         }
     }
 
+    /// Opens the way out of a container whose job reaches what is listed; none is opened where it has no network at all, or one of
+    /// its own. The way is closed when the proxy is dropped. A later daemon may open it again: the job finds it at the same address.
+    /// `heard` is told of everything that is refused.
+    ///
+    /// # Errors
+    /// Its supervisor is gone.
+    pub async fn open_egress(
+        &self,
+        container: &Container,
+        heard: impl Fn(&Refused) + Send + Sync + 'static,
+    ) -> Result<Option<Proxy>, SandboxError> {
+        if container.recipe.network != Network::AllowList {
+            return Ok(None);
+        }
+        let supervisor = container.supervisor();
+        let failed = |source| SandboxError::Directory { path: supervisor.dir().to_owned(), source };
+        let opened = Proxy::open(supervisor.listen().await?, container.recipe.egress.clone(), heard);
+        opened.map(Some).map_err(failed)
+    }
+
     /// Hears that a job no longer needs its container. What is to be done then is done in the background.
     pub fn give_back(&self, slot: u32, container: Container, left: Use) {
         let containers = self.clone();
@@ -268,6 +289,7 @@ impl Inner {
         Recipe {
             image: image.digest.clone(),
             network: self.config.network,
+            egress: self.config.egress.clone(),
             limits: Limits::of(&self.config),
             objects: wish.objects.clone(),
             build: self.workshop.build.clone(),
@@ -340,8 +362,9 @@ impl Inner {
     }
 
     fn is_as_configured(&self, container: &Container) -> bool {
-        let Recipe { network, limits, build, .. } = &container.recipe;
+        let Recipe { network, egress, limits, build, .. } = &container.recipe;
         let config = &self.config;
-        config.warm > 0 && *network == config.network && *limits == Limits::of(config) && *build == self.workshop.build
+        let same_network = *network == config.network && *egress == config.egress;
+        config.warm > 0 && same_network && *limits == Limits::of(config) && *build == self.workshop.build
     }
 }
