@@ -31,6 +31,10 @@ pub(super) async fn start(attempt: &mut Attempt, base: ObjectId) -> Result<Phase
     // Before the command is started: whoever finds the journal knows where to look for it.
     attempt.enter(Phase::Prepared { base: base.clone() })?;
     attempt.runner().start(&command(attempt, BACKEND, argv, attempt.deadline().work_until())).await?;
+    if let Some(runs_on) = attempt.journal.place.as_ref().map(Place::runs_on) {
+        // While the command is at work: it does not wait for the database.
+        attempt.insist(|| attempt.tools.store.record_runs_on(&attempt.claimed.claim, &runs_on)).await?;
+    }
     Ok(Phase::Executing { base })
 }
 

@@ -15,6 +15,7 @@ use super::halt::Halt;
 use super::open::Attempt;
 use crate::git::Worktree;
 use crate::job::OutcomeClass;
+use crate::job::attempt::RunsOn;
 use crate::job::spec::ContainerMode;
 use crate::sandbox::container::{Container, ContainerError, Containers, Lodging, Start, Use, WORKSPACE, Wish};
 use crate::sandbox::{SandboxError, Supervisor};
@@ -39,6 +40,16 @@ pub enum Place {
         /// What its image sets in the environment of its programs.
         env: Vec<(String, String)>,
     },
+}
+
+impl Place {
+    /// As it is put on record.
+    pub(super) fn runs_on(&self) -> RunsOn {
+        match self {
+            Self::Host => RunsOn::Host,
+            Self::Container { container, .. } => RunsOn::Container { image: container.image().to_owned() },
+        }
+    }
 }
 
 /// Decides where the commands run, and makes that ready. An attempt that was taken up stays where it is.
