@@ -64,6 +64,7 @@ impl Place {
                 cpus: 2.0,
                 pids: 500,
                 tmp: ByteSize::mib(64),
+                disk: ByteSize(0),
                 network: Network::None,
                 egress: Rules::default(),
             };

@@ -39,7 +39,15 @@ impl Attempt {
         if let Some(refused) = self.egress.take().and_then(Egress::close) {
             self.say(&refused);
         }
-        let salvage = if delivered { None } else { self.salvage().await };
+        let salvage = match class {
+            _ if delivered => None,
+            OutcomeClass::OutOfDisk => {
+                // Nor is it to fill the mirror's disk, and the remote's.
+                self.say("what it left is not salvaged: it is more than container.disk");
+                None
+            }
+            _ => self.salvage().await,
+        };
         if let Some(outcome) = &outcome {
             self.say(&outcome.to_string());
         }

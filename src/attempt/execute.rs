@@ -2,6 +2,7 @@
 
 use tracing::warn;
 
+use super::disk;
 use super::environment;
 use super::halt::Halt;
 use super::journal::{Phase, Said};
@@ -121,6 +122,7 @@ pub(super) async fn ended(attempt: &Attempt, id: &str, until: impl Fn(Deadline) 
         // A command that an earlier daemon started may not have been told.
         tell_deadline(attempt, &id, until(attempt.deadline())).await;
     }
+    let mut over = std::pin::pin!(disk::exceeded(attempt));
     let waited = loop {
         tokio::select! {
             biased;
@@ -130,6 +132,7 @@ pub(super) async fn ended(attempt: &Attempt, id: &str, until: impl Fn(Deadline) 
                 return Err(Halt::Stopped(reason));
             }
             waited = runner.wait(&id) => break waited,
+            taken = &mut over => return Err(disk::end(attempt, taken).await),
             moved = attempt.moved.moved_from(known) => {
                 known = moved;
                 attempt.say(&format!("the deadline was moved to {}", attempt.deadline().at()));

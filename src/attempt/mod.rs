@@ -6,6 +6,7 @@
 
 mod close;
 mod deliver;
+mod disk;
 mod egress;
 mod environment;
 mod execute;

@@ -3,6 +3,7 @@
 //! A [`Yard`] fails its test when a container of it is left.
 
 mod daemon;
+mod disk;
 mod egress;
 mod ends;
 mod engine;
@@ -66,6 +67,7 @@ impl Yard {
             cpus: 2.0,
             pids: 200,
             tmp: ByteSize::mib(16),
+            disk: ByteSize(0),
             network: Network::None,
             egress: Rules::default(),
         };

@@ -30,6 +30,8 @@ pub struct Config {
     pub pids: u32,
     /// The most that a job may have in its `/tmp`.
     pub tmp: ByteSize,
+    /// The most that its other files may take on the disk; no limit where it is 0.
+    pub disk: ByteSize,
     /// What of the network a job reaches.
     pub network: Network,
     /// With an allow-list, all that it reaches; with a bridge, the addresses that it reaches although they are not public.

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use bytesize::ByteSize;
 use tokio::sync::{Mutex as AsyncMutex, OnceCell};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -148,6 +149,12 @@ impl Containers {
     #[must_use]
     pub fn mode(&self) -> ContainerMode {
         self.inner.config.mode
+    }
+
+    /// The most that the files of a job in a container may take on the disk; no limit where it is 0.
+    #[must_use]
+    pub fn disk(&self) -> ByteSize {
+        self.inner.config.disk
     }
 
     /// Takes up what an earlier daemon left: containers that are ready are used, those whose jobs still run (`in_use`, by their names)
