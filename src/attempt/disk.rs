@@ -42,11 +42,15 @@ pub(super) async fn exceeded(attempt: &Attempt) -> u64 {
     }
     let free = || attempt.tools.state.free_space().unwrap_or(0);
     let (mut taken, mut free_then) = (0, free());
-    let (mut walked, mut took) = (Instant::now(), Duration::ZERO);
+    // The first look is a walk: the job has begun already, and may have filled much.
+    let (mut walked, mut took) = (None::<Instant>, Duration::ZERO);
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
         let may_be_over = free_then.saturating_sub(free()) >= limit.saturating_sub(taken) / 2;
-        let due = walked.elapsed() >= WALK_EVERY || (may_be_over && walked.elapsed() >= took * WALK_PAUSE);
+        let due = walked.is_none_or(|at| {
+            let since = at.elapsed();
+            since >= WALK_EVERY.max(took * WALK_PAUSE) || (may_be_over && since >= took * WALK_PAUSE)
+        });
         if !due {
             continue;
         }
@@ -54,7 +58,7 @@ pub(super) async fn exceeded(attempt: &Attempt) -> u64 {
         free_then = free();
         // A walk that panicked has seen nothing; the next one is due.
         taken = tokio::task::spawn_blocking(move || places.iter().map(|place| bytes(place)).sum()).await.unwrap_or(taken);
-        (walked, took) = (Instant::now(), begun.elapsed());
+        (walked, took) = (Some(Instant::now()), begun.elapsed());
         if taken > limit {
             return taken;
         }

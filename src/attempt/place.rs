@@ -36,7 +36,7 @@ pub enum Place {
     /// In this container.
     Container {
         /// The container.
-        container: Container,
+        container: Box<Container>,
         /// What its image sets in the environment of its programs.
         env: Vec<(String, String)>,
     },
@@ -125,7 +125,7 @@ async fn lodge(attempt: &Attempt) -> Result<Result<Place, ContainerError>, Halt>
     };
     attempt.say(&format!("in container {} of image {}, {how}", container.name, container.image()));
     attempt.supervisor.bequeath(&execute::will_id(attempt), &execute::will(attempt)).await?;
-    Ok(Ok(Place::Container { container, env }))
+    Ok(Ok(Place::Container { container: Box::new(container), env }))
 }
 
 fn unlodged(error: &ContainerError) -> Halt {
@@ -213,7 +213,7 @@ impl Attempt {
 pub(super) struct Lodged {
     containers: Containers,
     slot: u32,
-    container: Container,
+    container: Box<Container>,
 }
 
 impl Lodged {
@@ -223,6 +223,6 @@ impl Lodged {
 
     /// Gives it back.
     pub(super) fn leave(self) {
-        self.containers.give_back(self.slot, self.container, Use::Clean);
+        self.containers.give_back(self.slot, *self.container, Use::Clean);
     }
 }

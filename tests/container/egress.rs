@@ -115,7 +115,7 @@ async fn with_an_allow_list_a_job_reaches_what_is_listed_and_nothing_else() {
 async fn a_name_that_means_a_private_address_is_refused_unless_that_is_listed_too() {
     let port = server().await;
     let place = format!("localhost:{port}");
-    let named = yard(Network::AllowList, &[place.clone()]).await;
+    let named = yard(Network::AllowList, std::slice::from_ref(&place)).await;
     let guest = named.take(0).await;
     let (proxy, heard) = open(&guest).await;
     let (page, tunnel) = fetch(&guest, &proxy, &place).await;
@@ -148,7 +148,7 @@ async fn a_name_that_means_a_private_address_is_refused_unless_that_is_listed_to
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_way_out_is_found_at_the_same_place_by_the_next_daemon() {
     let place = format!("127.0.0.1:{}", server().await);
-    let yard = yard(Network::AllowList, &[place.clone()]).await;
+    let yard = yard(Network::AllowList, std::slice::from_ref(&place)).await;
     let guest = yard.take(0).await;
     let (proxy, _) = open(&guest).await;
     let at = proxy.address();

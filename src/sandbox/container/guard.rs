@@ -15,7 +15,7 @@ use nix::sched::{CloneFlags, setns};
 
 use super::error::ContainerError;
 use crate::sandbox::Supervisor;
-use crate::sandbox::egress::{CLOSED, Rules, own};
+use crate::sandbox::egress::{CLOSED, Rule, Rules, own};
 
 /// What sets a filter, whole or not at all: one for each version of the protocol. Docker itself needs them for its bridges.
 const RESTORE: [&str; 2] = ["iptables-restore", "ip6tables-restore"];
@@ -82,7 +82,7 @@ fn filter(rules: &Rules, own: &[IpAddr], family: Family) -> String {
             line(format_args!("-p ipv6-icmp --icmpv6-type {kind} -j ACCEPT"));
         }
     }
-    for (net, ports) in rules.iter().filter_map(crate::sandbox::egress::Rule::addresses).filter(|(net, _)| family.has(net)) {
+    for (net, ports) in rules.iter().filter_map(Rule::addresses).filter(|(net, _)| family.has(net)) {
         if ports.is_empty() {
             line(format_args!("-d {net} -j ACCEPT"));
         }

@@ -36,8 +36,7 @@ pub(in super::super) const CLOSED: [&str; 22] = [
 
 /// Whether an address is of the internet at large. It may still be one of this host's own.
 pub(super) fn is_public(address: IpAddr) -> bool {
-    let closed = |net: &&str| net.parse::<IpNet>().is_ok_and(|net| net.contains(&address));
-    !CLOSED.iter().any(|net| closed(&net))
+    !CLOSED.iter().any(|net| net.parse::<IpNet>().is_ok_and(|net| net.contains(&address)))
 }
 
 /// The addresses of this host's devices, now.

@@ -34,6 +34,9 @@ const AT_ONCE: usize = 64;
 const ASKED_WITHIN: Duration = Duration::from_secs(30);
 const REACHED_WITHIN: Duration = Duration::from_secs(30);
 
+/// The most that one connection keeps of what has not been passed on.
+const BUFFER: usize = 64 * 1024;
+
 /// How long to wait when the daemon has no descriptor left.
 const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
@@ -139,7 +142,7 @@ async fn serve(stream: TcpStream, desk: Arc<Desk>) {
     let tunnel = Tunnel::default();
     let answer = service_fn(|request| answer(request, desk.clone(), tunnel.clone()));
     let mut http = hyper::server::conn::http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(ASKED_WITHIN);
+    http.timer(TokioTimer::new()).header_read_timeout(ASKED_WITHIN).max_buf_size(BUFFER);
     if let Err(error) = http.serve_connection(TokioIo::new(stream), answer).with_upgrades().await {
         debug!("a connection of a job's to its proxy broke: {error}");
     }
