@@ -7,6 +7,7 @@ mod disk;
 mod egress;
 mod ends;
 mod engine;
+mod escapes;
 pub(crate) mod image;
 mod images;
 mod limits;
