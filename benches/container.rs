@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use bytesize::ByteSize;
 use sawmill::job::spec::ContainerMode;
 use sawmill::sandbox::container::{Config, Containers, ContainersSetup, Network, Start, Use, Wish};
+use sawmill::sandbox::egress::Rules;
 use sawmill::sandbox::{CommandSpec, Launch, Mark, Roster, Supervisor};
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -63,7 +64,9 @@ impl Place {
                 cpus: 2.0,
                 pids: 500,
                 tmp: ByteSize::mib(64),
+                disk: ByteSize(0),
                 network: Network::None,
+                egress: Rules::default(),
             };
             Containers::open(ContainersSetup {
                 config,

@@ -134,6 +134,8 @@ CREATE TABLE attempts (
     outcome_class     TEXT,
     outcome_message   TEXT,
     base              TEXT,
+    -- Where its commands run: on the host, or in a container of which image.
+    runs_on           TEXT,
     exit_code         BIGINT,
     signal            BIGINT,
     peak_memory_bytes BIGINT,

@@ -9,6 +9,7 @@ use utoipa::ToSchema;
 
 use crate::clock::{Timestamp, human};
 use crate::ids::{AttemptNo, ClaimToken, JobId, ObjectId};
+use crate::job::attempt::RunsOn;
 use crate::job::{CompletionEntry, DiffSummary, Forecast, Job, JobState, LogChunk, LogVerdict, Outcome, Stream};
 pub use crate::store::Because;
 
@@ -31,6 +32,9 @@ pub struct JobAnswer {
     /// Where it stands and when it may start: for a job that waits, when asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forecast: Option<Forecast>,
+    /// Where the commands of its latest attempt run, or ran: for one job that is shown, once it is decided.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runs_on: Option<RunsOn>,
 }
 
 /// Why a job is cancelled, or put back.

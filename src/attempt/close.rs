@@ -5,6 +5,7 @@ use std::time::Duration;
 use tracing::{error, info, warn};
 
 use super::Ended;
+use super::egress::Egress;
 use super::execute;
 use super::halt::{Halt, chain};
 use super::open::Attempt;
@@ -35,7 +36,18 @@ impl Attempt {
 
         self.stages.enter(Stage::Cleanup, self.now());
         self.end_processes().await;
-        let salvage = if delivered { None } else { self.salvage().await };
+        if let Some(refused) = self.egress.take().and_then(Egress::close) {
+            self.say(&refused);
+        }
+        let salvage = match class {
+            _ if delivered => None,
+            OutcomeClass::OutOfDisk => {
+                // Nor is it to fill the mirror's disk, and the remote's.
+                self.say("what it left is not salvaged: it is more than container.disk");
+                None
+            }
+            _ => self.salvage().await,
+        };
         if let Some(outcome) = &outcome {
             self.say(&outcome.to_string());
         }

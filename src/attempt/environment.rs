@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::egress::Egress;
 use super::open::Attempt;
 use super::place::Place;
 use super::tools::Tools;
@@ -43,6 +44,7 @@ pub(super) fn for_job(attempt: &Attempt) -> BTreeMap<String, String> {
         ("SAWMILL_SPEC".to_owned(), path(paths.spec)),
         ("SAWMILL_RESULT".to_owned(), path(paths.result)),
     ]);
+    env.extend(attempt.egress.iter().flat_map(Egress::variables));
     env
 }
 

@@ -2,6 +2,7 @@
 
 use tracing::warn;
 
+use super::disk;
 use super::environment;
 use super::halt::Halt;
 use super::journal::{Phase, Said};
@@ -31,6 +32,10 @@ pub(super) async fn start(attempt: &mut Attempt, base: ObjectId) -> Result<Phase
     // Before the command is started: whoever finds the journal knows where to look for it.
     attempt.enter(Phase::Prepared { base: base.clone() })?;
     attempt.runner().start(&command(attempt, BACKEND, argv, attempt.deadline().work_until())).await?;
+    if let Some(runs_on) = attempt.journal.place.as_ref().map(Place::runs_on) {
+        // While the command is at work: it does not wait for the database.
+        attempt.insist(|| attempt.tools.store.record_runs_on(&attempt.claimed.claim, &runs_on)).await?;
+    }
     Ok(Phase::Executing { base })
 }
 
@@ -117,6 +122,7 @@ pub(super) async fn ended(attempt: &Attempt, id: &str, until: impl Fn(Deadline) 
         // A command that an earlier daemon started may not have been told.
         tell_deadline(attempt, &id, until(attempt.deadline())).await;
     }
+    let mut over = std::pin::pin!(disk::exceeded(attempt));
     let waited = loop {
         tokio::select! {
             biased;
@@ -126,6 +132,7 @@ pub(super) async fn ended(attempt: &Attempt, id: &str, until: impl Fn(Deadline) 
                 return Err(Halt::Stopped(reason));
             }
             waited = runner.wait(&id) => break waited,
+            taken = &mut over => return Err(disk::end(attempt, taken).await),
             moved = attempt.moved.moved_from(known) => {
                 known = moved;
                 attempt.say(&format!("the deadline was moved to {}", attempt.deadline().at()));

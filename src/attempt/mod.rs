@@ -6,6 +6,8 @@
 
 mod close;
 mod deliver;
+mod disk;
+mod egress;
 mod environment;
 mod execute;
 mod halt;

@@ -10,6 +10,7 @@ use tracing::warn;
 
 use super::Ended;
 use super::close;
+use super::egress::Egress;
 use super::environment;
 use super::halt::{Halt, chain};
 use super::journal::{Journal, Phase, SalvageContext};
@@ -62,6 +63,8 @@ pub(super) struct Attempt {
     pub(super) remote: Remote,
     pub(super) backend: crate::backends::Backend,
     pub(super) journal: Journal,
+    /// The way out of its container, where it has one.
+    pub(super) egress: Option<Egress>,
     pub(super) stages: Stages,
     pub(super) spool: Spool,
     pub(super) shipper: Shipper,
@@ -119,6 +122,7 @@ impl Assignment {
             remote,
             backend,
             journal,
+            egress: None,
             spool,
         })
     }

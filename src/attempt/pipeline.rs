@@ -4,7 +4,7 @@
 use super::halt::Halt;
 use super::journal::Phase;
 use super::open::Attempt;
-use super::{deliver, execute, judge, prepare};
+use super::{deliver, egress, execute, judge, prepare};
 use crate::job::Completion;
 
 /// Runs what is left of the pipeline. The result is the completion to put on record with the job's end.
@@ -12,6 +12,8 @@ use crate::job::Completion;
 /// The commit is made before the gates run: what they judge is then what is delivered, whatever they write into the
 /// worktree themselves.
 pub(super) async fn run(attempt: &mut Attempt) -> Result<Completion, Halt> {
+    // Of one that was taken up, whose commands may run.
+    egress::open(attempt).await?;
     loop {
         // Publishing looks itself: a daemon before this one may have pushed already.
         if !matches!(attempt.journal.phase, Phase::Judged { .. }) {

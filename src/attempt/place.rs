@@ -9,11 +9,13 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use tracing::{error, warn};
 
+use super::egress;
 use super::execute;
 use super::halt::Halt;
 use super::open::Attempt;
 use crate::git::Worktree;
 use crate::job::OutcomeClass;
+use crate::job::attempt::RunsOn;
 use crate::job::spec::ContainerMode;
 use crate::sandbox::container::{Container, ContainerError, Containers, Lodging, Start, Use, WORKSPACE, Wish};
 use crate::sandbox::{SandboxError, Supervisor};
@@ -34,10 +36,20 @@ pub enum Place {
     /// In this container.
     Container {
         /// The container.
-        container: Container,
+        container: Box<Container>,
         /// What its image sets in the environment of its programs.
         env: Vec<(String, String)>,
     },
+}
+
+impl Place {
+    /// As it is put on record.
+    pub(super) fn runs_on(&self) -> RunsOn {
+        match self {
+            Self::Host => RunsOn::Host,
+            Self::Container { container, .. } => RunsOn::Container { image: container.image().to_owned() },
+        }
+    }
 }
 
 /// Decides where the commands run, and makes that ready. An attempt that was taken up stays where it is.
@@ -54,6 +66,8 @@ pub(super) async fn choose(attempt: &mut Attempt) -> Result<(), Halt> {
         _ if insists => insist(attempt).await?,
         ContainerMode::Auto | ContainerMode::On => match lodge(attempt).await? {
             Ok(place) => place,
+            // The network of the host is no place for who was to have none of it.
+            Err(error @ ContainerError::Open { .. }) => return Err(unlodged(&error)),
             Err(error) => {
                 attempt.say(&format!("on the host, and not in a container: {error}"));
                 Place::Host
@@ -61,7 +75,7 @@ pub(super) async fn choose(attempt: &mut Attempt) -> Result<(), Halt> {
         },
     };
     attempt.journal.place = Some(place);
-    Ok(())
+    egress::open(attempt).await
 }
 
 /// Finds a container, and waits for an engine that is away for a moment: it may be being restarted.
@@ -111,7 +125,7 @@ async fn lodge(attempt: &Attempt) -> Result<Result<Place, ContainerError>, Halt>
     };
     attempt.say(&format!("in container {} of image {}, {how}", container.name, container.image()));
     attempt.supervisor.bequeath(&execute::will_id(attempt), &execute::will(attempt)).await?;
-    Ok(Ok(Place::Container { container, env }))
+    Ok(Ok(Place::Container { container: Box::new(container), env }))
 }
 
 fn unlodged(error: &ContainerError) -> Halt {
@@ -199,7 +213,7 @@ impl Attempt {
 pub(super) struct Lodged {
     containers: Containers,
     slot: u32,
-    container: Container,
+    container: Box<Container>,
 }
 
 impl Lodged {
@@ -209,6 +223,6 @@ impl Lodged {
 
     /// Gives it back.
     pub(super) fn leave(self) {
-        self.containers.give_back(self.slot, self.container, Use::Clean);
+        self.containers.give_back(self.slot, *self.container, Use::Clean);
     }
 }

@@ -104,7 +104,7 @@ async fn show(client: &Client, out: &Output, id: JobId) -> Result<Exit, CliError
         out.document(&answer)?;
         return Ok(Exit::Done);
     }
-    let JobAnswer { job, forecast } = answer;
+    let JobAnswer { job, forecast, runs_on } = answer;
     let time = |moment: Option<Timestamp>| Cell::maybe(moment);
     let limit = job.spec.timeout.map(human::format);
     let fields = [
@@ -126,6 +126,7 @@ async fn show(client: &Client, out: &Output, id: JobId) -> Result<Exit, CliError
         ("attempts used", Cell::new(format!("{} of {}", job.attempts_used, job.attempts_max))),
         ("resets", Cell::new(job.resets)),
         ("worker", Cell::maybe(job.worker.as_ref())),
+        ("runs on", Cell::maybe(runs_on.as_ref())),
         ("created", Cell::new(job.created_at)),
         ("ready", Cell::new(job.ready_at)),
         ("forecast", Cell::maybe(forecast.map(|forecast| forecast::sentence(&forecast, Timestamp::now())))),
@@ -246,6 +247,7 @@ async fn attempts(client: &Client, out: &Output, id: JobId) -> Result<Exit, CliE
             outcome.map_or_else(|| Cell::state("running"), |outcome| Cell::state(outcome.class)),
             Cell::new(span(record.started_at, record.ended_at.unwrap_or(now))),
             Cell::new(&record.worker),
+            Cell::maybe(record.runs_on.as_ref()),
             Cell::maybe(record.log_verdict),
             Cell::maybe(outcome.map(|outcome| &outcome.message)),
         ]);
@@ -256,10 +258,11 @@ async fn attempts(client: &Client, out: &Output, id: JobId) -> Result<Exit, CliE
                 Cell::new(span(stage.started_at, stage.ended_at.unwrap_or(now))),
                 Cell::new(""),
                 Cell::new(""),
+                Cell::new(""),
                 Cell::maybe(stage.detail.as_ref()),
             ]);
         }
     }
-    out.rows(&["ATTEMPT", "OUTCOME", "TIME", "WORKER", "LOG", "MESSAGE"], &rows)?;
+    out.rows(&["ATTEMPT", "OUTCOME", "TIME", "WORKER", "RUNS ON", "LOG", "MESSAGE"], &rows)?;
     Ok(Exit::Done)
 }

@@ -1,5 +1,7 @@
 //! What is on record of an attempt.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -26,6 +28,8 @@ pub struct AttemptRecord {
     pub outcome: Option<Outcome>,
     /// The commit that it started from, once that is known.
     pub base: Option<ObjectId>,
+    /// Where its commands run, once that is decided.
+    pub runs_on: Option<RunsOn>,
     /// What its processes used.
     pub resources: Resources,
     /// The commit on `refs/sawmill/salvage/<job>/<attempt>` that holds what it left uncommitted.
@@ -36,6 +40,28 @@ pub struct AttemptRecord {
     pub log_bytes: u64,
     /// Its stages, in order.
     pub stages: Vec<StageRecord>,
+}
+
+/// Where the commands of an attempt run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "on", rename_all = "snake_case")]
+pub enum RunsOn {
+    /// As processes of the worker's host.
+    Host,
+    /// In a container.
+    Container {
+        /// Its image, by the digest: whatever a tag means later, this is what it was.
+        image: String,
+    },
+}
+
+impl fmt::Display for RunsOn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host => write!(f, "host"),
+            Self::Container { image } => write!(f, "container of {image}"),
+        }
+    }
 }
 
 /// What the processes of an attempt used.

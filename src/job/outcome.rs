@@ -22,6 +22,8 @@ pub enum OutcomeClass {
     Timeout,
     /// The kernel ended the work for want of memory.
     OutOfMemory,
+    /// Its files took more of the disk than they may.
+    OutOfDisk,
     /// The branch on the remote was moved by somebody else; it was left alone.
     Conflict,
     /// The change cannot be delivered as one commit (a nested repository, say), or the job asks for what cannot be.
@@ -42,13 +44,14 @@ pub enum OutcomeClass {
 
 impl OutcomeClass {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Succeeded,
         Self::NoChange,
         Self::Backend,
         Self::Gate,
         Self::Timeout,
         Self::OutOfMemory,
+        Self::OutOfDisk,
         Self::Conflict,
         Self::Invalid,
         Self::Infrastructure,
@@ -69,6 +72,7 @@ impl OutcomeClass {
             Self::Gate => "gate",
             Self::Timeout => "timeout",
             Self::OutOfMemory => "out_of_memory",
+            Self::OutOfDisk => "out_of_disk",
             Self::Conflict => "conflict",
             Self::Invalid => "invalid",
             Self::Infrastructure => "infrastructure",

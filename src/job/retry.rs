@@ -84,12 +84,19 @@ impl RetryPolicy {
             C::Infrastructure | C::LeaseLost if used.resets < self.resets => {
                 NextStep::Retry { after: self.wait(used.resets, jitter), charge: Charge::Reset }
             }
-            C::NoChange | C::Backend | C::Gate | C::Timeout | C::OutOfMemory if used.attempts + 1 < used.attempts_max => {
+            C::NoChange | C::Backend | C::Gate | C::Timeout | C::OutOfMemory | C::OutOfDisk
+                if used.attempts + 1 < used.attempts_max =>
+            {
                 NextStep::Retry { after: self.wait(used.attempts, jitter), charge: Charge::Attempt }
             }
-            C::Infrastructure | C::LeaseLost | C::NoChange | C::Backend | C::Gate | C::Timeout | C::OutOfMemory => {
-                NextStep::End(JobState::Failed)
-            }
+            C::Infrastructure
+            | C::LeaseLost
+            | C::NoChange
+            | C::Backend
+            | C::Gate
+            | C::Timeout
+            | C::OutOfMemory
+            | C::OutOfDisk => NextStep::End(JobState::Failed),
         }
     }
 

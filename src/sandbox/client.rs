@@ -5,6 +5,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, Read, Write};
+use std::net::TcpListener;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream as BlockingStream;
 use std::path::{Path, PathBuf};
@@ -21,6 +22,7 @@ use tokio::time::timeout;
 
 use super::command::{CommandSpec, ExitReport, Started, Status, Will};
 use super::error::SandboxError;
+use super::kernel;
 use super::protocol::{self, Order, Refusal, Request, Response, SOCKET};
 use crate::clock::Timestamp;
 
@@ -172,6 +174,26 @@ impl Supervisor {
         self.done("leave a will", &Request::Bequeath { id: id.to_owned(), will: will.clone() }).await
     }
 
+    /// A listener on the loopback device that the job in its container sees, which the daemon is to accept on: always the same one.
+    ///
+    /// # Errors
+    /// The supervisor is gone, or is one of the host's.
+    pub(super) async fn listen(&self) -> Result<TcpListener, SandboxError> {
+        let line = self.line("listen for the job");
+        let asked = async {
+            let mut stream = line.send(&Request::Listen, &[]).await?;
+            line.answer(&mut stream).await
+        };
+        match timeout(ANSWER_WITHIN, asked).await.map_err(|_| line.silent())?? {
+            (Response::Listening, descriptors) => match descriptors.into_iter().next() {
+                Some(listener) => Ok(listener.into()),
+                None => Err(line.foreign("its listener did not come along".to_owned())),
+            },
+            (Response::Refused(refusal), _) => Err(line.refused(refusal)),
+            (other, _) => Err(line.unexpected(&other)),
+        }
+    }
+
     /// Says that the daemon lives. Every other request says so too.
     ///
     /// # Errors
@@ -188,7 +210,7 @@ impl Supervisor {
         let line = self.line("end it");
         let gone = timeout(LEAVE_WITHIN, async {
             let mut stream = line.send(&Request::Shutdown, &[]).await?;
-            match line.answer(&mut stream).await? {
+            match line.answer(&mut stream).await?.0 {
                 Response::Done => {}
                 other => return Err(line.unexpected(&other)),
             }
@@ -259,7 +281,7 @@ struct Line<'a> {
 impl Line<'_> {
     async fn ask(&self, request: &Request, files: &[File]) -> Result<Response, SandboxError> {
         let mut stream = self.send(request, files).await?;
-        match self.answer(&mut stream).await? {
+        match self.answer(&mut stream).await?.0 {
             Response::Refused(refusal) => Err(self.refused(refusal)),
             response => Ok(response),
         }
@@ -277,15 +299,21 @@ impl Line<'_> {
         Ok(stream)
     }
 
-    async fn answer(&self, stream: &mut UnixStream) -> Result<Response, SandboxError> {
-        let mut arrived = Vec::new();
+    /// The answer, with the descriptors that came along.
+    async fn answer(&self, stream: &mut UnixStream) -> Result<(Response, Vec<OwnedFd>), SandboxError> {
+        let (mut arrived, mut descriptors) = (Vec::new(), Vec::new());
         loop {
             if let Some(response) = protocol::decode(&mut arrived).map_err(|error| self.foreign(error.to_string()))? {
-                return Ok(response);
+                return Ok((response, descriptors));
             }
-            if stream.read_buf(&mut arrived).await.map_err(|error| self.broken(error))? == 0 {
+            let mut buffer = [0; 4096];
+            let read = || kernel::receive(&*stream, &mut buffer).map_err(io::Error::from);
+            let (length, came) = stream.async_io(Interest::READABLE, read).await.map_err(|error| self.broken(error))?;
+            if length == 0 {
                 return Err(self.gone());
             }
+            arrived.extend_from_slice(&buffer[..length]);
+            descriptors.extend(came);
         }
     }
 

@@ -14,6 +14,7 @@ mod client;
 mod command;
 mod config;
 pub mod container;
+pub mod egress;
 mod error;
 mod host;
 mod kernel;

@@ -2,7 +2,7 @@
 //!
 //! A frame is its length (four bytes, big-endian) and that many bytes of JSON. The daemon asks, the supervisor answers
 //! each request once and in order; only the answer to `wait` takes long. A start carries two or three descriptors
-//! (output, error output, input) with its first byte. Whoever breaks the format loses the connection, nothing else.
+//! (output, error output, input) with its first byte, the answer to `listen` one (the listener). Whoever breaks the format loses the connection, nothing else.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ use super::command::{ExitReport, Started, Status, Will};
 use crate::clock::Timestamp;
 
 /// Grows when an old daemon and a new supervisor would misunderstand each other.
-pub(super) const VERSION: u32 = 2;
+pub(super) const VERSION: u32 = 3;
 
 /// The largest frame. A kernel takes no single argument above 128 KiB, so no sensible command is larger.
 pub(super) const MAX_FRAME: usize = 1024 * 1024;
@@ -50,6 +50,8 @@ pub(super) enum Request {
         id: String,
         will: Will,
     },
+    /// Asks for a listener on the loopback device that the job sees: always the same one.
+    Listen,
     Shutdown,
 }
 
@@ -69,10 +71,15 @@ pub(super) struct Order {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Response {
-    Alive { version: u32, leaving: bool },
+    Alive {
+        version: u32,
+        leaving: bool,
+    },
     Started(Started),
     Status(Status),
     Report(ExitReport),
+    /// The listener comes along as a descriptor.
+    Listening,
     Done,
     Refused(Refusal),
 }

@@ -9,6 +9,7 @@ use super::limits::Limited;
 use super::statement::{Arg, args, tuples};
 use crate::clock::Timestamp;
 use crate::ids::{ClaimToken, ObjectId};
+use crate::job::attempt::RunsOn;
 use crate::job::{Claim, StageRecord};
 
 /// The fence: the one row of `jobs` that a claim gives the right to act for. The worker is compared in words that no index answers
@@ -21,6 +22,7 @@ const ALL_HELD: &str = " SELECT j.token, j.lease_until, j.cancel_reason, j.attem
     j.concurrency_key, j.concurrency_limit FROM asked JOIN jobs j ON j.id = asked_job AND j.attempt = asked_attempt \
     AND j.token = asked_token AND j.worker IS NOT DISTINCT FROM asked_worker ORDER BY j.id";
 const SET_BASE: &str = "UPDATE attempts SET base = $3 WHERE job = $1 AND attempt = $2";
+const SET_RUNS_ON: &str = "UPDATE attempts SET runs_on = $3 WHERE job = $1 AND attempt = $2";
 const PUT_STAGES: (&str, &str) = (
     "INSERT INTO attempt_stages (job, attempt, seq, stage, started_at, ended_at, outcome, detail) VALUES ",
     " ON CONFLICT (job, attempt, seq) DO UPDATE SET stage = excluded.stage, started_at = excluded.started_at, \
@@ -136,6 +138,18 @@ impl Store {
         let mut tx = self.db().begin().await?;
         hold(&mut tx, claim, Lock::Keep).await?;
         tx.run(SET_BASE, args![claim.job, claim.attempt, base]).await?;
+        tx.commit().await
+    }
+
+    /// Records where the attempt's commands run.
+    ///
+    /// # Errors
+    /// [`StoreError::LeaseLost`].
+    pub async fn record_runs_on(&self, claim: &Claim, runs_on: &RunsOn) -> Result<(), StoreError> {
+        let text = serde_json::to_string(runs_on).expect("it is made of texts");
+        let mut tx = self.db().begin().await?;
+        hold(&mut tx, claim, Lock::Keep).await?;
+        tx.run(SET_RUNS_ON, args![claim.job, claim.attempt, text.as_str()]).await?;
         tx.commit().await
     }
 

@@ -121,7 +121,7 @@ impl TryFrom<ClaimedRow> for ClaimedJob {
 
 /// The columns of an [`AttemptRow`].
 pub(super) const ATTEMPT_COLUMNS: &str = "attempt, worker, started_at, ended_at, deadline_at, outcome_class, outcome_message, base, \
-    exit_code, signal, peak_memory_bytes, cpu_ms, salvage, log_verdict, log_bytes";
+    runs_on, exit_code, signal, peak_memory_bytes, cpu_ms, salvage, log_verdict, log_bytes";
 
 #[derive(FromRow)]
 pub(super) struct AttemptRow {
@@ -133,6 +133,7 @@ pub(super) struct AttemptRow {
     outcome_class: Option<String>,
     outcome_message: Option<String>,
     base: Option<String>,
+    runs_on: Option<String>,
     exit_code: Option<i64>,
     signal: Option<i64>,
     peak_memory_bytes: Option<i64>,
@@ -155,6 +156,7 @@ impl AttemptRow {
             deadline_at: self.deadline_at.map(Timestamp),
             outcome: outcome(self.outcome_class.as_deref(), self.outcome_message.as_deref(), what)?,
             base: object(self.base.as_deref(), what)?,
+            runs_on: self.runs_on.as_deref().map(|text| json(text, what)).transpose()?,
             resources: Resources {
                 exit_code: self.exit_code.map(|value| number(value, what)).transpose()?,
                 signal: self.signal.map(|value| number(value, what)).transpose()?,

@@ -16,32 +16,49 @@ use crate::crash::{Held, LONG, Scene};
 use crate::delivery::host::{Host, Lodging, On, until};
 
 /// An engine of its own, which nobody else uses.
-struct Engine {
+pub(super) struct Engine {
     root: TempDir,
     child: Option<Child>,
+    /// What runs before it, and then becomes it: a script for a shell in a network namespace of its own. Without one it is in this one.
+    apart: Option<&'static str>,
 }
 
 impl Engine {
-    async fn start() -> Self {
-        let mut engine = Self { root: TempDir::with_prefix("sawmill-engine-").expect("a directory"), child: None };
+    pub(super) async fn start(apart: Option<&'static str>) -> Self {
+        let mut engine = Self { root: TempDir::with_prefix("sawmill-engine-").expect("a directory"), child: None, apart };
         engine.start_again().await;
         engine
     }
 
-    fn socket(&self) -> PathBuf {
+    pub(super) fn socket(&self) -> PathBuf {
         self.root.path().join("docker.sock")
     }
 
     async fn start_again(&mut self) {
         let at = |name: &str| self.root.path().join(name);
-        let mut dockerd = Command::new("dockerd");
+        let mut dockerd = match self.apart {
+            None => Command::new("dockerd"),
+            Some(script) => {
+                let mut unshare = Command::new("unshare");
+                unshare.args(["--net", "sh", "-ec"]).arg(format!("{script}; exec dockerd \"$@\"")).arg("dockerd");
+                unshare
+            }
+        };
         dockerd.arg("--host").arg(format!("unix://{}", self.socket().display()));
         dockerd.arg("--pidfile").arg(at("pid")).arg("--exec-root").arg(at("exec")).arg("--data-root").arg(at("data"));
-        dockerd.args(["--bridge", "none", "--iptables=false", "--ip-masq=false"]).stdin(Stdio::null());
+        if self.apart.is_none() {
+            dockerd.args(["--bridge", "none"]);
+        }
+        dockerd.args(["--iptables=false", "--ip-masq=false"]).stdin(Stdio::null());
         let log = File::options().create(true).append(true).open(at("log")).expect("a log");
         self.child = Some(dockerd.stdout(Stdio::null()).stderr(log).spawn().expect("dockerd is installed"));
         let socket = self.socket();
         until("the engine answers", async || answers(&socket).await).await;
+    }
+
+    /// Its process, by whose number its namespaces can be entered.
+    pub(super) fn pid(&self) -> u32 {
+        self.child.as_ref().expect("it runs").id()
     }
 
     fn stop(&mut self) {
@@ -68,7 +85,7 @@ impl Drop for Engine {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restart_of_the_engine_costs_an_attempt_that_is_not_charged_and_no_job() {
-    let mut engine = Engine::start().await;
+    let mut engine = Engine::start(None).await;
     let socket = engine.socket();
     let name = image::image_at(&socket, "tools", image::TOOLS, 1).await;
     let mut host = Host::new(On::Sqlite, LONG, 1).await.lodge(Lodging::InContainers).await;

@@ -1,10 +1,14 @@
 //! Images: built once, known by what went into them, and gone when somebody removes them.
 
 use bollard::query_parameters::{RemoveImageOptionsBuilder, TagImageOptionsBuilder};
+use sawmill::job::attempt::RunsOn;
 use sawmill::sandbox::container::{ContainerError, Images, Plan, Start};
+use serde_json::json;
 use uuid::Uuid;
 
-use super::{Yard, image, until};
+use super::{LONG, Yard, image, until};
+use crate::delivery::host::{Host, Lodging, On, Seat};
+use crate::delivery::remote::small_remote;
 
 async fn remove(name: &str) {
     let options = RemoveImageOptionsBuilder::default().force(true).build();
@@ -77,4 +81,29 @@ async fn an_image_that_is_removed_under_way_ends_no_job_and_starts_no_other() {
     assert!(!guest.processes().await.is_empty(), "the job goes on");
     guest.leave();
     yard.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_record_says_whether_an_attempt_ran_on_the_host_or_in_which_image() {
+    let host = Host::new(On::Sqlite, LONG, 1).await.lodge(Lodging::InContainers).await;
+    let remote = small_remote(host.root(), "remote.git");
+    let images = Images::connect(&image::socket()).await.expect("the engine answers");
+    let digest = images.find(&image::with_git().await).await.expect("an answer").expect("the image");
+    let worker = host.start("a").await;
+    for (mode, expected, words) in [
+        ("on", RunsOn::Container { image: digest.clone() }, format!("container of {digest}")),
+        ("off", RunsOn::Host, "host".to_owned()),
+    ] {
+        let command = json!({ "command": format!("echo {mode} > {mode}") });
+        let job = host.enqueue(&json!({ "repo": remote, "container": mode, "task": command }));
+        host.succeeded(job).await;
+        assert_eq!(host.attempts(job).await[0].runs_on, Some(expected.clone()));
+        let id = job.to_string();
+        assert_eq!(host.sawmill(&["job", "show", &id])["runs_on"], json!(expected));
+        assert_eq!(host.sawmill(&["job", "attempts", &id])["items"][0]["runs_on"], json!(expected));
+        let shown = host.command(&Seat::of("client"), &["job", "show", &id]).output().expect("it runs");
+        let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+        assert!(shown.lines().any(|line| line.starts_with("runs on") && line.ends_with(&words)), "{shown}");
+    }
+    host.close(vec![worker]).await;
 }

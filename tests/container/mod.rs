@@ -3,8 +3,11 @@
 //! A [`Yard`] fails its test when a container of it is left.
 
 mod daemon;
+mod disk;
+mod egress;
 mod ends;
 mod engine;
+mod escapes;
 pub(crate) mod image;
 mod images;
 mod limits;
@@ -22,6 +25,7 @@ use bytesize::ByteSize;
 use nix::unistd::{getgid, getuid};
 use sawmill::job::spec::ContainerMode;
 use sawmill::sandbox::container::{Config, Containers, ContainersSetup, Lodging, Network, Use, WORKSPACE, Wish};
+use sawmill::sandbox::egress::Rules;
 use sawmill::sandbox::{CommandSpec, ExitReport, Roster, Supervisor};
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -64,7 +68,9 @@ impl Yard {
             cpus: 2.0,
             pids: 200,
             tmp: ByteSize::mib(16),
+            disk: ByteSize(0),
             network: Network::None,
+            egress: Rules::default(),
         };
         edit(&mut config);
         let roster = Roster::default();

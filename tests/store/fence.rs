@@ -4,6 +4,7 @@ use std::slice;
 
 use sawmill::clock::Timestamp;
 use sawmill::ids::{ClaimToken, WorkerId};
+use sawmill::job::attempt::RunsOn;
 use sawmill::job::{AttemptRecord, Claim, ClaimedJob, Job, LogChunk, OutcomeClass, Stage, StageRecord, Stream};
 use sawmill::store::{CompletionFilter, LogPage, Renewal, StopRequest, Store, StoreError};
 
@@ -15,13 +16,15 @@ enum Write {
     Renew,
     Check,
     Base,
+    RunsOn,
     Stages,
     Log,
     EmptyLog,
     Finish,
 }
 
-const WRITES: [Write; 7] = [Write::Renew, Write::Check, Write::Base, Write::Stages, Write::Log, Write::EmptyLog, Write::Finish];
+const WRITES: [Write; 8] =
+    [Write::Renew, Write::Check, Write::Base, Write::RunsOn, Write::Stages, Write::Log, Write::EmptyLog, Write::Finish];
 
 fn stage(seq: u32, stage: Stage) -> StageRecord {
     StageRecord { seq, stage, started_at: Timestamp(1), ended_at: None, outcome: None, detail: Some("a\0b".to_owned()) }
@@ -41,6 +44,7 @@ async fn attempt(store: &Store, write: Write, claimed: &ClaimedJob, claim: &Clai
         },
         Write::Check => store.check_claim(claim).await.map(drop),
         Write::Base => store.record_base(claim, &object('e')).await,
+        Write::RunsOn => store.record_runs_on(claim, &RunsOn::Host).await,
         Write::Stages => store.record_stages(claim, &[stage(0, Stage::Prepare)]).await,
         Write::Log => store.append_log(claim, &[chunk()]).await,
         Write::EmptyLog => store.append_log(claim, &[]).await,

@@ -6,6 +6,7 @@ use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
 use crate::job::spec::ContainerMode;
+use crate::sandbox::egress::Rules;
 
 /// How jobs are put into containers, and what one may take.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -29,26 +30,32 @@ pub struct Config {
     pub pids: u32,
     /// The most that a job may have in its `/tmp`.
     pub tmp: ByteSize,
+    /// The most that its other files may take on the disk; no limit where it is 0.
+    pub disk: ByteSize,
     /// What of the network a job reaches.
     pub network: Network,
+    /// With an allow-list, all that it reaches; with a bridge, the addresses that it reaches although they are not public.
+    pub egress: Rules,
 }
 
 /// What of the network a job in a container reaches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "kebab-case")]
 pub enum Network {
     /// Nothing but itself.
     None,
-    /// What a bridge of the engine's lets through: the internet, and whatever else the host routes to.
+    /// What is listed, through a proxy of the daemon's: the container has no network either.
+    AllowList,
+    /// Whatever is public, over a bridge of the engine's that is closed to everything else.
     Bridge,
 }
 
 impl Network {
-    /// The word for it, which is also the engine's.
+    /// The engine's word for what its container has.
     #[must_use]
-    pub const fn as_str(self) -> &'static str {
+    pub(super) const fn of_engine(self) -> &'static str {
         match self {
-            Self::None => "none",
+            Self::None | Self::AllowList => "none",
             Self::Bridge => "bridge",
         }
     }

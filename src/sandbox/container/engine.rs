@@ -232,7 +232,7 @@ fn body(blueprint: &Blueprint<'_>) -> ContainerCreateBody {
             cap_drop: Some(vec!["ALL".to_owned()]),
             cap_add: Some(FIRST_CAPABILITIES.map(str::to_owned).into()),
             security_opt: Some(vec!["no-new-privileges".to_owned()]),
-            network_mode: Some(recipe.network.as_str().to_owned()),
+            network_mode: Some(recipe.network.of_engine().to_owned()),
             ipc_mode: Some("private".to_owned()),
             memory: Some(recipe.limits.memory_bytes),
             // Memory and swap together: no swap.

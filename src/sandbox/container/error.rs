@@ -40,6 +40,15 @@ pub enum ContainerError {
         /// What the container said.
         why: String,
     },
+    /// A container with a bridge cannot be kept away from what is not public. It is not used.
+    #[error(
+        "cannot close private addresses to a container with a bridge: {why}; run the worker as root beside the engine, with iptables \
+         installed, or set container.network to \"allow-list\", which needs neither"
+    )]
+    Open {
+        /// What is missing.
+        why: String,
+    },
     /// A directory of the container's cannot be made, or its supervisor is not one of ours.
     #[error(transparent)]
     Supervisor(#[from] SandboxError),

@@ -10,6 +10,7 @@
 mod config;
 mod engine;
 mod error;
+mod guard;
 mod images;
 pub(super) mod inside;
 mod labels;

@@ -9,20 +9,22 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use bytesize::ByteSize;
 use tokio::sync::{Mutex as AsyncMutex, OnceCell};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
-use super::config::Config;
+use super::config::{Config, Network};
 use super::engine::Image;
 use super::error::ContainerError;
 use super::recipe::{Limits, Recipe};
 use super::shelf::Shelf;
 use super::workshop::{Container, Owned, Workshop, build_of};
 use crate::job::spec::ContainerMode;
-use crate::sandbox::Roster;
+use crate::sandbox::egress::{Proxy, Refused};
+use crate::sandbox::{Roster, SandboxError};
 
 /// How long after a job's start the container for the next one is made: the job's own start has the processors first.
 const REFILL_AFTER: Duration = Duration::from_millis(200);
@@ -149,6 +151,12 @@ impl Containers {
         self.inner.config.mode
     }
 
+    /// The most that the files of a job in a container may take on the disk; no limit where it is 0.
+    #[must_use]
+    pub fn disk(&self) -> ByteSize {
+        self.inner.config.disk
+    }
+
     /// Takes up what an earlier daemon left: containers that are ready are used, those whose jobs still run (`in_use`, by their names)
     /// are left to them. All others are in nobody's hands: see [`Containers::leftovers`].
     pub async fn take_up(&self, in_use: &BTreeSet<String>) {
@@ -196,6 +204,26 @@ impl Containers {
             warn!("container {} of slot {slot} is gone; another one is used", container.name);
             self.destroy_later(container);
         }
+    }
+
+    /// Opens the way out of a container whose job reaches what is listed; none is opened where it has no network at all, or one of
+    /// its own. The way is closed when the proxy is dropped. A later daemon may open it again: the job finds it at the same address.
+    /// `heard` is told of everything that is refused.
+    ///
+    /// # Errors
+    /// Its supervisor is gone.
+    pub async fn open_egress(
+        &self,
+        container: &Container,
+        heard: impl Fn(&Refused) + Send + Sync + 'static,
+    ) -> Result<Option<Proxy>, SandboxError> {
+        if container.recipe.network != Network::AllowList {
+            return Ok(None);
+        }
+        let supervisor = container.supervisor();
+        let failed = |source| SandboxError::Directory { path: supervisor.dir().to_owned(), source };
+        let opened = Proxy::open(supervisor.listen().await?, container.recipe.egress.clone(), heard);
+        opened.map(Some).map_err(failed)
     }
 
     /// Hears that a job no longer needs its container. What is to be done then is done in the background.
@@ -272,6 +300,7 @@ impl Inner {
         Recipe {
             image: image.digest.clone(),
             network: self.config.network,
+            egress: self.config.egress.clone(),
             limits: Limits::of(&self.config),
             objects: wish.objects.clone(),
             build: self.workshop.build.clone(),
@@ -336,8 +365,9 @@ impl Inner {
     }
 
     fn is_as_configured(&self, container: &Container) -> bool {
-        let Recipe { network, limits, build, .. } = &container.recipe;
+        let Recipe { network, egress, limits, build, .. } = &container.recipe;
         let config = &self.config;
-        config.warm > 0 && *network == config.network && *limits == Limits::of(config) && *build == self.workshop.build
+        let same_network = *network == config.network && *egress == config.egress;
+        config.warm > 0 && same_network && *limits == Limits::of(config) && *build == self.workshop.build
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::config::{Config, Network};
+use crate::sandbox::egress::Rules;
 
 /// What decides whether a container that is there will do for a job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,6 +15,8 @@ pub(super) struct Recipe {
     /// The image, by its digest.
     pub(super) image: String,
     pub(super) network: Network,
+    /// What it reaches with an allow-list, or with a bridge beside what is public.
+    pub(super) egress: Rules,
     pub(super) limits: Limits,
     /// Directories of git objects that the job's view borrows: within at the same place as on the host, to be read only.
     pub(super) objects: Vec<PathBuf>,

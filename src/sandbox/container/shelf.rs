@@ -67,10 +67,12 @@ mod tests {
     use super::super::config::Network;
     use super::super::recipe::Limits;
     use super::*;
+    use crate::sandbox::egress::Rules;
 
     fn recipe(image: &str) -> Recipe {
         let limits = Limits { memory_bytes: 1, nano_cpus: 1, pids: 1, tmp_bytes: 1 };
-        Recipe { image: image.to_owned(), network: Network::None, limits, objects: Vec::new(), build: String::new() }
+        let (image, egress) = (image.to_owned(), Rules::default());
+        Recipe { image, network: Network::None, egress, limits, objects: Vec::new(), build: String::new() }
     }
 
     fn container(name: &str, image: &str) -> Container {

@@ -15,8 +15,10 @@ use tokio::time::sleep;
 use tracing::{debug, warn};
 use uuid::Uuid;
 
+use super::config::Network;
 use super::engine::{Engine, Found};
 use super::error::ContainerError;
+use super::guard;
 use super::inside::WORKSPACE;
 use super::labels::{self, Tag};
 use super::mounts;
@@ -152,6 +154,11 @@ impl Workshop {
         let made = match self.engine().await?.create(&blueprint).await {
             Ok(()) => self.wait_until_ready(&container).await,
             Err(error) => Err(error),
+        };
+        let made = match made {
+            // Before it is anybody's: no job has ever been in a container that is open.
+            Ok(()) if recipe.network == Network::Bridge => guard::close(&container.supervisor(), &recipe.egress).await,
+            made => made,
         };
         match made {
             Ok(()) => {

@@ -2,13 +2,13 @@
 //!
 //! A peer that is another user's, breaks the format or goes away loses its connection; nobody else notices.
 
-use std::io::{ErrorKind, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::io::{ErrorKind, IoSlice, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 
 use nix::errno::Errno;
 use nix::poll::PollFlags;
-use nix::sys::socket::{getsockopt, sockopt};
+use nix::sys::socket::{ControlMessage, MsgFlags, getsockopt, sendmsg, sockopt};
 use nix::unistd::geteuid;
 
 use super::super::kernel;
@@ -119,6 +119,24 @@ impl Connection {
                 self.leaving.extend(frame);
                 self.flush();
             }
+            Err(error) => {
+                note(format_args!("a connection is closed: {error}"));
+                self.open = false;
+            }
+        }
+    }
+
+    /// Answers with a descriptor, which goes with the first byte.
+    pub(super) fn answer_with(&mut self, response: &Response, descriptor: impl AsFd) {
+        let sent = protocol::encode(response).map_err(|error| error.to_string()).and_then(|frame| {
+            let rights = [descriptor.as_fd().as_raw_fd()];
+            let rights = [ControlMessage::ScmRights(&rights)];
+            let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+            let sent = sendmsg::<()>(self.stream.as_raw_fd(), &[IoSlice::new(&frame)], &rights, flags, None);
+            sent.map(|sent| self.leaving.extend(&frame[sent..])).map_err(|error| error.to_string())
+        });
+        match sent {
+            Ok(()) => self.flush(),
             Err(error) => {
                 note(format_args!("a connection is closed: {error}"));
                 self.open = false;

@@ -4,7 +4,8 @@
 //! a supervisor that was itself held up.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -25,6 +26,9 @@ pub(super) struct Engine {
     post: Post,
     connections: Vec<Connection>,
     desk: Desk,
+    /// Where the job's connections come in that the daemon takes, once it has asked for that. It is kept, so that they wait for the
+    /// next daemon when this one goes.
+    outlet: Option<TcpListener>,
     heard: Instant,
     stay: Stay,
 }
@@ -44,7 +48,7 @@ enum Stay {
 impl Engine {
     pub(super) fn open(post: Post) -> io::Result<Self> {
         let desk = Desk::open(Path::new("."), post.user)?;
-        Ok(Self { post, connections: Vec::new(), desk, heard: Instant::now(), stay: Stay::Serving })
+        Ok(Self { post, connections: Vec::new(), desk, outlet: None, heard: Instant::now(), stay: Stay::Serving })
     }
 
     /// Works until it is dismissed or orphaned and no process of any command is left.
@@ -152,12 +156,30 @@ impl Engine {
                 Stay::Serving => self.desk.bequeath(id, will).map(|()| Response::Done),
                 _ => Err(Refusal::Leaving),
             },
+            Request::Listen => match self.outlet() {
+                Ok(listener) => return self.connections[index].answer_with(&Response::Listening, &listener),
+                Err(refusal) => Err(refusal),
+            },
             Request::Shutdown => {
                 self.dismiss();
                 Ok(Response::Done)
             }
         };
         self.connections[index].answer(&response.unwrap_or_else(Response::Refused));
+    }
+
+    /// The listener for the job's connections, made when it is first asked for.
+    fn outlet(&mut self) -> Result<OwnedFd, Refusal> {
+        let invalid = |why: String| Refusal::Invalid { why };
+        if self.post.user.is_none() {
+            return Err(invalid("the loopback device here is the host's, and not the job's own".to_owned()));
+        }
+        let kept = match self.outlet.take() {
+            Some(listener) => Ok(listener),
+            None => TcpListener::bind((Ipv4Addr::LOCALHOST, 0)),
+        };
+        let given = kept.and_then(|listener| self.outlet.insert(listener).try_clone());
+        given.map(OwnedFd::from).map_err(|error| invalid(format!("it cannot listen for the job: {error}")))
     }
 
     fn dismiss(&mut self) {

@@ -126,7 +126,7 @@ fn ask() -> impl Strategy<Value = Ask> {
 
 fn class() -> impl Strategy<Value = OutcomeClass> {
     use OutcomeClass as C;
-    let others = [C::NoChange, C::Gate, C::Timeout, C::OutOfMemory, C::Conflict, C::Invalid, C::Cancelled];
+    let others = [C::NoChange, C::Gate, C::Timeout, C::OutOfMemory, C::OutOfDisk, C::Conflict, C::Invalid, C::Cancelled];
     prop_oneof![
         6 => Just(C::Succeeded),
         3 => Just(C::Backend),

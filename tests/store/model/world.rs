@@ -156,7 +156,7 @@ impl World {
         let again = match class {
             C::Released => Some(if pause { Wait::Backoff } else { Wait::No }),
             C::Infrastructure | C::LeaseLost => (resets < RESETS).then_some(Wait::Backoff),
-            C::NoChange | C::Backend | C::Gate | C::Timeout | C::OutOfMemory => {
+            C::NoChange | C::Backend | C::Gate | C::Timeout | C::OutOfMemory | C::OutOfDisk => {
                 (used + 1 < job.attempts_max).then_some(Wait::Backoff)
             }
             _ => None,
