@@ -102,14 +102,26 @@ impl Db {
         &self.label
     }
 
+    /// What the driver reports, as we sort it. Where a connection broke others may have too, so none is kept.
+    fn failure(&self, error: sqlx::Error) -> StoreError {
+        let error = StoreError::from_driver(&self.label, error);
+        if error.is_transient() {
+            match &self.pools {
+                Pools::Sqlite { kept, .. } => kept.clear(),
+                Pools::Postgres { kept, .. } => kept.clear(),
+            }
+        }
+        error
+    }
+
     /// Begins a transaction that may write.
     pub(super) async fn begin(&self) -> Result<Tx, StoreError> {
         let inner = match &self.pools {
             Pools::Sqlite { writer, .. } => in_time(writer.begin_with(BEGIN_SYNCED)).await.map(AnyTx::Sqlite),
             Pools::Postgres { pool, .. } => in_time(begin_whole(pool.clone(), "BEGIN")).await.map(AnyTx::Postgres),
         };
-        let inner = inner.map_err(|error| StoreError::from_driver(&self.label, error))?;
-        Ok(Tx { inner, label: Arc::clone(&self.label) })
+        let inner = inner.map_err(|error| self.failure(error))?;
+        Ok(Tx { inner, db: self.clone() })
     }
 
     /// Begins a transaction that may write. Where the database is a file its commit does not wait for the disk: when the host loses
@@ -118,8 +130,8 @@ impl Db {
     pub(super) async fn begin_unsynced(&self) -> Result<Tx, StoreError> {
         let Pools::Sqlite { writer, .. } = &self.pools else { return self.begin().await };
         let inner = in_time(writer.begin_with(BEGIN_UNSYNCED)).await.map(AnyTx::Sqlite);
-        let inner = inner.map_err(|error| StoreError::from_driver(&self.label, error))?;
-        Ok(Tx { inner, label: Arc::clone(&self.label) })
+        let inner = inner.map_err(|error| self.failure(error))?;
+        Ok(Tx { inner, db: self.clone() })
     }
 
     /// Begins a transaction that only reads, and sees one moment throughout. It waits for nobody, and nobody for it.
@@ -132,8 +144,8 @@ impl Db {
                 in_time(begin_whole(pool.clone(), begin)).await.map(AnyTx::Postgres)
             }
         };
-        let inner = inner.map_err(|error| StoreError::from_driver(&self.label, error))?;
-        Ok(Tx { inner, label: Arc::clone(&self.label) })
+        let inner = inner.map_err(|error| self.failure(error))?;
+        Ok(Tx { inner, db: self.clone() })
     }
 
     /// All rows that a query yields, outside of a transaction.
@@ -146,7 +158,7 @@ impl Db {
                 in_time(kept.with(pool, TRUSTED_IDLE, async |connection| postgres_all(connection, sql, args).await)).await
             }
         };
-        rows.map_err(|error| StoreError::from_driver(&self.label, error))
+        rows.map_err(|error| self.failure(error))
     }
 
     /// The first row that a query yields, outside of a transaction.
@@ -158,9 +170,7 @@ impl Db {
     pub(super) async fn server_clock(&self) -> Result<LeaseClock, StoreError> {
         match &self.pools {
             Pools::Sqlite { .. } => Ok(LeaseClock::Host),
-            Pools::Postgres { pool, .. } => {
-                LeaseClock::of_server(pool).await.map_err(|error| StoreError::from_driver(&self.label, error))
-            }
+            Pools::Postgres { pool, .. } => LeaseClock::of_server(pool).await.map_err(|error| self.failure(error)),
         }
     }
 
@@ -168,7 +178,7 @@ impl Db {
     pub(super) async fn sample(&self, clock: &LeaseClock) -> Result<(), StoreError> {
         match &self.pools {
             Pools::Sqlite { .. } => Ok(()),
-            Pools::Postgres { pool, .. } => clock.sample(pool).await.map_err(|error| StoreError::from_driver(&self.label, error)),
+            Pools::Postgres { pool, .. } => clock.sample(pool).await.map_err(|error| self.failure(error)),
         }
     }
 
@@ -214,7 +224,7 @@ impl Db {
     pub(super) async fn data_version(&self) -> Result<Option<i64>, StoreError> {
         let Pools::Sqlite { writer, .. } = &self.pools else { return Ok(None) };
         let version = in_time(sqlx::query_scalar("PRAGMA data_version").fetch_one(writer)).await;
-        version.map(Some).map_err(|error| StoreError::from_driver(&self.label, error))
+        version.map(Some).map_err(|error| self.failure(error))
     }
 
     /// Closes all connections, waiting for those in use.
@@ -304,7 +314,7 @@ pub(super) async fn in_time<T>(answer: impl Future<Output = Result<T, sqlx::Erro
 /// claim passes them over. So whoever gives up after locking something calls [`Tx::rollback`].
 pub(super) struct Tx {
     inner: AnyTx,
-    label: Arc<str>,
+    db: Db,
 }
 
 enum AnyTx {
@@ -319,7 +329,7 @@ impl Tx {
             AnyTx::Sqlite(tx) => sqlite_run(tx, sql, args).await,
             AnyTx::Postgres(tx) => postgres_run(tx, sql, args).await,
         };
-        changed.map_err(|error| StoreError::from_driver(&self.label, error))
+        changed.map_err(|error| self.db.failure(error))
     }
 
     /// All rows that a statement yields.
@@ -328,7 +338,7 @@ impl Tx {
             AnyTx::Sqlite(tx) => sqlite_all(&mut **tx, sql, args).await,
             AnyTx::Postgres(tx) => postgres_all(&mut **tx, sql, args).await,
         };
-        rows.map_err(|error| StoreError::from_driver(&self.label, error))
+        rows.map_err(|error| self.db.failure(error))
     }
 
     /// The first row that a statement yields.
@@ -380,7 +390,7 @@ impl Tx {
         };
         if let Err(error) = done {
             // The connection is gone, and with it the transaction.
-            tracing::debug!(database = %self.label, %error, "could not roll back");
+            tracing::debug!(database = %self.db.label, %error, "could not roll back");
         }
     }
 
@@ -390,7 +400,7 @@ impl Tx {
             AnyTx::Sqlite(tx) => in_time(tx.commit()).await,
             AnyTx::Postgres(tx) => in_time(tx.commit()).await,
         };
-        done.map_err(|error| StoreError::from_driver(&self.label, error))
+        done.map_err(|error| self.db.failure(error))
     }
 }
 

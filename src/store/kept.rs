@@ -58,7 +58,7 @@ impl<DB: Database> Kept<DB> {
         }
     }
 
-    /// Gives all back, after the pool has begun to close.
+    /// Gives all back: to a pool that closes, or since one of them may be broken.
     pub(super) fn clear(&self) {
         let all = std::mem::take(&mut *self.idle.lock().unwrap_or_else(PoisonError::into_inner));
         drop(all);

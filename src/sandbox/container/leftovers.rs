@@ -28,13 +28,12 @@ impl Containers {
             }
             explained.of(dir, otherwise)
         };
-        let (mut found, mut dirs) = (Vec::new(), Vec::new());
+        let mut found = Vec::new();
         for Found { name, labels } in engine.labelled(labels::STATE, &state).await? {
             let dir = labels::nonce(&labels).map(|nonce| workshop.places().join(nonce));
             let otherwise = "no job has it, and no slot keeps it ready";
             let lease = dir.as_deref().map_or_else(|| Lease::Over(otherwise.to_owned()), |dir| explain(dir, otherwise));
             found.push(Owned { kind: Kind::Container, name, owner: labels::owner(&labels), lease, bytes: None });
-            dirs.extend(dir);
         }
         let nobody = || Lease::Over("no container of this worker needs it".to_owned());
         let engines = |kind, Found { name, labels }: Found| Owned {
@@ -47,10 +46,10 @@ impl Containers {
         found.extend(engine.networks(labels::STATE, &state).await?.into_iter().map(|one| engines(Kind::Network, one)));
         found.extend(engine.volumes(labels::STATE, &state).await?.into_iter().map(|one| engines(Kind::Volume, one)));
         let places = fs::read_dir(workshop.places()).into_iter().flatten().flatten().map(|entry| entry.path());
-        let alone = places.filter(|path| path.is_dir() && !dirs.contains(path));
-        found.extend(alone.map(|dir| Owned {
+        // One whose container goes too goes after it.
+        found.extend(places.filter(|path| path.is_dir()).map(|dir| Owned {
             kind: Kind::ContainerDir,
-            lease: explain(&dir, "its container is gone"),
+            lease: explain(&dir, "no job has its container, and no slot keeps that ready"),
             bytes: Some(measure(&dir, ENTRIES_MAX).bytes),
             name: dir.display().to_string(),
             owner: Owner::Directory,
