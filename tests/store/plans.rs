@@ -207,13 +207,14 @@ async fn whole_lives(queue: &Queue) {
         queue.store.ack_completion(held.entry.completion.id, held.token).await.expect("acknowledged");
     }
     let released = queue.store.claim(&ask("w", 3, LONG)).await.expect("claimed");
+    let (mut held, mut promoted) = (0, 0);
     for claimed in &released {
         let not_before = Some(queue.store.now() + std::time::Duration::from_millis(20));
         let end = sawmill::store::Finish { not_before, ..finish(OutcomeClass::Released) };
-        queue.store.finish(&claimed.claim, end).await.expect("finished");
+        // On a slow machine its moment has come by now.
+        held += u64::from(queue.store.finish(&claimed.claim, end).await.expect("finished").held.is_some());
     }
-    let mut promoted = 0;
-    while promoted < released.len() as u64 {
+    while promoted < held {
         promoted += queue.store.promote_once(5).await.expect("done");
     }
     queue.store.cancel(job.id, "").await.expect("cancelled");

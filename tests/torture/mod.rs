@@ -31,7 +31,7 @@ use self::planner::Planner;
 use self::schedule::{Schedule, Victims};
 use self::server::{Server, free_port};
 use crate::delivery::host::{GitProgram, Host, Terms};
-use crate::delivery::remote::small_remote;
+use crate::delivery::remote::{git, small_remote};
 
 const LEASE: Duration = Duration::from_secs(3);
 const REMOTES: usize = 4;
@@ -83,6 +83,10 @@ async fn torture(host: Host, server: Option<(Arc<Server>, SocketAddr)>, measure:
     std::fs::create_dir(host.root().join("remotes")).expect("a directory");
     let remotes: Vec<PathBuf> =
         (0..REMOTES).map(|number| small_remote(&host.root().join("remotes"), &format!("{number}.git"))).collect();
+    // A remote is another machine's. What it does for its own upkeep is not to die with this one.
+    for remote in &remotes {
+        git(remote, &["config", "receive.autogc", "false"]);
+    }
     let orders: Vec<Order> = (0..measure.jobs).map(|number| Order::new(seed, number, &remotes)).collect();
     let victims = Victims { workers: measure.workers, lease: LEASE, server: server.is_some() };
     let planner = Planner::start(&host).await;

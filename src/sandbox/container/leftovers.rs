@@ -1,5 +1,6 @@
 //! What there is of containers, networks and volumes with the labels of a state directory, and what explains each.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -28,12 +29,14 @@ impl Containers {
             }
             explained.of(dir, otherwise)
         };
-        let mut found = Vec::new();
+        let (mut found, mut owners) = (Vec::new(), BTreeMap::new());
         for Found { name, labels } in engine.labelled(labels::STATE, &state).await? {
             let dir = labels::nonce(&labels).map(|nonce| workshop.places().join(nonce));
             let otherwise = "no job has it, and no slot keeps it ready";
             let lease = dir.as_deref().map_or_else(|| Lease::Over(otherwise.to_owned()), |dir| explain(dir, otherwise));
-            found.push(Owned { kind: Kind::Container, name, owner: labels::owner(&labels), lease, bytes: None });
+            let owner = labels::owner(&labels);
+            owners.extend(dir.map(|dir| (dir, owner.clone())));
+            found.push(Owned { kind: Kind::Container, name, owner, lease, bytes: None });
         }
         let nobody = || Lease::Over("no container of this worker needs it".to_owned());
         let engines = |kind, Found { name, labels }: Found| Owned {
@@ -46,13 +49,13 @@ impl Containers {
         found.extend(engine.networks(labels::STATE, &state).await?.into_iter().map(|one| engines(Kind::Network, one)));
         found.extend(engine.volumes(labels::STATE, &state).await?.into_iter().map(|one| engines(Kind::Volume, one)));
         let places = fs::read_dir(workshop.places()).into_iter().flatten().flatten().map(|entry| entry.path());
-        // One whose container goes too goes after it.
+        // One whose container goes too goes after it, and one whose container stays, stays.
         found.extend(places.filter(|path| path.is_dir()).map(|dir| Owned {
             kind: Kind::ContainerDir,
             lease: explain(&dir, "no job has its container, and no slot keeps that ready"),
             bytes: Some(measure(&dir, ENTRIES_MAX).bytes),
             name: dir.display().to_string(),
-            owner: Owner::Directory,
+            owner: owners.get(&dir).cloned().unwrap_or(Owner::Directory),
         }));
         Ok(found)
     }
