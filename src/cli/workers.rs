@@ -12,6 +12,7 @@ use super::table::{Cell, age};
 use crate::api::wire::{DrainRequest, Page};
 use crate::clock::Timestamp;
 use crate::ids::WorkerId;
+use crate::janitor::host_name;
 use crate::store::{Drain, Pressure, SlotContent, SlotRecord, WorkerRecord, WorkerState};
 
 /// How often a worker that drains is looked at.
@@ -45,8 +46,7 @@ fn path(id: &WorkerId, rest: &str) -> String {
 /// Who asks: the user of this process and its host.
 fn own_name() -> String {
     let user = nix::unistd::User::from_uid(nix::unistd::getuid()).ok().flatten().map(|user| user.name);
-    let host = nix::unistd::gethostname().ok().map(|host| host.to_string_lossy().into_owned());
-    format!("{}@{}", user.unwrap_or_else(|| nix::unistd::getuid().to_string()), host.unwrap_or_else(|| "host".to_owned()))
+    format!("{}@{}", user.unwrap_or_else(|| nix::unistd::getuid().to_string()), host_name())
 }
 
 fn tell(out: &Output, worker: &WorkerRecord, line: &str) -> Result<Exit, CliError> {
