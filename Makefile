@@ -7,6 +7,8 @@ export CARGO_TARGET_DIR ?= $(HOME)/.cache/sawmill-target
 export SQLX_OFFLINE = true
 # Many tests wait for processes, and some for each other; more threads than processors keep these busy.
 export RUST_TEST_THREADS ?= 3
+# What a failed test says is to be the end of the output, and not where it stood in the runtime (make test RUST_BACKTRACE=1).
+export RUST_BACKTRACE = 0
 
 .PHONY: test lint demo bench fmt
 

@@ -70,29 +70,27 @@ impl Account {
         account
     }
 
-    /// Fails, with everything that is needed to understand, unless all is as it must be.
+    /// Fails, with everything that is needed to understand, unless all is as it must be. The faults come last: of a long output
+    /// it is the end that is kept.
     pub(super) async fn assert_clean(&self, host: &Host, about: &str) {
         if self.faults.is_empty() {
             return;
         }
-        let mut text = format!("{} faults; {about}\n", self.faults.len());
-        for (_, fault) in self.faults.iter().take(40) {
-            text.push_str(&format!("- {fault}\n"));
-        }
         let logs = host.logs();
         let told: BTreeSet<JobId> = self.faults.iter().filter_map(|(job, _)| *job).take(3).collect();
         for id in told {
-            text.push_str(&format!("\n{:#?}\n", host.job(id).await));
+            println!("\n{:#?}", host.job(id).await);
             for attempt in host.attempts(id).await {
-                text.push_str(&format!("{attempt:#?}\n"));
+                println!("{attempt:#?}");
                 let system = host.log(id, attempt.attempt.0, Stream::System).await;
-                text.push_str(&format!("its log of the worker's:\n{system}\n"));
+                println!("its log of the worker's:\n{system}");
             }
             let id = id.to_string();
             let lines = logs.lines().filter(|line| line.starts_with("--- ") || line.contains(&id));
-            text.push_str(&format!("the daemons said of it:\n{}\n", with_headings(lines)));
+            println!("the daemons said of it:\n{}", with_headings(lines));
         }
-        panic!("{text}");
+        let faults: Vec<String> = self.faults.iter().take(40).map(|(_, fault)| format!("- {fault}")).collect();
+        panic!("{} faults; {about}\n{}", self.faults.len(), faults.join("\n"));
     }
 
     pub(super) fn fault(&mut self, job: Option<JobId>, fault: String) {

@@ -122,9 +122,10 @@ fn programs() -> PathBuf {
     )
 }
 
-/// A port that was free a moment ago.
+/// A port that was free a moment ago, and that the kernel gives nobody of itself: who listens there may be away for a while.
 pub(crate) fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port()
+    let mut ports = std::iter::repeat_with(|| rand::random_range(15_000..32_000));
+    ports.find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok()).expect("it is endless")
 }
 
 /// Stops the server, leaves it down for a while, and starts it again.
