@@ -178,12 +178,14 @@ async fn collect(supervisor: &Supervisor, commands: &[String]) {
     }
 }
 
+/// Ends the command that a supervisor runs. One that found its daemon gone does its will first, and is waited for: what it salvages
+/// by that is not to be salvaged, nor moved away, at the same time.
 pub(super) async fn end_command(supervisor: &Supervisor) -> Result<(), SandboxError> {
     if let Status::Running { id, .. } = supervisor.status().await? {
         supervisor.stop(&id).await?;
         supervisor.wait(&id).await?;
     }
-    Ok(())
+    supervisor.let_leave().await
 }
 
 /// Writes an attempt's end under its claim, for as long as it takes: until it is written, or the claim is lost.

@@ -192,6 +192,8 @@ impl Attempt {
             (_, Err(SandboxError::Gone { .. })) => Supervisor::launch(&self.launch).await.err().map(|error| error.to_string()),
             (_, Err(error)) => Some(error.to_string()),
         };
+        // That of a container has no will: the slot's has it.
+        let failed = failed.or(self.supervisor.let_leave().await.err().map(|error| error.to_string()));
         if let Some(why) = failed {
             error!("cannot make sure that the processes of job {} have ended: {why}", self.claimed.claim.job);
         }

@@ -4,6 +4,8 @@
 //! an earlier attempt at the same job left there, and the remote itself holds that against what it has in the moment of the
 //! update.
 
+use std::time::Duration;
+
 use super::checkout::Checkout;
 use super::command::Finished;
 use super::error::GitError;
@@ -12,6 +14,11 @@ use super::worktree::Worktree;
 use super::{diagnose, lfs};
 use crate::ids::{AttemptNo, JobId, ObjectId};
 use crate::job::{BranchName, Claim};
+
+/// How often a push is tried while the remote has a lock on the ref, and the first wait; each further one is twice as long. Nobody
+/// else writes refs of ours: it is an earlier push, which the remote goes on with after its git was killed here.
+const TRIES: u32 = 6;
+const WAIT: Duration = Duration::from_millis(100);
 
 /// What a push did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,8 +114,29 @@ pub(super) async fn push_ref(
     target: &str,
     expected: Expected<'_>,
 ) -> Result<Pushed, GitError> {
+    lfs::upload(&mirror.git, checkout, &mirror.remote, commit, target).await?;
+    let mut wait = WAIT;
+    for _ in 1..TRIES {
+        match push_once(mirror, checkout, commit, target, expected).await {
+            Err(GitError::PushRefused { message, .. }) if message.contains(".lock': File exists") => {
+                tracing::debug!("waiting for the remote's lock on {target}: {message}");
+                tokio::time::sleep(wait).await;
+                wait *= 2;
+            }
+            result => return result,
+        }
+    }
+    push_once(mirror, checkout, commit, target, expected).await
+}
+
+async fn push_once(
+    mirror: &Mirror,
+    checkout: &Checkout,
+    commit: &ObjectId,
+    target: &str,
+    expected: Expected<'_>,
+) -> Result<Pushed, GitError> {
     let (git, remote) = (&mirror.git, &mirror.remote);
-    lfs::upload(git, checkout, remote, commit, target).await?;
     let old = match expected {
         Expected::Absent => String::new(),
         Expected::At(old) => old.to_string(),

@@ -72,11 +72,21 @@ impl Worktree {
             }
         };
         if push == SalvagePush::Remote {
-            let there = mirror.remote_refs(std::slice::from_ref(&name)).await?.into_iter().find(|one| one.name == name);
-            let expected = there.as_ref().map_or(Expected::Absent, |one| Expected::At(&one.commit));
-            push_ref(mirror, &self.checkout, &commit, &name, expected).await?;
+            match self.push_salvage(&commit, &name).await {
+                // An earlier push of it was under way, whose git was killed here.
+                Err(GitError::BranchMoved { .. }) => self.push_salvage(&commit, &name).await?,
+                result => result?,
+            }
         }
         Ok(Some(commit))
+    }
+
+    /// Has the remote's ref name the commit, whatever it named.
+    async fn push_salvage(&self, commit: &ObjectId, name: &str) -> Result<(), GitError> {
+        let names = [name.to_owned()];
+        let there = self.mirror.remote_refs(&names).await?.into_iter().find(|one| one.name == name);
+        let expected = there.as_ref().map_or(Expected::Absent, |one| Expected::At(&one.commit));
+        push_ref(&self.mirror, &self.checkout, commit, name, expected).await.map(drop)
     }
 
     /// Whether the layer of an overlay shows, without a look at the rest of the tree, that all is the base's, or reached the

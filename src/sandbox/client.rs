@@ -202,6 +202,18 @@ impl Supervisor {
         Self::greet(&self.dir, None).await.map(drop)
     }
 
+    /// Where it is leaving, because it was told to or found its daemon gone, waits until it is gone; by then its will is done.
+    ///
+    /// # Errors
+    /// It does not answer, or is not gone after two minutes.
+    pub async fn let_leave(&self) -> Result<(), SandboxError> {
+        match Self::greet(&self.dir, None).await {
+            Ok(Mood::Leaving) => self.clone().shutdown().await,
+            Ok(Mood::Serving) | Err(SandboxError::Gone { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Ends it, with its command if one runs, and waits until it is gone. Reports stay on disk.
     ///
     /// # Errors

@@ -42,6 +42,27 @@ async fn a_branch_that_is_somewhere_else_is_left_alone() {
     assert_eq!(id(&place.remote_dir(), "refs/heads/taken"), base);
 }
 
+/// As an earlier push does whose git was killed here, and which the remote goes on with.
+#[tokio::test]
+async fn a_lock_on_the_remotes_ref_is_waited_for() {
+    let place = Place::new();
+    let worktree = place.worktree("1").await;
+    write(worktree.tree(), "new", "new\n");
+    let made = committed(&worktree).await;
+    let lock = place.remote_dir().join("refs/heads/busy.lock");
+    write(&place.remote_dir(), "refs/heads/busy.lock", "");
+    let refused = worktree.push(&made.commit, &branch("busy")).await.expect_err("it stays locked");
+    assert!(matches!(&refused, GitError::PushRefused { message, .. } if message.contains("busy.lock': File exists")), "{refused}");
+
+    let freed = lock.clone();
+    let freeing = tokio::spawn(async move {
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        fs::remove_file(freed).expect("it is there");
+    });
+    assert_eq!(worktree.push(&made.commit, &branch("busy")).await.expect("pushed"), Pushed::New);
+    freeing.await.expect("removed");
+}
+
 #[tokio::test]
 async fn of_many_pushes_of_one_branch_one_wins() {
     let place = Place::new();

@@ -58,6 +58,24 @@ async fn a_collected_job_has_no_will_any_more_and_an_idle_supervisor_just_leaves
 }
 
 #[tokio::test]
+async fn a_daemon_that_comes_back_waits_for_the_will_that_is_being_done() {
+    let slot = Slot::open_with(SHORT).await;
+    let mut command = slot.script("job", "exit 0");
+    command.will = Some(will(&slot, "echo begun > begun; sleep 1; echo done > done"));
+    slot.run_command(&command).await;
+    until("its will is begun", || slot.path("begun").exists()).await;
+    assert!(!slot.path("done").exists(), "it takes a second");
+    slot.supervisor.let_leave().await.unwrap();
+    assert_eq!(fs::read_to_string(slot.path("done")).unwrap(), "done\n");
+    assert!(Supervisor::attach(&slot.sup()).await.unwrap().is_none());
+    // One that is gone, and one that serves, are not waited for.
+    slot.supervisor.let_leave().await.unwrap();
+    let next = Supervisor::launch(&slot.launch()).await.unwrap();
+    next.let_leave().await.unwrap();
+    next.keep_alive().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_heartbeat_from_a_plain_thread_keeps_the_job() {
     let slot = Slot::open_with(SHORT).await;
     slot.supervisor.start(&slot.script("job", "sleep 4; exit 7")).await.unwrap();
