@@ -131,6 +131,11 @@ impl Bench {
             waiting_max: 0,
             completion_lease: Duration::from_secs(60),
             completion_deliveries: 1,
+            pause: sawmill::job::PausePolicy {
+                backoff: std::time::Duration::from_secs(60),
+                backoff_max: std::time::Duration::from_secs(240),
+                reset_max: std::time::Duration::from_secs(864_000),
+            },
             retention: store::Retention::Forever,
         };
         Self { name, store: Store::connect(&config).await.unwrap(), dir, schema }

@@ -48,6 +48,11 @@ impl Ours {
             },
             completion_lease: Duration::from_secs(300),
             completion_deliveries: 10,
+            pause: sawmill::job::PausePolicy {
+                backoff: std::time::Duration::from_secs(60),
+                backoff_max: std::time::Duration::from_secs(240),
+                reset_max: std::time::Duration::from_secs(864_000),
+            },
             ageing: Duration::from_secs(600),
             waiting_max: 0,
             retention: Retention::Forever,
@@ -256,6 +261,7 @@ async fn finish(store: &Store, claimed: &ClaimedJob) {
         salvage: None,
         completion: None,
         not_before: None,
+        credential: None,
     };
     store.finish(&claimed.claim, end).await.expect("its end is on record");
 }

@@ -83,6 +83,8 @@ CREATE INDEX jobs_claim ON jobs (route, priority, position, id) WHERE state = 'q
 -- Where the next job of a share comes in.
 CREATE INDEX jobs_turn ON jobs (route, priority, share, position) WHERE state = 'queued' AND held IS NULL;
 CREATE INDEX jobs_timed ON jobs (ready_at) WHERE held IN ('scheduled', 'backoff');
+-- Who waits because a credential was used up.
+CREATE INDEX jobs_limited ON jobs (id) WHERE held = 'backoff' AND outcome_class = 'usage_limit';
 CREATE INDEX jobs_start_by ON jobs (start_by) WHERE state = 'queued' AND start_by IS NOT NULL;
 CREATE INDEX jobs_held_by_key ON jobs (concurrency_key, concurrency_limit, priority, position, id) WHERE held = 'key';
 CREATE INDEX jobs_held_by_project ON jobs (share, priority, position, id) WHERE held = 'project';
@@ -140,6 +142,8 @@ CREATE TABLE attempts (
     peak_memory_bytes INTEGER,
     cpu_ms            INTEGER,
     salvage           TEXT,
+    -- What its backend drew on, where it met the usage limit of that.
+    credential        TEXT,
     log_verdict       TEXT,
     log_next_seq      INTEGER NOT NULL DEFAULT 0,
     log_bytes         INTEGER NOT NULL DEFAULT 0,
@@ -271,6 +275,18 @@ CREATE TABLE workers (
     drain_reason    TEXT,
     CHECK ((drain_asked_at IS NULL) = (drain_asked_by IS NULL)),
     CHECK ((drain_asked_at IS NULL) = (drain_reason IS NULL))
+) STRICT;
+
+-- What backends draw on and what is used up for now, or was when it was last tried.
+CREATE TABLE pauses (
+    credential  TEXT    NOT NULL PRIMARY KEY,
+    since       INTEGER NOT NULL,
+    until       INTEGER NOT NULL,
+    reason      TEXT    NOT NULL,
+    -- How often in a row.
+    times       INTEGER NOT NULL CHECK (times >= 1),
+    -- 1 when the end is what was told, and no guess.
+    reset_known INTEGER NOT NULL CHECK (reset_known IN (0, 1))
 ) STRICT;
 
 -- What one process at a time does for all: who, and until when nobody else takes it over.

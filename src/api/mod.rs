@@ -18,6 +18,7 @@ mod input;
 mod jobs;
 mod logs;
 mod metrics;
+mod pauses;
 mod policy;
 mod problem;
 mod refusal;
@@ -99,6 +100,8 @@ pub fn router(state: State) -> axum::Router {
         .routes(routes!(workers::show))
         .routes(routes!(workers::drain))
         .routes(routes!(workers::resume))
+        .routes(routes!(pauses::list))
+        .routes(routes!(pauses::lift))
         .routes(routes!(configuration::show))
         .routes(routes!(health::alive))
         .routes(routes!(health::ready))

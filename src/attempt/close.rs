@@ -16,7 +16,7 @@ use crate::job::spec::Keep;
 use crate::job::{Claim, Completion, LogVerdict, Outcome, OutcomeClass, Stage};
 use crate::logs::LogsError;
 use crate::sandbox::{Refusal, SandboxError, Status, Supervisor};
-use crate::store::{Finish, Store, StoreError};
+use crate::store::{CredentialNews, Finish, Store, StoreError};
 use crate::workspace::{Kept, Salvage, SlotDir, StateDir};
 
 /// The first wait before the end is written again to a database that is away, and the longest.
@@ -97,6 +97,8 @@ impl Attempt {
     }
 
     async fn record_end(self, outcome: Outcome, completion: Option<Completion>, salvage: Option<ObjectId>) -> Ended {
+        let credential = self.credential_news(&outcome);
+        let limited = matches!(credential, Some(CredentialNews::Limited { .. }));
         let Self { tools, claimed, journal, mut stages, spool, shipper, stop, .. } = self;
         let shipped = shipper.position();
         let log = match shipper.drain(tools.config.close_timeout).await {
@@ -120,8 +122,30 @@ impl Attempt {
             salvage,
             completion,
             not_before: None,
+            credential,
         };
-        record(&tools.store, &claimed.claim, finish, &stop).await
+        let ended = record(&tools.store, &claimed.claim, finish, &stop).await;
+        if limited {
+            // Before the slot is free: or the next job would be claimed for the same credential.
+            match tools.store.pauses().await {
+                Ok(pauses) => tools.pauses.hear(pauses, tools.store.now()),
+                Err(error) => warn!("cannot look for paused credentials yet: {}", chain(&error)),
+            }
+        }
+        ended
+    }
+
+    /// What the attempt has found out about its backend's credential.
+    fn credential_news(&self, outcome: &Outcome) -> Option<CredentialNews> {
+        let credential = self.backend.credential().to_owned();
+        match (outcome.class, self.limited) {
+            (OutcomeClass::UsageLimit, Some(retry_at)) => Some(CredentialNews::Limited { credential, retry_at }),
+            // Only where a pause is on record is there something to say.
+            _ if self.journal.phase.is_executed() && self.tools.pauses.has(&credential) => {
+                Some(CredentialNews::Works { credential })
+            }
+            _ => None,
+        }
     }
 }
 
@@ -148,7 +172,11 @@ impl Place {
         // Who cancelled it, or stopped the worker, does not ask what went wrong.
         let failed = !matches!(
             class,
-            OutcomeClass::Succeeded | OutcomeClass::Cancelled | OutcomeClass::Released | OutcomeClass::LeaseLost
+            OutcomeClass::Succeeded
+                | OutcomeClass::Cancelled
+                | OutcomeClass::Released
+                | OutcomeClass::LeaseLost
+                | OutcomeClass::UsageLimit
         );
         if self.keep == Keep::Always || (self.keep == Keep::OnFailure && failed) {
             self.keep();

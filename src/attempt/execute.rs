@@ -47,6 +47,10 @@ pub(super) async fn wait(attempt: &mut Attempt, base: ObjectId) -> Result<Phase,
     let exit = exit_of(attempt, &report)?;
     match attempt.backend.judge(exit, &attempt.slot.result()) {
         Verdict::Done { summary, usage } => Ok(Phase::Executed { base, said: Said { summary, usage } }),
+        Verdict::UsageLimit { message, retry_at } => {
+            attempt.limited = Some(retry_at);
+            Err(Halt::failed(OutcomeClass::UsageLimit, message))
+        }
         Verdict::Failed { class, message } => Err(Halt::failed(class, message + disk_note(attempt))),
     }
 }

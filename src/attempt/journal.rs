@@ -76,6 +76,13 @@ pub enum Phase {
     },
 }
 
+impl Phase {
+    /// Whether the backend has said that it did the work.
+    pub(super) const fn is_executed(&self) -> bool {
+        matches!(self, Self::Executed { .. } | Self::Committed { .. } | Self::Judged { .. })
+    }
+}
+
 /// What a backend says of its work.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Said {

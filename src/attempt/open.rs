@@ -63,6 +63,8 @@ pub(super) struct Attempt {
     pub(super) remote: Remote,
     pub(super) backend: crate::backends::Backend,
     pub(super) journal: Journal,
+    /// Where the backend met a usage limit: when that is reset, if it is known.
+    pub(super) limited: Option<Option<Timestamp>>,
     /// The way out of its container, where it has one.
     pub(super) egress: Option<Egress>,
     pub(super) stages: Stages,
@@ -122,6 +124,7 @@ impl Assignment {
             remote,
             backend,
             journal,
+            limited: None,
             egress: None,
             spool,
         })
@@ -225,6 +228,7 @@ pub async fn refuse(store: &Store, claim: &Claim, stop: &Stop, outcome: Outcome)
         salvage: None,
         completion: None,
         not_before: None,
+        credential: None,
     };
     close::record(store, claim, finish, stop).await
 }

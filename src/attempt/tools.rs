@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::pauses::KnownPauses;
 use crate::backends::Registry;
 use crate::clock::human;
 use crate::git::{self, Git, Provisioner};
@@ -42,6 +43,8 @@ pub struct Tools {
     pub git_config: git::Config,
     /// The backends.
     pub backends: Registry,
+    /// What is known of paused credentials.
+    pub pauses: KnownPauses,
     /// The worker's files.
     pub state: StateDir,
     /// `[attempt]`.

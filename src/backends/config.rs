@@ -28,6 +28,9 @@ pub struct BackendConfig {
     /// What it offers to its jobs, beside the labels of the worker.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub capabilities: Vec<Label>,
+    /// The name of what it draws on, which is paused when its usage limit is met; the backend's own name when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credential: Option<String>,
 }
 
 /// How a backend is started and understood.

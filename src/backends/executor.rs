@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::config::{BackendConfig, Kind, ResultFrom};
 use super::protocol::{self, ResultDocument, ResultError};
+use crate::clock::Timestamp;
 use crate::job::completion::Usage;
 use crate::job::spec::Task;
 use crate::job::{Label, OutcomeClass};
@@ -74,6 +75,13 @@ pub enum Verdict {
         /// One sentence.
         message: String,
     },
+    /// The backend's credential is used up for now.
+    UsageLimit {
+        /// One sentence.
+        message: String,
+        /// When the limit is reset, where that is known.
+        retry_at: Option<Timestamp>,
+    },
 }
 
 /// Why a backend cannot take a job.
@@ -104,6 +112,12 @@ impl Backend {
     #[must_use]
     pub fn env(&self) -> &[String] {
         &self.config.env
+    }
+
+    /// The name of what it draws on: what is paused when its usage limit is met.
+    #[must_use]
+    pub fn credential(&self) -> &str {
+        self.config.credential.as_deref().unwrap_or(&self.name)
     }
 
     /// What it offers to its jobs, beside the labels of the worker.
@@ -157,10 +171,13 @@ impl Backend {
 
 fn said(name: &str, document: ResultDocument) -> Verdict {
     let summary = Some(document.summary.trim().to_owned()).filter(|text| !text.is_empty());
-    if document.ok {
-        Verdict::Done { summary, usage: document.usage }
-    } else {
-        failed(summary.map_or_else(|| format!("{name} reported failure"), |why| format!("{name} reported failure: {why}")))
+    let reported = |what: &str| summary.as_ref().map_or_else(|| format!("{name} {what}"), |why| format!("{name} {what}: {why}"));
+    match document {
+        ResultDocument { ok: true, usage, .. } => Verdict::Done { summary, usage },
+        ResultDocument { retry_at: Some(at), .. } => {
+            Verdict::UsageLimit { message: reported("met a usage limit"), retry_at: Some(at).filter(|at| at.0 > 0) }
+        }
+        _ => failed(reported("reported failure")),
     }
 }
 
@@ -181,6 +198,7 @@ mod tests {
             timeout: None,
             env: vec![],
             capabilities: vec![],
+            credential: None,
         };
         Backend { name: "b".to_owned(), config }
     }
@@ -194,6 +212,7 @@ mod tests {
         let found = match backend(kind).judge(exit, &path) {
             Verdict::Done { summary, .. } => format!("done: {}", summary.unwrap_or_default()),
             Verdict::Failed { message, .. } => message,
+            Verdict::UsageLimit { message, retry_at } => format!("{message}; {:?}", retry_at.map(|at| at.0)),
         };
         assert_eq!(found, expected);
     }
@@ -211,6 +230,16 @@ mod tests {
         check(Kind::Command, Ok(0), None, "b exited with status 0, and no result file");
         check(Kind::Command, Ok(1), ok, "b said that it was done but exited with status 1");
         check(Kind::Command, Ok(1), not_ok, "b reported failure: no idea");
+    }
+
+    #[test]
+    fn a_usage_limit_is_told_by_when_to_try_again() {
+        let at = |at: &str| format!(r#"{{"schema":1,"ok":false,"summary":"5-hour limit","retry_at":{at}}}"#);
+        check(Kind::Command, Ok(1), Some(&at("7")), "b met a usage limit: 5-hour limit; Some(7)");
+        check(Kind::Shell, Ok(0), Some(&at("0")), "b met a usage limit: 5-hour limit; None");
+        check(Kind::Command, Ok(0), Some(&at("null")), "b reported failure: 5-hour limit");
+        let done = Some(r#"{"schema":1,"ok":true,"summary":"did it","retry_at":7}"#);
+        check(Kind::Command, Ok(0), done, "done: did it");
     }
 
     #[test]

@@ -52,6 +52,10 @@ pub struct ResultDocument {
     /// Its use of a model.
     #[serde(default)]
     pub usage: Option<Usage>,
+    /// Where it is not done because a usage limit was met: when to try again (milliseconds since the epoch), 0 where that is not
+    /// known.
+    #[serde(default)]
+    pub retry_at: Option<Timestamp>,
 }
 
 /// Why there is no result.

@@ -158,6 +158,13 @@ pub enum ClientCommand {
     /// Look at the workers, drain and resume them
     #[command(display_order = 15, subcommand)]
     Workers(WorkersCommand),
+    /// List the credentials that are used up for now, and try them again
+    #[command(display_order = 16)]
+    Pauses {
+        /// What to do; they are listed where nothing is said
+        #[command(subcommand)]
+        command: Option<PausesCommand>,
+    },
     /// Look at the effective configuration
     #[command(display_order = 59, subcommand)]
     Config(ConfigCommand),
@@ -412,6 +419,18 @@ pub enum WorkersCommand {
 
 fn worker_id(text: &str) -> Result<WorkerId, std::convert::Infallible> {
     Ok(WorkerId::new(text))
+}
+
+/// The commands of `pauses`.
+#[derive(Debug, Clone, Subcommand)]
+pub enum PausesCommand {
+    /// List the credentials that are paused
+    List,
+    /// Try a credential again, and start what waits for it
+    Lift {
+        /// The credential
+        credential: String,
+    },
 }
 
 /// The commands of `config`.

@@ -18,6 +18,7 @@ mod forecast;
 mod jobs;
 mod logs;
 mod output;
+mod pauses;
 mod table;
 mod workers;
 
@@ -91,6 +92,7 @@ pub async fn perform(client: &Client, out: &Output, command: ClientCommand) -> R
         ClientCommand::Logs(args) => logs::run(client, out, args).await,
         ClientCommand::Completions(command) => completions::run(client, out, command).await,
         ClientCommand::Workers(command) => workers::run(client, out, command).await,
+        ClientCommand::Pauses { command } => pauses::run(client, out, command).await,
         ClientCommand::Config(command) => configuration::run(client, out, command).await,
     }
 }

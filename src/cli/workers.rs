@@ -163,6 +163,9 @@ fn note(worker: &WorkerRecord) -> Option<String> {
     {
         notes.push(format!("cannot claim jobs: {}", failure.reason));
     }
+    if worker.state != WorkerState::Stopped {
+        notes.extend(paused(worker));
+    }
     let broken = |slot: &&SlotRecord| matches!(slot.content, SlotContent::Broken { .. });
     match worker.report.slots.iter().filter(broken).count() {
         0 => {}
@@ -170,6 +173,15 @@ fn note(worker: &WorkerRecord) -> Option<String> {
         count => notes.push(format!("{count} slots are broken")),
     }
     Some(notes.join("; ")).filter(|note| !note.is_empty())
+}
+
+/// What it does not start because a credential is used up.
+fn paused(worker: &WorkerRecord) -> impl Iterator<Item = String> {
+    worker.pauses.iter().map(|pause| {
+        let drawing = worker.report.backends.iter().filter(|backend| backend.credential == pause.credential);
+        let backends = list_of(drawing.map(|backend| &backend.name));
+        format!("{backends} paused until {} (credential {})", pause.until, pause.credential)
+    })
 }
 
 fn show(out: &Output, worker: &WorkerRecord) -> Result<Exit, CliError> {
@@ -192,6 +204,7 @@ fn show(out: &Output, worker: &WorkerRecord) -> Result<Exit, CliError> {
         ("state", Cell::state(worker.state)),
         ("drain", Cell::maybe(drain)),
         ("short of", Cell::maybe(short)),
+        ("paused", Cell::maybe(Some(paused(worker).collect::<Vec<_>>().join("; ")).filter(|paused| !paused.is_empty()))),
         ("host", Cell::new(&report.host)),
         ("version", Cell::new(&report.version)),
         ("process", Cell::new(report.pid)),

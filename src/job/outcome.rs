@@ -40,11 +40,13 @@ pub enum OutcomeClass {
     Expired,
     /// A job that it waits for failed or was cancelled.
     Dependency,
+    /// The backend's credential is used up for now.
+    UsageLimit,
 }
 
 impl OutcomeClass {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Succeeded,
         Self::NoChange,
         Self::Backend,
@@ -60,6 +62,7 @@ impl OutcomeClass {
         Self::Cancelled,
         Self::Expired,
         Self::Dependency,
+        Self::UsageLimit,
     ];
 
     /// The word used on the wire and in the database.
@@ -81,6 +84,7 @@ impl OutcomeClass {
             Self::Cancelled => "cancelled",
             Self::Expired => "expired",
             Self::Dependency => "dependency",
+            Self::UsageLimit => "usage_limit",
         }
     }
 }

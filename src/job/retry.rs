@@ -56,7 +56,7 @@ pub enum Charge {
     Attempt,
     /// The job's resets: infrastructure failed it.
     Reset,
-    /// Nothing: the worker gave the job back in good order.
+    /// Nothing: the worker gave the job back in good order, or its backend's credential was used up.
     Nothing,
 }
 
@@ -65,7 +65,7 @@ pub enum Charge {
 pub const fn charge(class: OutcomeClass) -> Charge {
     match class {
         OutcomeClass::Infrastructure | OutcomeClass::LeaseLost => Charge::Reset,
-        OutcomeClass::Released => Charge::Nothing,
+        OutcomeClass::Released | OutcomeClass::UsageLimit => Charge::Nothing,
         _ => Charge::Attempt,
     }
 }
@@ -80,7 +80,8 @@ impl RetryPolicy {
             C::Succeeded => NextStep::End(JobState::Succeeded),
             C::Cancelled | C::Dependency => NextStep::End(JobState::Cancelled),
             C::Conflict | C::Invalid | C::Expired => NextStep::End(JobState::Failed),
-            C::Released => NextStep::Retry { after: Duration::ZERO, charge: Charge::Nothing },
+            // When a limit is reset is the credential's affair, not the job's: see `pause`.
+            C::Released | C::UsageLimit => NextStep::Retry { after: Duration::ZERO, charge: Charge::Nothing },
             C::Infrastructure | C::LeaseLost if used.resets < self.resets => {
                 NextStep::Retry { after: self.wait(used.resets, jitter), charge: Charge::Reset }
             }
@@ -141,6 +142,7 @@ mod tests {
         check(OutcomeClass::LeaseLost, (0, 2, 1), retry(40, Charge::Reset));
         check(OutcomeClass::Infrastructure, (0, 3, 1), NextStep::End(JobState::Failed));
         check(OutcomeClass::Released, (0, 3, 1), retry(0, Charge::Nothing));
+        check(OutcomeClass::UsageLimit, (0, 3, 1), retry(0, Charge::Nothing));
     }
 
     #[test]

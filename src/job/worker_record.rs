@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::label::Label;
+use super::pause::Pause;
 use super::stage::Stage;
 use crate::clock::Timestamp;
 use crate::ids::{AttemptNo, JobId, WorkerId};
@@ -75,6 +76,8 @@ pub struct ClaimFailure {
 pub struct OfferedBackend {
     /// Its name.
     pub name: String,
+    /// What it draws on.
+    pub credential: String,
     /// What it offers to its jobs, beside what the worker does.
     pub capabilities: Vec<Label>,
 }
@@ -260,6 +263,8 @@ pub struct WorkerRecord {
     pub report: WorkerReport,
     /// Who asked for its drain, if somebody did.
     pub drain: Option<Drain>,
+    /// The credentials of its backends that are paused.
+    pub pauses: Vec<Pause>,
     /// How many jobs it runs, by the jobs' own record.
     pub jobs: u32,
     /// What it is, as of now.
@@ -267,9 +272,11 @@ pub struct WorkerRecord {
 }
 
 impl WorkerRecord {
-    /// What follows from a report and a request, as of `now`.
+    /// What follows from a report, a request and the pauses on record, as of `now`.
     #[must_use]
-    pub fn new(report: WorkerReport, drain: Option<Drain>, jobs: u32, now: Timestamp) -> Self {
+    pub fn new(report: WorkerReport, drain: Option<Drain>, pauses: &[Pause], jobs: u32, now: Timestamp) -> Self {
+        let concerns = |pause: &&Pause| pause.is_on(now) && report.backends.iter().any(|has| has.credential == pause.credential);
+        let pauses = pauses.iter().filter(concerns).cloned().collect();
         let patience = Duration::from_millis(u64::try_from(report.report_ms.saturating_mul(MISSED_REPORTS)).unwrap_or(0));
         let state = match report.phase {
             WorkerPhase::Stopped => WorkerState::Stopped,
@@ -279,7 +286,13 @@ impl WorkerRecord {
             WorkerPhase::Running if report.pressure.shortage.is_some() => WorkerState::Paused,
             WorkerPhase::Running => WorkerState::Running,
         };
-        Self { report, drain, jobs, state }
+        Self { report, drain, pauses, jobs, state }
+    }
+
+    /// The pause of what a backend draws on, if it is paused.
+    #[must_use]
+    pub fn pause_of(&self, backend: &OfferedBackend) -> Option<&Pause> {
+        self.pauses.iter().find(|pause| pause.credential == backend.credential)
     }
 
     /// How many of its slots could take a job.
@@ -321,7 +334,7 @@ mod tests {
                 started_at: Timestamp(0),
                 seen_at: Timestamp(10_000),
             };
-            let record = WorkerRecord::new(report, drained.then(drain), 0, Timestamp(10_000 + silence_ms));
+            let record = WorkerRecord::new(report, drained.then(drain), &[], 0, Timestamp(10_000 + silence_ms));
             assert_eq!(record.state, expected, "{phase:?} {short} {drained} {silence_ms}");
         };
         check(WorkerPhase::Running, false, false, 3_000, WorkerState::Running);

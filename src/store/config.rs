@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use super::turn::WEIGHT_MAX;
 use crate::clock::human;
-use crate::job::RetryPolicy;
+use crate::job::{PausePolicy, RetryPolicy};
 
 /// Where the queue is, and how patient it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +30,8 @@ pub struct Config {
     pub waiting_max: u32,
     /// How often and how soon jobs are tried again.
     pub retry: RetryPolicy,
+    /// For how long credentials are paused whose usage limit was met.
+    pub pause: PausePolicy,
     /// How long an integrator holds a completion without renewing it, unless it asks for another time.
     #[serde(with = "human")]
     pub completion_lease: Duration,

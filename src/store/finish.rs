@@ -1,6 +1,6 @@
 //! Ending attempts.
 //!
-//! The one rule: job, attempt, stages, completion and outbox change in one transaction or not at all.
+//! The one rule: job, attempt, stages, completion, outbox and the pause of a credential change in one transaction or not at all.
 //!
 //! Ends that come at once are written together, so that many slots that end at once cost few transactions. Where one of several
 //! cannot be written, each is written by itself, so that nobody fails for another's sake.
@@ -15,8 +15,8 @@ use super::fence::{Held, hold_all, put_stages};
 use super::settle::{AttemptEnd, JobEnd, Settled, close_attempts, settle, write_jobs};
 use super::statement::args;
 use super::together::{Batched, MOST};
-use super::types::Finish;
-use super::{Store, jobs};
+use super::types::{CredentialNews, Finish};
+use super::{Store, jobs, pauses};
 use crate::job::{Claim, Completion, Job, OutcomeClass};
 
 const ADD_COMPLETION: &str = "INSERT INTO completions (id, job, attempt, project, repo, branch, commit_id, line, state, visible_at, created_at, body) \
@@ -33,7 +33,7 @@ pub(super) struct Pending {
 impl Pending {
     /// Whether it succeeded without delivering anything.
     pub(super) fn is_simple(&self) -> bool {
-        self.end.outcome.class == OutcomeClass::Succeeded && self.end.completion.is_none()
+        self.end.outcome.class == OutcomeClass::Succeeded && self.end.completion.is_none() && self.end.credential.is_none()
     }
 }
 
@@ -168,6 +168,15 @@ impl Store {
             settled.ready_at =
                 settled.ready_at.map(|ready_at| end.not_before.map_or(ready_at, |not_before| ready_at.max(not_before)));
             kept.push(Kept { claim, end, before, settled });
+        }
+        // In order, because two may tell of several at once.
+        let mut telling: Vec<(&CredentialNews, &mut Kept<'_>)> =
+            kept.iter_mut().filter_map(|kept| Some((kept.end.credential.as_ref()?, kept))).collect();
+        telling.sort_by_key(|(news, _)| news.credential());
+        for (news, kept) in telling {
+            if let Some(until) = pauses::hear(tx, &self.config().pause, kept.claim, news, &kept.end.outcome.message, now).await? {
+                kept.settled.ready_at = kept.settled.ready_at.map(|ready_at| ready_at.max(until));
+            }
         }
         // Before the jobs, because nobody who has a limit's lock may wait for a line; in order, because two may end several at once.
         let mut completions: Vec<&Completion> = kept.iter().filter_map(|kept| kept.end.completion.as_ref()).collect();

@@ -209,7 +209,12 @@ fn ask_of(worker: &WorkerRecord) -> ClaimRequest {
     let report = &worker.report;
     ClaimRequest {
         worker: report.id.clone(),
-        backends: report.backends.iter().map(|backend| (backend.name.clone(), words(&backend.capabilities))).collect(),
+        backends: report
+            .backends
+            .iter()
+            .filter(|backend| worker.pause_of(backend).is_none())
+            .map(|backend| (backend.name.clone(), words(&backend.capabilities)))
+            .collect(),
         labels: words(&report.labels),
         limit: 1,
         lease: std::time::Duration::ZERO,

@@ -39,6 +39,7 @@ mod logs;
 mod migrate;
 mod notifier;
 mod outbox;
+mod pauses;
 mod promote;
 mod renew;
 mod retention;
@@ -80,12 +81,12 @@ pub use self::error::StoreError;
 pub use self::hints::Hints;
 pub use self::limits::RelieveCursor;
 pub use self::migrate::{MIGRATIONS, Migrated, Migration};
-pub use self::renew::{JobOrder, Orders, Renewed};
+pub use self::renew::{Heard, JobOrder, Orders, Renewed};
 pub use self::retention::{Sweep, Swept};
 pub use self::types::{
-    Because, Cancel, Change, ChangedJobs, ClaimRequest, CompletionAsk, CompletionFilter, Enqueued, Expired, Finish,
-    HeldCompletion, JobFilter, LogPage, LogPosition, NewJob, Page, Refusal, Renewal, Requeue, Run, Selection, SelectionCursor,
-    StopRequest, UnchangedJob,
+    Because, Cancel, Change, ChangedJobs, ClaimRequest, CompletionAsk, CompletionFilter, CredentialNews, Enqueued, Expired,
+    Finish, HeldCompletion, JobFilter, LogPage, LogPosition, NewJob, Page, Refusal, Renewal, Requeue, Run, Selection,
+    SelectionCursor, StopRequest, UnchangedJob,
 };
 pub use crate::job::worker_record::{
     ClaimFailure, Claiming, Drain, OfferedBackend, Pressure, PressureLimits, Resource, Shortage, SlotContent, SlotRecord,

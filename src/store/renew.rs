@@ -1,6 +1,7 @@
 //! Renewing leases, and telling a worker what it must hear.
 //!
-//! The one rule: whatever a worker must hear (a lease lost, a job's end asked for, a deadline moved, a drain) comes with the
+//! The one rule: whatever a worker must hear (a lease lost, a job's end asked for, a deadline moved, a drain, a credential paused)
+//! comes with the
 //! answer to a renewal, so that a worker that gets no hint hears of everything within a third of a lease.
 
 use std::collections::HashMap;
@@ -9,6 +10,7 @@ use std::time::Duration;
 use super::Store;
 use super::error::StoreError;
 use super::fence::BATCH;
+use super::pauses::MaybePauseRow;
 use super::rows::number;
 use super::statement::{args, tuples};
 use super::types::{Renewal, StopRequest};
@@ -16,14 +18,16 @@ use super::verdict::stop_request;
 use super::workers::DrainRow;
 use crate::clock::Timestamp;
 use crate::ids::{AttemptNo, ClaimToken, JobId, WorkerId};
-use crate::job::Claim;
 use crate::job::worker_record::Drain;
+use crate::job::{Claim, Pause};
 
 const RENEW: &str = " UPDATE jobs SET lease_until = $2 FROM asked \
     WHERE id = asked_job AND attempt = asked_attempt AND token = asked_token AND worker IS NOT DISTINCT FROM $1 AND state = 'running' \
     RETURNING token, cancel_reason, requeue_reason, \
     (SELECT a.deadline_at FROM attempts a WHERE a.job = jobs.id AND a.attempt = jobs.attempt) AS deadline_at";
-const DRAIN: &str = "SELECT drain_asked_at, drain_asked_by, drain_reason FROM workers WHERE id = $1";
+/// One row for each pause, and one at least.
+const HEARD: &str = "SELECT w.drain_asked_at, w.drain_asked_by, w.drain_reason, p.credential, p.since, p.until, p.reason, p.times, \
+    p.reset_known FROM (SELECT 1 AS one) o LEFT JOIN workers w ON w.id = $1 LEFT JOIN pauses p ON 1 = 1 ORDER BY p.credential";
 /// A row that has a worker runs: naming the state too, SQLite would walk all that run.
 const ORDERS: &str = "SELECT j.id, j.attempt, j.cancel_reason, j.requeue_reason, a.deadline_at FROM jobs j \
     JOIN attempts a ON a.job = j.id AND a.attempt = j.attempt \
@@ -46,13 +50,30 @@ struct OrderRow {
     deadline_at: Option<i64>,
 }
 
+#[derive(sqlx::FromRow)]
+struct HeardRow {
+    #[sqlx(flatten)]
+    drain: DrainRow,
+    #[sqlx(flatten)]
+    pause: MaybePauseRow,
+}
+
+/// What every worker must hear.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Heard {
+    /// Who asked for its drain, if somebody did.
+    pub drain: Option<Drain>,
+    /// The pauses of credentials that are on record.
+    pub pauses: Vec<Pause>,
+}
+
 /// The answer to a renewal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Renewed {
     /// What became of each claim, in the order in which they were named.
     pub renewals: Vec<Renewal>,
-    /// Who asked for the worker's drain, if somebody did.
-    pub drain: Option<Drain>,
+    /// What else there is.
+    pub heard: Heard,
 }
 
 /// What a worker must hear, beside what became of its leases.
@@ -60,8 +81,8 @@ pub struct Renewed {
 pub struct Orders {
     /// Of its jobs: those of which something is asked.
     pub jobs: Vec<JobOrder>,
-    /// Who asked for its drain, if somebody did.
-    pub drain: Option<Drain>,
+    /// What else there is.
+    pub heard: Heard,
 }
 
 /// What is asked of a running job.
@@ -88,7 +109,7 @@ impl Store {
             return Err(StoreError::ForeignClaim { asked: worker.clone(), holder: foreign.worker.clone() });
         }
         if claims.is_empty() {
-            return Ok(Renewed { renewals: Vec::new(), drain: self.drain_of(worker).await? });
+            return Ok(Renewed { renewals: Vec::new(), heard: self.heard(worker).await? });
         }
         let lease_until = self.now() + lease;
         // Always in the same order, so that two renewals at once do not wait for each other in a circle.
@@ -104,7 +125,7 @@ impl Store {
             let rows: Vec<RenewedRow> = tx.all(&sql, args).await?;
             held.extend(rows.into_iter().map(|row| (ClaimToken::from_uuid(row.token), row)));
         }
-        let drain: Option<DrainRow> = tx.first(DRAIN, args![worker]).await?;
+        let heard: Vec<HeardRow> = tx.all(HEARD, args![worker]).await?;
         tx.commit().await?;
         let renewal = |claim: &Claim| match held.remove(&claim.token) {
             Some(row) => {
@@ -113,7 +134,7 @@ impl Store {
             }
             None => Renewal::Lost,
         };
-        Ok(Renewed { renewals: claims.iter().map(renewal).collect(), drain: drain.and_then(DrainRow::drain) })
+        Ok(Renewed { renewals: claims.iter().map(renewal).collect(), heard: Heard::of(heard)? })
     }
 
     /// Makes sure that a claim holds, and says until when: the last question before something is published. After the database
@@ -147,11 +168,21 @@ impl Store {
             })
         };
         let jobs = rows.into_iter().map(order).collect::<Result<_, StoreError>>()?;
-        Ok(Orders { jobs, drain: self.drain_of(worker).await? })
+        Ok(Orders { jobs, heard: self.heard(worker).await? })
     }
 
-    async fn drain_of(&self, worker: &WorkerId) -> Result<Option<Drain>, StoreError> {
-        let row: Option<DrainRow> = self.db().first(DRAIN, args![worker]).await?;
-        Ok(row.and_then(DrainRow::drain))
+    async fn heard(&self, worker: &WorkerId) -> Result<Heard, StoreError> {
+        Heard::of(self.db().all(HEARD, args![worker]).await?)
+    }
+}
+
+impl Heard {
+    fn of(rows: Vec<HeardRow>) -> Result<Self, StoreError> {
+        let mut heard = Self::default();
+        for row in rows {
+            heard.drain = heard.drain.or(row.drain.drain());
+            heard.pauses.extend(row.pause.pause().transpose()?);
+        }
+        Ok(heard)
     }
 }

@@ -257,8 +257,37 @@ pub struct Finish {
     pub salvage: Option<ObjectId>,
     /// What it delivered. Written in the same transaction, so that there is never one without the other.
     pub completion: Option<Completion>,
-    /// Where the job is tried again: not before this moment (a usage limit, say).
+    /// Where the job is tried again: not before this moment.
     pub not_before: Option<Timestamp>,
+    /// What it says of its backend's credential.
+    pub credential: Option<CredentialNews>,
+}
+
+/// What an attempt's end says of the credential that its backend draws on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CredentialNews {
+    /// Its usage limit was met: it is paused, and the job waits for the end of that.
+    Limited {
+        /// The credential.
+        credential: String,
+        /// When the limit is reset, where that is known.
+        retry_at: Option<Timestamp>,
+    },
+    /// It works: a pause that was over before the attempt began is forgotten.
+    Works {
+        /// The credential.
+        credential: String,
+    },
+}
+
+impl CredentialNews {
+    /// The credential.
+    #[must_use]
+    pub fn credential(&self) -> &str {
+        match self {
+            Self::Limited { credential, .. } | Self::Works { credential } => credential,
+        }
+    }
 }
 
 /// Something whose lease had run out.

@@ -3,13 +3,14 @@
 //! The one rule: a worker writes what it says and operators write what they ask, each their own columns, so that neither ever
 //! undoes the other. No lease rests on any of it.
 
-use super::Store;
 use super::db::Tx;
 use super::error::StoreError;
 use super::rows::{json, number, word};
 use super::statement::{Arg, args};
+use super::{Store, pauses};
 use crate::clock::Timestamp;
 use crate::ids::WorkerId;
+use crate::job::Pause;
 use crate::job::worker_record::{Drain, WorkerRecord, WorkerReport};
 
 const PUT: &str = "INSERT INTO workers (id, host, version, pid, boot_id, labels, backends, slots, pressure, claiming, phase, \
@@ -63,7 +64,7 @@ struct WorkerRow {
 }
 
 impl WorkerRow {
-    fn record(self, now: Timestamp) -> Result<WorkerRecord, StoreError> {
+    fn record(self, pauses: &[Pause], now: Timestamp) -> Result<WorkerRecord, StoreError> {
         let what = || format!("worker {}", self.id);
         let report = WorkerReport {
             pid: number(self.pid, what)?,
@@ -81,7 +82,7 @@ impl WorkerRow {
             boot_id: self.boot_id,
             id: WorkerId::new(self.id.clone()),
         };
-        Ok(WorkerRecord::new(report, self.drain.drain(), number(self.jobs, what)?, now))
+        Ok(WorkerRecord::new(report, self.drain.drain(), pauses, number(self.jobs, what)?, now))
     }
 }
 
@@ -120,7 +121,8 @@ impl Store {
     /// When the database cannot be asked.
     pub async fn workers(&self) -> Result<Vec<WorkerRecord>, StoreError> {
         let rows: Vec<WorkerRow> = self.db().all(&format!("{GET}{BY_NAME}"), args![]).await?;
-        rows.into_iter().map(|row| row.record(self.now())).collect()
+        let pauses = self.pauses().await?;
+        rows.into_iter().map(|row| row.record(&pauses, self.now())).collect()
     }
 
     /// A worker.
@@ -129,7 +131,7 @@ impl Store {
     /// [`StoreError::NotFound`].
     pub async fn worker(&self, id: &WorkerId) -> Result<WorkerRecord, StoreError> {
         let row: Option<WorkerRow> = self.db().first(&format!("{GET} WHERE w.id = $1"), args![id]).await?;
-        row.ok_or_else(|| StoreError::not_found("worker", id))?.record(self.now())
+        row.ok_or_else(|| StoreError::not_found("worker", id))?.record(&self.pauses().await?, self.now())
     }
 
     /// Asks a worker to take no more jobs, and to leave when those that it runs have ended. The request stands until
@@ -162,12 +164,14 @@ impl Store {
 /// All workers that ever reported, by name, as this transaction sees them.
 pub(super) async fn all(tx: &mut Tx, now: Timestamp) -> Result<Vec<WorkerRecord>, StoreError> {
     let rows: Vec<WorkerRow> = tx.all(&format!("{GET}{BY_NAME}"), args![]).await?;
-    rows.into_iter().map(|row| row.record(now)).collect()
+    let pauses = pauses::all(tx).await?;
+    rows.into_iter().map(|row| row.record(&pauses, now)).collect()
 }
 
 async fn worker_within(tx: &mut Tx, id: &WorkerId, now: Timestamp) -> Result<WorkerRecord, StoreError> {
     let row: Option<WorkerRow> = tx.first(&format!("{GET} WHERE w.id = $1"), args![id]).await?;
-    row.ok_or_else(|| StoreError::not_found("worker", id))?.record(now)
+    let row = row.ok_or_else(|| StoreError::not_found("worker", id))?;
+    row.record(&pauses::all(tx).await?, now)
 }
 
 fn document<T: serde::Serialize + ?Sized>(value: &T) -> Result<String, StoreError> {

@@ -12,9 +12,10 @@ use super::gate::{Drained, Entry, Gate};
 use super::leases::{Lease, Leases};
 use super::pace::Pace;
 use super::slots::{Slot, Slots};
-use crate::attempt::{self, Stop};
+use crate::attempt::{self, KnownPauses, Stop};
+use crate::backends::Backend;
 use crate::ids::WorkerId;
-use crate::job::{Claim, ClaimedJob, Outcome, OutcomeClass};
+use crate::job::{Claim, ClaimedJob, Label, Outcome, OutcomeClass};
 use crate::store::{ClaimRequest, Store};
 
 /// A claimed job with the slot to run it in and the lease that is kept for it.
@@ -25,11 +26,27 @@ pub(super) struct Assigned {
     pub(super) lease: Lease,
 }
 
+/// A backend, as claims name it.
+#[derive(Debug, Clone)]
+pub(super) struct Offer {
+    name: String,
+    credential: String,
+    capabilities: BTreeSet<String>,
+}
+
+impl Offer {
+    pub(super) fn of(backend: &Backend) -> Self {
+        let (name, credential) = (backend.name().to_owned(), backend.credential().to_owned());
+        Self { name, credential, capabilities: words(backend.capabilities()) }
+    }
+}
+
 /// What claims are made with.
 pub(super) struct Claimer {
     pub(super) store: Store,
     pub(super) worker: WorkerId,
-    pub(super) backends: BTreeMap<String, BTreeSet<String>>,
+    pub(super) backends: Vec<Offer>,
+    pub(super) pauses: KnownPauses,
     pub(super) labels: BTreeSet<String>,
     pub(super) lease: Duration,
     pub(super) poll: Duration,
@@ -82,10 +99,11 @@ impl Claimer {
             }
             // Subscribed before asking: what happens after the question is heard.
             let mut hints = self.store.hints();
+            let mut pauses = self.pauses.changes();
             let claimed = self.claim_once(slots, &sender).await;
             self.board.asked(self.store.now(), claimed.as_ref().copied());
             let wait = match claimed {
-                Ok(0) => jitter(self.poll),
+                Ok(0) => jitter(self.poll).min(self.pause_left()),
                 Ok(_) => {
                     pace.found(Instant::now());
                     continue;
@@ -104,6 +122,8 @@ impl Claimer {
             tokio::select! {
                 () = hints.next_change_after(pace.due()) => {}
                 () = tokio::time::sleep(wait) => {}
+                // The sender is ours.
+                Ok(()) = pauses.changed() => {}
                 () = self.gate.closed() => {}
                 () = self.draining.cancelled() => return,
             }
@@ -114,7 +134,7 @@ impl Claimer {
     async fn claim_once(&self, slots: Vec<Slot>, sender: &mpsc::Sender<Assigned>) -> Result<usize, crate::store::StoreError> {
         let ask = ClaimRequest {
             worker: self.worker.clone(),
-            backends: self.backends.clone(),
+            backends: self.open_backends(),
             labels: self.labels.clone(),
             limit: u32::try_from(slots.len()).unwrap_or(u32::MAX),
             lease: self.lease,
@@ -130,6 +150,19 @@ impl Claimer {
         Ok(count)
     }
 
+    /// The backends whose credentials are not paused, as far as is known.
+    fn open_backends(&self) -> BTreeMap<String, BTreeSet<String>> {
+        let now = self.store.now();
+        let open = self.backends.iter().filter(|offer| !self.pauses.is_paused(&offer.credential, now));
+        open.map(|offer| (offer.name.clone(), offer.capabilities.clone())).collect()
+    }
+
+    /// How long until the next pause is over.
+    fn pause_left(&self) -> Duration {
+        let now = self.store.now();
+        self.pauses.next_end(now).map_or(Duration::MAX, |end| end.since(now))
+    }
+
     /// When the lease of a claim that was just made began, by this host's clock.
     fn began(&self, claimed: &ClaimedJob) -> Instant {
         let left = claimed.lease_until.since(self.store.now()).min(self.lease);
@@ -142,6 +175,11 @@ impl Claimer {
             give_back(&self.store, &unsent.claimed.claim, &unsent.lease.stop()).await;
         }
     }
+}
+
+/// Labels as claims name them.
+pub(super) fn words(labels: &[Label]) -> BTreeSet<String> {
+    labels.iter().map(ToString::to_string).collect()
 }
 
 /// Gives a claim back that no attempt has begun under, uncharged.

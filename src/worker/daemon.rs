@@ -13,7 +13,7 @@ use tracing::{info, warn};
 use super::admission::Admission;
 use super::adopt::Adoption;
 use super::board::Board;
-use super::claims::{Assigned, Claimer};
+use super::claims::{Assigned, Claimer, Offer, words};
 use super::config::Config;
 use super::costs::Costs;
 use super::gate::Gate;
@@ -26,11 +26,10 @@ use super::registry::{self, Registry};
 use super::run::Runner;
 use super::slots::{Slots, SupervisorSetup};
 use super::{maintenance, queue, reaper, retention};
-use crate::attempt::{self, Journal, Place, StopReason, Tools};
+use crate::attempt::{self, Journal, KnownPauses, Place, StopReason, Tools};
 use crate::backends;
 use crate::git::{self, Git, GitError, Provisioner};
 use crate::ids::WorkerId;
-use crate::job::Label;
 use crate::sandbox::container::{self, Containers, ContainersSetup};
 use crate::sandbox::{Roster, SandboxError, Status, Supervisor};
 use crate::store::{self, Store, StoreError};
@@ -150,7 +149,9 @@ impl Daemon {
         let all = with_those_on_disk(&configured, &state).map_err(failed)?;
         let (slots, leases) = (Slots::new(configured.clone()), Leases::default());
         // Before the first claim: a worker that was drained is so still.
-        let gate = Gate::new(store.orders(identity.id()).await?.drain);
+        let heard = store.orders(identity.id()).await?.heard;
+        let (gate, pauses) = (Gate::new(heard.drain), KnownPauses::default());
+        pauses.hear(heard.pauses, store.now());
         let roster = Roster::default();
         all.iter().for_each(|slot| roster.add(&slot.supervisor()));
         let containers = Containers::open(ContainersSetup {
@@ -167,6 +168,7 @@ impl Daemon {
             worker: identity.id().clone(),
             leases: leases.clone(),
             gate: gate.clone(),
+            pauses: pauses.clone(),
             supervisors: roster.clone(),
         })
         .map_err(WorkerError::Keeper)?;
@@ -200,6 +202,7 @@ impl Daemon {
             provisioner,
             git_config: setup.git.clone(),
             backends: setup.backends.clone(),
+            pauses,
             state,
             config: setup.attempt.clone(),
             workspace: setup.workspace.clone(),
@@ -272,12 +275,8 @@ impl Daemon {
         Claimer {
             store: self.tools.store.clone(),
             worker: self.id().clone(),
-            backends: self
-                .tools
-                .backends
-                .all()
-                .map(|backend| (backend.name().to_owned(), words(backend.capabilities())))
-                .collect(),
+            backends: self.tools.backends.all().map(Offer::of).collect(),
+            pauses: self.tools.pauses.clone(),
             labels: words(&self.setup.config.labels),
             lease: self.setup.queue.lease,
             poll: self.setup.queue.poll,
@@ -320,11 +319,6 @@ impl Daemon {
         tasks.close();
         tasks
     }
-}
-
-/// Labels as claims name them.
-fn words(labels: &[Label]) -> BTreeSet<String> {
-    labels.iter().map(ToString::to_string).collect()
 }
 
 /// Stops what runs when draining takes too long, or when that is asked for.

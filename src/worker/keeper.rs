@@ -11,11 +11,11 @@ use tracing::{debug, error, warn};
 use super::gate::Gate;
 use super::leases::Leases;
 use super::pace::Pace;
-use crate::attempt::StopReason;
+use crate::attempt::{KnownPauses, StopReason};
 use crate::ids::WorkerId;
 use crate::job::Claim;
 use crate::sandbox::{self, Roster};
-use crate::store::{self, JobOrder, Orders, Renewal, Renewed, StopRequest, Store, StoreError};
+use crate::store::{self, Heard, JobOrder, Orders, Renewal, Renewed, StopRequest, Store, StoreError};
 
 /// How often the orders for running jobs are looked for when no hint comes.
 const LISTEN: Duration = Duration::from_secs(1);
@@ -27,6 +27,7 @@ pub(super) struct KeeperSetup {
     pub(super) worker: WorkerId,
     pub(super) leases: Leases,
     pub(super) gate: Gate,
+    pub(super) pauses: KnownPauses,
     /// The supervisors of slots and containers.
     pub(super) supervisors: Roster,
 }
@@ -160,11 +161,11 @@ impl KeeperSetup {
         let asked = Instant::now();
         let renewing = store.renew(&self.worker, &claims, self.store.lease);
         match tokio::time::timeout(self.store.lease / 3, renewing).await {
-            Ok(Ok(Renewed { renewals, drain })) => {
+            Ok(Ok(Renewed { renewals, heard })) => {
                 for (claim, renewal) in claims.iter().zip(renewals) {
                     self.heed(claim, renewal, asked);
                 }
-                self.gate.hear_drain(drain);
+                self.hear(heard, store);
             }
             Ok(Err(error)) => warn!("cannot renew {} leases, trying again: {error}", claims.len()),
             Err(_) => warn!("cannot renew {} leases in time, trying again", claims.len()),
@@ -193,12 +194,17 @@ impl KeeperSetup {
         }
     }
 
+    fn hear(&self, heard: Heard, store: &Store) {
+        self.gate.hear_drain(heard.drain);
+        self.pauses.hear(heard.pauses, store.now());
+    }
+
     /// Hears what is asked of the worker and of its jobs.
     async fn listen_once(&self, store: &Store) {
         match store.orders(&self.worker).await {
-            Ok(Orders { jobs, drain }) => {
+            Ok(Orders { jobs, heard }) => {
                 jobs.into_iter().for_each(|order| self.obey(order));
-                self.gate.hear_drain(drain);
+                self.hear(heard, store);
             }
             Err(StoreError::Unreachable { .. }) => {}
             Err(error) => warn!("cannot ask for orders: {error}"),

@@ -40,9 +40,11 @@ pub(super) fn row(store: &Store, id: &WorkerId, version: &str, config: &Config, 
     let mut labels = config.labels.clone();
     labels.sort();
     labels.dedup();
-    let offered = backends
-        .all()
-        .map(|backend| OfferedBackend { name: backend.name().to_owned(), capabilities: backend.capabilities().to_vec() });
+    let offered = backends.all().map(|backend| OfferedBackend {
+        name: backend.name().to_owned(),
+        credential: backend.credential().to_owned(),
+        capabilities: backend.capabilities().to_vec(),
+    });
     WorkerReport {
         id: id.clone(),
         host: host_name(),

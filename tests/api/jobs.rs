@@ -186,6 +186,8 @@ async fn the_description_has_every_route_and_every_document() {
     get /v1/jobs/{id}/logs
     post /v1/jobs/{id}/requeue
     post /v1/jobs/{id}/retry
+    get /v1/pauses
+    post /v1/pauses/{credential}/lift
     get /v1/workers
     get /v1/workers/{id}
     post /v1/workers/{id}/drain

@@ -126,6 +126,7 @@ async fn a_worker_is_shown_with_what_is_in_its_slots_and_what_it_measured(world:
         state          paused
         drain          -
         short of       less than 1.0 GiB is free, since 2023-11-14T22:13:20.000Z
+        paused         -
         host           builder
         version        0.1.0
         process        4711

@@ -97,6 +97,11 @@ impl World {
             waiting_max: 0,
             completion_lease: Duration::from_secs(300),
             completion_deliveries: 3,
+            pause: sawmill::job::PausePolicy {
+                backoff: std::time::Duration::from_secs(60),
+                backoff_max: std::time::Duration::from_secs(240),
+                reset_max: std::time::Duration::from_secs(864_000),
+            },
             retention: Retention::Forever,
         };
         let store = Store::connect(&config).await.expect("the database opens");
@@ -183,6 +188,7 @@ impl World {
             salvage: None,
             completion,
             not_before: None,
+            credential: None,
         };
         self.store.finish(claim, end).await.expect("the attempt ends");
     }
@@ -202,7 +208,11 @@ impl World {
             pid: 4711,
             boot_id: "boot".to_owned(),
             labels: vec![label("linux")],
-            backends: vec![OfferedBackend { name: "shell".to_owned(), capabilities: vec![label("context=200k")] }],
+            backends: vec![OfferedBackend {
+                name: "shell".to_owned(),
+                credential: "shell".to_owned(),
+                capabilities: vec![label("context=200k")],
+            }],
             slots: (0..4).map(|number| SlotRecord { number, content: SlotContent::Free }).collect(),
             pressure: Pressure::default(),
             claiming: Claiming::default(),

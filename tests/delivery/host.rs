@@ -135,6 +135,11 @@ impl Host {
             waiting_max: 0,
             completion_lease: PATIENCE,
             completion_deliveries: 3,
+            pause: sawmill::job::PausePolicy {
+                backoff: std::time::Duration::from_secs(60),
+                backoff_max: std::time::Duration::from_secs(240),
+                reset_max: std::time::Duration::from_secs(864_000),
+            },
             retention: Retention::Forever,
         };
         let store = Store::connect(&config).await.expect("a new database can be opened");

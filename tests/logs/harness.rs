@@ -161,6 +161,11 @@ fn store_config(url: String) -> store::Config {
         waiting_max: 0,
         completion_lease: Duration::from_secs(60),
         completion_deliveries: 3,
+        pause: sawmill::job::PausePolicy {
+            backoff: std::time::Duration::from_secs(60),
+            backoff_max: std::time::Duration::from_secs(240),
+            reset_max: std::time::Duration::from_secs(864_000),
+        },
         retention: store::Retention::Forever,
     }
 }
@@ -213,6 +218,7 @@ impl Attempt {
             salvage: None,
             completion: None,
             not_before: None,
+            credential: None,
         };
         self.store.finish(&self.claim, end).await.unwrap();
     }

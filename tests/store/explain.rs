@@ -30,7 +30,7 @@ async fn report(queue: &Queue, name: &str, slots: u32) {
         pid: 1,
         boot_id: String::new(),
         labels: Vec::new(),
-        backends: vec![OfferedBackend { name: "shell".to_owned(), capabilities: Vec::new() }],
+        backends: vec![OfferedBackend { name: "shell".to_owned(), credential: "shell".to_owned(), capabilities: Vec::new() }],
         slots: (0..slots).map(|number| SlotRecord { number, content: SlotContent::Free }).collect(),
         pressure: Pressure::default(),
         claiming: Claiming { asked_at: Some(now), ..Claiming::default() },

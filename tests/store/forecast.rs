@@ -21,7 +21,7 @@ async fn worker(queue: &Queue, edit: impl FnOnce(&mut WorkerReport)) {
         pid: 4711,
         boot_id: "b".to_owned(),
         labels: vec!["linux".parse().expect("a label")],
-        backends: vec![OfferedBackend { name: "shell".to_owned(), capabilities: Vec::new() }],
+        backends: vec![OfferedBackend { name: "shell".to_owned(), credential: "shell".to_owned(), capabilities: Vec::new() }],
         slots: (0..2).map(|number| SlotRecord { number, content: SlotContent::Free }).collect(),
         pressure: Pressure::default(),
         claiming: Claiming::default(),

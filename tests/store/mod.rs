@@ -20,6 +20,7 @@ mod limits;
 mod lines;
 mod logs;
 mod model;
+mod pauses;
 mod plans;
 mod retention;
 mod scheduling;
@@ -91,6 +92,11 @@ fn config(url: String) -> Config {
         waiting_max: 0,
         completion_lease: LONG,
         completion_deliveries: 3,
+        pause: sawmill::job::PausePolicy {
+            backoff: std::time::Duration::from_secs(60),
+            backoff_max: std::time::Duration::from_secs(240),
+            reset_max: std::time::Duration::from_secs(864_000),
+        },
         retention: Retention::Forever,
     }
 }
@@ -269,6 +275,7 @@ fn finish(class: OutcomeClass) -> Finish {
         salvage: None,
         completion: None,
         not_before: None,
+        credential: None,
     }
 }
 

@@ -22,7 +22,11 @@ pub(super) fn report(now: Timestamp) -> WorkerReport {
         pid: u32::MAX,
         boot_id: "b".to_owned(),
         labels: vec![label("gpu=a100"), label("linux")],
-        backends: vec![OfferedBackend { name: "shell".to_owned(), capabilities: vec![label("vision")] }],
+        backends: vec![OfferedBackend {
+            name: "shell".to_owned(),
+            credential: "shell".to_owned(),
+            capabilities: vec![label("vision")],
+        }],
         slots: vec![
             SlotRecord { number: 0, content: SlotContent::Free },
             SlotRecord {
@@ -119,7 +123,7 @@ on_both! {
         }
         let (cancelled, moved, lost) = (queue.claim("w").await.claim, queue.claim("w").await.claim, queue.claim("w").await.claim);
         let quiet = queue.store.orders(&said.id).await.expect("answered");
-        assert_eq!((quiet.jobs.len(), quiet.drain), (0, None));
+        assert_eq!((quiet.jobs.len(), quiet.heard.drain), (0, None));
         queue.store.cancel(cancelled.job, "enough").await.expect("asked");
         let at = queue.store.now() + LONG;
         let answer = queue.store.move_deadline(moved.job, at).await.expect("moved");
@@ -129,7 +133,7 @@ on_both! {
 
         let claims = [lost, moved.clone(), cancelled.clone()];
         let renewed = queue.store.renew(&said.id, &claims, LONG).await.expect("answered");
-        assert_eq!((&renewed.renewals[0], &renewed.drain), (&Renewal::Lost, &drain));
+        assert_eq!((&renewed.renewals[0], &renewed.heard.drain), (&Renewal::Lost, &drain));
         let Renewal::Held { stop: None, deadline: Some(found), .. } = &renewed.renewals[1] else { panic!("{renewed:?}") };
         assert_eq!(*found, at);
         let Renewal::Held { stop: Some(why), deadline: None, .. } = &renewed.renewals[2] else { panic!("{renewed:?}") };
@@ -138,10 +142,10 @@ on_both! {
         let orders = queue.store.orders(&said.id).await.expect("answered");
         let order = |claim: &sawmill::job::Claim, stop, deadline| JobOrder { job: claim.job, attempt: claim.attempt, stop, deadline };
         let expected = [order(&cancelled, Some(why.clone()), None), order(&moved, None, Some(at))];
-        assert_eq!((orders.jobs.len(), &orders.drain), (2, &drain));
+        assert_eq!((orders.jobs.len(), &orders.heard.drain), (2, &drain));
         assert!(expected.iter().all(|order| orders.jobs.contains(order)), "{orders:?}");
         let nobody = queue.store.renew(&said.id, &[], LONG).await.expect("answered");
-        assert_eq!(nobody.drain, drain, "also without a claim");
+        assert_eq!(nobody.heard.drain, drain, "also without a claim");
     }
 
     async fn a_deadline_is_that_of_the_attempt_that_runs(queue) {

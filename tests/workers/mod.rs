@@ -5,6 +5,7 @@ mod deadline;
 mod drain;
 mod explain;
 mod labels;
+mod pauses;
 mod slots;
 
 use std::time::Duration;

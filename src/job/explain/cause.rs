@@ -353,6 +353,7 @@ impl Cause {
             }
             Self::Dependency { job, .. } => format!("the end of job {job}; see: sawmill job explain {job}"),
             Self::Scheduled { until } => format!("time, until {until}"),
+            Self::Backoff { until, class: OutcomeClass::UsageLimit, .. } => format!("time, until {until}"),
             Self::Backoff { until, .. } => format!("time, until {until}; sawmill job requeue {job} tries it at once"),
             Self::Key { key, runners, .. } => first_end(runners, &format!("any job under the key {key:?}")),
             Self::ProjectLimit { project, runners, .. } => {

@@ -9,7 +9,7 @@ use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::words::{ago, list, long, many};
+use super::words::{ago, later, list, long, many};
 use crate::clock::Timestamp;
 use crate::ids::JobId;
 use crate::job::worker_record::{OfferedBackend, Pressure, Resource, SlotContent, WorkerPhase, WorkerRecord, WorkerState};
@@ -70,6 +70,21 @@ pub enum Obstacle {
         /// What was last measured, in words.
         measured: String,
     },
+    /// What the job's backend draws on is paused.
+    Paused {
+        /// The backend.
+        backend: String,
+        /// What it draws on.
+        credential: String,
+        /// Since when.
+        since: Timestamp,
+        /// Until when.
+        until: Timestamp,
+        /// Why.
+        reason: String,
+        /// Whether that is when the limit is reset, and no guess.
+        reset_known: bool,
+    },
     /// It asks the queue for jobs, and fails.
     CannotClaim {
         /// Since when.
@@ -126,7 +141,14 @@ pub(super) fn obstacles(worker: &WorkerRecord, spec: &JobSpec) -> Vec<Obstacle> 
     });
     let stopping = (drain.is_none() && report.phase == WorkerPhase::Draining).then_some(Obstacle::Stopping);
     let now = [stopping, short(&report.pressure), cannot_claim(worker), no_slot(worker)];
-    away.into_iter().chain(unsuitable(worker, spec)).chain(drain).chain(now.into_iter().flatten().filter(|_| !is_away)).collect()
+    // Whether its worker is there or not.
+    let paused = paused(worker, spec);
+    away.into_iter()
+        .chain(unsuitable(worker, spec))
+        .chain(paused)
+        .chain(drain)
+        .chain(now.into_iter().flatten().filter(|_| !is_away))
+        .collect()
 }
 
 /// What no waiting changes.
@@ -149,6 +171,19 @@ fn unsuitable(worker: &WorkerRecord, spec: &JobSpec) -> Vec<Obstacle> {
     let label = (!nowhere.is_empty()).then(|| Obstacle::Label { missing: owned(&nowhere) });
     let capability = (!elsewhere.is_empty()).then(|| Obstacle::Capability { missing: owned(&elsewhere), of: having(&elsewhere) });
     label.into_iter().chain(capability).collect()
+}
+
+fn paused(worker: &WorkerRecord, spec: &JobSpec) -> Option<Obstacle> {
+    let wanted = spec.backend.as_deref().unwrap_or_default();
+    let pause = worker.pause_of(worker.report.backends.iter().find(|backend| backend.name == wanted)?)?;
+    Some(Obstacle::Paused {
+        backend: wanted.to_owned(),
+        credential: pause.credential.clone(),
+        since: pause.since,
+        until: pause.until,
+        reason: pause.reason.clone(),
+        reset_known: pause.reset_known,
+    })
 }
 
 fn short(pressure: &Pressure) -> Option<Obstacle> {
@@ -221,6 +256,9 @@ impl Obstacle {
             Self::Backend { backend, .. } => format!("does not have the backend {backend:?}"),
             Self::Label { missing } | Self::Capability { missing, .. } => format!("does not offer {}", list(missing)),
             Self::Short { reason, .. } => format!("claims nothing ({reason})"),
+            Self::Paused { backend, credential, until, .. } => {
+                format!("starts no job of backend {backend:?} until {until} (credential {credential:?} is paused)")
+            }
             Self::CannotClaim { .. } => "cannot claim jobs".to_owned(),
             Self::NoSlot { slots: 0, .. } => "has no slots".to_owned(),
             Self::NoSlot { taken, broken, .. } if taken.is_empty() && !broken.is_empty() => "has broken slots only".to_owned(),
@@ -250,6 +288,15 @@ impl Obstacle {
             Self::Short { since, reason, measured, .. } => {
                 format!("it has claimed nothing for {}: {reason} (measured: {measured})", long(now.since(*since)))
             }
+            Self::Paused { backend, credential, since, until, reason, reset_known } => {
+                let guess = if *reset_known { "" } else { ", which is a guess" };
+                format!(
+                    "credential {credential:?}, which its backend {backend:?} draws on, was paused {} and is tried again {}{guess}: \
+                     {reason}",
+                    ago(*since, now),
+                    later(*until, now)
+                )
+            }
             Self::CannotClaim { since, reason } => {
                 format!("it has not been able to claim for {}: {reason}", long(now.since(*since)))
             }
@@ -273,6 +320,9 @@ impl Obstacle {
                     Resource::Inodes => "more free inodes on the disk of its state directory",
                 });
                 format!("{} on {host}; {id} goes on by itself", list(more))
+            }
+            Self::Paused { credential, until, .. } => {
+                format!("time, until {until}; sawmill pauses lift {credential} tries the credential at once")
             }
             Self::CannotClaim { .. } => format!("what sawmill doctor on {host} finds"),
             Self::NoSlot { slots: 0, .. } => format!("a higher worker.slots of {id}"),

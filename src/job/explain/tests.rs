@@ -79,7 +79,7 @@ fn worker(name: &str, edit: impl FnOnce(&mut WorkerReport, &mut Option<Drain>)) 
         pid: 1,
         boot_id: String::new(),
         labels: Vec::new(),
-        backends: vec![OfferedBackend { name: "shell".to_owned(), capabilities: Vec::new() }],
+        backends: vec![OfferedBackend { name: "shell".to_owned(), credential: "shell".to_owned(), capabilities: Vec::new() }],
         slots: vec![SlotRecord { number: 0, content: SlotContent::Free }, SlotRecord { number: 1, content: SlotContent::Free }],
         pressure: Pressure::default(),
         claiming: Claiming { asked_at: Some(ago(1)), ..Claiming::default() },
@@ -91,7 +91,7 @@ fn worker(name: &str, edit: impl FnOnce(&mut WorkerReport, &mut Option<Drain>)) 
     let mut drain = None;
     edit(&mut report, &mut drain);
     let busy = report.slots.iter().filter(|slot| matches!(slot.content, SlotContent::Busy { .. })).count();
-    WorkerRecord::new(report, drain, u32::try_from(busy).expect("few"), NOW)
+    WorkerRecord::new(report, drain, &[], u32::try_from(busy).expect("few"), NOW)
 }
 
 fn free(name: &str) -> WorkerRecord {
@@ -288,7 +288,7 @@ fn what_nobody_offers_is_told_with_who_comes_nearest() {
     // What another backend of the worker can do does not help.
     insta::assert_snapshot!(told(&requiring(vec![worker("w1", |report, _| {
         report.labels = labels(&["linux", "gpu=a100"]);
-        report.backends.push(OfferedBackend { name: "codex".to_owned(), capabilities: labels(&["vision"]) });
+        report.backends.push(OfferedBackend { name: "codex".to_owned(), credential: "codex".to_owned(), capabilities: labels(&["vision"]) });
     })])), @r#"
     waits: no worker that is there offers all that it requires; w1 comes nearest, and lacks vision
     w1 running: it offers vision with the backend "codex" only

@@ -45,7 +45,7 @@ impl Driver {
     pub(super) async fn run(&mut self, operations: &[Operation]) {
         self.world = World::default();
         self.tokens.clear();
-        self.tamper("DELETE FROM jobs; DELETE FROM project_limits").await;
+        self.tamper("DELETE FROM jobs; DELETE FROM project_limits; DELETE FROM pauses").await;
         for operation in operations {
             self.apply(operation).await;
             self.compare().await;
@@ -135,6 +135,7 @@ impl Driver {
                 }
             }
             O::CancelProject { project } => self.change_many(&Change::Cancel { reason: reason() }, Some(*project)).await,
+            O::LiftPause => self.lift_pause().await,
             O::RetryAll => self.change_many(&Change::Retry, None).await,
             O::Limit { project, running } => self.limit(*project, *running).await,
             O::ClaimCompletions { limit } => self.claim_completions(*limit).await,

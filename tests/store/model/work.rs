@@ -3,7 +3,7 @@
 use sawmill::clock::Timestamp;
 use sawmill::ids::{ClaimToken, JobId};
 use sawmill::job::{self, AfterFailure, Completion, CompletionState, Concurrency, JobState, OutcomeClass};
-use sawmill::store::{ClaimRequest, Enqueued, Expired, Finish, NewJob, Renewal, StopRequest, StoreError};
+use sawmill::store::{ClaimRequest, CredentialNews, Enqueued, Expired, Finish, NewJob, Renewal, StopRequest, StoreError};
 
 use super::super::{LONG, ask, completion, finish, new_job};
 use super::drive::Driver;
@@ -128,6 +128,10 @@ impl Driver {
         let (at, claim) = self.world.claims[number].clone();
         let store = &self.queue.store;
         let mut end = Finish { not_before: pause.then(|| store.now() + 9 * LONG), ..finish(class) };
+        if class == OutcomeClass::UsageLimit {
+            let retry_at = Some(store.now() + LONG);
+            end.credential = Some(CredentialNews::Limited { credential: "team".to_owned(), retry_at });
+        }
         if let Some(line) = deliver.filter(|_| class == OutcomeClass::Succeeded) {
             let job = store.job(claim.job).await.expect("there");
             let claimed = job::ClaimedJob {
@@ -207,6 +211,20 @@ impl Driver {
         assert_eq!(self.queue.store.promote_once(100).await.expect("done"), u64::from(waits));
         if waits {
             (self.world.jobs[at].wait, self.world.jobs[at].scheduled) = (Wait::No, false);
+        }
+    }
+
+    pub(super) async fn lift_pause(&mut self) {
+        let lifted = self.queue.store.lift_pause("team").await;
+        assert_eq!(lifted.is_ok(), std::mem::take(&mut self.world.paused), "{lifted:?}");
+        if lifted.is_err() {
+            return;
+        }
+        let waits = |job: &&mut Job| job.wait == Wait::Backoff && job.outcome == Some(OutcomeClass::UsageLimit);
+        let let_go: Vec<&mut Job> = self.world.jobs.iter_mut().filter(waits).collect();
+        assert_eq!(self.queue.store.promote_once(100).await.expect("done"), let_go.len() as u64);
+        for job in let_go {
+            (job.wait, job.scheduled) = (Wait::No, false);
         }
     }
 

@@ -78,6 +78,8 @@ pub(super) struct World {
     pub(super) claims: Vec<(usize, Claim)>,
     pub(super) limits: BTreeMap<u8, u32>,
     pub(super) deliveries: Vec<Delivery>,
+    /// Whether the one credential is paused.
+    pub(super) paused: bool,
 }
 
 impl World {
@@ -147,13 +149,15 @@ impl World {
         let job = &mut self.jobs[at];
         let (used, resets) = (job.used, job.resets);
         match class {
-            C::Released => {}
+            C::Released | C::UsageLimit => {}
             C::Infrastructure | C::LeaseLost => job.resets += 1,
             _ => job.used += 1,
         }
         job.outcome = Some(class);
         job.requeue_asked = false;
+        self.paused |= class == C::UsageLimit;
         let again = match class {
+            C::UsageLimit => Some(Wait::Backoff),
             C::Released => Some(if pause { Wait::Backoff } else { Wait::No }),
             C::Infrastructure | C::LeaseLost => (resets < RESETS).then_some(Wait::Backoff),
             C::NoChange | C::Backend | C::Gate | C::Timeout | C::OutOfMemory | C::OutOfDisk => {
