@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::ground::Ground;
 use super::place::Place;
 use crate::git::{self, Committed};
 use crate::ids::ObjectId;
@@ -27,6 +28,8 @@ pub struct Journal {
     pub resources: Resources,
     /// Where its commands run, once that is decided.
     pub place: Option<Place>,
+    /// Where the gate that was last begun runs.
+    pub ground: Option<Ground>,
     /// What a process needs that salvages the slot without a configuration or a database.
     pub salvage: SalvageContext,
 }

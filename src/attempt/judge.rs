@@ -1,11 +1,13 @@
-//! Stage `judge`: the gates run, each a command in the worktree whose exit status 0 passes.
+//! Stage `judge`: the gates run, each a command whose exit status 0 passes, on a ground of its own (see [`super::ground`]).
 
-use super::execute;
 use super::halt::Halt;
 use super::journal::{Phase, Said};
 use super::open::Attempt;
+use super::place::Paths;
+use super::prepare::within;
+use super::{execute, ground};
 use crate::clock::Timestamp;
-use crate::git::Committed;
+use crate::git::{Committed, Worktree};
 use crate::ids::ObjectId;
 use crate::job::spec::Gate;
 use crate::job::{Deadline, GateEvidence, OutcomeClass, Stage};
@@ -15,9 +17,21 @@ const SETTLE: std::time::Duration = std::time::Duration::from_secs(2);
 
 pub(super) async fn run(attempt: &mut Attempt, base: ObjectId, said: Said, commit: Option<Committed>) -> Result<Phase, Halt> {
     attempt.stages.enter(Stage::Judge, attempt.now());
+    let wanted = attempt.claimed.job.spec.gates.clone();
+    if wanted.is_empty() {
+        return Ok(Phase::Judged { base, said, commit, gates: Vec::new() });
+    }
+    let judged = match &commit {
+        Some(committed) => (committed.commit.clone(), committed.tree.clone()),
+        None => {
+            let worktree = Worktree::open(&attempt.tools.git, attempt.slot_root())?;
+            (base.clone(), within(attempt, worktree.tree_of(&base)).await?)
+        }
+    };
     let mut gates = Vec::new();
-    for (index, gate) in attempt.claimed.job.spec.gates.clone().iter().enumerate() {
-        let evidence = judge(attempt, index, gate).await?;
+    for (index, gate) in wanted.iter().enumerate() {
+        let paths = ground::make(attempt, index, &judged.0).await?;
+        let evidence = judge(attempt, index, gate, paths, &judged.1).await?;
         if !evidence.passed {
             let how = evidence.exit.map_or_else(|| "did not exit".to_owned(), |status| format!("exited with status {status}"));
             return Err(Halt::failed(OutcomeClass::Gate, format!("gate {} {how}", gate.name)));
@@ -27,7 +41,7 @@ pub(super) async fn run(attempt: &mut Attempt, base: ObjectId, said: Said, commi
     Ok(Phase::Judged { base, said, commit, gates })
 }
 
-async fn judge(attempt: &Attempt, index: usize, gate: &Gate) -> Result<GateEvidence, Halt> {
+async fn judge(attempt: &Attempt, index: usize, gate: &Gate, paths: Paths, tree: &ObjectId) -> Result<GateEvidence, Halt> {
     let id = gate_id(index);
     let argv = gate.command.argv();
     attempt.say(&format!("gate {}: {}", gate.name, gate.command));
@@ -37,7 +51,7 @@ async fn judge(attempt: &Attempt, index: usize, gate: &Gate) -> Result<GateEvide
         |own: Option<Timestamp>, deadline: Deadline| own.map_or(deadline.work_until(), |own| own.min(deadline.work_until()));
 
     let first = until(own(attempt.now()), attempt.deadline());
-    let started = attempt.runner().start(&execute::command(attempt, &id, argv.clone(), first)).await?;
+    let started = attempt.runner().start(&execute::command(attempt, &id, argv.clone(), first, paths)).await?;
     // A daemon before this one may have started it.
     let own = own(attempt.now() - Timestamp::now().since(started.started_at));
     let report = execute::ended(attempt, &id, |deadline| until(own, deadline)).await?;
@@ -51,6 +65,7 @@ async fn judge(attempt: &Attempt, index: usize, gate: &Gate) -> Result<GateEvide
     Ok(GateEvidence {
         name: gate.name.clone(),
         argv,
+        tree: tree.clone(),
         exit,
         passed: exit == Some(0),
         duration_ms: crate::clock::millis(report.ended_at.since(report.started_at)),

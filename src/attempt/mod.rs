@@ -10,6 +10,7 @@ mod disk;
 mod egress;
 mod environment;
 mod execute;
+mod ground;
 mod halt;
 mod insist;
 mod journal;

@@ -154,6 +154,7 @@ impl Assignment {
             stages: Vec::new(),
             resources: Resources::default(),
             place: None,
+            ground: None,
             salvage: SalvageContext {
                 git: self.tools.git_config.clone(),
                 mirrors: self.tools.state.mirrors(),

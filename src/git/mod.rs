@@ -14,6 +14,7 @@
 mod attributes;
 mod bases;
 mod checkout;
+mod clean;
 mod command;
 mod commit;
 mod config;

@@ -146,6 +146,8 @@ pub struct GateEvidence {
     pub name: String,
     /// What was run.
     pub argv: Vec<String>,
+    /// The tree that it judged, in a clean checkout: that of the commit delivered, or of the base where nothing changed.
+    pub tree: ObjectId,
     /// The exit status; absent where a signal ended it.
     pub exit: Option<i32>,
     /// Whether it passed.

@@ -279,7 +279,7 @@ impl Execution {
 pub struct Gate {
     /// Its name in the evidence.
     pub name: String,
-    /// What to run, in the worktree.
+    /// What to run, in a clean checkout of the commit that will be delivered, which no other gate has written to.
     pub command: Command,
     /// How long it may take, within the attempt's deadline.
     #[serde(default, with = "human::option", skip_serializing_if = "Option::is_none")]
