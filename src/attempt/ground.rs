@@ -27,6 +27,10 @@ pub struct Ground {
     gate: usize,
     /// Where it is.
     lies: Lies,
+    /// How much was in the attempt's output before the gate's.
+    pub(super) stdout_from: u64,
+    /// As `stdout_from`, of the error output.
+    pub(super) stderr_from: u64,
 }
 
 /// Where a ground is.
@@ -42,9 +46,10 @@ enum Lies {
 /// Makes the ground of a gate, unless a daemon before this one did and the gate may have begun. Says by which names the gate
 /// knows it.
 pub(super) async fn make(attempt: &mut Attempt, gate: usize, commit: &ObjectId) -> Result<Paths, Halt> {
-    match attempt.journal.ground {
-        Some(ground) if ground.gate >= gate => return Ok(paths(attempt, ground.lies)),
-        _ => {}
+    if let Some(ground) = attempt.journal.ground
+        && ground.gate >= gate
+    {
+        return Ok(paths(attempt, ground.lies));
     }
     let begun = Instant::now();
     let mut lies = Lies::Outside;
@@ -56,7 +61,9 @@ pub(super) async fn make(attempt: &mut Attempt, gate: usize, commit: &ObjectId) 
         lies = Lies::Within;
         how = lay(attempt, lies, commit).await?;
     }
-    attempt.journal.ground = Some(Ground { gate, lies });
+    let length = |path| fs::metadata(path).map_or(0, |about| about.len());
+    let (stdout_from, stderr_from) = (length(attempt.spool.stdout()), length(attempt.spool.stderr()));
+    attempt.journal.ground = Some(Ground { gate, lies, stdout_from, stderr_from });
     attempt.enter(attempt.journal.phase.clone())?;
     attempt.say(&format!("a clean checkout of {}, as {how}, in {} ms", commit.short(), begun.elapsed().as_millis()));
     Ok(paths(attempt, lies))
@@ -64,10 +71,8 @@ pub(super) async fn make(attempt: &mut Attempt, gate: usize, commit: &ObjectId) 
 
 /// Puts the files where they are to be, in place of those of the gate before.
 async fn lay(attempt: &Attempt, lies: Lies, commit: &ObjectId) -> Result<Strategy, Halt> {
-    let (files, strategy) = match lies {
-        Lies::Outside => (attempt.slot.gates(), Strategy::Auto),
-        Lies::Within => (attempt.slot.gates_within(), Strategy::Checkout),
-    };
+    let files = place(attempt, lies);
+    let strategy = if lies == Lies::Outside { Strategy::Auto } else { Strategy::Checkout };
     let failed = |error| Halt::infrastructure("cannot make the place in which gates run", &error);
     attempt.slot.reset_gates(&files, &attempt.tools.state.trash()).map_err(failed)?;
     // As every other directory for temporary files: a container's first process may not be the user of its commands.
@@ -81,24 +86,41 @@ async fn lay(attempt: &Attempt, lies: Lies, commit: &ObjectId) -> Result<Strateg
 /// Has the container of the attempt see the ground, where it has one. The error says why it cannot.
 async fn show(attempt: &mut Attempt) -> Result<(), String> {
     let gates = attempt.slot.gates();
-    let containers = attempt.tools.containers.clone();
+    let (containers, hides_tmp) = (attempt.tools.containers.clone(), hides_tmp(attempt));
     let Some(Place::Container { container, .. }) = &mut attempt.journal.place else { return Ok(()) };
-    for (source, target) in [(gates.job(), WORKSPACE), (gates.tmp(), CONTAINER_TMP)] {
-        if let Err(error) = containers.show(container, &source, Path::new(target)).await {
-            return Err(error.to_string());
-        }
+    let tmp = (gates.tmp(), CONTAINER_TMP);
+    for (source, target) in std::iter::once((gates.job(), WORKSPACE)).chain(hides_tmp.then_some(tmp)) {
+        containers.show(container, &source, Path::new(target)).await.map_err(|error| error.to_string())?;
     }
     Ok(())
 }
 
+/// Whether the directory for temporary files is shown over that of the container. Not where the mirror is below it, whose objects the
+/// container has by the path that they have on the host: then it is another directory, and the job's files stay in the first.
+fn hides_tmp(attempt: &Attempt) -> bool {
+    !attempt.tools.state.root().starts_with(CONTAINER_TMP)
+}
+
+/// The files of a ground.
+pub(super) fn files(attempt: &Attempt, ground: Ground) -> SlotDir {
+    place(attempt, ground.lies)
+}
+
+fn place(attempt: &Attempt, lies: Lies) -> SlotDir {
+    match lies {
+        Lies::Outside => attempt.slot.gates(),
+        Lies::Within => attempt.slot.gates_within(),
+    }
+}
+
 fn paths(attempt: &Attempt, lies: Lies) -> Paths {
-    let slot = &attempt.slot;
-    let files: SlotDir = if lies == Lies::Outside { slot.gates() } else { slot.gates_within() };
+    let (slot, files) = (&attempt.slot, place(attempt, lies));
     match (&attempt.journal.place, lies) {
         (Some(Place::Host) | None, _) => Paths::on_host(&files),
-        (Some(Place::Container { .. }), Lies::Outside) => {
+        (Some(Place::Container { .. }), Lies::Outside) if hides_tmp(attempt) => {
             Paths { tmp: CONTAINER_TMP.into(), ..Paths::in_container(&files, &files.job()) }
         }
+        (Some(Place::Container { .. }), Lies::Outside) => Paths::in_container(&files, &files.job()),
         (Some(Place::Container { .. }), Lies::Within) => Paths::in_container(&files, &slot.job()),
     }
 }

@@ -11,6 +11,7 @@ use super::place::Place;
 use crate::git::{self, Committed};
 use crate::ids::ObjectId;
 use crate::job::attempt::Resources;
+use crate::job::checks::Finding;
 use crate::job::completion::Usage;
 use crate::job::{Claim, GateEvidence, StageRecord};
 use crate::workspace::Salvage;
@@ -30,6 +31,8 @@ pub struct Journal {
     pub place: Option<Place>,
     /// Where the gate that was last begun runs.
     pub ground: Option<Ground>,
+    /// What the gates saw that have passed so far.
+    pub passed: Vec<GateEvidence>,
     /// What a process needs that salvages the slot without a configuration or a database.
     pub salvage: SalvageContext,
 }
@@ -76,6 +79,8 @@ pub enum Phase {
         commit: Option<Committed>,
         /// What the gates saw.
         gates: Vec<GateEvidence>,
+        /// What the checks flagged.
+        findings: Vec<Finding>,
     },
 }
 

@@ -155,6 +155,7 @@ impl Assignment {
             resources: Resources::default(),
             place: None,
             ground: None,
+            passed: Vec::new(),
             salvage: SalvageContext {
                 git: self.tools.git_config.clone(),
                 mirrors: self.tools.state.mirrors(),

@@ -1,6 +1,8 @@
 //! The verdict on a job's work does not rest on its word: what it leaves, hides or claims is of no use to it.
 
+mod checks;
 mod tampering;
+mod vacuous;
 
 use std::fs;
 use std::path::{Path, PathBuf};
