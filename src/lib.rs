@@ -13,6 +13,7 @@ pub mod daemon;
 pub mod demo;
 pub mod doctor;
 mod fingerprint;
+pub mod gates;
 pub mod git;
 pub mod ids;
 pub mod images;

@@ -6,6 +6,7 @@ mod crash;
 mod delivery;
 mod demo;
 mod dependencies;
+mod gates;
 mod git;
 mod janitor;
 mod logs;

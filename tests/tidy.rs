@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The floor of each room. A room names only strictly lower floors.
-const FLOORS: [(&str, u8); 24] = [
+const FLOORS: [(&str, u8); 25] = [
     ("fingerprint", 0),
     ("ids", 0),
     ("clock", 0),
@@ -18,6 +18,7 @@ const FLOORS: [(&str, u8); 24] = [
     ("workspace", 3),
     ("logs", 3),
     ("backends", 3),
+    ("gates", 3),
     ("attempt", 4),
     ("worker", 5),
     ("api", 5),

@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::fingerprint;
 use crate::git::Remote;
 use crate::ids::JobId;
+use crate::job::checks::Checks;
 use crate::job::spec::Gate;
 use crate::job::{BranchTemplate, JobSpec};
 use crate::store::{NewJob, ProjectLimits};
@@ -28,6 +29,8 @@ pub struct Policy {
     pub default_backend: String,
     /// The attempts of a job that names no number.
     pub attempts: u32,
+    /// What every result must look like, unless its project says otherwise.
+    pub checks: Checks,
     /// How branches are named.
     pub branch: BranchTemplate,
     /// The version of this build, with its git revision.
@@ -51,6 +54,8 @@ pub struct Project {
     pub attempts: Option<u32>,
     /// Commands that judge every result, before those of the job.
     pub gates: Vec<Gate>,
+    /// What its results must look like, over what is for all.
+    pub checks: Checks,
     /// What its jobs may take of the queue.
     pub limits: ProjectLimits,
 }
@@ -83,6 +88,9 @@ impl Policy {
         let own_gates = std::mem::take(&mut spec.gates);
         spec.gates = project.map(|p| p.gates.clone()).unwrap_or_default();
         spec.gates.extend(own_gates);
+        let operators = project.map_or_else(|| self.checks.clone(), |project| project.checks.over(&self.checks));
+        spec.checks.insert(0, operators);
+        spec.checks.retain(|checks| !checks.is_empty());
         let id = JobId::generate();
         let branch = spec.deliver.branch.clone().unwrap_or_else(|| self.branch.render(id, &spec));
         let weight = project.map_or(1, |project| project.limits.weight());
@@ -142,7 +150,8 @@ mod tests {
     use super::*;
 
     fn policy() -> Policy {
-        let gate = Gate { name: "unit".to_owned(), command: crate::job::spec::Command::Line("make".to_owned()), timeout: None };
+        let command = crate::job::spec::Command::Line("make".to_owned());
+        let gate = Gate { name: "unit".to_owned(), command, tests: None, reports: Vec::new(), timeout: None };
         let app = Project {
             repo: "/srv/app.git".to_owned(),
             base: Some("trunk".to_owned()),
@@ -156,6 +165,7 @@ mod tests {
             backends: BTreeSet::from(["shell".to_owned()]),
             default_backend: "shell".to_owned(),
             attempts: 3,
+            checks: Checks::default(),
             branch: "sawmill/{execution}/{role}/{slug}".parse().expect("a legal template"),
             version: "0.1.0".to_owned(),
             configuration: Vec::new(),
@@ -179,6 +189,21 @@ mod tests {
         assert_eq!(job.weight, 7, "its project's turns are its own");
         let other = accept(serde_json::json!({"repo": "/r", "task": {"command": "true"}})).expect("the document is valid");
         assert_eq!(other.weight, 1);
+    }
+
+    #[test]
+    fn checks_are_the_operators_before_the_jobs_own_and_none_is_lost() {
+        use crate::job::checks::Response;
+        let set = |leaks, files| Checks { leaks, files, ..Checks::default() };
+        let mut policy = policy();
+        policy.checks = set(Some(Response::Reject), None);
+        policy.projects.get_mut("app").expect("a project").checks = set(None, Some(3));
+        let job = |document| policy.accept(serde_json::from_value(document).expect("well-formed")).expect("valid").spec.checks;
+        let task = serde_json::json!({"command": "true"});
+        let sent =
+            serde_json::json!({"project": "app", "task": task, "checks": [{"leaks": "off", "files": 9}, {"leaks": "off"}]});
+        assert_eq!(job(sent), [set(Some(Response::Reject), Some(3)), set(Some(Response::Off), Some(9))]);
+        assert_eq!(job(serde_json::json!({"repo": "/r", "task": task})), [set(Some(Response::Reject), None)]);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::halt::Halt;
 use super::journal::{Phase, Said};
+use super::judge::Judgement;
 use super::open::Attempt;
 use super::prepare::within;
 use super::stop::StopReason;
@@ -12,7 +13,7 @@ use crate::git::{Change, Committed, Pushed, Worktree};
 use crate::ids::{CompletionId, ObjectId};
 use crate::job::message::commit_message;
 use crate::job::spec::Changes;
-use crate::job::{Completion, DiffSummary, GateEvidence, Outcome, OutcomeClass, Stage};
+use crate::job::{Completion, DiffSummary, Outcome, OutcomeClass, Stage};
 
 /// How long a push that is under way goes on when the job is to be cancelled. What a remote has begun to take it takes, so a
 /// push that is cut off may arrive all the same.
@@ -48,7 +49,7 @@ pub(super) async fn publish(
     base: ObjectId,
     said: Said,
     commit: Option<Committed>,
-    gates: Vec<GateEvidence>,
+    judgement: Judgement,
 ) -> Result<Completion, Halt> {
     attempt.stages.enter(Stage::Publish, attempt.now());
     match &commit {
@@ -75,7 +76,8 @@ pub(super) async fn publish(
         commit,
         tree,
         diff,
-        gates,
+        gates: judgement.gates,
+        findings: judgement.findings,
         summary: said.summary,
         usage: said.usage,
         outcome: Outcome::new(OutcomeClass::Succeeded, message),

@@ -77,8 +77,9 @@ pub(super) async fn end(attempt: &Attempt, taken: u64) -> Halt {
 }
 
 /// Where a job's files are: in its directory and, where its worktree is an overlay, in the layer that has what was written to it.
-fn places(attempt: &Attempt) -> [PathBuf; 2] {
-    [attempt.slot.job(), attempt.slot_root().join("layer")]
+/// What its gates write counts too.
+fn places(attempt: &Attempt) -> [PathBuf; 3] {
+    [attempt.slot.job(), attempt.slot_root().join("layer"), attempt.slot.gates().root().to_owned()]
 }
 
 /// What the files below a directory take, on its own filesystem. Files that go meanwhile are not counted, nor are those that a process

@@ -1,10 +1,11 @@
 //! What a job's processes find in their environment, and which values in it are secrets.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use super::egress::Egress;
 use super::open::Attempt;
-use super::place::Place;
+use super::place::{Paths, Place};
 use super::tools::Tools;
 use crate::backends::Backend;
 use crate::job::Job;
@@ -16,10 +17,10 @@ const IMAGE_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbi
 /// Ends of variables' names whose values are taken for secrets when a job sets them.
 const SECRET_NAMES: [&str; 7] = ["TOKEN", "SECRET", "PASSWORD", "PASSWD", "KEY", "CREDENTIAL", "CREDENTIALS"];
 
-/// The environment of the job's commands: what the allow-lists let through of the daemon's own, what the job sets, and what
+/// The environment of the job's commands, and of its gates', which know their files by `paths`: what the allow-lists let through of the daemon's own, what the job sets, and what
 /// Sawmill sets, each over the one before. Nothing else is inherited. In a container the image's environment is in the place of what
 /// is for every job on the host: that has the host's paths in it.
-pub(super) fn for_job(attempt: &Attempt) -> BTreeMap<String, String> {
+pub(super) fn for_job(attempt: &Attempt, paths: &Paths) -> BTreeMap<String, String> {
     let tools = &attempt.tools;
     let let_through = |name: &String| Some((name.clone(), tools.environment.get(name)?.clone()));
     let mut env: BTreeMap<String, String> = match &attempt.journal.place {
@@ -32,17 +33,16 @@ pub(super) fn for_job(attempt: &Attempt) -> BTreeMap<String, String> {
     env.extend(attempt.claimed.job.spec.env.clone());
 
     let claim = &attempt.claimed.claim;
-    let path = |path: std::path::PathBuf| path.to_string_lossy().into_owned();
-    let paths = attempt.paths();
+    let path = |path: &Path| path.to_string_lossy().into_owned();
     env.extend([
-        ("HOME".to_owned(), path(paths.home)),
-        ("TMPDIR".to_owned(), path(paths.tmp)),
-        ("PWD".to_owned(), path(paths.tree)),
+        ("HOME".to_owned(), path(&paths.home)),
+        ("TMPDIR".to_owned(), path(&paths.tmp)),
+        ("PWD".to_owned(), path(&paths.tree)),
         ("GIT_TERMINAL_PROMPT".to_owned(), "0".to_owned()),
         ("SAWMILL_JOB".to_owned(), claim.job.to_string()),
         ("SAWMILL_ATTEMPT".to_owned(), claim.attempt.to_string()),
-        ("SAWMILL_SPEC".to_owned(), path(paths.spec)),
-        ("SAWMILL_RESULT".to_owned(), path(paths.result)),
+        ("SAWMILL_SPEC".to_owned(), path(&paths.spec)),
+        ("SAWMILL_RESULT".to_owned(), path(&paths.result)),
     ]);
     env.extend(attempt.egress.iter().flat_map(Egress::variables));
     env

@@ -9,7 +9,7 @@ use super::journal::{Phase, Said};
 use super::judge;
 use super::open::Attempt;
 use super::orphan::SALVAGE_SUBCOMMAND;
-use super::place::{self, Place};
+use super::place::{self, Paths, Place};
 use crate::backends::Verdict;
 use crate::clock::{Timestamp, human};
 use crate::ids::ObjectId;
@@ -31,7 +31,8 @@ pub(super) async fn start(attempt: &mut Attempt, base: ObjectId) -> Result<Phase
     place::choose(attempt).await?;
     // Before the command is started: whoever finds the journal knows where to look for it.
     attempt.enter(Phase::Prepared { base: base.clone() })?;
-    attempt.runner().start(&command(attempt, BACKEND, argv, attempt.deadline().work_until())).await?;
+    let command = command(attempt, BACKEND, argv, attempt.deadline().work_until(), attempt.paths());
+    attempt.runner().start(&command).await?;
     if let Some(runs_on) = attempt.journal.place.as_ref().map(Place::runs_on) {
         // While the command is at work: it does not wait for the database.
         attempt.insist(|| attempt.tools.store.record_runs_on(&attempt.claimed.claim, &runs_on)).await?;
@@ -64,12 +65,12 @@ fn disk_note(attempt: &Attempt) -> &'static str {
 }
 
 /// A command of this attempt, for its supervisor. Its id is unique over attempts.
-pub(super) fn command(attempt: &Attempt, id: &str, argv: Vec<String>, until: Timestamp) -> CommandSpec {
+pub(super) fn command(attempt: &Attempt, id: &str, argv: Vec<String>, until: Timestamp, paths: Paths) -> CommandSpec {
     CommandSpec {
         id: command_id(attempt, id),
         argv,
-        env: environment::for_job(attempt),
-        cwd: attempt.paths().tree,
+        env: environment::for_job(attempt, &paths),
+        cwd: paths.tree,
         stdin: None,
         stdout: attempt.spool.stdout(),
         stderr: attempt.spool.stderr(),

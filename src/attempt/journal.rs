@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::ground::Ground;
 use super::place::Place;
 use crate::git::{self, Committed};
 use crate::ids::ObjectId;
 use crate::job::attempt::Resources;
+use crate::job::checks::Finding;
 use crate::job::completion::Usage;
 use crate::job::{Claim, GateEvidence, StageRecord};
 use crate::workspace::Salvage;
@@ -27,6 +29,10 @@ pub struct Journal {
     pub resources: Resources,
     /// Where its commands run, once that is decided.
     pub place: Option<Place>,
+    /// Where the gate that was last begun runs.
+    pub ground: Option<Ground>,
+    /// What the gates saw that have passed so far.
+    pub passed: Vec<GateEvidence>,
     /// What a process needs that salvages the slot without a configuration or a database.
     pub salvage: SalvageContext,
 }
@@ -73,6 +79,8 @@ pub enum Phase {
         commit: Option<Committed>,
         /// What the gates saw.
         gates: Vec<GateEvidence>,
+        /// What the checks flagged.
+        findings: Vec<Finding>,
     },
 }
 

@@ -1,33 +1,60 @@
-//! Stage `judge`: the gates run, each a command in the worktree whose exit status 0 passes.
+//! Stage `judge`: the commit is checked (see [`super::inspect`]), and then the gates run, each a command whose exit status 0 passes, on
+//! a ground of its own (see [`super::ground`]).
 
-use super::execute;
 use super::halt::Halt;
 use super::journal::{Phase, Said};
 use super::open::Attempt;
+use super::place::Paths;
+use super::prepare::within;
+use super::{counted, execute, ground, inspect};
 use crate::clock::Timestamp;
-use crate::git::Committed;
+use crate::git::{Committed, Worktree};
 use crate::ids::ObjectId;
+use crate::job::checks::Finding;
 use crate::job::spec::Gate;
 use crate::job::{Deadline, GateEvidence, OutcomeClass, Stage};
 
 /// How long a gate's output may take to reach the store before its place in the log is noted.
 const SETTLE: std::time::Duration = std::time::Duration::from_secs(2);
 
-pub(super) async fn run(attempt: &mut Attempt, base: ObjectId, said: Said, commit: Option<Committed>) -> Result<Phase, Halt> {
-    attempt.stages.enter(Stage::Judge, attempt.now());
-    let mut gates = Vec::new();
-    for (index, gate) in attempt.claimed.job.spec.gates.clone().iter().enumerate() {
-        let evidence = judge(attempt, index, gate).await?;
-        if !evidence.passed {
-            let how = evidence.exit.map_or_else(|| "did not exit".to_owned(), |status| format!("exited with status {status}"));
-            return Err(Halt::failed(OutcomeClass::Gate, format!("gate {} {how}", gate.name)));
-        }
-        gates.push(evidence);
-    }
-    Ok(Phase::Judged { base, said, commit, gates })
+/// What is known of a result that may be delivered.
+pub(super) struct Judgement {
+    pub(super) gates: Vec<GateEvidence>,
+    pub(super) findings: Vec<Finding>,
 }
 
-async fn judge(attempt: &Attempt, index: usize, gate: &Gate) -> Result<GateEvidence, Halt> {
+pub(super) async fn run(attempt: &mut Attempt, base: ObjectId, said: Said, commit: Option<Committed>) -> Result<Phase, Halt> {
+    attempt.stages.enter(Stage::Judge, attempt.now());
+    let findings = match &commit {
+        Some(committed) => inspect::run(attempt, committed).await?,
+        None => Vec::new(),
+    };
+    let wanted = attempt.claimed.job.spec.gates.clone();
+    if wanted.is_empty() {
+        return Ok(Phase::Judged { base, said, commit, gates: Vec::new(), findings });
+    }
+    let judged = match &commit {
+        Some(committed) => (committed.commit.clone(), committed.tree.clone()),
+        None => {
+            let worktree = Worktree::open(&attempt.tools.git, attempt.slot_root())?;
+            (base.clone(), within(attempt, worktree.tree_of(&base)).await?)
+        }
+    };
+    // A daemon before this one may have seen some of them pass.
+    for (index, gate) in wanted.iter().enumerate().skip(attempt.journal.passed.len()) {
+        let paths = ground::make(attempt, index, &judged.0).await?;
+        let evidence = judge(attempt, index, gate, paths, &judged.1).await?;
+        if !evidence.passed {
+            return Err(Halt::failed(OutcomeClass::Gate, format!("gate {} {}", gate.name, why(&evidence))));
+        }
+        attempt.journal.passed.push(evidence);
+        attempt.enter(attempt.journal.phase.clone())?;
+    }
+    let gates = attempt.journal.passed.clone();
+    Ok(Phase::Judged { base, said, commit, gates, findings })
+}
+
+async fn judge(attempt: &Attempt, index: usize, gate: &Gate, paths: Paths, tree: &ObjectId) -> Result<GateEvidence, Halt> {
     let id = gate_id(index);
     let argv = gate.command.argv();
     attempt.say(&format!("gate {}: {}", gate.name, gate.command));
@@ -37,7 +64,7 @@ async fn judge(attempt: &Attempt, index: usize, gate: &Gate) -> Result<GateEvide
         |own: Option<Timestamp>, deadline: Deadline| own.map_or(deadline.work_until(), |own| own.min(deadline.work_until()));
 
     let first = until(own(attempt.now()), attempt.deadline());
-    let started = attempt.runner().start(&execute::command(attempt, &id, argv.clone(), first)).await?;
+    let started = attempt.runner().start(&execute::command(attempt, &id, argv.clone(), first, paths)).await?;
     // A daemon before this one may have started it.
     let own = own(attempt.now() - Timestamp::now().since(started.started_at));
     let report = execute::ended(attempt, &id, |deadline| until(own, deadline)).await?;
@@ -48,15 +75,39 @@ async fn judge(attempt: &Attempt, index: usize, gate: &Gate) -> Result<GateEvide
         attempt.say(&format!("gate {} {how}", gate.name));
     }
     let exit = exit.ok();
+    let tests = counted::count(attempt, gate).await?;
+    if let Some(counts) = &tests {
+        attempt.say(&format!("gate {}: {counts}", gate.name));
+    }
+    let none_failed = gate.tests.is_none() || tests.is_some_and(|counts| counts.run() > 0 && counts.failed == 0);
     Ok(GateEvidence {
         name: gate.name.clone(),
         argv,
+        tree: tree.clone(),
         exit,
-        passed: exit == Some(0),
+        passed: exit == Some(0) && none_failed,
+        tests,
         duration_ms: crate::clock::millis(report.ended_at.since(report.started_at)),
         log_from,
         log_to,
     })
+}
+
+/// Why a gate did not pass.
+fn why(evidence: &GateEvidence) -> String {
+    match (evidence.exit, evidence.tests) {
+        (None, _) => "did not exit".to_owned(),
+        (Some(0), None) => {
+            "exited with status 0 and did not say how many tests it ran; correct its command, or the form that its `tests` names"
+                .to_owned()
+        }
+        (Some(0), Some(counts)) if counts.run() == 0 => {
+            format!("exited with status 0 and ran no tests ({counts}); a gate that runs tests must run some")
+        }
+        (Some(0), Some(counts)) => format!("exited with status 0 although tests failed ({counts})"),
+        (Some(status), Some(counts)) => format!("exited with status {status} ({counts})"),
+        (Some(status), None) => format!("exited with status {status}"),
+    }
 }
 
 /// The id of a gate's command within the attempt.

@@ -5,13 +5,16 @@
 //! Claiming, leases and slots are the worker's affair.
 
 mod close;
+mod counted;
 mod deliver;
 mod disk;
 mod egress;
 mod environment;
 mod execute;
+mod ground;
 mod halt;
 mod insist;
+mod inspect;
 mod journal;
 mod judge;
 mod moved;
@@ -30,6 +33,7 @@ use std::panic::AssertUnwindSafe;
 use futures_util::FutureExt;
 use tracing::{Instrument, info, info_span};
 
+pub use ground::Ground;
 pub use journal::{Journal, JournalError};
 pub use moved::{DeadlineMover, MovedDeadline};
 pub use open::{Assignment, refuse};

@@ -157,6 +157,8 @@ impl Assignment {
             stages: Vec::new(),
             resources: Resources::default(),
             place: None,
+            ground: None,
+            passed: Vec::new(),
             salvage: SalvageContext {
                 git: self.tools.git_config.clone(),
                 mirrors: self.tools.state.mirrors(),

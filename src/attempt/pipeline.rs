@@ -3,6 +3,7 @@
 
 use super::halt::Halt;
 use super::journal::Phase;
+use super::judge::Judgement;
 use super::open::Attempt;
 use super::{deliver, egress, execute, judge, prepare};
 use crate::job::Completion;
@@ -25,8 +26,8 @@ pub(super) async fn run(attempt: &mut Attempt) -> Result<Completion, Halt> {
             Phase::Executing { base } => execute::wait(attempt, base).await?,
             Phase::Executed { base, said } => deliver::commit(attempt, base, said).await?,
             Phase::Committed { base, said, commit } => judge::run(attempt, base, said, commit).await?,
-            Phase::Judged { base, said, commit, gates } => {
-                return deliver::publish(attempt, base, said, commit, gates).await;
+            Phase::Judged { base, said, commit, gates, findings } => {
+                return deliver::publish(attempt, base, said, commit, Judgement { gates, findings }).await;
             }
         };
         attempt.enter(next)?;

@@ -19,6 +19,7 @@ use crate::job::attempt::RunsOn;
 use crate::job::spec::ContainerMode;
 use crate::sandbox::container::{Container, ContainerError, Containers, Lodging, Start, Use, WORKSPACE, Wish};
 use crate::sandbox::{SandboxError, Supervisor};
+use crate::workspace::SlotDir;
 
 /// How long an engine may be away before a job that needs a container is given back.
 const ENGINE_RETURNS_WITHIN: Duration = Duration::from_secs(60);
@@ -26,6 +27,9 @@ const ASK_AGAIN_AFTER: Duration = Duration::from_millis(500);
 
 /// How long a container that nobody removes may take to end by itself.
 const GONE_WITHIN: Duration = Duration::from_secs(5);
+
+/// Where programs in a container have their temporary files.
+pub(super) const CONTAINER_TMP: &str = "/tmp";
 
 /// Where the commands of an attempt run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -145,6 +149,20 @@ pub(super) struct Paths {
     pub(super) tmp: PathBuf,
 }
 
+impl Paths {
+    /// The files of a slot, or of what is laid out as one, on the host.
+    pub(super) fn on_host(files: &SlotDir) -> Self {
+        Self { tree: files.tree(), spec: files.spec(), result: files.result(), home: files.home(), tmp: files.tmp() }
+    }
+
+    /// The same in a container whose workspace is the directory `shown` of the host.
+    pub(super) fn in_container(files: &SlotDir, shown: &Path) -> Self {
+        let within = |path: PathBuf| Path::new(WORKSPACE).join(path.strip_prefix(shown).unwrap_or(&path));
+        let Self { tree, spec, result, home, tmp } = Self::on_host(files);
+        Self { tree: within(tree), spec: within(spec), result: within(result), home: within(home), tmp: within(tmp) }
+    }
+}
+
 impl Attempt {
     /// Who runs its commands.
     pub(super) fn runner(&self) -> Supervisor {
@@ -158,20 +176,8 @@ impl Attempt {
     pub(super) fn paths(&self) -> Paths {
         let slot = &self.slot;
         match &self.journal.place {
-            Some(Place::Container { .. }) => {
-                let job = slot.job();
-                let within = |path: PathBuf| Path::new(WORKSPACE).join(path.strip_prefix(&job).unwrap_or(&path));
-                Paths {
-                    tree: within(slot.tree()),
-                    spec: within(slot.spec()),
-                    result: within(slot.result()),
-                    home: within(slot.home()),
-                    tmp: "/tmp".into(),
-                }
-            }
-            Some(Place::Host) | None => {
-                Paths { tree: slot.tree(), spec: slot.spec(), result: slot.result(), home: slot.home(), tmp: slot.tmp() }
-            }
+            Some(Place::Container { .. }) => Paths { tmp: CONTAINER_TMP.into(), ..Paths::in_container(slot, &slot.job()) },
+            Some(Place::Host) | None => Paths::on_host(slot),
         }
     }
 

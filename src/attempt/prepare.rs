@@ -1,6 +1,7 @@
 //! Stage `prepare`: the mirror has the base commit, the worktree stands at it, and the backend's document is written.
 
 use std::fs;
+use std::path::Path;
 
 use super::halt::Halt;
 use super::journal::Phase;
@@ -29,7 +30,7 @@ pub(super) async fn run(attempt: &mut Attempt) -> Result<Phase, Halt> {
         let salvage = previous.salvage.as_ref().map_or_else(String::new, |commit| format!("; what it left is in {commit}"));
         attempt.say(&format!("attempt {} ended {how}{salvage}", previous.attempt));
     }
-    write_spec(attempt)?;
+    write_spec(attempt, &attempt.slot.spec())?;
     Ok(Phase::Prepared { base })
 }
 
@@ -74,7 +75,8 @@ pub(super) async fn within<T>(attempt: &Attempt, step: impl Future<Output = Resu
     }
 }
 
-fn write_spec(attempt: &Attempt) -> Result<(), Halt> {
+/// Writes the backend's document, which gates get too.
+pub(super) fn write_spec(attempt: &Attempt, path: &Path) -> Result<(), Halt> {
     let document = SpecDocument {
         schema: 1,
         job: attempt.claimed.claim.job,
@@ -85,5 +87,5 @@ fn write_spec(attempt: &Attempt) -> Result<(), Halt> {
     };
     let failed = |error: &dyn std::error::Error| Halt::infrastructure("cannot write the backend's document", error);
     let bytes = serde_json::to_vec_pretty(&document).map_err(|error| failed(&error))?;
-    fs::write(attempt.slot.spec(), bytes).map_err(|error| failed(&error))
+    fs::write(path, bytes).map_err(|error| failed(&error))
 }

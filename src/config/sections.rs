@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::backends::BackendConfig;
+use crate::job::checks::Checks;
 use crate::job::spec::Gate;
 use crate::{api, attempt, clock, git, logs, sandbox, store, worker, workspace};
 
@@ -34,6 +35,8 @@ pub struct Config {
     pub backends: BTreeMap<String, BackendConfig>,
     /// The backend of jobs that name none.
     pub default_backend: String,
+    /// What every result must look like, unless its project says otherwise.
+    pub checks: Checks,
     /// Repositories with their policy, by name.
     pub projects: BTreeMap<String, ProjectConfig>,
 }
@@ -59,6 +62,9 @@ pub struct ProjectConfig {
     /// What judges every result, before the job's own gates.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gates: Vec<Gate>,
+    /// What every result must look like: what this does not say is as for all projects.
+    #[serde(default, skip_serializing_if = "Checks::is_default")]
+    pub checks: Checks,
     /// What its jobs may take of the queue.
     #[serde(default, skip_serializing_if = "store::ProjectLimits::are_none")]
     pub limits: store::ProjectLimits,

@@ -151,6 +151,7 @@ impl Composition {
             default_backend: config.default_backend.clone(),
             attempts: config.queue.retry.attempts,
             branch: config.workspace.branch.clone(),
+            checks: config.checks.clone(),
             version: VERSION.to_owned(),
             configuration: crate::config::settings(&self.loaded),
         }
@@ -165,6 +166,7 @@ fn project_policy(project: &ProjectConfig) -> Project {
         timeout: project.timeout,
         attempts: project.attempts,
         gates: project.gates.clone(),
+        checks: project.checks.clone(),
         limits: project.limits.clone(),
     }
 }

@@ -50,6 +50,8 @@ impl Fate {
         let tested = Gate {
             name: "unit".to_owned(),
             command: Command::Line(if foreign { "test -s SAWMILL-NOTE.md" } else { "sh tests/run.sh" }.to_owned()),
+            tests: None,
+            reports: Vec::new(),
             timeout: Some(Duration::from_secs(20)),
         };
         let (change, change_and_test) = if foreign { (NOTE, NOTE) } else { (SHOUT, LONGEST) };

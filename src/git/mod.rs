@@ -13,7 +13,9 @@
 
 mod attributes;
 mod bases;
+mod changes;
 mod checkout;
+mod clean;
 mod command;
 mod commit;
 mod config;
@@ -52,6 +54,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use bases::{BaseUse, Bases};
+pub use changes::{ChangedFile, Changeset, Line, Presence};
 pub use commit::{Change, Committed};
 pub use config::Config;
 pub use error::GitError;

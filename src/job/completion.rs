@@ -5,6 +5,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::checks::Finding;
+use super::counts::TestCounts;
 use super::outcome::Outcome;
 use crate::clock::Timestamp;
 use crate::ids::{AttemptNo, CompletionId, JobId, ObjectId};
@@ -70,6 +72,9 @@ pub struct Completion {
     pub diff: DiffSummary,
     /// What the gates saw.
     pub gates: Vec<GateEvidence>,
+    /// What the checks flagged.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub findings: Vec<Finding>,
     /// The backend's own summary of its work.
     pub summary: Option<String>,
     /// What the backend reported of its use of a model.
@@ -146,10 +151,15 @@ pub struct GateEvidence {
     pub name: String,
     /// What was run.
     pub argv: Vec<String>,
+    /// The tree that it judged, in a clean checkout: that of the commit delivered, or of the base where nothing changed.
+    pub tree: ObjectId,
     /// The exit status; absent where a signal ended it.
     pub exit: Option<i32>,
     /// Whether it passed.
     pub passed: bool,
+    /// How many tests it ran, where it is one that runs tests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tests: Option<TestCounts>,
     /// How long it took, in milliseconds.
     pub duration_ms: i64,
     /// Where its output begins in the attempt's log.

@@ -5,8 +5,10 @@
 pub mod attempt;
 pub mod branch;
 pub mod check;
+pub mod checks;
 pub mod claim;
 pub mod completion;
+pub mod counts;
 pub mod deadline;
 pub mod explain;
 pub mod forecast;

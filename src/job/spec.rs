@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::branch::BranchName;
+use super::checks::Checks;
+use super::counts::TestFormat;
 use super::schedule::{AfterFailure, Concurrency};
 use crate::clock::{Timestamp, human};
 use crate::ids::JobId;
@@ -87,6 +89,9 @@ pub struct JobSpec {
     /// Commands that judge the result, after those of the project.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gates: Vec<Gate>,
+    /// What the result must look like, whatever the gates say: after the checks of the project, each as it stands.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub checks: Vec<Checks>,
     /// How the result is delivered.
     #[serde(default, skip_serializing_if = "Deliver::is_default")]
     pub deliver: Deliver,
@@ -279,8 +284,14 @@ impl Execution {
 pub struct Gate {
     /// Its name in the evidence.
     pub name: String,
-    /// What to run, in the worktree.
+    /// What to run, in a clean checkout of the commit that will be delivered, which no other gate has written to.
     pub command: Command,
+    /// How it says how many tests it ran, for a gate that runs tests: one that runs none is then failed, whatever its exit status.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tests: Option<TestFormat>,
+    /// Patterns of the files in the form of JUnit that it writes, such as `target/**/junit.xml`, below its directory.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reports: Vec<String>,
     /// How long it may take, within the attempt's deadline.
     #[serde(default, with = "human::option", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, example = "3m")]
@@ -364,7 +375,13 @@ mod tests {
             task: Task { command: Some(Command::Line("true".to_owned())), ..Task::default() },
             timeout: Some(Duration::from_secs(90)),
             execution: Execution { role: Some("fixer".to_owned()), ..Execution::default() },
-            gates: vec![Gate { name: "unit".to_owned(), command: Command::Line("make".to_owned()), timeout: None }],
+            gates: vec![Gate {
+                name: "unit".to_owned(),
+                command: Command::Line("make".to_owned()),
+                tests: Some(TestFormat::Cargo),
+                reports: Vec::new(),
+                timeout: None,
+            }],
             ..JobSpec::default()
         };
         let json = serde_json::to_string(&spec).expect("a job document is JSON");

@@ -13,6 +13,7 @@ use std::process::Command;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::libc;
+use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
@@ -119,7 +120,9 @@ pub(super) fn show_mount(source: &CStr, namespace: impl AsFd, target: &CStr) -> 
     let (from, empty, flags) = (tree.as_raw_fd(), c"".as_ptr(), libc::MOVE_MOUNT_F_EMPTY_PATH);
     // SAFETY: both pointers are valid for reading for the length of the call.
     let moved = unsafe { libc::syscall(libc::SYS_move_mount, from, empty, libc::AT_FDCWD, target.as_ptr(), flags) };
-    Errno::result(moved).map(drop)
+    Errno::result(moved)?;
+    // Where mounts of the source propagate, what is mounted over this later would appear on the host too.
+    mount(None::<&CStr>, target, None::<&CStr>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&CStr>)
 }
 
 /// A child that has ended and is no more.

@@ -160,6 +160,38 @@ impl SlotDir {
         self.job().join("tmp")
     }
 
+    /// Where gates run: laid out as a slot is, outside of what the job sees.
+    #[must_use]
+    pub fn gates(&self) -> Self {
+        Self { root: self.root.join("gates"), number: self.number }
+    }
+
+    /// The same within what the job sees, for containers to which nothing else can be shown. What is there before gates run
+    /// may be anything that the job has put there.
+    #[must_use]
+    pub fn gates_within(&self) -> Self {
+        Self { root: self.job().join("gates"), number: self.number }
+    }
+
+    /// Makes the place in which a gate runs, empty: what was there goes to the trash. `gates` is one of the two.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn reset_gates(&self, gates: &Self, trash: &Trash) -> io::Result<()> {
+        self.clear_gates(trash)?;
+        [gates.job(), gates.home(), gates.tmp()].iter().try_for_each(|part| private_dir(part))
+    }
+
+    /// Moves both places to the trash. Nothing is ever mounted below the one that the job sees.
+    fn clear_gates(&self, trash: &Trash) -> io::Result<()> {
+        let (own, within) = (self.gates(), self.gates_within());
+        if own.root.symlink_metadata().is_ok() {
+            git::release(&own.root).map_err(io::Error::other)?;
+            trash.take(&own.root)?;
+        }
+        if within.root.symlink_metadata().is_ok() { trash.take(&within.root) } else { Ok(()) }
+    }
+
     /// Whether nothing of an attempt is in it.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -191,6 +223,7 @@ impl SlotDir {
             entries => entries?,
         };
         git::release(&self.root).map_err(io::Error::other)?;
+        git::release(&self.gates().root).map_err(io::Error::other)?;
         // Whatever is there beside the supervisor: the host's side of a worktree, or what is left of one whose making was cut
         // short.
         let mut to_go = Vec::new();

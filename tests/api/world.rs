@@ -278,6 +278,7 @@ fn completion(claim: &Claim, outcome: &Outcome) -> Completion {
         branch: Some(format!("sawmill/adhoc/job/{}", claim.job.short())),
         diff: DiffSummary { files: 1, insertions: 3, deletions: 1, per_file: vec![file] },
         gates: Vec::new(),
+        findings: Vec::new(),
         summary: None,
         usage: None,
         outcome: outcome.clone(),
@@ -294,6 +295,7 @@ fn policy() -> Policy {
         backends: BTreeSet::from(["shell".to_owned()]),
         default_backend: "shell".to_owned(),
         attempts: 3,
+        checks: sawmill::job::checks::Checks::default(),
         branch: "sawmill/{execution}/{role}/{slug}".parse().expect("a legal template"),
         version: "0.1.0 (test)".to_owned(),
         configuration: vec![

@@ -50,7 +50,9 @@ impl Latch {
             Self::Inside { workers, name } => {
                 let dirs = |path: &Path| fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
                 let slots = dirs(workers).flat_map(|worker| dirs(&worker.join("slots")).collect::<Vec<_>>());
-                let held = slots.map(|slot| slot.join("job")).find(|job| job.join(format!("{name}.reached")).exists());
+                // What a gate sees is another directory than what its job saw.
+                let mut seen = slots.flat_map(|slot| [slot.join("job"), slot.join("gates/job")]);
+                let held = seen.find(|job| job.join(format!("{name}.reached")).exists());
                 held.map(|job| job.join(format!("{name}.{part}")))
             }
         }

@@ -292,6 +292,7 @@ fn completion(claimed: &ClaimedJob) -> Completion {
         branch: Some(claimed.job.branch.to_string()),
         diff: DiffSummary { files: 1, insertions: 2, ..DiffSummary::default() },
         gates: Vec::new(),
+        findings: Vec::new(),
         summary: Some("did \u{0}it".to_owned()),
         usage: None,
         outcome: Outcome::new(OutcomeClass::Succeeded, "delivered"),

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -192,6 +192,15 @@ impl Containers {
         }
         self.refill_soon(wish.slot);
         Ok(Lodging { container, env: image.env, start })
+    }
+
+    /// Has a container see a directory of the host, with what is mounted in it, over what it sees at `target` now. It is for this job
+    /// only from then on.
+    ///
+    /// # Errors
+    /// This process is not root, or the container is gone.
+    pub async fn show(&self, container: &mut Container, source: &Path, target: &Path) -> Result<(), ContainerError> {
+        self.inner.workshop.show(container, source, target).await
     }
 
     async fn take_ready(&self, slot: u32, recipe: &Recipe) -> Option<Container> {

@@ -186,6 +186,16 @@ impl Workshop {
         })
     }
 
+    /// Has a container see a directory of the host, with what is mounted in it, over what it sees at `target` now.
+    pub(super) async fn show(&self, container: &mut Container, source: &Path, target: &Path) -> Result<(), ContainerError> {
+        let pid = container.supervisor().pid().await?;
+        container.mounted = true;
+        mounts::show(source, pid, target).map_err(|error| ContainerError::Engine {
+            what: format!("show {} to container {}", source.display(), container.name),
+            why: format!("{error}; only root can"),
+        })
+    }
+
     async fn wait_until_ready(&self, container: &Container) -> Result<(), ContainerError> {
         let begun = Instant::now();
         let mut asked = begun;

@@ -1,0 +1,108 @@
+//! Patterns of paths: `*` and `?` within a part, `**` over parts, `[a-z]` and `{a,b}`, as in `.gitignore` and most shells.
+//!
+//! The one rule: a pattern is about the whole path from the root of the repository. `docs/**` is everything below `docs`; `**/x` is any
+//! `x`, wherever it is.
+
+use regex::Regex;
+
+/// Patterns, of which a path may match one.
+#[derive(Debug)]
+pub struct Globs {
+    patterns: Vec<(String, Option<Regex>)>,
+}
+
+impl Globs {
+    /// Takes these patterns.
+    #[must_use]
+    pub fn new(patterns: &[String]) -> Self {
+        let made = |pattern: &String| (pattern.clone(), Regex::new(&translate(pattern)).ok());
+        Self { patterns: patterns.iter().map(made).collect() }
+    }
+
+    /// The first pattern that a path matches. One that is no pattern matches its own text only.
+    #[must_use]
+    pub fn matching(&self, path: &str) -> Option<&str> {
+        let matches = |(text, pattern): &&(String, Option<Regex>)| match pattern {
+            Some(pattern) => pattern.is_match(path),
+            None => text == path,
+        };
+        self.patterns.iter().find(matches).map(|(text, _)| text.as_str())
+    }
+}
+
+/// The regular expression that says the same.
+fn translate(glob: &str) -> String {
+    let mut out = String::from("(?s)^");
+    let mut rest = glob.strip_prefix('/').unwrap_or(glob);
+    let mut alternatives = 0;
+    while let Some(c) = rest.chars().next() {
+        if let Some(after) = rest.strip_prefix("**/") {
+            out.push_str("(?:.*/)?");
+            rest = after;
+            continue;
+        }
+        if let Some(after) = rest.strip_prefix("**") {
+            out.push_str(".*");
+            rest = after;
+            continue;
+        }
+        let mut taken = c.len_utf8();
+        match c {
+            '*' => out.push_str("[^/]*"),
+            '?' => out.push_str("[^/]"),
+            '[' => match rest.find(']').filter(|end| *end > 1) {
+                Some(end) => {
+                    let class = rest[1..end].replace('\\', "\\\\").replace('[', "\\[");
+                    out.push_str(&format!(
+                        "[{}]",
+                        class.strip_prefix('!').map_or_else(|| class.clone(), |class| format!("^{class}"))
+                    ));
+                    taken = end + 1;
+                }
+                None => out.push_str("\\["),
+            },
+            '{' if rest.contains('}') => {
+                alternatives += 1;
+                out.push_str("(?:");
+            }
+            '}' if alternatives > 0 => {
+                alternatives -= 1;
+                out.push(')');
+            }
+            ',' if alternatives > 0 => out.push('|'),
+            c => out.push_str(&regex::escape(c.encode_utf8(&mut [0; 4]))),
+        }
+        rest = &rest[taken..];
+    }
+    out.push_str(&")".repeat(alternatives));
+    // A directory is all that is in it.
+    out.push_str(if glob.ends_with('/') { ".*$" } else { "$" });
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pattern_is_about_the_whole_path() {
+        let check = |glob: &str, path: &str, expected: bool| {
+            assert_eq!(Globs::new(&[glob.to_owned()]).matching(path).is_some(), expected, "{glob} {path} {}", translate(glob));
+        };
+        check("src/**", "src/a/b.rs", true);
+        check("src/**", "src", false);
+        check("src/**", "tests/src/a", false);
+        check("src/*", "src/a/b.rs", false);
+        check("**/Cargo.lock", "Cargo.lock", true);
+        check("**/Cargo.lock", "a/b/Cargo.lock", true);
+        check("**/Cargo.lock", "xCargo.lock", false);
+        check("*.{md,txt}", "a.txt", true);
+        check("*.{md,txt}", "a.rs", false);
+        check("a?[0-9].c", "ab7.c", true);
+        check("a?[!0-9].c", "ab7.c", false);
+        check(".github/", ".github/workflows/ci.yml", true);
+        check("/README.md", "README.md", true);
+        check("a.b", "axb", false);
+        check("odd[", "odd[", true);
+    }
+}
