@@ -141,6 +141,8 @@ pub(super) struct Paths {
     pub(super) tree: PathBuf,
     pub(super) spec: PathBuf,
     pub(super) result: PathBuf,
+    pub(super) order: PathBuf,
+    pub(super) events: PathBuf,
     pub(super) home: PathBuf,
     pub(super) tmp: PathBuf,
 }
@@ -165,13 +167,21 @@ impl Attempt {
                     tree: within(slot.tree()),
                     spec: within(slot.spec()),
                     result: within(slot.result()),
+                    order: within(slot.order()),
+                    events: within(slot.events()),
                     home: within(slot.home()),
                     tmp: "/tmp".into(),
                 }
             }
-            Some(Place::Host) | None => {
-                Paths { tree: slot.tree(), spec: slot.spec(), result: slot.result(), home: slot.home(), tmp: slot.tmp() }
-            }
+            Some(Place::Host) | None => Paths {
+                tree: slot.tree(),
+                spec: slot.spec(),
+                result: slot.result(),
+                order: slot.order(),
+                events: slot.events(),
+                home: slot.home(),
+                tmp: slot.tmp(),
+            },
         }
     }
 

@@ -52,6 +52,9 @@ pub struct ResultDocument {
     /// Its use of a model.
     #[serde(default)]
     pub usage: Option<Usage>,
+    /// Where a usage limit was met: when that is reset, or 0 where that is not known.
+    #[serde(default)]
+    pub retry_at: Option<Timestamp>,
 }
 
 /// Why there is no result.
