@@ -14,7 +14,7 @@ use sawmill::sandbox::container::ContainerError;
 use sawmill::store::StoreError;
 use sawmill::worker::{IdentityError, Shutdown, WorkerError};
 use sawmill::workspace::SlotDir;
-use sawmill::{attempt, demo, doctor, images, sandbox, upkeep};
+use sawmill::{attempt, backends, demo, doctor, images, sandbox, upkeep};
 use tokio_util::sync::CancellationToken;
 
 fn main() -> ExitCode {
@@ -24,6 +24,7 @@ fn main() -> ExitCode {
         Some(first) if first == sandbox::SUBCOMMAND => return sandbox::supervise(args),
         Some(first) if first == sandbox::INSIDE_SUBCOMMAND => return sandbox::supervise_inside(args),
         Some(first) if first == git::TETHER_SUBCOMMAND => return git::tether(args),
+        Some(first) if first == backends::AGENT_SUBCOMMAND => return backends::run_agent(args, Environment::read().variables()),
         Some(first) if first == attempt::SALVAGE_SUBCOMMAND => return in_runtime(salvage(args.next())),
         _ => {}
     }
@@ -85,6 +86,7 @@ async fn host(command: HostCommand, global: &Global, environment: Environment) -
             let findings = doctor::examine(&composition).await;
             return doctor::report(&out, &findings);
         }
+        HostCommand::Backends(command) => return doctor::backends(&command, &composition, &out).await.map_err(failed),
         HostCommand::Images(command) => return images::run(&command, composition.config(), &out).await.map_err(failed),
         HostCommand::Reconcile { apply } => {
             let mode = if apply { Mode::Apply } else { Mode::List };

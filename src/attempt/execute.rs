@@ -2,6 +2,7 @@
 
 use tracing::warn;
 
+use super::backend;
 use super::disk;
 use super::environment;
 use super::halt::Halt;
@@ -27,8 +28,10 @@ const DISK_FULL: u64 = 256 * 1024;
 /// id, which the supervisor answers as the first time.
 pub(super) async fn start(attempt: &mut Attempt, base: ObjectId) -> Result<Phase, Halt> {
     attempt.stages.enter(Stage::Execute, attempt.now());
-    let argv = backend_argv(attempt)?;
+    // Whoever cannot be started for this job is not to have a container made for it.
+    let started = backend::start(attempt)?;
     place::choose(attempt).await?;
+    let argv = backend::argv(attempt, started)?;
     // Before the command is started: whoever finds the journal knows where to look for it.
     attempt.enter(Phase::Prepared { base: base.clone() })?;
     let command = command(attempt, BACKEND, argv, attempt.deadline().work_until(), attempt.paths());
@@ -45,6 +48,7 @@ pub(super) async fn wait(attempt: &mut Attempt, base: ObjectId) -> Result<Phase,
     let report = ended(attempt, BACKEND, Deadline::work_until).await?;
     attempt.journal.resources = resources(&report);
     note_stragglers(attempt, &report);
+    backend::keep_events(attempt);
     let exit = exit_of(attempt, &report)?;
     match attempt.backend.judge(exit, &attempt.slot.result()) {
         Verdict::Done { summary, usage } => Ok(Phase::Executed { base, said: Said { summary, usage } }),
@@ -110,11 +114,6 @@ pub(super) fn will(attempt: &Attempt) -> Will {
         env: [("PATH".to_owned(), path)].into(),
         cwd: attempt.tools.state.root().to_owned(),
     }
-}
-
-fn backend_argv(attempt: &Attempt) -> Result<Vec<String>, Halt> {
-    let task = &attempt.claimed.job.spec.task;
-    attempt.backend.argv(task).map_err(|error| Halt::failed(OutcomeClass::Invalid, error.to_string()))
 }
 
 /// Waits for a command's end, and brings it about when the attempt is to stop. `until` says when the command must be over; its

@@ -4,6 +4,7 @@
 //! ended, what is uncommitted is salvaged, the log is shipped to its end, and the end is written once, under the claim.
 //! Claiming, leases and slots are the worker's affair.
 
+mod backend;
 mod close;
 mod counted;
 mod deliver;

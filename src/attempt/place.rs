@@ -145,6 +145,8 @@ pub(super) struct Paths {
     pub(super) tree: PathBuf,
     pub(super) spec: PathBuf,
     pub(super) result: PathBuf,
+    pub(super) order: PathBuf,
+    pub(super) events: PathBuf,
     pub(super) home: PathBuf,
     pub(super) tmp: PathBuf,
 }
@@ -152,14 +154,30 @@ pub(super) struct Paths {
 impl Paths {
     /// The files of a slot, or of what is laid out as one, on the host.
     pub(super) fn on_host(files: &SlotDir) -> Self {
-        Self { tree: files.tree(), spec: files.spec(), result: files.result(), home: files.home(), tmp: files.tmp() }
+        Self {
+            tree: files.tree(),
+            spec: files.spec(),
+            result: files.result(),
+            order: files.order(),
+            events: files.events(),
+            home: files.home(),
+            tmp: files.tmp(),
+        }
     }
 
     /// The same in a container whose workspace is the directory `shown` of the host.
     pub(super) fn in_container(files: &SlotDir, shown: &Path) -> Self {
         let within = |path: PathBuf| Path::new(WORKSPACE).join(path.strip_prefix(shown).unwrap_or(&path));
-        let Self { tree, spec, result, home, tmp } = Self::on_host(files);
-        Self { tree: within(tree), spec: within(spec), result: within(result), home: within(home), tmp: within(tmp) }
+        let Self { tree, spec, result, order, events, home, tmp } = Self::on_host(files);
+        Self {
+            tree: within(tree),
+            spec: within(spec),
+            result: within(result),
+            order: within(order),
+            events: within(events),
+            home: within(home),
+            tmp: within(tmp),
+        }
     }
 }
 

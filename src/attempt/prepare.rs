@@ -75,17 +75,21 @@ pub(super) async fn within<T>(attempt: &Attempt, step: impl Future<Output = Resu
     }
 }
 
-/// Writes the backend's document, which gates get too.
-pub(super) fn write_spec(attempt: &Attempt, path: &Path) -> Result<(), Halt> {
-    let document = SpecDocument {
+/// What the backend is told of the job.
+pub(super) fn document(attempt: &Attempt) -> SpecDocument {
+    SpecDocument {
         schema: 1,
         job: attempt.claimed.claim.job,
         attempt: attempt.claimed.claim.attempt,
         task: attempt.claimed.job.spec.task.clone(),
         deadline_ms: attempt.deadline().work_until(),
         previous: attempt.claimed.previous.clone(),
-    };
+    }
+}
+
+/// Writes the backend's document, which gates get too.
+pub(super) fn write_spec(attempt: &Attempt, path: &Path) -> Result<(), Halt> {
     let failed = |error: &dyn std::error::Error| Halt::infrastructure("cannot write the backend's document", error);
-    let bytes = serde_json::to_vec_pretty(&document).map_err(|error| failed(&error))?;
+    let bytes = serde_json::to_vec_pretty(&document(attempt)).map_err(|error| failed(&error))?;
     fs::write(path, bytes).map_err(|error| failed(&error))
 }

@@ -13,7 +13,8 @@ use crate::job::Label;
 pub struct BackendConfig {
     /// How it is started and understood.
     pub kind: Kind,
-    /// For `kind = "command"`: the program and its arguments. It speaks the executor protocol.
+    /// The program and its first arguments. For `kind = "command"` it speaks the executor protocol; for agents it is where theirs is
+    /// when it is not the usual name in the `PATH`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub command: Vec<String>,
     /// Where its result is read from; what suits the kind when absent.
@@ -31,6 +32,42 @@ pub struct BackendConfig {
     /// The name of what it draws on, which is paused when its usage limit is met; the backend's own name when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credential: Option<String>,
+    /// For agents: the model, by the name that the agent gives it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// For agents: the base URL of the model's server; the agent's own choice when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    /// For agents: the template of what they are told, instead of the kind's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<String>,
+    /// For agents: the version that is expected; `sawmill doctor` says when another is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// For agents: further arguments of their program.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub extra_args: Vec<String>,
+}
+
+impl BackendConfig {
+    /// One of that kind with nothing else set.
+    #[must_use]
+    pub const fn of(kind: Kind) -> Self {
+        Self {
+            kind,
+            command: Vec::new(),
+            result: None,
+            timeout: None,
+            env: Vec::new(),
+            capabilities: Vec::new(),
+            credential: None,
+            model: None,
+            endpoint: None,
+            prompt: None,
+            version: None,
+            extra_args: Vec::new(),
+        }
+    }
 }
 
 /// How a backend is started and understood.
@@ -41,6 +78,21 @@ pub enum Kind {
     Shell,
     /// Runs the operator's program, which reads the job from the file that `SAWMILL_SPEC` names.
     Command,
+    /// Mini-SWE-agent.
+    #[serde(rename = "miniswe")]
+    MiniSwe,
+    /// Codex, by `codex exec`.
+    #[serde(rename = "openai_codex")]
+    Codex,
+    /// Claude Code, by `claude -p`.
+    #[serde(rename = "claude_code")]
+    Claude,
+}
+
+impl std::fmt::Display for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.serialize(f)
+    }
 }
 
 /// Where a backend's result is read from.

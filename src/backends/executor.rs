@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
+use super::adapter::{Abilities, Adapter};
+use super::agent::Order;
 use super::config::{BackendConfig, Kind, ResultFrom};
-use super::protocol::{self, ResultDocument, ResultError};
+use super::prompt;
+use super::protocol::{self, ResultDocument, ResultError, SpecDocument};
 use crate::clock::Timestamp;
 use crate::job::completion::Usage;
-use crate::job::spec::Task;
 use crate::job::{Label, OutcomeClass};
 
 /// The backends of this worker, by name.
@@ -25,10 +27,11 @@ impl Registry {
     pub fn new(configured: &BTreeMap<String, BackendConfig>) -> Result<Self, BackendError> {
         let mut backends = BTreeMap::new();
         for (name, config) in configured {
-            if config.kind == Kind::Command && config.command.first().is_none_or(String::is_empty) {
-                return Err(BackendError::NoProgram(name.clone()));
+            let backend = Backend { name: name.clone(), config: config.clone() };
+            if let Some(why) = backend.flaw() {
+                return Err(BackendError::Flaw { backend: name.clone(), why });
             }
-            backends.insert(name.clone(), Backend { name: name.clone(), config: config.clone() });
+            backends.insert(name.clone(), backend);
         }
         Ok(Self { backends })
     }
@@ -87,12 +90,31 @@ pub enum Verdict {
 /// Why a backend cannot take a job.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BackendError {
-    /// The configuration names no program.
-    #[error("backends.{0}: kind \"command\" needs command = [\"program\", …]")]
-    NoProgram(String),
-    /// The job names no command.
-    #[error("backend {0} runs the job's own command, and the job has none: set task.command")]
-    NoCommand(String),
+    /// The configuration cannot work.
+    #[error("backends.{backend}: {why}")]
+    Flaw {
+        /// The backend.
+        backend: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// The job lacks what the backend needs.
+    #[error("backend {backend} {why}")]
+    Lacks {
+        /// The backend.
+        backend: String,
+        /// What is missing.
+        why: String,
+    },
+}
+
+/// How a backend is started for a job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Started {
+    /// By this command.
+    By(Vec<String>),
+    /// By this very program within the slot, which is given this document.
+    Inside(Box<Order>),
 }
 
 impl Backend {
@@ -126,14 +148,97 @@ impl Backend {
         &self.config.capabilities
     }
 
-    /// The program and arguments to start for `task`.
+    /// Its kind.
+    #[must_use]
+    pub const fn kind(&self) -> Kind {
+        self.config.kind
+    }
+
+    /// What it can do.
+    #[must_use]
+    pub fn abilities(&self) -> Abilities {
+        match self.config.kind.adapter() {
+            Adapter::Plain(plain) => plain.abilities(),
+            Adapter::Agent(agent) => agent.abilities(),
+        }
+    }
+
+    /// The template of what an agent is told; none for what is no agent.
+    #[must_use]
+    pub fn template(&self) -> Option<&str> {
+        match self.config.kind.adapter() {
+            Adapter::Plain(_) => None,
+            Adapter::Agent(agent) => Some(self.config.prompt.as_deref().unwrap_or_else(|| agent.template())),
+        }
+    }
+
+    /// The command that makes an agent say its version, which also has its program read from the disk; none for what is no agent.
+    #[must_use]
+    pub fn probe(&self) -> Option<Vec<String>> {
+        let Adapter::Agent(agent) = self.config.kind.adapter() else { return None };
+        let mut argv =
+            if self.config.command.is_empty() { vec![agent.program().to_owned()] } else { self.config.command.clone() };
+        argv.extend(agent.probe().iter().map(|argument| (*argument).to_owned()));
+        Some(argv)
+    }
+
+    /// The version that the configuration expects of an agent.
+    #[must_use]
+    pub fn version(&self) -> Option<&str> {
+        self.config.version.as_deref()
+    }
+
+    /// What is wrong with its configuration.
+    fn flaw(&self) -> Option<String> {
+        let config = &self.config;
+        match config.kind.adapter() {
+            Adapter::Plain(plain) => {
+                let set = [
+                    ("model", config.model.is_some()),
+                    ("endpoint", config.endpoint.is_some()),
+                    ("prompt", config.prompt.is_some()),
+                    ("version", config.version.is_some()),
+                    ("extra_args", !config.extra_args.is_empty()),
+                ];
+                let idle = set.iter().find(|(_, is_set)| *is_set);
+                let idle = idle.map(|(key, _)| format!("{key} is for agents, and kind {:?} is none", config.kind.to_string()));
+                plain.flaw(config).map(str::to_owned).or(idle)
+            }
+            Adapter::Agent(_) if config.result.is_some() => {
+                Some(format!("result is not for agents: what kind {:?} came to is in its events", config.kind.to_string()))
+            }
+            Adapter::Agent(agent) => {
+                let template = config.prompt.as_deref().and_then(|template| prompt::check(template).err());
+                agent.flaw(config).map(str::to_owned).or_else(|| template.map(|error| error.to_string()))
+            }
+        }
+    }
+
+    /// How to start it for the job of this document.
     ///
     /// # Errors
-    /// The task lacks what this backend needs.
-    pub fn argv(&self, task: &Task) -> Result<Vec<String>, BackendError> {
-        match self.config.kind {
-            Kind::Shell => Ok(task.command.as_ref().ok_or_else(|| BackendError::NoCommand(self.name.clone()))?.argv()),
-            Kind::Command => Ok(self.config.command.clone()),
+    /// The job lacks what this backend needs.
+    pub fn start(&self, document: &SpecDocument) -> Result<Started, BackendError> {
+        let lacks = |why: String| BackendError::Lacks { backend: self.name.clone(), why };
+        match self.config.kind.adapter() {
+            Adapter::Plain(plain) => {
+                plain.argv(&self.config, &document.task).map(Started::By).map_err(|why| lacks(why.to_owned()))
+            }
+            Adapter::Agent(agent) => {
+                let template = self.config.prompt.as_deref().unwrap_or_else(|| agent.template());
+                let prompt =
+                    prompt::fill(template, document).map_err(|error| lacks(format!("cannot be told the task: {error}")))?;
+                let BackendConfig { kind, command, model, endpoint, extra_args, .. } = self.config.clone();
+                Ok(Started::Inside(Box::new(Order {
+                    backend: self.name.clone(),
+                    kind,
+                    command,
+                    model,
+                    endpoint,
+                    extra_args,
+                    prompt,
+                })))
+            }
         }
     }
 
@@ -148,11 +253,10 @@ impl Backend {
                 Err(ResultError::Missing) => Verdict::Done { summary: None, usage: None },
                 Err(error) => failed(format!("{} exited with status 0, but {error}", self.name)),
             },
-            (ResultFrom::ExitCode, Ok(127)) if self.config.kind == Kind::Shell => failed(format!(
-                "{} exited with status 127: a command that it names was not found, and the log says which",
-                self.name
-            )),
-            (ResultFrom::ExitCode, Ok(status)) => failed(format!("{} exited with status {status}", self.name)),
+            (ResultFrom::ExitCode, Ok(status)) => {
+                let why = self.explain(status).map_or_else(String::new, |why| format!(": {why}"));
+                failed(format!("{} exited with status {status}{why}", self.name))
+            }
             (ResultFrom::File, Ok(status)) => match document {
                 Ok(document) if status == 0 || !document.ok => said(&self.name, document),
                 Ok(_) => failed(format!("{} said that it was done but exited with status {status}", self.name)),
@@ -161,11 +265,18 @@ impl Backend {
         }
     }
 
+    fn explain(&self, status: i32) -> Option<&'static str> {
+        match self.config.kind.adapter() {
+            Adapter::Plain(plain) => plain.explain(status),
+            Adapter::Agent(_) => None,
+        }
+    }
+
     fn result_from(&self) -> ResultFrom {
-        self.config.result.unwrap_or(match self.config.kind {
-            Kind::Shell => ResultFrom::ExitCode,
-            Kind::Command => ResultFrom::File,
-        })
+        match self.config.kind.adapter() {
+            Adapter::Plain(plain) => self.config.result.unwrap_or_else(|| plain.result_from()),
+            Adapter::Agent(_) => ResultFrom::File,
+        }
     }
 }
 
@@ -188,18 +299,11 @@ fn failed(message: String) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::job::spec::Command;
+    use crate::ids::AttemptNo;
+    use crate::job::spec::{Command, Task};
 
     fn backend(kind: Kind) -> Backend {
-        let config = BackendConfig {
-            kind,
-            command: vec!["agent".to_owned()],
-            result: None,
-            timeout: None,
-            env: vec![],
-            capabilities: vec![],
-            credential: None,
-        };
+        let config = BackendConfig { command: vec!["agent".to_owned()], ..BackendConfig::of(kind) };
         Backend { name: "b".to_owned(), config }
     }
 
@@ -237,15 +341,53 @@ mod tests {
         let at = |at: &str| format!(r#"{{"schema":1,"ok":false,"summary":"5-hour limit","retry_at":{at}}}"#);
         check(Kind::Command, Ok(1), Some(&at("7")), "b met a usage limit: 5-hour limit; Some(7)");
         check(Kind::Shell, Ok(0), Some(&at("0")), "b met a usage limit: 5-hour limit; None");
+        check(Kind::Claude, Ok(0), Some(&at("0")), "b met a usage limit: 5-hour limit; None");
         check(Kind::Command, Ok(0), Some(&at("null")), "b reported failure: 5-hour limit");
         let done = Some(r#"{"schema":1,"ok":true,"summary":"did it","retry_at":7}"#);
         check(Kind::Command, Ok(0), done, "done: did it");
     }
 
+    fn document(task: Task) -> SpecDocument {
+        let job = "01a1fd92-9aff-72a5-a311-04340974bd74".parse().expect("an id");
+        SpecDocument { schema: 1, job, attempt: AttemptNo(1), task, deadline_ms: Timestamp(0), previous: None }
+    }
+
     #[test]
     fn the_shell_runs_the_jobs_own_command_and_says_when_there_is_none() {
         let with = Task { command: Some(Command::Line("make".to_owned())), ..Task::default() };
-        assert_eq!(backend(Kind::Shell).argv(&with), Ok(vec!["sh".to_owned(), "-c".to_owned(), "make".to_owned()]));
-        assert_eq!(backend(Kind::Shell).argv(&Task::default()), Err(BackendError::NoCommand("b".to_owned())));
+        let argv = ["sh", "-c", "make"].map(str::to_owned).to_vec();
+        assert_eq!(backend(Kind::Shell).start(&document(with)), Ok(Started::By(argv)));
+        let error = backend(Kind::Shell).start(&document(Task::default())).expect_err("it has no command");
+        assert_eq!(error.to_string(), "backend b runs the job's own command, and the job has none: set task.command");
+    }
+
+    #[test]
+    fn an_agent_is_started_within_the_slot_with_all_that_it_needs() {
+        let config = BackendConfig {
+            model: Some("m".to_owned()),
+            prompt: Some("Please: {{ instruction }}".to_owned()),
+            ..BackendConfig::of(Kind::Claude)
+        };
+        let backend = Backend { name: "b".to_owned(), config };
+        let task = Task { instruction: Some("tidy up".to_owned()), ..Task::default() };
+        let Ok(Started::Inside(order)) = backend.start(&document(task)) else { panic!("it is an agent") };
+        assert_eq!((order.prompt.as_str(), order.model.as_deref()), ("Please: tidy up\n", Some("m")));
+        assert_eq!(backend.probe(), Some(vec!["claude".to_owned(), "--version".to_owned()]));
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused_before_a_job_meets_it() {
+        let check = |config: BackendConfig, expected: &str| {
+            let error = Registry::new(&[("b".to_owned(), config)].into()).expect_err("it cannot work");
+            assert_eq!(error.to_string(), expected);
+        };
+        check(BackendConfig::of(Kind::Command), "backends.b: kind \"command\" needs command = [\"program\", …]");
+        check(BackendConfig::of(Kind::MiniSwe), "backends.b: kind \"miniswe\" needs model = \"provider/name\"");
+        let with = |kind| BackendConfig { model: Some("m".to_owned()), ..BackendConfig::of(kind) };
+        check(with(Kind::Shell), "backends.b: model is for agents, and kind \"shell\" is none");
+        let wrong = BackendConfig { prompt: Some("{% if %}".to_owned()), ..with(Kind::Claude) };
+        check(wrong, "backends.b: the prompt template is wrong: syntax error in line 1: unexpected end of block");
+        let wrong = BackendConfig { result: Some(ResultFrom::ExitCode), ..with(Kind::Claude) };
+        check(wrong, "backends.b: result is not for agents: what kind \"claude_code\" came to is in its events");
     }
 }

@@ -3,10 +3,21 @@
 //! The rest of the code never names a backend: it asks the registry for one, gets a command to start, and later a verdict
 //! on what came back. Running the command is the sandbox's affair.
 
+mod adapter;
+mod agent;
+mod claude;
+mod codex;
+mod command;
 mod config;
 mod executor;
+mod miniswe;
+mod prompt;
 mod protocol;
+mod shell;
 
+pub use adapter::Abilities;
+pub use agent::{EXECUTABLE as AGENT_EXECUTABLE, Order, SUBCOMMAND as AGENT_SUBCOMMAND, run as run_agent};
 pub use config::{BackendConfig, Kind, ResultFrom};
-pub use executor::{Backend, BackendError, Registry, Verdict};
+pub use executor::{Backend, BackendError, Registry, Started, Verdict};
+pub use prompt::PromptError;
 pub use protocol::{RESULT_MAX, ResultError, SpecDocument, read_result};

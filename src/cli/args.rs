@@ -81,6 +81,9 @@ pub enum HostCommand {
     /// Build the image that jobs run in, and list those that were built
     #[command(display_order = 58, subcommand)]
     Images(ImagesCommand),
+    /// List the backends: what they can do, and which version of each is there
+    #[command(display_order = 57, subcommand)]
+    Backends(BackendsCommand),
     /// List what daemons that are dead left on this host, and remove it
     #[command(display_order = 62)]
     Reconcile {
@@ -135,6 +138,18 @@ pub enum ImagesCommand {
     },
     /// List the images that were built, and which of them are stale
     List,
+}
+
+/// The commands of `backends`.
+#[derive(Debug, Clone, Subcommand)]
+pub enum BackendsCommand {
+    /// List those that are configured
+    List,
+    /// Show one, with the template of what it is told
+    Show {
+        /// Its name
+        name: String,
+    },
 }
 
 /// Commands that are clients of the API.

@@ -24,7 +24,7 @@ mod workers;
 
 use clap::{CommandFactory as _, FromArgMatches as _};
 
-pub use args::{Args, ClientCommand, Command, DemoArgs, Global, HostCommand, ImagesCommand, JobCommand};
+pub use args::{Args, BackendsCommand, ClientCommand, Command, DemoArgs, Global, HostCommand, ImagesCommand, JobCommand};
 pub use client::{Broken, Client};
 pub use error::{CliError, Exit};
 pub use output::{Captured, Form, Output, talk};

@@ -1,13 +1,14 @@
 //! Whether jobs can run in containers here: the engine, the image, and a supervisor in it, tried out.
 
-use std::time::Instant;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 use super::checks::{EXECUTABLE, flawed, good};
 use super::{Finding, State};
 use crate::config::Config;
 use crate::job::spec::ContainerMode;
 use crate::sandbox::Roster;
-use crate::sandbox::container::{ContainerError, Containers, ContainersSetup, Network, Use, Wish, propagates};
+use crate::sandbox::container::{ContainerError, Containers, ContainersSetup, Lodging, Network, Use, Wish, propagates};
 
 const CHECK: &str = "containers";
 
@@ -32,14 +33,21 @@ pub(super) async fn check(config: &Config) -> Finding {
 }
 
 /// Why a job would get no container here.
-enum Trouble {
+pub(super) enum Trouble {
     /// There is none to be had.
     NoContainer(String),
     /// Its network could not be closed as is configured.
     Open(String),
 }
 
-async fn try_one(config: &Config) -> Result<String, Trouble> {
+/// How long a program in a container may take to answer.
+pub(super) const EXPECTED_TO_ANSWER_WITHIN: Duration = Duration::from_secs(60);
+
+/// Makes a container as a slot would, has something done with it and with the directory that it is of, and removes both again.
+pub(super) async fn lodge<T>(
+    config: &Config,
+    visit: impl AsyncFnOnce(&Path, &Lodging) -> Result<T, Trouble>,
+) -> Result<T, Trouble> {
     let said = |error: std::io::Error| Trouble::NoContainer(error.to_string());
     // Beside the slots, because the engine must see the very disk that they are on.
     std::fs::create_dir_all(&config.worker.state_dir).map_err(said)?;
@@ -58,31 +66,35 @@ async fn try_one(config: &Config) -> Result<String, Trouble> {
         roster: Roster::default(),
     });
     let containers = containers.map_err(said)?;
-    let begun = Instant::now();
     let wish = Wish { slot: 0, tree: job_dir.clone(), job_dir, image: None, objects: Vec::new() };
-    let taken = containers.take(&wish).await.map_err(|error| match error {
-        ContainerError::Open { .. } => Trouble::Open(error.to_string()),
-        _ => Trouble::NoContainer(error.to_string()),
-    });
-    let took = begun.elapsed();
-    let tried = match taken {
+    let tried = match containers.take(&wish).await {
         Ok(lodging) => {
-            let opened = containers.open_egress(&lodging.container, |_| ()).await;
-            let image = lodging.container.image().to_owned();
+            let visited = match containers.open_egress(&lodging.container, |_| ()).await {
+                Ok(_open) => visit(&path, &lodging).await,
+                Err(error) => Err(Trouble::Open(error.to_string())),
+            };
             containers.give_back(0, lodging.container, Use::Clean);
-            opened.map(|_| image).map_err(|error| Trouble::Open(error.to_string()))
+            visited
         }
-        Err(trouble) => Err(trouble),
+        Err(error @ ContainerError::Open { .. }) => Err(Trouble::Open(error.to_string())),
+        Err(error) => Err(Trouble::NoContainer(error.to_string())),
     };
     containers.close().await;
-    let image = tried?;
+    tried
+}
+
+async fn try_one(config: &Config) -> Result<String, Trouble> {
+    let begun = Instant::now();
+    let (shared, image, took) =
+        lodge(config, async |state, lodging| Ok((propagates(state), lodging.container.image().to_owned(), begun.elapsed())))
+            .await?;
     let listed = config.container.egress.iter().count();
     let network = match config.container.network {
         Network::None => "no network".to_owned(),
         Network::AllowList => format!("no network but a way to the {listed} that container.egress lists"),
         Network::Bridge => format!("a bridge, closed to private addresses but for {listed} in container.egress"),
     };
-    let mounts = match (propagates(&path), nix::unistd::geteuid().is_root()) {
+    let mounts = match (shared, nix::unistd::geteuid().is_root()) {
         (true, _) => "",
         (false, true) => "; worktrees that are mounts are shown to each by this worker",
         (false, false) => "; worktrees that are mounts cannot be shown to them: share the mount that worker.state_dir is on",

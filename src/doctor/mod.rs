@@ -1,7 +1,11 @@
-//! `sawmill doctor`: what Sawmill needs of this host, checked, with what to do about what is missing.
+//! `sawmill doctor`: what Sawmill needs of this host, checked, with what to do about what is missing; and `sawmill backends`.
 
+mod backends;
 mod checks;
 mod containers;
+mod probe;
+
+pub use backends::backends;
 
 use crate::cli::{Cell, CliError, Exit, Output};
 use crate::daemon::Composition;
@@ -43,6 +47,7 @@ pub async fn examine(composition: &Composition) -> Vec<Finding> {
     findings.extend(checks::database(config).await);
     findings.push(checks::supervisor(config).await);
     findings.push(containers::check(config).await);
+    findings.extend(backends::check(composition).await);
     findings
 }
 

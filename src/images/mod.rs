@@ -4,6 +4,7 @@
 
 mod base;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -20,6 +21,9 @@ const DOCKERFILE: &str = include_str!("../../docker/Dockerfile");
 /// Its name; the configured default is its latest.
 const NAME: &str = "sawmill-agent";
 
+/// What this host trusts, where Debian and its like keep it: it may reach registries only through a proxy with a certificate of its own.
+const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
+
 /// Does what a command asks for.
 ///
 /// # Errors
@@ -33,12 +37,17 @@ pub async fn run(command: &ImagesCommand, config: &Config, out: &Output) -> anyh
     Ok(Exit::Done)
 }
 
+fn plan(base: String) -> Plan {
+    Plan { name: NAME.to_owned(), dockerfile: DOCKERFILE.to_owned(), base, certificates: None }
+}
+
 async fn build(images: &Images, base: Option<&str>, out: &Output) -> anyhow::Result<()> {
     let bar = ProgressBar::new_spinner();
     bar.set_style(ProgressStyle::with_template("{spinner} {wide_msg}")?);
     bar.enable_steady_tick(Duration::from_millis(100));
     let base = base::ready(images, base, |line| bar.set_message(line.to_owned())).await?;
-    let plan = Plan { name: NAME.to_owned(), dockerfile: DOCKERFILE.to_owned(), base };
+    let certificates = Some(PathBuf::from(CERTIFICATES)).filter(|path| path.exists());
+    let plan = Plan { certificates, ..plan(base) };
     let built = images.build(&plan, |line| bar.set_message(line.to_owned())).await;
     bar.finish_and_clear();
     let Built { tag, digest, was_there } = built?;
@@ -64,8 +73,7 @@ async fn list(images: &Images, out: &Output) -> anyhow::Result<()> {
     let mut current = Vec::new();
     for base in base::KNOWN {
         if let Some(digest) = images.find(base).await? {
-            let plan = Plan { name: NAME.to_owned(), dockerfile: DOCKERFILE.to_owned(), base: base.to_owned() };
-            current.push(plan.fingerprint(&digest));
+            current.push(plan(base.to_owned()).fingerprint(&digest));
         }
     }
     let state = |image: &Listed| if current.contains(&image.fingerprint) { "current" } else { "stale" };

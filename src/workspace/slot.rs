@@ -148,6 +148,18 @@ impl SlotDir {
         self.job().join("result.json")
     }
 
+    /// By what the program that runs an agent knows what to run.
+    #[must_use]
+    pub fn order(&self) -> PathBuf {
+        self.job().join("agent.json")
+    }
+
+    /// The raw events of an agent, while it runs.
+    #[must_use]
+    pub fn events(&self) -> PathBuf {
+        self.job().join("events.jsonl")
+    }
+
     /// The job's home directory.
     #[must_use]
     pub fn home(&self) -> PathBuf {

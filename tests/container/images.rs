@@ -24,6 +24,7 @@ async fn an_image_is_built_once_and_a_changed_one_is_another() {
         name: name.clone(),
         dockerfile: format!("ARG BASE\nFROM ${{BASE}}\nENV KIND={line}\nWORKDIR /workspace\n"),
         base: base.clone(),
+        certificates: None,
     };
     let mut steps = Vec::new();
     let first = images.build(&plan("one"), |step| steps.push(step.to_owned())).await.expect("built");

@@ -4,7 +4,7 @@
 //! built, and one whose tag is another is stale.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use bollard::models::{BuildInfo, CreateImageInfo, ErrorDetail};
 use bollard::query_parameters::{
@@ -30,6 +30,9 @@ pub struct Plan {
     pub dockerfile: String,
     /// The base: an image that the engine has.
     pub base: String,
+    /// The certificates that this host trusts, in one file, for a build that fetches through what this host does: it is `ca.crt` of the
+    /// build, or empty where there is none. It is no part of what the image is made of, and is not to come into it.
+    pub certificates: Option<PathBuf>,
 }
 
 /// An image of ours, as the engine has it.
@@ -149,7 +152,7 @@ impl Images {
                 .buildargs(&HashMap::from([("BASE", plan.base.as_str())]))
                 .labels(&HashMap::from([(LABEL, fingerprint.as_str())]))
                 .build();
-            let context = context(&plan.dockerfile)
+            let context = context(plan)
                 .map_err(|error| ContainerError::Engine { what: format!("build image {tag}"), why: error.to_string() })?;
             let building = self.engine.docker().build_image(options, None, Some(body_full(context.into())));
             self.follow(format!("build image {tag}"), building.map(|step| step.map(Step::from)), progress).await?;
@@ -209,12 +212,15 @@ fn sentence(detail: ErrorDetail) -> String {
     detail.message.unwrap_or_else(|| format!("code {}", detail.code.unwrap_or_default()))
 }
 
-/// The files that a build gets: its Dockerfile alone.
-fn context(dockerfile: &str) -> std::io::Result<Vec<u8>> {
+/// The files that a build gets: its Dockerfile, and certificates.
+fn context(plan: &Plan) -> std::io::Result<Vec<u8>> {
+    let certificates = plan.certificates.as_ref().map_or_else(|| Ok(Vec::new()), std::fs::read)?;
     let mut archive = tar::Builder::new(Vec::new());
-    let mut header = tar::Header::new_gnu();
-    header.set_size(dockerfile.len() as u64);
-    header.set_mode(0o644);
-    archive.append_data(&mut header, "Dockerfile", dockerfile.as_bytes())?;
+    for (name, content) in [("Dockerfile", plan.dockerfile.as_bytes()), ("ca.crt", &certificates)] {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        header.set_mode(0o644);
+        archive.append_data(&mut header, name, content)?;
+    }
     archive.into_inner()
 }

@@ -1,0 +1,46 @@
+//! Starting the backend for a job, and taking what its run leaves beside its result.
+//!
+//! The one rule: what the daemon writes where a job can reach is moved there, and what it takes from there is moved away first: the job
+//! may have put anything in its place.
+
+use std::fs;
+
+use tracing::warn;
+
+use super::halt::Halt;
+use super::open::Attempt;
+use super::prepare;
+use crate::backends::{AGENT_EXECUTABLE, AGENT_SUBCOMMAND, Started};
+use crate::job::OutcomeClass;
+
+/// How the backend is to be started for this job.
+pub(super) fn start(attempt: &Attempt) -> Result<Started, Halt> {
+    let started = attempt.backend.start(&prepare::document(attempt));
+    started.map_err(|error| Halt::failed(OutcomeClass::Invalid, error.to_string()))
+}
+
+/// The command line for that, where the attempt runs.
+pub(super) fn argv(attempt: &Attempt, started: Started) -> Result<Vec<String>, Halt> {
+    let order = match started {
+        Started::By(argv) => return Ok(argv),
+        Started::Inside(order) => order,
+    };
+    let failed = |error: &dyn std::error::Error| Halt::infrastructure("cannot write the agent's order", error);
+    let bytes = serde_json::to_vec_pretty(&order).map_err(|error| failed(&error))?;
+    let draft = attempt.slot.run().join("agent.json");
+    fs::write(&draft, bytes).and_then(|()| fs::rename(&draft, attempt.slot.order())).map_err(|error| failed(&error))?;
+    let paths = attempt.paths();
+    let path = |path: std::path::PathBuf| path.to_string_lossy().into_owned();
+    Ok(vec![AGENT_EXECUTABLE.to_owned(), AGENT_SUBCOMMAND.to_owned(), path(paths.order), path(paths.events)])
+}
+
+/// Takes an agent's raw events out of the job's reach, to the other files of the attempt.
+pub(super) fn keep_events(attempt: &Attempt) {
+    let (from, to) = (attempt.slot.events(), attempt.slot.run().join("events.jsonl"));
+    // Only a plain file is one: anything else was put there by the job.
+    if from.symlink_metadata().is_ok_and(|about| about.is_file())
+        && let Err(error) = fs::rename(&from, to)
+    {
+        warn!("cannot keep the events of job {}: {error}", attempt.claimed.claim.job);
+    }
+}

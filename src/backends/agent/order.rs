@@ -1,0 +1,31 @@
+//! The document by which the program in the slot knows what to run.
+
+use serde::{Deserialize, Serialize};
+
+use crate::backends::config::Kind;
+
+/// What to run, complete: nothing of the configuration is read within the slot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Order {
+    /// The backend's name, for what is said.
+    pub backend: String,
+    /// Its kind.
+    pub kind: Kind,
+    /// The program and its first arguments, where it is not the usual one.
+    pub command: Vec<String>,
+    /// The model.
+    pub model: Option<String>,
+    /// The base URL of the model's server.
+    pub endpoint: Option<String>,
+    /// Further arguments.
+    pub extra_args: Vec<String>,
+    /// What it is told.
+    pub prompt: String,
+}
+
+impl Order {
+    /// The beginning of the command line.
+    pub(in crate::backends) fn program(&self, usual: &str) -> Vec<String> {
+        if self.command.is_empty() { vec![usual.to_owned()] } else { self.command.clone() }
+    }
+}

@@ -1,0 +1,304 @@
+//! One run of an agent, from its start to its result.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use serde_json::json;
+
+use super::events::Events;
+use super::log::Log;
+use super::order::Order;
+use crate::backends::adapter::{Adapter, Agent, AgentEnd, Flow, Reader, Report, Start};
+use crate::clock::Timestamp;
+
+/// How long an agent may take to exit after its last event, or after it closed its output.
+const LINGER: Duration = Duration::from_secs(5);
+
+/// How long it may take to end after TERM.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// How often it is looked whether it has exited while a process that it left behind holds its output.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// The longest event that is read, in bytes; what is longer is cut there, and is no event any more.
+const LINE_MAX: u64 = 16 * 1024 * 1024;
+
+/// How many events may wait: an agent that writes faster than they are read waits too.
+const WAITING: usize = 64;
+
+/// Runs the agent that the document at the first argument orders, and keeps its events at the second. `env` is this process's own
+/// environment. The exit status says whether a result could be left, and not what it is.
+pub fn run(mut args: impl Iterator<Item = OsString>, env: &BTreeMap<String, String>) -> ExitCode {
+    let (Some(order), Some(events)) = (args.next(), args.next()) else { return ExitCode::from(2) };
+    let Some(result) = env.get("SAWMILL_RESULT") else { return ExitCode::from(2) };
+    let report = match Run::prepare(Path::new(&order), Path::new(&events), env).and_then(Run::to_end) {
+        Ok(report) => report,
+        Err(why) => Report { end: Some(AgentEnd::Failed(why)), usage: None },
+    };
+    match leave(Path::new(result), report) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Nobody is left to tell where standard error does not take it.
+            writeln!(io::stderr(), "cannot leave the result at {result}: {error}").ok();
+            ExitCode::FAILURE
+        }
+    }
+}
+
+struct Run {
+    agent: &'static dyn Agent,
+    start: Start,
+    events: Events,
+    log: Log,
+}
+
+impl Run {
+    fn prepare(order: &Path, events: &Path, env: &BTreeMap<String, String>) -> Result<Self, String> {
+        let document = fs::read(order).map_err(|error| format!("cannot read the order at {}: {error}", order.display()))?;
+        let order: Order = serde_json::from_slice(&document).map_err(|error| format!("the order is malformed: {error}"))?;
+        let Adapter::Agent(agent) = order.kind.adapter() else { return Err(format!("{} is no agent", order.backend)) };
+        let start = agent.start(&order, env);
+        for (path, text) in &start.files {
+            write_file(path, text).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+        }
+        let events = Events::create(events).map_err(|error| format!("cannot keep events at {}: {error}", events.display()))?;
+        Ok(Self { agent, start, events, log: Log::default() })
+    }
+
+    /// Runs it. Whatever it came to, the program that was started has ended when this returns.
+    fn to_end(mut self) -> Result<Report, String> {
+        let mut child = spawn(&self.start)?;
+        // Before it reads anything it may write more than a pipe holds.
+        let (stdin, text) = (child.stdin.take(), std::mem::take(&mut self.start.stdin));
+        thread::spawn(move || {
+            if let Some(mut stdin) = stdin {
+                // One that does not read it, or not all of it, has its reasons.
+                stdin.write_all(text.as_bytes()).ok();
+            }
+        });
+        let lines = lines_of(child.stdout.take());
+        let mut reader = self.agent.reader();
+        let read = self.read(&lines, reader.as_mut(), &mut child);
+        let status = end(&mut child, &mut self.log);
+        self.write_log()?;
+        read?;
+        let mut report = reader.report();
+        if report.end.is_none() {
+            report.end = Some(AgentEnd::Failed(format!("it ended without a last event: {}", told(status?))));
+        }
+        Ok(report)
+    }
+
+    /// Reads events until the last one, or until no more can come.
+    fn read(&mut self, lines: &Receiver<Vec<u8>>, reader: &mut dyn Reader, child: &mut Child) -> Result<(), String> {
+        let mut until = None::<Instant>;
+        loop {
+            match lines.recv_timeout(LOOK_EVERY) {
+                Ok(line) => {
+                    self.events.keep(&line).map_err(|error| format!("cannot keep its events: {error}"))?;
+                    let flow = match serde_json::from_slice(&line) {
+                        Ok(event @ serde_json::Value::Object(_)) => reader.read(&event, &mut self.log),
+                        _ => {
+                            self.log.plain(&String::from_utf8_lossy(&line));
+                            Flow::More
+                        }
+                    };
+                    self.write_log()?;
+                    if flow == Flow::Over {
+                        until = until.or_else(|| Some(Instant::now() + LINGER));
+                    }
+                }
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+                // A process that it left behind may hold its output for ever.
+                Err(RecvTimeoutError::Timeout) if matches!(child.try_wait(), Ok(Some(_))) => return Ok(()),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            if until.is_some_and(|until| until <= Instant::now()) {
+                return Ok(());
+            }
+        }
+    }
+
+    fn write_log(&mut self) -> Result<(), String> {
+        let text = self.log.take();
+        let mut out = io::stdout().lock();
+        out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|error| format!("cannot write the log: {error}"))
+    }
+}
+
+fn spawn(start: &Start) -> Result<Child, String> {
+    let Some((program, arguments)) = start.argv.split_first() else { return Err("it names no program".to_owned()) };
+    let mut command = Command::new(program);
+    command.args(arguments).envs(start.env.iter().map(|(name, value)| (name, value)));
+    // A group of its own, by which it is ended. Standard error is log as it is.
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit()).process_group(0);
+    command.spawn().map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => {
+            format!("the program {program} was not found; install it there, or name it with command = [\"/path/to/{program}\"]")
+        }
+        _ => format!("the program {program} cannot be started: {error}"),
+    })
+}
+
+fn lines_of(output: Option<impl Read + Send + 'static>) -> Receiver<Vec<u8>> {
+    let (sender, receiver) = sync_channel(WAITING);
+    thread::spawn(move || {
+        let Some(output) = output else { return };
+        let mut output = BufReader::new(output);
+        loop {
+            let mut line = Vec::new();
+            match output.by_ref().take(LINE_MAX).read_until(b'\n', &mut line) {
+                Ok(0) | Err(_) => return,
+                Ok(_) => {}
+            }
+            if line.last() == Some(&b'\n') {
+                line.pop();
+            }
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+/// Waits for it to exit, and ends it with its group when it does not.
+fn end(child: &mut Child, log: &mut Log) -> Result<ExitStatus, String> {
+    let failed = |error: io::Error| format!("cannot wait for it: {error}");
+    if let Some(status) = exits_within(child, LINGER).map_err(failed)? {
+        return Ok(status);
+    }
+    log.note(&format!("it did not exit within {} s after its last event, and is ended", LINGER.as_secs()));
+    let group = Pid::from_raw(child.id().cast_signed());
+    for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+        // It may have exited just now.
+        killpg(group, signal).ok();
+        if let Some(status) = exits_within(child, GRACE).map_err(failed)? {
+            return Ok(status);
+        }
+    }
+    Err("it does not end".to_owned())
+}
+
+fn exits_within(child: &mut Child, within: Duration) -> io::Result<Option<ExitStatus>> {
+    let until = Instant::now() + within;
+    loop {
+        match child.try_wait()? {
+            None if Instant::now() < until => thread::sleep(Duration::from_millis(10)),
+            waited => return Ok(waited),
+        }
+    }
+}
+
+fn told(status: ExitStatus) -> String {
+    status.code().map_or_else(|| status.to_string(), |code| format!("exit status {code}"))
+}
+
+fn write_file(path: &PathBuf, text: &str) -> io::Result<()> {
+    path.parent().map_or(Ok(()), fs::create_dir_all)?;
+    fs::write(path, text)
+}
+
+/// Leaves the result as the executor protocol has it.
+fn leave(path: &Path, report: Report) -> io::Result<()> {
+    let end = report.end.unwrap_or_else(|| AgentEnd::Failed("it came to no end".to_owned()));
+    let (ok, summary, retry_at) = match end {
+        AgentEnd::Done(summary) => (true, summary, None),
+        AgentEnd::Failed(summary) => (false, summary, None),
+        // 0 where it is not known when.
+        AgentEnd::UsageLimit(summary, reset) => (false, summary, Some(reset.unwrap_or(Timestamp(0)))),
+    };
+    let document = json!({ "schema": 1, "ok": ok, "summary": summary, "usage": report.usage, "retry_at": retry_at });
+    let draft = path.with_extension("new");
+    fs::write(&draft, document.to_string())?;
+    fs::rename(draft, path)
+}
+
+#[cfg(test)]
+pub(in crate::backends) mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::backends::config::Kind;
+
+    /// What an agent's reader makes of these events: the log, and what the run came to.
+    pub(in crate::backends) fn read_all(agent: &dyn Agent, events: &str) -> (String, Report) {
+        let (mut log, mut reader) = (Log::default(), agent.reader());
+        for line in events.lines().filter(|line| !line.is_empty()) {
+            reader.read(&serde_json::from_str(line).expect("an event"), &mut log);
+        }
+        (log.take(), reader.report())
+    }
+
+    /// Runs a script in the place of Claude Code, and gives what is left: the report, the events, and how long it took.
+    fn run_script(script: &str) -> (Result<Report, String>, String, Duration) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let program = dir.path().join("claude");
+        fs::write(&program, format!("#!/bin/sh\n{script}\n")).expect("a program");
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("rights");
+        let order = Order {
+            backend: "b".to_owned(),
+            kind: Kind::Claude,
+            command: vec![program.to_string_lossy().into_owned()],
+            model: None,
+            endpoint: None,
+            extra_args: Vec::new(),
+            prompt: "do it".to_owned(),
+        };
+        let (path, events) = (dir.path().join("agent.json"), dir.path().join("events.jsonl"));
+        fs::write(&path, serde_json::to_vec(&order).expect("JSON")).expect("an order");
+        let begun = Instant::now();
+        let report = Run::prepare(&path, &events, &BTreeMap::new()).and_then(Run::to_end);
+        (report, fs::read_to_string(events).expect("events"), begun.elapsed())
+    }
+
+    fn end_of(script: &str) -> AgentEnd {
+        run_script(script).0.expect("a report").end.expect("an end")
+    }
+
+    const LAST: &str = r#"echo '{"type":"result","subtype":"success","is_error":false,"result":"done"}'"#;
+
+    #[test]
+    fn an_agent_is_told_by_its_standard_input_which_is_closed_then() {
+        let echo = r#"text=$(cat); printf '{"type":"result","subtype":"success","result":"told: %s"}\n' "$text""#;
+        assert_eq!(end_of(echo), AgentEnd::Done("told: do it".to_owned()));
+    }
+
+    #[test]
+    fn an_agent_that_says_nothing_of_its_end_has_failed_whatever_its_status() {
+        assert_eq!(end_of("echo no event; exit 0"), AgentEnd::Failed("it ended without a last event: exit status 0".to_owned()));
+        assert_eq!(end_of("exit 3"), AgentEnd::Failed("it ended without a last event: exit status 3".to_owned()));
+        assert!(matches!(end_of("kill -9 $$"), AgentEnd::Failed(why) if why.contains("signal: 9")));
+    }
+
+    #[test]
+    fn all_events_are_kept_as_they_came() {
+        let (report, events, _) = run_script(&format!("echo '{{\"type\":\"new\"}}'; echo no event; {LAST}"));
+        assert!(matches!(report.expect("a report").end, Some(AgentEnd::Done(_))));
+        assert!(events.starts_with("{\"type\":\"new\"}\nno event\n{\"type\":\"result\""), "{events}");
+    }
+
+    #[test]
+    fn an_agent_that_does_not_exit_after_its_last_event_is_ended() {
+        let (report, _, took) = run_script(&format!("{LAST}; exec sleep 600"));
+        assert_eq!(report.expect("a report").end, Some(AgentEnd::Done("done".to_owned())));
+        assert!(took >= LINGER && took < Duration::from_secs(60), "{took:?}");
+    }
+
+    #[test]
+    fn a_process_that_an_agent_left_does_not_hold_its_end_up() {
+        let (report, _, took) = run_script(&format!("sleep 30 2> /dev/null & {LAST}"));
+        assert_eq!(report.expect("a report").end, Some(AgentEnd::Done("done".to_owned())));
+        assert!(took < Duration::from_secs(25), "{took:?}");
+    }
+}

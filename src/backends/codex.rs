@@ -1,0 +1,215 @@
+//! `kind = "openai_codex"`: Codex, by `codex exec --json`.
+//!
+//! Its events, as version 0.169 writes them: `thread.started`, `item.started` and `item.completed` with what it does, `turn.completed`
+//! with the usage, `turn.failed` and `error` with a message. It tells limits in words only, and their reset by the local clock.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use super::adapter::{Abilities, Agent, AgentEnd, Flow, Reader, Report, Start};
+use super::agent::{Log, Order};
+use crate::clock::Timestamp;
+use crate::job::completion::Usage;
+
+pub(super) struct Codex;
+
+const TEMPLATE: &str = include_str!("prompts/task.md");
+
+/// The variables that its key is in: of `codex exec`, and of OpenAI's own programs.
+const KEYS: [&str; 2] = ["CODEX_API_KEY", "OPENAI_API_KEY"];
+
+/// What it says when the model's server has refused it several times over. Then it waits for as long as the server says, without a word.
+const REFUSED: &str = "exceeded retry limit, last status: 429";
+
+impl Agent for Codex {
+    fn abilities(&self) -> Abilities {
+        Abilities { edits: true, revises: true, resumes: true, reports_usage: true }
+    }
+
+    fn program(&self) -> &'static str {
+        "codex"
+    }
+
+    fn template(&self) -> &'static str {
+        TEMPLATE
+    }
+
+    fn start(&self, order: &Order, env: &BTreeMap<String, String>) -> Start {
+        let mut argv = order.program(self.program());
+        // The sandbox is ours; nobody is there to be asked.
+        let flags = ["exec", "--json", "--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox"];
+        argv.extend(flags.map(str::to_owned));
+        argv.extend(order.model.iter().flat_map(|model| ["--model".to_owned(), model.clone()]));
+        let key = KEYS.into_iter().find(|name| env.contains_key(*name)).unwrap_or(KEYS[1]);
+        if let Some(endpoint) = &order.endpoint {
+            // JSON's strings are TOML's too.
+            let url = serde_json::Value::from(endpoint.as_str());
+            let provider = format!("{{name=\"sawmill\",base_url={url},env_key=\"{key}\",wire_api=\"responses\"}}");
+            argv.extend(["-c", "model_provider=\"sawmill\"", "-c"].map(str::to_owned));
+            argv.push(format!("model_providers.sawmill={provider}"));
+        }
+        argv.extend(order.extra_args.clone());
+        argv.push("-".to_owned());
+        let value = env.get(key).map(|value| (KEYS[0].to_owned(), value.clone()));
+        Start { argv, env: value.into_iter().collect(), files: Vec::new(), stdin: order.prompt.clone() }
+    }
+
+    fn reader(&self) -> Box<dyn Reader> {
+        Box::<Events>::default()
+    }
+}
+
+#[derive(Debug, Default)]
+struct Events {
+    said: String,
+    report: Report,
+}
+
+impl Reader for Events {
+    fn read(&mut self, event: &Value, log: &mut Log) -> Flow {
+        let item = &event["item"];
+        match event["type"].as_str() {
+            Some("thread.started") => log.note(&format!("codex, session {}", event["thread_id"].as_str().unwrap_or("unknown"))),
+            Some("item.started") if item["type"] == "command_execution" => log.ran(command(item)),
+            Some("item.completed") => self.item(item, log),
+            Some("turn.completed") => {
+                let count = |key: &str| event["usage"][key].as_u64().unwrap_or(0);
+                let (prompt_tokens, completion_tokens) = (count("input_tokens"), count("output_tokens"));
+                self.report.usage = Some(Usage { prompt_tokens, completion_tokens, cost_usd: None, model: None });
+                self.report.end = Some(AgentEnd::Done(self.said.clone()));
+                return Flow::Over;
+            }
+            Some("turn.failed") => {
+                self.report.end = Some(failure(event["error"]["message"].as_str().unwrap_or("no message")));
+                return Flow::Over;
+            }
+            Some("error") => {
+                let message = event["message"].as_str().unwrap_or("no message");
+                log.note(message);
+                if message.contains(REFUSED) {
+                    self.report.end = Some(failure(message));
+                    return Flow::Over;
+                }
+            }
+            _ => {}
+        }
+        Flow::More
+    }
+
+    fn report(&self) -> Report {
+        self.report.clone()
+    }
+}
+
+impl Events {
+    fn item(&mut self, item: &Value, log: &mut Log) {
+        match item["type"].as_str() {
+            Some("command_execution") => {
+                let failed = item["exit_code"].as_i64() != Some(0);
+                log.came_back(item["aggregated_output"].as_str().unwrap_or(""), failed);
+            }
+            Some("agent_message") => {
+                self.said = item["text"].as_str().unwrap_or("").to_owned();
+                log.said(&self.said);
+            }
+            Some("file_change") => {
+                for change in item["changes"].as_array().into_iter().flatten() {
+                    log.used(change["kind"].as_str().unwrap_or("change"), change["path"].as_str().unwrap_or(""));
+                }
+            }
+            Some("mcp_tool_call") => log.used(item["tool"].as_str().unwrap_or("tool"), item["server"].as_str().unwrap_or("")),
+            Some("web_search") => log.used("search", item["query"].as_str().unwrap_or("")),
+            Some("error") => log.note(item["message"].as_str().unwrap_or("")),
+            _ => {}
+        }
+    }
+}
+
+/// The command of an item, without the shell that it is given to.
+fn command(item: &Value) -> &str {
+    let line = item["command"].as_str().unwrap_or("");
+    let bare = ["/bin/bash -lc ", "bash -lc ", "/bin/sh -lc ", "/bin/sh -c "].iter().find_map(|shell| line.strip_prefix(shell));
+    bare.map_or(line, |bare| bare.strip_prefix('\'').and_then(|bare| bare.strip_suffix('\'')).unwrap_or(bare))
+}
+
+fn failure(message: &str) -> AgentEnd {
+    let limit = ["usage limit", "Quota exceeded", REFUSED].iter().any(|words| message.contains(words));
+    if limit {
+        AgentEnd::UsageLimit(message.to_owned(), reset(message, &jiff::Zoned::now()))
+    } else {
+        AgentEnd::Failed(message.to_owned())
+    }
+}
+
+/// The moment after `try again at`: `2:03 AM` is today's, `Nov 25th, 2026 2:03 AM` another day's.
+fn reset(message: &str, now: &jiff::Zoned) -> Option<Timestamp> {
+    let (_, said) = message.split_once("try again at ")?;
+    let said = said.trim_end_matches('.').trim();
+    let moment = match said.split_once(',') {
+        None => now.date().to_datetime(jiff::civil::Time::strptime("%I:%M %p", said).ok()?),
+        Some((day, rest)) => {
+            let day = day.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+            jiff::civil::DateTime::strptime("%b %d, %Y %I:%M %p", format!("{day},{rest}")).ok()?
+        }
+    };
+    Some(Timestamp(moment.to_zoned(now.time_zone().clone()).ok()?.timestamp().as_millisecond()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::agent::read_all;
+    use super::*;
+
+    /// What version 0.169.0 wrote.
+    const WROTE: &str = r#"
+{"type":"thread.started","thread_id":"s"}
+{"type":"turn.started"}
+{"type":"item.started","item":{"id":"item_1","type":"command_execution","command":"/bin/bash -lc 'echo hi > new.txt; ls'","aggregated_output":"","exit_code":null,"status":"in_progress"}}
+{"type":"item.completed","item":{"id":"item_1","type":"command_execution","command":"/bin/bash -lc 'echo hi > new.txt; ls'","aggregated_output":"new.txt\n","exit_code":0,"status":"completed"}}
+{"type":"item.completed","item":{"id":"item_2","type":"agent_message","text":"All done."}}
+{"type":"turn.completed","usage":{"input_tokens":200,"cached_input_tokens":40,"cache_write_input_tokens":0,"output_tokens":60,"reasoning_output_tokens":0}}
+"#;
+
+    #[test]
+    fn its_events_read_as_a_person_would_tell_them() {
+        let (log, report) = read_all(&Codex, WROTE);
+        insta::assert_snapshot!(log, @r"
+        [codex, session s]
+        $ echo hi > new.txt; ls
+          | new.txt
+        All done.
+        ");
+        assert_eq!(report.end, Some(AgentEnd::Done("All done.".to_owned())));
+        let usage = report.usage.expect("usage");
+        assert_eq!((usage.prompt_tokens, usage.completion_tokens), (200, 60));
+    }
+
+    #[test]
+    fn a_usage_limit_is_told_from_a_failure_and_with_its_reset_where_that_is_said() {
+        let end = |message: &str| {
+            let event = serde_json::json!({ "type": "turn.failed", "error": { "message": message } });
+            read_all(&Codex, &event.to_string()).1.end.expect("an end")
+        };
+        assert!(matches!(
+            end("You’ve hit your usage limit. Upgrade to Pro or try again at 2:03 AM."),
+            AgentEnd::UsageLimit(_, Some(_))
+        ));
+        assert!(matches!(end("Quota exceeded. Check your plan and billing details."), AgentEnd::UsageLimit(_, None)));
+        assert!(matches!(end("no such model"), AgentEnd::Failed(_)));
+        let refused =
+            r#"{"type":"error","message":"Reconnecting... 1/5 (exceeded retry limit, last status: 429 Too Many Requests)"}"#;
+        assert!(matches!(read_all(&Codex, refused).1.end, Some(AgentEnd::UsageLimit(_, None))));
+    }
+
+    #[test]
+    fn a_reset_is_read_by_the_clock_of_where_it_was_said() {
+        let now: jiff::Zoned = "2026-11-22T01:00:00+01:00[Europe/Berlin]".parse().expect("a moment");
+        let check = |said: &str, expected: Option<&str>| {
+            assert_eq!(reset(said, &now).map(|at| at.to_string()).as_deref(), expected, "{said}");
+        };
+        check("try again at 2:03 AM.", Some("2026-11-22T01:03:00.000Z"));
+        check("or try again at Nov 25th, 2026 2:03 PM.", Some("2026-11-25T13:03:00.000Z"));
+        check("try again later.", None);
+    }
+}

@@ -1,0 +1,86 @@
+//! What an agent is told: a template, filled with the document that a job's program gets.
+//!
+//! The one rule: a template that cannot be read, or that names what there is not, is an error and never an empty place in a prompt.
+
+use minijinja::{Environment, UndefinedBehavior};
+
+use super::protocol::SpecDocument;
+
+/// Why there is nothing to tell.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the prompt template is wrong: {0}")]
+pub struct PromptError(String);
+
+/// Checks that a template can be read.
+pub(super) fn check(template: &str) -> Result<(), PromptError> {
+    environment(template).map(|_| ())
+}
+
+/// Fills a template. It may use the fields of the document; those that a document leaves out are none.
+pub(super) fn fill(template: &str, document: &SpecDocument) -> Result<String, PromptError> {
+    let environment = environment(template)?;
+    let mut values = serde_json::to_value(document).map_err(|error| PromptError(error.to_string()))?;
+    if let Some(fields) = values.as_object_mut() {
+        for left_out in ["instruction", "command", "acceptance", "inputs", "previous"] {
+            fields.entry(left_out).or_insert(serde_json::Value::Null);
+        }
+    }
+    let filled = environment
+        .get_template(NAME)
+        .and_then(|template| template.render(minijinja::value::Serde(values)))
+        .map_err(|error| sentence(&error))?;
+    Ok(filled.trim().to_owned() + "\n")
+}
+
+const NAME: &str = "prompt";
+
+fn environment(template: &str) -> Result<Environment<'_>, PromptError> {
+    let mut environment = Environment::new();
+    environment.set_undefined_behavior(UndefinedBehavior::Strict);
+    environment.add_template(NAME, template).map_err(|error| sentence(&error))?;
+    Ok(environment)
+}
+
+fn sentence(error: &minijinja::Error) -> PromptError {
+    let line = error.line().map_or_else(String::new, |line| format!(" in line {line}"));
+    PromptError(format!("{}{line}{}", error.kind(), error.detail().map_or_else(String::new, |detail| format!(": {detail}"))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Timestamp;
+    use crate::ids::{AttemptNo, JobId};
+    use crate::job::PreviousAttempt;
+    use crate::job::spec::Task;
+
+    fn document() -> SpecDocument {
+        let task = Task { instruction: Some("Say {{ hello }}".to_owned()), ..Task::default() };
+        let job: JobId = "01a1fd92-9aff-72a5-a311-04340974bd74".parse().expect("an id");
+        SpecDocument { schema: 1, job, attempt: AttemptNo(1), task, deadline_ms: Timestamp(0), previous: None }
+    }
+
+    #[test]
+    fn the_own_templates_say_what_the_job_says_and_nothing_of_what_it_does_not() {
+        for template in [super::super::claude::TEMPLATE, super::super::miniswe::TEMPLATE] {
+            let bare = fill(template, &document()).expect("it can be filled");
+            assert!(bare.starts_with("Say {{ hello }}\n\nYou work in"), "{bare}");
+            let mut full = document();
+            full.task.acceptance = vec!["it is said".to_owned()];
+            full.task.inputs.insert("n".to_owned(), 7.into());
+            let previous = r#"{"attempt":1,"outcome":{"class":"backend","message":"no idea"},"salvage":"27b865ca700f79bcb9273d1c7062e7b249ef4637"}"#;
+            full.previous = Some(serde_json::from_str::<PreviousAttempt>(previous).expect("a previous attempt"));
+            let text = fill(template, &full).expect("it can be filled");
+            for part in ["- it is said\n", "\"n\": 7", "without success: no idea. What it left is in commit 27b865ca"] {
+                assert!(text.contains(part), "{part} is not in {text}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_wrong_template_is_an_error_with_its_line() {
+        let error = |template: &str| fill(template, &document()).expect_err("it is wrong").to_string();
+        assert_eq!(check("{% if %}").expect_err("it is wrong").to_string(), error("{% if %}"));
+        assert!(error("one\n{{ instructions }}").starts_with("the prompt template is wrong: undefined value in line 2"));
+    }
+}
