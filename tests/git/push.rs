@@ -52,7 +52,10 @@ async fn a_lock_on_the_remotes_ref_is_waited_for() {
     let lock = place.remote_dir().join("refs/heads/busy.lock");
     write(&place.remote_dir(), "refs/heads/busy.lock", "");
     let refused = worktree.push(&made.commit, &branch("busy")).await.expect_err("it stays locked");
-    assert!(matches!(&refused, GitError::PushRefused { message, .. } if message.contains("busy.lock': File exists")), "{refused}");
+    assert!(
+        matches!(&refused, GitError::PushRefused { message, .. } if message.contains("busy.lock': File exists")),
+        "{refused}"
+    );
 
     let freed = lock.clone();
     let freeing = tokio::spawn(async move {
