@@ -1,5 +1,6 @@
 //! The one integration binary. Its tests run side by side: each has its own directories, schema and ports.
 
+mod agents;
 mod api;
 mod container;
 mod crash;

@@ -71,7 +71,7 @@ impl Reader for Events {
         let item = &event["item"];
         match event["type"].as_str() {
             Some("thread.started") => log.note(&format!("codex, session {}", event["thread_id"].as_str().unwrap_or("unknown"))),
-            Some("item.started") if item["type"] == "command_execution" => log.ran(command(item)),
+            Some("item.started") if item["type"] == "command_execution" => log.ran(&command(item)),
             Some("item.completed") => self.item(item, log),
             Some("turn.completed") => {
                 let count = |key: &str| event["usage"][key].as_u64().unwrap_or(0);
@@ -126,11 +126,29 @@ impl Events {
     }
 }
 
-/// The command of an item, without the shell that it is given to.
-fn command(item: &Value) -> &str {
+/// The command of an item, without the shell that it is given to and the quotes that it is in for that.
+fn command(item: &Value) -> String {
     let line = item["command"].as_str().unwrap_or("");
-    let bare = ["/bin/bash -lc ", "bash -lc ", "/bin/sh -lc ", "/bin/sh -c "].iter().find_map(|shell| line.strip_prefix(shell));
-    bare.map_or(line, |bare| bare.strip_prefix('\'').and_then(|bare| bare.strip_suffix('\'')).unwrap_or(bare))
+    let shells = ["/bin/bash -lc ", "bash -lc ", "/bin/sh -lc ", "/bin/sh -c "];
+    let bare = shells.iter().find_map(|shell| line.strip_prefix(shell)).unwrap_or(line);
+    unquoted(bare).unwrap_or_else(|| bare.to_owned())
+}
+
+/// A text that is one quoted word of a shell.
+fn unquoted(text: &str) -> Option<String> {
+    let within = |quote: char| text.strip_prefix(quote)?.strip_suffix(quote);
+    if let Some(plain) = within('\'') {
+        return (!plain.contains('\'')).then(|| plain.to_owned());
+    }
+    let (mut plain, mut rest) = (String::new(), within('"')?.chars());
+    while let Some(c) = rest.next() {
+        match c {
+            '\\' => plain.push(rest.next()?),
+            '"' => return None,
+            c => plain.push(c),
+        }
+    }
+    Some(plain)
 }
 
 fn failure(message: &str) -> AgentEnd {
@@ -200,6 +218,16 @@ mod tests {
         let refused =
             r#"{"type":"error","message":"Reconnecting... 1/5 (exceeded retry limit, last status: 429 Too Many Requests)"}"#;
         assert!(matches!(read_all(&Codex, refused).1.end, Some(AgentEnd::UsageLimit(_, None))));
+    }
+
+    #[test]
+    fn a_command_reads_as_it_was_written() {
+        let check = |line: &str, expected: &str| assert_eq!(command(&serde_json::json!({ "command": line })), expected);
+        check("/bin/bash -lc 'cat a.py'", "cat a.py");
+        check(r#"/bin/bash -lc "echo 'a' > \"b\" && printf 'c\\n'""#, r#"echo 'a' > "b" && printf 'c\n'"#);
+        check("/bin/bash -lc ls", "ls");
+        check(r#"/bin/bash -lc 'a'"'"'b'"#, r#"'a'"'"'b'"#);
+        check("make test", "make test");
     }
 
     #[test]

@@ -42,6 +42,13 @@ class Agent(DefaultAgent):
             )
         return super().add_messages(*messages)
 
+    def run(self, task="", **kwargs):
+        try:
+            return super().run(task, **kwargs)
+        except Exception:
+            # It has been told as an event; a traceback of a page would only hide that.
+            raise SystemExit(1) from None
+
     def handle_uncaught_exception(self, error):
         emit(
             {

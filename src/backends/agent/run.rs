@@ -41,7 +41,7 @@ const WAITING: usize = 64;
 pub fn run(mut args: impl Iterator<Item = OsString>, env: &BTreeMap<String, String>) -> ExitCode {
     let (Some(order), Some(events)) = (args.next(), args.next()) else { return ExitCode::from(2) };
     let Some(result) = env.get("SAWMILL_RESULT") else { return ExitCode::from(2) };
-    let report = match Run::prepare(Path::new(&order), Path::new(&events), env).and_then(Run::to_end) {
+    let report = match Run::prepare(Path::new(&order), Path::new(&events), env).and_then(Run::finish) {
         Ok(report) => report,
         Err(why) => Report { end: Some(AgentEnd::Failed(why)), usage: None },
     };
@@ -76,7 +76,7 @@ impl Run {
     }
 
     /// Runs it. Whatever it came to, the program that was started has ended when this returns.
-    fn to_end(mut self) -> Result<Report, String> {
+    fn finish(mut self) -> Result<Report, String> {
         let mut child = spawn(&self.start)?;
         // Before it reads anything it may write more than a pipe holds.
         let (stdin, text) = (child.stdin.take(), std::mem::take(&mut self.start.stdin));
@@ -258,7 +258,7 @@ pub(in crate::backends) mod tests {
         let (path, events) = (dir.path().join("agent.json"), dir.path().join("events.jsonl"));
         fs::write(&path, serde_json::to_vec(&order).expect("JSON")).expect("an order");
         let begun = Instant::now();
-        let report = Run::prepare(&path, &events, &BTreeMap::new()).and_then(Run::to_end);
+        let report = Run::prepare(&path, &events, &BTreeMap::new()).and_then(Run::finish);
         (report, fs::read_to_string(events).expect("events"), begun.elapsed())
     }
 

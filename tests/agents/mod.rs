@@ -1,0 +1,239 @@
+//! Real agents in the default image, against a server that follows a script: what they deliver, what their log says, and what they used.
+
+mod server;
+
+use std::fs;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::fcntl::{Flock, FlockArg};
+use sawmill::ids::JobId;
+use sawmill::job::{Job, Stream};
+use serde_json::json;
+
+use crate::container::image;
+use crate::delivery::host::{Daemon, Host, Lodging, On, Seat, until};
+use crate::delivery::remote::{git, publish};
+use server::{COMPLETION_TOKENS, PROMPT_TOKENS, Server, Turn};
+
+/// A lease that no test waits for.
+const LEASE: Duration = Duration::from_secs(600);
+
+/// The default image, built as an operator builds it, once for what is in it.
+const IMAGE: &str = "sawmill-agent:latest";
+
+/// An agent, and how it is told that it is done.
+#[derive(Debug, Clone, Copy)]
+struct Which {
+    kind: &'static str,
+    model: &'static str,
+    /// What its endpoint has after the address.
+    path: &'static str,
+    key: &'static str,
+    /// What has it ask again seldom, for tests of refusals.
+    seldom: (&'static str, &'static str),
+}
+
+const CLAUDE: Which = Which {
+    kind: "claude_code",
+    model: "claude-sonnet-4-5",
+    path: "",
+    key: "ANTHROPIC_API_KEY",
+    seldom: ("CLAUDE_CODE_MAX_RETRIES", "2"),
+};
+const MINISWE: Which = Which {
+    kind: "miniswe",
+    model: "openai/scripted",
+    path: "/v1",
+    key: "OPENAI_API_KEY",
+    seldom: ("MSWEA_MODEL_RETRY_STOP_AFTER_ATTEMPT", "2"),
+};
+const CODEX: Which =
+    Which { kind: "openai_codex", model: "scripted", path: "/v1", key: "OPENAI_API_KEY", seldom: ("CODEX_UNUSED", "1") };
+
+const LOOKS: Turn = Turn::Runs("I look at the code first.", "cat calc.py");
+const WORKS: Turn = Turn::Runs(
+    "The mean is to be exact.",
+    "sed -i 's|//|/|' calc.py && printf 'import unittest\\nfrom calc import mean\\n\\nclass Mean(unittest.TestCase):\\n    \
+     def test_mean(self):\\n        self.assertEqual(mean([1, 2]), 1.5)\\n' > test_calc.py && python3 -m unittest -q test_calc 2>&1",
+);
+const REPORT: &str = "Divide the mean exactly\n\nIt was rounded down before.";
+
+/// The turn by which an agent is done.
+fn last(which: Which) -> Turn {
+    match which.kind {
+        "miniswe" => Turn::Runs(REPORT, "echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT"),
+        _ => Turn::Says(REPORT),
+    }
+}
+
+struct Site {
+    host: Host,
+    server: Server,
+    remote: PathBuf,
+    worker: Daemon,
+}
+
+impl Site {
+    async fn open(which: Which, turns: impl IntoIterator<Item = Turn>) -> Self {
+        let server = Server::start(turns).await;
+        let mut host = Host::new(On::Sqlite, LEASE, 1).await.lodge(Lodging::InContainers).await;
+        build_image(&host).await;
+        host.set("SAWMILL_CONTAINER__IMAGE", IMAGE);
+        host.set("SAWMILL_CONTAINER__NETWORK", "allow-list");
+        host.set("SAWMILL_CONTAINER__EGRESS", &format!("[{:?}]", server.address()));
+        host.set("SAWMILL_BACKENDS__AGENT__KIND", which.kind);
+        host.set("SAWMILL_BACKENDS__AGENT__MODEL", which.model);
+        host.set("SAWMILL_BACKENDS__AGENT__ENDPOINT", &format!("http://{}{}", server.address(), which.path));
+        host.set("SAWMILL_BACKENDS__AGENT__ENV", &format!("[{:?}]", which.key));
+        host.set(which.key, "sk-of-nobody-0123456789");
+        let remote = calculator(host.root());
+        let worker = host.start("a").await;
+        Self { host, server, remote, worker }
+    }
+
+    fn enqueue(&self, which: Which) -> JobId {
+        let (name, value) = which.seldom;
+        self.host.enqueue(&json!({
+            "repo": self.remote,
+            "backend": "agent",
+            "task": { "instruction": "Make the mean exact", "acceptance": ["there is a test"] },
+            "env": { name: value },
+            "gates": [{ "name": "unit", "command": "python3 -m unittest -q" }],
+        }))
+    }
+
+    /// What is delivered, said and counted is what is true.
+    async fn check_delivered(&self, job: &Job, turns: u64) {
+        let show = |what: &str| git(&self.remote, &["show", &format!("{}:{what}", job.branch)]);
+        assert_eq!(show("calc.py").trim(), "def mean(values):\n    return sum(values) / len(values)");
+        assert!(show("test_calc.py").contains("1.5"));
+        let message = git(&self.remote, &["log", "-1", "--format=%B", job.branch.as_str()]);
+        assert!(message.starts_with("Divide the mean exactly\n\nIt was rounded down before.\n"), "{message}");
+        let log = self.host.log(job.id, 1, Stream::Stdout).await;
+        let mut rest = log.as_str();
+        for line in ["I look at the code first.", "$ cat calc.py", "  | def mean(values):", "$ sed -i", "Divide the mean exactly"]
+        {
+            let (_, after) = rest.split_once(line).unwrap_or_else(|| panic!("{line:?} is not where it should be in\n{log}"));
+            rest = after;
+        }
+        assert!(!log.contains("{\""), "raw events are in the log:\n{log}");
+        let usage = self.host.completions(Some(job.id)).await.remove(0).completion.usage.expect("usage");
+        assert_eq!((usage.prompt_tokens, usage.completion_tokens), (turns * PROMPT_TOKENS, turns * COMPLETION_TOKENS));
+        assert_eq!(self.server.left(), 0, "turns are left");
+        let heard = self.server.heard();
+        assert!(heard.contains("Make the mean exact") && heard.contains("- there is a test"), "{heard}");
+    }
+
+    async fn close(self) {
+        self.host.close(vec![self.worker]).await;
+    }
+}
+
+/// A repository with a function that is wrong.
+fn calculator(root: &Path) -> PathBuf {
+    let seed = root.join("calculator-seed");
+    fs::create_dir_all(&seed).expect("a directory");
+    fs::write(seed.join("calc.py"), "def mean(values):\n    return sum(values) // len(values)\n").expect("a file");
+    fs::write(seed.join(".gitignore"), "__pycache__/\n").expect("a file");
+    publish(&seed, &root.join("calculator.git"))
+}
+
+/// Has the engine have the default image. One test at a time: the first that comes builds it.
+async fn build_image(host: &Host) {
+    let lock = File::create(std::env::temp_dir().join("sawmill-test-agents.lock")).expect("a lock");
+    let lock = tokio::task::spawn_blocking(|| Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, error)| error));
+    let _lock = lock.await.expect("waited").expect("locked");
+    let mut build = host.command(&Seat::of("builder"), &["images", "build"]);
+    let built = tokio::task::spawn_blocking(move || build.output()).await.expect("waited").expect("it runs");
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    image::docker().await.inspect_image(IMAGE).await.expect("the image");
+}
+
+async fn does_a_small_task(which: Which) {
+    let site = Site::open(which, [LOOKS, WORKS, last(which)]).await;
+    let job = site.enqueue(which);
+    let job = site.host.succeeded(job).await;
+    site.check_delivered(&job, 3).await;
+    site.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn claude_code_does_a_small_task() {
+    does_a_small_task(CLAUDE).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mini_swe_agent_does_a_small_task() {
+    does_a_small_task(MINISWE).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn codex_does_a_small_task() {
+    does_a_small_task(CODEX).await;
+}
+
+/// A server that has a bad moment costs a try, and not the job.
+async fn gets_over(which: Which, trouble: Turn) {
+    let site = Site::open(which, [LOOKS, trouble, WORKS, last(which)]).await;
+    let job = site.enqueue(which);
+    let job = site.host.succeeded(job).await;
+    site.check_delivered(&job, 3).await;
+    site.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_of_500_is_got_over() {
+    gets_over(CLAUDE, Turn::Refuses(500, Vec::new())).await;
+    gets_over(CODEX, Turn::Refuses(500, Vec::new())).await;
+    gets_over(MINISWE, Turn::Refuses(500, Vec::new())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_breaks_is_got_over_by_codex() {
+    gets_over(CODEX, Turn::Breaks).await;
+}
+
+/// The first attempt ends as a limit: what it was told is in its outcome.
+async fn meets_a_limit(which: Which, headers: Vec<(&'static str, String)>) {
+    let site = Site::open(which, [LOOKS, Turn::Refuses(429, headers)]).await;
+    let job = site.enqueue(which);
+    let mut outcome = None;
+    until("the attempt ends", async || {
+        outcome = site.host.attempts(job).await.into_iter().find_map(|attempt| attempt.outcome);
+        outcome.is_some()
+    })
+    .await;
+    let outcome = outcome.expect("an outcome");
+    assert!(outcome.message.starts_with("agent met a usage limit: "), "{which:?}: {outcome:?}");
+    // The next attempt is not waited for.
+    if !site.host.job(job).await.state.is_final() {
+        site.host.sawmill(&["job", "cancel", &job.to_string()]);
+        site.host.ended(job).await;
+    }
+    site.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_usage_limit_is_told_from_a_failure() {
+    let later = || vec![("retry-after", "3600".to_owned())];
+    meets_a_limit(CLAUDE, vec![("x-should-retry", "false".to_owned())]).await;
+    meets_a_limit(MINISWE, later()).await;
+    meets_a_limit(CODEX, later()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn doctor_and_backends_say_which_version_is_in_the_image() {
+    let site = Site::open(CLAUDE, []).await;
+    let listed = site.host.sawmill(&["backends", "list"]);
+    let row = listed.as_array().and_then(|rows| rows.iter().find(|row| row["name"] == "agent")).expect("the backend");
+    let pinned = include_str!("../../docker/Dockerfile").split_once("ARG CLAUDE_CODE=").and_then(|(_, rest)| rest.lines().next());
+    assert_eq!(row["probed"]["image"]["version"].as_str(), pinned, "{listed}");
+    let shown = site.host.command(&Seat::of("client"), &["backends", "show", "agent"]).output().expect("it runs");
+    assert!(String::from_utf8_lossy(&shown.stdout).contains("{{ instruction"), "{shown:?}");
+    let doctor = site.host.sawmill(&["doctor"]);
+    let finding = doctor.as_array().and_then(|all| all.iter().find(|one| one["check"] == "backend")).expect("a finding");
+    assert_eq!(finding["state"], "good", "{doctor}");
+    site.close().await;
+}
