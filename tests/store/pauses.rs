@@ -128,7 +128,7 @@ on_both! {
         assert_eq!((quiet.drain, quiet.pauses), (None, Vec::new()));
         let (_, paused) = meet(queue, None).await;
         let unknown = queue.store.orders(&WorkerId::new("new")).await.expect("answered").heard;
-        assert_eq!(unknown.pauses, [paused.clone()], "also one that is not on record yet");
+        assert_eq!(unknown.pauses, std::slice::from_ref(&paused), "also one that is not on record yet");
         let said = workers::report(queue.store.now());
         queue.store.report_worker(&said).await.expect("reported");
         let drain = queue.store.drain_worker(&said.id, "op", "").await.expect("asked").drain;
@@ -146,7 +146,7 @@ on_both! {
         let (_, paused) = meet(queue, None).await;
         let waits = queue.enqueue().await.id;
         let record = queue.store.worker(&said.id).await.expect("there");
-        assert_eq!(record.pauses, [paused.clone()]);
+        assert_eq!(record.pauses, std::slice::from_ref(&paused));
         let told = queue.store.explain(waits).await.expect("answered");
         let found = told.workers[0].obstacles.iter().find(|obstacle| matches!(obstacle, Obstacle::Paused { .. }));
         let Some(Obstacle::Paused { backend, credential, until, reset_known: false, .. }) = found else { panic!("{told:?}") };
