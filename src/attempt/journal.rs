@@ -25,6 +25,8 @@ pub struct Journal {
     pub stages: Vec<StageRecord>,
     /// What the backend's processes used, once that is known.
     pub resources: Resources,
+    /// What the backend said that it used of a model, however it ended.
+    pub usage: Option<Usage>,
     /// Where its commands run, once that is decided.
     pub place: Option<Place>,
     /// What a process needs that salvages the slot without a configuration or a database.

@@ -161,6 +161,12 @@ impl Backend {
         }
     }
 
+    /// What it says that it used of a model, however it ended, in the result file at `result`.
+    #[must_use]
+    pub fn usage(&self, result: &Path) -> Option<Usage> {
+        protocol::read_result(result).ok()?.usage
+    }
+
     fn result_from(&self) -> ResultFrom {
         self.config.result.unwrap_or(match self.config.kind {
             Kind::Shell => ResultFrom::ExitCode,
