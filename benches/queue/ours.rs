@@ -261,6 +261,7 @@ async fn finish(store: &Store, claimed: &ClaimedJob) {
         salvage: None,
         completion: None,
         not_before: None,
+        usage: None,
         credential: None,
     };
     store.finish(&claimed.claim, end).await.expect("its end is on record");

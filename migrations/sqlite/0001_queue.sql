@@ -9,10 +9,15 @@ CREATE TABLE routes (
     UNIQUE (backend, requires)
 ) STRICT;
 
--- How many jobs of a project may run at once, where there is a limit. Written when a daemon starts.
+-- How many jobs of a project may run at once, and how much they may use in a day, a month or for ever, where there is a limit.
+-- Written when a daemon starts.
 CREATE TABLE project_limits (
-    project TEXT    NOT NULL PRIMARY KEY,
-    running INTEGER NOT NULL CHECK (running >= 1)
+    project          TEXT    NOT NULL PRIMARY KEY,
+    running          INTEGER CHECK (running >= 1),
+    budget_tokens    INTEGER,
+    budget_micro_usd INTEGER,
+    budget_per       TEXT    CHECK (budget_per IN ('day', 'month', 'all')),
+    CHECK (running IS NOT NULL OR budget_per IS NOT NULL)
 ) STRICT;
 
 -- What a claim, a renewal or a finish rewrites stays narrow: documents are in job_specs.
@@ -33,9 +38,11 @@ CREATE TABLE jobs (
     -- It starts only while fewer than these run under its key.
     concurrency_limit   INTEGER CHECK (concurrency_limit >= 1),
     idempotency_key     TEXT,
+    -- 1 where it, or its execution by its word, has a budget.
+    budgeted            INTEGER NOT NULL DEFAULT 0,
     state               TEXT    NOT NULL CHECK (state IN ('queued', 'running', 'succeeded', 'failed', 'cancelled')),
     -- Why a queued job cannot be claimed yet; NULL when it can.
-    held                TEXT    CHECK (held IN ('scheduled', 'backoff', 'dependency', 'key', 'project')),
+    held                TEXT    CHECK (held IN ('scheduled', 'backoff', 'dependency', 'key', 'project', 'budget')),
     ready_at            INTEGER NOT NULL,
     -- It fails unless it has started by then.
     start_by            INTEGER,
@@ -86,6 +93,7 @@ CREATE INDEX jobs_timed ON jobs (ready_at) WHERE held IN ('scheduled', 'backoff'
 -- Who waits because a credential was used up.
 CREATE INDEX jobs_limited ON jobs (id) WHERE held = 'backoff' AND outcome_class = 'usage_limit';
 CREATE INDEX jobs_start_by ON jobs (start_by) WHERE state = 'queued' AND start_by IS NOT NULL;
+CREATE INDEX jobs_held_by_budget ON jobs (id) WHERE held = 'budget';
 CREATE INDEX jobs_held_by_key ON jobs (concurrency_key, concurrency_limit, priority, position, id) WHERE held = 'key';
 CREATE INDEX jobs_held_by_project ON jobs (share, priority, position, id) WHERE held = 'project';
 -- Who uses up a limit.
@@ -144,6 +152,11 @@ CREATE TABLE attempts (
     salvage           TEXT,
     -- What its backend drew on, where it met the usage limit of that.
     credential        TEXT,
+    -- What its backend said that it used of a model.
+    prompt_tokens     INTEGER,
+    completion_tokens INTEGER,
+    cost_micro_usd    INTEGER,
+    model             TEXT,
     log_verdict       TEXT,
     log_next_seq      INTEGER NOT NULL DEFAULT 0,
     log_bytes         INTEGER NOT NULL DEFAULT 0,
@@ -287,6 +300,18 @@ CREATE TABLE pauses (
     times       INTEGER NOT NULL CHECK (times >= 1),
     -- 1 when the end is what was told, and no guess.
     reset_known INTEGER NOT NULL CHECK (reset_known IN (0, 1))
+) STRICT;
+
+-- What was used, summed up by whom it counts for and by the day of UTC (since 1970-01-01). It stays when attempts are removed.
+CREATE TABLE spending (
+    scope             TEXT    NOT NULL CHECK (scope IN ('execution', 'project')),
+    name              TEXT    NOT NULL,
+    day               INTEGER NOT NULL,
+    attempts          INTEGER NOT NULL,
+    prompt_tokens     INTEGER NOT NULL,
+    completion_tokens INTEGER NOT NULL,
+    cost_micro_usd    INTEGER NOT NULL,
+    PRIMARY KEY (scope, name, day)
 ) STRICT;
 
 -- What one process at a time does for all: who, and until when nobody else takes it over.

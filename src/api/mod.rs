@@ -4,6 +4,7 @@
 //! with a record of `job`, a document of `wire`, or a [`Problem`]. Nothing here reads configuration, and nothing here knows
 //! of a worker: both meet only in the database. The command line uses the same router, over HTTP or in its own process.
 
+mod budget;
 mod completions;
 mod configuration;
 mod deadline;
@@ -100,6 +101,7 @@ pub fn router(state: State) -> axum::Router {
         .routes(routes!(workers::show))
         .routes(routes!(workers::drain))
         .routes(routes!(workers::resume))
+        .routes(routes!(budget::show))
         .routes(routes!(pauses::list))
         .routes(routes!(pauses::lift))
         .routes(routes!(configuration::show))

@@ -122,6 +122,7 @@ impl Attempt {
             salvage,
             completion,
             not_before: None,
+            usage: journal.usage,
             credential,
         };
         let ended = record(&tools.store, &claimed.claim, finish, &stop).await;

@@ -47,6 +47,7 @@ pub(super) async fn start(attempt: &mut Attempt, base: ObjectId) -> Result<Phase
 pub(super) async fn wait(attempt: &mut Attempt, base: ObjectId) -> Result<Phase, Halt> {
     let report = ended(attempt, BACKEND, Deadline::work_until).await?;
     attempt.journal.resources = resources(&report);
+    attempt.journal.usage = attempt.backend.usage(&attempt.slot.result());
     note_stragglers(attempt, &report);
     backend::keep_events(attempt);
     let exit = exit_of(attempt, &report)?;

@@ -27,6 +27,8 @@ pub struct Journal {
     pub stages: Vec<StageRecord>,
     /// What the backend's processes used, once that is known.
     pub resources: Resources,
+    /// What the backend said that it used of a model, however it ended.
+    pub usage: Option<Usage>,
     /// Where its commands run, once that is decided.
     pub place: Option<Place>,
     /// Where the gate that was last begun runs.

@@ -156,6 +156,7 @@ impl Assignment {
             phase: Phase::Preparing,
             stages: Vec::new(),
             resources: Resources::default(),
+            usage: None,
             place: None,
             ground: None,
             passed: Vec::new(),
@@ -230,6 +231,7 @@ pub async fn refuse(store: &Store, claim: &Claim, stop: &Stop, outcome: Outcome)
         salvage: None,
         completion: None,
         not_before: None,
+        usage: None,
         credential: None,
     };
     close::record(store, claim, finish, stop).await

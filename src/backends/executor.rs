@@ -272,6 +272,12 @@ impl Backend {
         }
     }
 
+    /// What it says that it used of a model, however it ended, in the result file at `result`.
+    #[must_use]
+    pub fn usage(&self, result: &Path) -> Option<Usage> {
+        protocol::read_result(result).ok()?.usage
+    }
+
     fn result_from(&self) -> ResultFrom {
         match self.config.kind.adapter() {
             Adapter::Plain(plain) => self.config.result.unwrap_or_else(|| plain.result_from()),

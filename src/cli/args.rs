@@ -173,6 +173,9 @@ pub enum ClientCommand {
     /// Look at the workers, drain and resume them
     #[command(display_order = 15, subcommand)]
     Workers(WorkersCommand),
+    /// Show what was used of models, and how much may be
+    #[command(display_order = 17)]
+    Budget(BudgetArgs),
     /// List the credentials that are used up for now, and try them again
     #[command(display_order = 16)]
     Pauses {
@@ -434,6 +437,17 @@ pub enum WorkersCommand {
 
 fn worker_id(text: &str) -> Result<WorkerId, std::convert::Infallible> {
     Ok(WorkerId::new(text))
+}
+
+/// The arguments of `budget`: whose, or every project's.
+#[derive(Debug, Clone, clap::Args)]
+pub struct BudgetArgs {
+    /// Of this job, with all others that concern it
+    #[arg(long, value_name = "ID", conflicts_with = "execution")]
+    pub job: Option<JobId>,
+    /// Of this execution
+    #[arg(long, value_name = "ID")]
+    pub execution: Option<String>,
 }
 
 /// The commands of `pauses`.

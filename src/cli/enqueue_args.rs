@@ -215,7 +215,7 @@ pub(super) fn document(args: EnqueueArgs) -> Result<JobSpec, CliError> {
         concurrency: args.key,
         timeout: args.timeout,
         attempts: args.attempts,
-        execution: Execution { id: args.execution, role: args.role, slug: args.slug },
+        execution: Execution { id: args.execution, role: args.role, slug: args.slug, budget: None },
         container: args.container,
         image: args.image,
         env: args.env.into_iter().collect::<BTreeMap<_, _>>(),

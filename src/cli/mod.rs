@@ -5,6 +5,7 @@
 //! `worker`, `doctor`, `migrate`, `version`) are parsed here and carried out by whoever calls [`run`].
 
 mod args;
+mod budget;
 mod client;
 mod completions;
 mod configuration;
@@ -92,6 +93,7 @@ pub async fn perform(client: &Client, out: &Output, command: ClientCommand) -> R
         ClientCommand::Logs(args) => logs::run(client, out, args).await,
         ClientCommand::Completions(command) => completions::run(client, out, command).await,
         ClientCommand::Workers(command) => workers::run(client, out, command).await,
+        ClientCommand::Budget(args) => budget::run(client, out, args).await,
         ClientCommand::Pauses { command } => pauses::run(client, out, command).await,
         ClientCommand::Config(command) => configuration::run(client, out, command).await,
     }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::backends::BackendConfig;
+use crate::job::budget::ProjectBudget;
 use crate::job::checks::Checks;
 use crate::job::spec::Gate;
 use crate::{api, attempt, clock, git, logs, sandbox, store, worker, workspace};
@@ -68,4 +69,7 @@ pub struct ProjectConfig {
     /// What its jobs may take of the queue.
     #[serde(default, skip_serializing_if = "store::ProjectLimits::are_none")]
     pub limits: store::ProjectLimits,
+    /// How much its jobs may use of models.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<ProjectBudget>,
 }

@@ -136,11 +136,14 @@ impl Composition {
         Ok(())
     }
 
-    /// Writes down, for all workers, how many jobs of each project may run at once; takes away the limit of every other project.
+    /// Writes down, for all workers, how many jobs of each project may run at once and how much they may use; takes
+    /// away the limits of every other project.
     async fn limit_projects(&self, store: &Store) -> anyhow::Result<()> {
         let running =
             self.config().projects.iter().filter_map(|(name, project)| Some((name.clone(), project.limits.running?.get())));
-        Ok(store.set_project_limits(&running.collect()).await?)
+        store.set_project_limits(&running.collect()).await?;
+        let budgets = self.config().projects.iter().filter_map(|(name, project)| Some((name.clone(), project.budget.clone()?)));
+        Ok(store.set_project_budgets(&budgets.collect()).await?)
     }
 
     fn policy(&self) -> Policy {

@@ -103,7 +103,7 @@ impl Fate {
                 command: Some(Command::Line(command.trim().to_owned())),
                 ..Task::default()
             },
-            execution: Execution { id: Some("demo".to_owned()), role: Some("worker".to_owned()), slug: None },
+            execution: Execution { id: Some("demo".to_owned()), role: Some("worker".to_owned()), slug: None, budget: None },
             deliver: Deliver::default(),
             ..JobSpec::default()
         };

@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::completion::Usage;
 use super::log::LogVerdict;
 use super::outcome::{Outcome, OutcomeClass};
 use super::stage::Stage;
@@ -34,6 +35,8 @@ pub struct AttemptRecord {
     pub resources: Resources,
     /// The commit on `refs/sawmill/salvage/<job>/<attempt>` that holds what it left uncommitted.
     pub salvage: Option<ObjectId>,
+    /// What its backend said that it used of a model.
+    pub usage: Option<Usage>,
     /// Whether its log is whole, once that is known.
     pub log_verdict: Option<LogVerdict>,
     /// The length of its log so far, in bytes.

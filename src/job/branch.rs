@@ -234,7 +234,7 @@ mod tests {
 
     fn spec(id: &str, role: &str, instruction: &str) -> JobSpec {
         JobSpec {
-            execution: Execution { id: Some(id.to_owned()), role: Some(role.to_owned()), slug: None },
+            execution: Execution { id: Some(id.to_owned()), role: Some(role.to_owned()), slug: None, budget: None },
             task: Task { instruction: Some(instruction.to_owned()), ..Task::default() },
             ..JobSpec::default()
         }

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use super::budget::Budget;
 use super::label::LabelError;
 use super::spec::{Command, ContainerMode, JobSpec, SCHEMA};
 use crate::clock::human;
@@ -56,6 +57,12 @@ pub enum SpecError {
         /// What is wrong with it.
         error: LabelError,
     },
+    /// A budget that limits nothing.
+    #[error("{0}: a budget needs tokens or cost_usd")]
+    EmptyBudget(&'static str),
+    /// A budget of an execution that has no name.
+    #[error("execution.budget: needs execution.id, by which the execution's jobs are known")]
+    NamelessBudget,
     /// A job that may not start before it must have started.
     #[error("start_by: is not after run_at")]
     StartBy,
@@ -104,6 +111,14 @@ impl JobSpec {
         }
         if self.container == Some(ContainerMode::Off) && self.image.is_some() {
             return Err(SpecError::ImageWithoutContainer);
+        }
+        for (field, budget) in [("budget", &self.budget), ("execution.budget", &self.execution.budget)] {
+            if *budget == Some(Budget::default()) {
+                return Err(SpecError::EmptyBudget(field));
+            }
+        }
+        if self.execution.budget.is_some() && self.execution.id.is_none() {
+            return Err(SpecError::NamelessBudget);
         }
         self.validate_schedule()?;
         check_length("idempotency_key", self.idempotency_key.as_deref(), KEY_MAX)?;

@@ -4,6 +4,7 @@
 
 pub mod attempt;
 pub mod branch;
+pub mod budget;
 pub mod check;
 pub mod checks;
 pub mod claim;

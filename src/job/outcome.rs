@@ -42,11 +42,13 @@ pub enum OutcomeClass {
     Dependency,
     /// The backend's credential is used up for now.
     UsageLimit,
+    /// A budget is used up.
+    Budget,
 }
 
 impl OutcomeClass {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Succeeded,
         Self::NoChange,
         Self::Backend,
@@ -63,6 +65,7 @@ impl OutcomeClass {
         Self::Expired,
         Self::Dependency,
         Self::UsageLimit,
+        Self::Budget,
     ];
 
     /// The word used on the wire and in the database.
@@ -85,6 +88,7 @@ impl OutcomeClass {
             Self::Expired => "expired",
             Self::Dependency => "dependency",
             Self::UsageLimit => "usage_limit",
+            Self::Budget => "budget",
         }
     }
 }

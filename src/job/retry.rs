@@ -79,7 +79,7 @@ impl RetryPolicy {
         match class {
             C::Succeeded => NextStep::End(JobState::Succeeded),
             C::Cancelled | C::Dependency => NextStep::End(JobState::Cancelled),
-            C::Conflict | C::Invalid | C::Expired => NextStep::End(JobState::Failed),
+            C::Conflict | C::Invalid | C::Expired | C::Budget => NextStep::End(JobState::Failed),
             // When a limit is reset is the credential's affair, not the job's: see `pause`.
             C::Released | C::UsageLimit => NextStep::Retry { after: Duration::ZERO, charge: Charge::Nothing },
             C::Infrastructure | C::LeaseLost if used.resets < self.resets => {

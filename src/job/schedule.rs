@@ -62,6 +62,8 @@ pub enum Hold {
     Key,
     /// As many jobs of its project as may run do.
     Project,
+    /// Its budget, or that of its execution or project, is used up.
+    Budget,
 }
 
 impl Hold {
@@ -74,6 +76,7 @@ impl Hold {
             Self::Dependency => "dependency",
             Self::Key => "key",
             Self::Project => "project",
+            Self::Budget => "budget",
         }
     }
 }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::branch::BranchName;
+use super::budget::Budget;
 use super::checks::Checks;
 use super::counts::TestFormat;
 use super::schedule::{AfterFailure, Concurrency};
@@ -74,6 +75,9 @@ pub struct JobSpec {
     /// How many attempts may fail by the job's own fault.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempts: Option<u32>,
+    /// How much all of its attempts together may use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<Budget>,
     /// Where the job belongs in the planner's own scheme; names the branch.
     #[serde(default, skip_serializing_if = "Execution::is_empty")]
     pub execution: Execution,
@@ -270,6 +274,9 @@ pub struct Execution {
     /// A few words for a branch name; made from the instruction when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub slug: Option<String>,
+    /// How much all jobs of the execution together may use before this one is not started any more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub budget: Option<Budget>,
 }
 
 impl Execution {

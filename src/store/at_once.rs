@@ -35,7 +35,7 @@ use crate::job::{ClaimedJob, Job, StageRecord};
 const CLAIM: (&str, &str) = (
     "WITH clock AS MATERIALIZED (SELECT (extract(epoch FROM clock_timestamp()) * 1000)::BIGINT AS now, \
      set_config('synchronous_commit', 'off', TRUE)), \
-     picked AS MATERIALIZED (SELECT j.id AS picked_job, j.concurrency_key IS NULL AND NOT EXISTS \
+     picked AS MATERIALIZED (SELECT j.id AS picked_job, j.concurrency_key IS NULL AND j.budgeted = 0 AND NOT EXISTS \
      (SELECT 1 FROM project_limits l WHERE l.project = j.share) AS free FROM jobs j \
      WHERE j.state = 'queued' AND j.held IS NULL AND j.route = $1 AND (SELECT now FROM clock) <= $4 \
      AND (j.start_by IS NULL OR j.start_by > (SELECT now FROM clock))",

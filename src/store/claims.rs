@@ -17,12 +17,13 @@ use super::db::{Kind, Lock, Tx};
 use super::error::StoreError;
 use super::limits::{self, Limited, Room};
 use super::rows::{ClaimedRow, job_columns};
+use super::spending::Budgets;
 use super::statement::{Arg, args, tuples};
 use super::types::ClaimRequest;
 use crate::clock::Timestamp;
 use crate::ids::{ClaimToken, JobId, WorkerId};
-use crate::job::ClaimedJob;
 use crate::job::spec::Priority;
+use crate::job::{ClaimedJob, Hold};
 
 /// What a claim makes of a row of `jobs`: worker, time, end of the lease, token.
 macro_rules! set_started {
@@ -45,7 +46,7 @@ pub(super) use set_started;
 const HEADS: &str = "SELECT route, priority, position, id, ready_at, (SELECT count(*) FROM routes) AS routes FROM jobs WHERE state = 'queued' \
      AND held IS NULL AND route = ";
 const ROUTES: &str = "SELECT count(*) AS routes FROM routes";
-const PICK: &str = "SELECT j.id, j.share, j.concurrency_key, j.concurrency_limit FROM jobs j \
+const PICK: &str = "SELECT j.id, j.share, j.budgeted, j.concurrency_key, j.concurrency_limit FROM jobs j \
     WHERE j.state = 'queued' AND j.held IS NULL AND j.route = $1 AND (j.start_by IS NULL OR j.start_by > $2)";
 /// The rows are locked, and a row without a token does not run. Naming state and `held` again would let PostgreSQL look for the
 /// rows by walking all of `jobs_claim`.
@@ -101,6 +102,7 @@ struct RouteCount {
 struct Picked {
     id: uuid::Uuid,
     share: String,
+    budgeted: i64,
     concurrency_key: Option<String>,
     concurrency_limit: Option<i64>,
 }
@@ -363,10 +365,13 @@ async fn look_within(
         return Ok(Look { claimed: Vec::new(), held: false, more: false });
     }
     let mut room = Room::of(tx, &picked).await?;
+    let budgeted = picked.iter().filter(|job| job.budgeted == 1).map(|job| job.id).collect();
+    let budgets = Budgets::of(tx, budgeted, room.take_budgets(), now).await?;
     let (mut chosen, mut held) = (Vec::new(), BTreeMap::new());
     let mut over = false;
     for job in &picked {
-        match room.take(job) {
+        let spent = budgets.spent(job.id, &job.share).next().is_some();
+        match if spent { Err(Hold::Budget) } else { room.take(job) } {
             Ok(()) if chosen.len() == most => {
                 over = true;
                 break;

@@ -22,8 +22,8 @@ use crate::job::{BranchName, Hold, Job, JobState};
 const INSERT: (&str, &str) = (
     "INSERT INTO jobs (route, priority, share, position, id, repo, base, branch, project, execution, idempotency_key, state, \
      held, ready_at, start_by, concurrency_key, concurrency_limit, attempts_max, created_at, \
-     finished_at, outcome_class, outcome_message) VALUES ($1, $2, $3, ",
-    ", $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22) ON CONFLICT DO NOTHING",
+     finished_at, outcome_class, outcome_message, budgeted) VALUES ($1, $2, $3, ",
+    ", $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23) ON CONFLICT DO NOTHING",
 );
 const INSERT_SPEC: &str = "INSERT INTO job_specs (job, digest, document) VALUES ($1, $2, $3)";
 const BY_KEY: &str = "SELECT j.id, s.digest FROM jobs j JOIN job_specs s ON s.job = j.id WHERE j.idempotency_key = $1 AND j.idempotency_key IS NOT NULL";
@@ -250,6 +250,7 @@ fn row(new: &NewJob, route: i64, needs: &Needs, branch: &BranchName, now: Timest
         state.is_final().then_some(now),
         ended.as_ref().map(|(class, _)| class.as_str()),
         ended.as_ref().map(|(_, message)| message.as_str()),
+        i64::from(spec.budget.is_some() || spec.execution.budget.is_some()),
     ]
 }
 

@@ -9,7 +9,7 @@ use super::error::StoreError;
 use super::jobs;
 use super::rows::{number, parse, word};
 use super::statement::{Arg, args};
-use super::workers;
+use super::{spending, workers};
 use crate::clock::Timestamp;
 use crate::ids::{AttemptNo, JobId, WorkerId};
 use crate::job::explain::explain;
@@ -25,7 +25,8 @@ const ATTEMPT: &str = "SELECT a.attempt, a.worker, a.started_at, a.log_bytes, \
     FROM attempts a WHERE a.job = $1 ORDER BY a.attempt DESC LIMIT 1";
 const NEEDS: &str = "SELECT j.id, j.state, j.worker, c.started_at, j.created_at FROM dependencies d JOIN jobs j ON j.id = d.needs \
     LEFT JOIN attempts c ON c.job = j.id AND c.attempt = j.attempt WHERE d.job = $1 AND d.met = 0 ORDER BY d.needs";
-const PROJECT_LIMIT: &str = "SELECT l.running AS jobs FROM project_limits l WHERE l.project = $1";
+const PROJECT_LIMIT: &str = "SELECT l.running AS jobs FROM project_limits l \
+    WHERE l.project = $1 AND l.running IS NOT NULL";
 const UNDER_KEY: &str = "SELECT count(*) AS jobs FROM jobs WHERE concurrency_key = $1 AND token IS NOT NULL";
 const IN_PROJECT: &str = "SELECT count(*) AS jobs FROM jobs WHERE share = $1 AND token IS NOT NULL AND share <> ''";
 const RUNNERS_UNDER_KEY: &str = "SELECT j.id, j.worker, c.started_at FROM jobs j JOIN attempts c ON c.job = j.id AND c.attempt = j.attempt \
@@ -137,6 +138,7 @@ async fn facts(tx: &mut Tx, id: JobId, now: Timestamp) -> Result<Facts, StoreErr
         key: if waits { key(tx, &job, &place).await? } else { None },
         project: if waits { project(tx, &job, &place).await? } else { None },
         ahead: if claimable { Some(before(tx, CLAIMABLE, place.route.into(), &job, &place).await?) } else { None },
+        budgets: if waits { spending::of_job(tx, id, &job.spec, now).await? } else { Vec::new() },
         workers: if job.state.is_final() { Vec::new() } else { workers::all(tx, now).await? },
         completion: completion(tx, id).await?,
         job,

@@ -16,7 +16,8 @@ use super::settle::{AttemptEnd, JobEnd, Settled, close_attempts, settle, write_j
 use super::statement::args;
 use super::together::{Batched, MOST};
 use super::types::{CredentialNews, Finish};
-use super::{Store, jobs, pauses};
+use super::{Store, jobs, pauses, spending};
+use crate::job::completion::Usage;
 use crate::job::{Claim, Completion, Job, OutcomeClass};
 
 const ADD_COMPLETION: &str = "INSERT INTO completions (id, job, attempt, project, repo, branch, commit_id, line, state, visible_at, created_at, body) \
@@ -33,7 +34,10 @@ pub(super) struct Pending {
 impl Pending {
     /// Whether it succeeded without delivering anything.
     pub(super) fn is_simple(&self) -> bool {
-        self.end.outcome.class == OutcomeClass::Succeeded && self.end.completion.is_none() && self.end.credential.is_none()
+        self.end.outcome.class == OutcomeClass::Succeeded
+            && self.end.completion.is_none()
+            && self.end.credential.is_none()
+            && self.end.usage.is_none()
     }
 }
 
@@ -178,6 +182,8 @@ impl Store {
                 kept.settled.ready_at = kept.settled.ready_at.map(|ready_at| ready_at.max(until));
             }
         }
+        let used: Vec<(&Claim, &Usage)> = kept.iter().filter_map(|kept| Some((kept.claim, kept.end.usage.as_ref()?))).collect();
+        spending::record(tx, &used, now).await?;
         // Before the jobs, because nobody who has a limit's lock may wait for a line; in order, because two may end several at once.
         let mut completions: Vec<&Completion> = kept.iter().filter_map(|kept| kept.end.completion.as_ref()).collect();
         completions.sort_by_key(|completion| (&completion.repo, &completion.branch));

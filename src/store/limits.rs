@@ -14,15 +14,27 @@ use std::collections::BTreeMap;
 use super::db::{Lock, Tx};
 use super::error::StoreError;
 use super::rows::number;
+use super::spending::ProjectRow;
 use super::statement::{Arg, args, tuples};
 use super::{Store, turn};
 use crate::job::Hold;
+use crate::job::budget::ProjectBudget;
 
-const PROJECT_LIMIT: &str = "SELECT l.project, l.running FROM project_limits l WHERE l.project IN ";
-const ALL_LIMITS: &str = "SELECT project, running FROM project_limits";
+const PROJECT_LIMIT: &str = "SELECT l.project, l.running, l.budget_tokens, l.budget_micro_usd, l.budget_per FROM project_limits l \
+    WHERE l.project IN ";
+const ALL_LIMITS: &str = "SELECT l.project, l.running, l.budget_tokens, l.budget_micro_usd, l.budget_per FROM project_limits l";
 const SET_LIMIT: &str = "INSERT INTO project_limits (project, running) VALUES ($1, $2) \
     ON CONFLICT (project) DO UPDATE SET running = excluded.running";
-const DROP_LIMIT: &str = "DELETE FROM project_limits WHERE project = $1";
+const SET_BUDGET: &str = "INSERT INTO project_limits (project, budget_tokens, budget_micro_usd, budget_per) VALUES ($1, $2, $3, $4) \
+    ON CONFLICT (project) DO UPDATE SET budget_tokens = excluded.budget_tokens, \
+    budget_micro_usd = excluded.budget_micro_usd, budget_per = excluded.budget_per";
+const DELETE_ROWS: [&str; 2] = [
+    "DELETE FROM project_limits WHERE project = $1 AND budget_per IS NULL",
+    "DELETE FROM project_limits WHERE project = $1 AND running IS NULL",
+];
+const DROP_LIMIT: &str = "UPDATE project_limits SET running = NULL WHERE project = $1 AND budget_per IS NOT NULL";
+const DROP_BUDGET: &str = "UPDATE project_limits SET budget_tokens = NULL, budget_micro_usd = NULL, budget_per = NULL \
+    WHERE project = $1 AND running IS NOT NULL";
 pub(super) const RUNNING_UNDER_KEY: &str =
     "SELECT count(*) AS running FROM jobs WHERE concurrency_key = $1 AND token IS NOT NULL";
 pub(super) const RUNNING_IN_PROJECT: &str =
@@ -73,12 +85,24 @@ impl<L: Limited> Limited for &L {
 pub(super) struct Room {
     running: BTreeMap<Limit, i64>,
     projects: BTreeMap<String, i64>,
+    /// The budgets of these projects, which are no locks.
+    budgets: Vec<ProjectRow>,
 }
 
 #[derive(sqlx::FromRow)]
 struct ProjectLimit {
     project: String,
-    running: i64,
+    running: Option<i64>,
+    budget_tokens: Option<i64>,
+    budget_micro_usd: Option<i64>,
+    budget_per: Option<String>,
+}
+
+impl ProjectLimit {
+    fn budget(self) -> Option<ProjectRow> {
+        let Self { project, budget_tokens, budget_micro_usd, budget_per, .. } = self;
+        budget_per.map(|budget_per| ProjectRow { project, budget_tokens, budget_micro_usd, budget_per })
+    }
 }
 
 #[derive(sqlx::FromRow)]
@@ -124,7 +148,10 @@ impl Limit {
 impl Room {
     /// Locks the limits that these jobs are under, and counts what runs.
     pub(super) async fn of<J: Limited>(tx: &mut Tx, jobs: &[J]) -> Result<Self, StoreError> {
-        let mut room = Self { running: BTreeMap::new(), projects: limits_of(tx, jobs).await? };
+        let rows = limits_of(tx, jobs).await?;
+        let projects = rows.iter().filter_map(|row| Some((row.project.clone(), row.running?))).collect();
+        let budgets = rows.into_iter().filter_map(ProjectLimit::budget).collect();
+        let mut room = Self { running: BTreeMap::new(), projects, budgets };
         let mut limits: Vec<Limit> = jobs.iter().filter_map(|job| job.key()).map(|(key, _)| Limit::Key(key.to_owned())).collect();
         limits.extend(room.projects.keys().cloned().map(Limit::Project));
         limits.sort_unstable();
@@ -135,6 +162,11 @@ impl Room {
             room.running.insert(limit, running);
         }
         Ok(room)
+    }
+
+    /// The budgets of the projects that were looked at.
+    pub(super) fn take_budgets(&mut self) -> Vec<ProjectRow> {
+        std::mem::take(&mut self.budgets)
     }
 
     /// Takes up room for a job, or says what has none.
@@ -158,16 +190,15 @@ impl Room {
 }
 
 /// The limits of the projects of these jobs.
-async fn limits_of<J: Limited>(tx: &mut Tx, jobs: &[J]) -> Result<BTreeMap<String, i64>, StoreError> {
+async fn limits_of<J: Limited>(tx: &mut Tx, jobs: &[J]) -> Result<Vec<ProjectLimit>, StoreError> {
     let mut projects: Vec<&str> = jobs.iter().map(Limited::share).filter(|share| !share.is_empty()).collect();
     projects.sort_unstable();
     projects.dedup();
     if projects.is_empty() {
-        return Ok(BTreeMap::new());
+        return Ok(Vec::new());
     }
     let sql = format!("{PROJECT_LIMIT}{}", tuples(1, 1, projects.len()));
-    let rows: Vec<ProjectLimit> = tx.all(&sql, projects.into_iter().map(Arg::from).collect()).await?;
-    Ok(rows.into_iter().map(|row| (row.project, row.running)).collect())
+    tx.all(&sql, projects.into_iter().map(Arg::from).collect()).await
 }
 
 /// Takes jobs, which this transaction has locked, out of the order of claims.
@@ -234,17 +265,43 @@ impl Store {
     /// When the database cannot be asked.
     pub async fn set_project_limits(&self, limits: &BTreeMap<String, u32>) -> Result<(), StoreError> {
         let rows: Vec<ProjectLimit> = self.db().all(ALL_LIMITS, args![]).await?;
-        let read = |row: ProjectLimit| Ok((row.project, number::<u32>(row.running, || "a project's limit".to_owned())?));
-        let there: BTreeMap<String, u32> = rows.into_iter().map(read).collect::<Result<_, StoreError>>()?;
+        let read = |row: ProjectLimit| {
+            let running = number::<u32>(row.running?, || "a project's limit".to_owned());
+            Some(running.map(|running| (row.project, running)))
+        };
+        let there: BTreeMap<String, u32> = rows.into_iter().filter_map(read).collect::<Result<_, StoreError>>()?;
         if there == *limits {
             return Ok(());
         }
         let mut tx = self.db().begin().await?;
         for project in there.keys().filter(|project| !limits.contains_key(*project)) {
+            tx.run(DELETE_ROWS[0], args![project]).await?;
             tx.run(DROP_LIMIT, args![project]).await?;
         }
         for (project, running) in limits {
             tx.run(SET_LIMIT, args![project, *running]).await?;
+        }
+        self.commit_change(tx).await
+    }
+
+    /// Says how much the jobs of each project may use; projects that are not named may use any amount.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    pub async fn set_project_budgets(&self, budgets: &BTreeMap<String, ProjectBudget>) -> Result<(), StoreError> {
+        let rows: Vec<ProjectLimit> = self.db().all(ALL_LIMITS, args![]).await?;
+        let there: Vec<ProjectRow> = rows.into_iter().filter_map(ProjectLimit::budget).collect();
+        if there.is_empty() && budgets.is_empty() {
+            return Ok(());
+        }
+        let mut tx = self.db().begin().await?;
+        for ProjectRow { project, .. } in there.iter().filter(|row| !budgets.contains_key(&row.project)) {
+            tx.run(DELETE_ROWS[1], args![project]).await?;
+            tx.run(DROP_BUDGET, args![project]).await?;
+        }
+        for (project, budget) in budgets {
+            let cost = budget.cost_usd.map(|cost| cost.0);
+            tx.run(SET_BUDGET, args![project, budget.tokens, cost, budget.per.as_str()]).await?;
         }
         self.commit_change(tx).await
     }
@@ -280,7 +337,7 @@ impl Store {
             Limit::Key(_) => None,
             Limit::Project(project) => {
                 let sql = format!("{PROJECT_LIMIT}($1)");
-                tx.first::<ProjectLimit>(&sql, args![project]).await?.map(|row| row.running)
+                tx.first::<ProjectLimit>(&sql, args![project]).await?.and_then(|row| row.running)
             }
         };
         let back = fill(&mut tx, &limit, running, of_project).await?;

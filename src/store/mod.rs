@@ -46,6 +46,7 @@ mod retention;
 mod routes;
 mod rows;
 mod settle;
+mod spending;
 mod statement;
 mod together;
 mod turn;

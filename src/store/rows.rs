@@ -11,6 +11,8 @@ use super::error::StoreError;
 use crate::clock::Timestamp;
 use crate::ids::{AttemptNo, ClaimToken, JobId, ObjectId, WorkerId};
 use crate::job::attempt::Resources;
+use crate::job::budget::MicroUsd;
+use crate::job::completion::Usage;
 use crate::job::{AttemptRecord, Claim, ClaimedJob, Job, Outcome, PreviousAttempt, StageRecord};
 
 /// The columns of a [`JobRow`], from `jobs j` and `job_specs s`.
@@ -121,7 +123,7 @@ impl TryFrom<ClaimedRow> for ClaimedJob {
 
 /// The columns of an [`AttemptRow`].
 pub(super) const ATTEMPT_COLUMNS: &str = "attempt, worker, started_at, ended_at, deadline_at, outcome_class, outcome_message, base, \
-    runs_on, exit_code, signal, peak_memory_bytes, cpu_ms, salvage, log_verdict, log_bytes";
+    runs_on, exit_code, signal, peak_memory_bytes, cpu_ms, salvage, prompt_tokens, completion_tokens, cost_micro_usd, model, log_verdict, log_bytes";
 
 #[derive(FromRow)]
 pub(super) struct AttemptRow {
@@ -139,6 +141,10 @@ pub(super) struct AttemptRow {
     peak_memory_bytes: Option<i64>,
     cpu_ms: Option<i64>,
     salvage: Option<String>,
+    prompt_tokens: Option<i64>,
+    completion_tokens: Option<i64>,
+    cost_micro_usd: Option<i64>,
+    model: Option<String>,
     log_verdict: Option<String>,
     log_bytes: i64,
 }
@@ -164,10 +170,23 @@ impl AttemptRow {
                 cpu_ms: self.cpu_ms.map(|value| number(value, what)).transpose()?,
             },
             salvage: object(self.salvage.as_deref(), what)?,
+            usage: self.usage(what)?,
             log_verdict: self.log_verdict.as_deref().map(|text| json(text, what)).transpose()?,
             log_bytes: number(self.log_bytes, what)?,
             stages: own.map(|stage| stage.record(what)).collect::<Result<_, _>>()?,
         })
+    }
+}
+
+impl AttemptRow {
+    fn usage(&self, what: impl Fn() -> String + Copy) -> Result<Option<Usage>, StoreError> {
+        let (Some(prompt), Some(completion)) = (self.prompt_tokens, self.completion_tokens) else { return Ok(None) };
+        Ok(Some(Usage {
+            prompt_tokens: number(prompt, what)?,
+            completion_tokens: number(completion, what)?,
+            cost_usd: self.cost_micro_usd.map(|cost| number(cost, what)).transpose()?.map(|cost| MicroUsd(cost).dollars()),
+            model: self.model.clone(),
+        }))
     }
 }
 

@@ -9,6 +9,7 @@ use utoipa::ToSchema;
 use crate::clock::Timestamp;
 use crate::ids::{AttemptNo, ClaimToken, CompletionId, JobId, ObjectId, WorkerId};
 use crate::job::attempt::{Resources, StageRecord};
+use crate::job::completion::Usage;
 use crate::job::{
     BranchName, Completion, CompletionEntry, CompletionState, Job, JobSpec, JobState, LogChunk, LogVerdict, Outcome,
 };
@@ -259,6 +260,8 @@ pub struct Finish {
     pub completion: Option<Completion>,
     /// Where the job is tried again: not before this moment.
     pub not_before: Option<Timestamp>,
+    /// What its backend used of a model, also where it failed.
+    pub usage: Option<Usage>,
     /// What it says of its backend's credential.
     pub credential: Option<CredentialNews>,
 }

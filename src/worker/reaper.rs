@@ -6,6 +6,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::claims::jitter;
+use crate::ids::JobId;
 use crate::store::{Expired, RelieveCursor, Store, StoreError};
 
 /// How much one pass takes on.
@@ -15,9 +16,9 @@ const LIMITS: u32 = 20;
 
 /// Runs [`reap_once`] until the token is cancelled: as soon as the next job's time comes, and at least every `poll`.
 pub(super) async fn reap_loop(store: Store, poll: Duration, ended: CancellationToken) {
-    let mut relieved = RelieveCursor::default();
+    let (mut relieved, mut audited) = (RelieveCursor::default(), None);
     loop {
-        let wait = match reap_once(&store, &mut relieved).await {
+        let wait = match reap_once(&store, &mut relieved, &mut audited).await {
             Ok(next) => next.min(jitter(poll)),
             Err(error) => {
                 debug!("cannot look for leases that ran out: {error}");
@@ -31,7 +32,7 @@ pub(super) async fn reap_loop(store: Store, poll: Duration, ended: CancellationT
 }
 
 /// One pass; says how long until the next waiting job's time comes.
-async fn reap_once(store: &Store, relieved: &mut RelieveCursor) -> Result<Duration, StoreError> {
+async fn reap_once(store: &Store, relieved: &mut RelieveCursor, audited: &mut Option<JobId>) -> Result<Duration, StoreError> {
     for expired in store.expire_once(BATCH).await? {
         match expired {
             Expired::Claim { job, attempt, worker, state } => {
@@ -45,6 +46,7 @@ async fn reap_once(store: &Store, relieved: &mut RelieveCursor) -> Result<Durati
     }
     store.promote_once(BATCH).await?;
     store.relieve_once(relieved, LIMITS).await?;
+    store.audit_once(audited, BATCH).await?;
     let next = store.next_ready_at().await?;
     Ok(next.map_or(Duration::MAX, |at| at.since(store.now()).max(Duration::from_millis(1))))
 }

@@ -164,6 +164,7 @@ async fn the_description_has_every_route_and_every_document() {
     get /healthz
     get /metrics
     get /readyz
+    get /v1/budget
     get /v1/completions
     post /v1/completions/claim
     post /v1/completions/{id}/ack

@@ -188,6 +188,7 @@ impl World {
             salvage: None,
             completion,
             not_before: None,
+            usage: None,
             credential: None,
         };
         self.store.finish(claim, end).await.expect("the attempt ends");

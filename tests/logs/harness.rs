@@ -218,6 +218,7 @@ impl Attempt {
             salvage: None,
             completion: None,
             not_before: None,
+            usage: None,
             credential: None,
         };
         self.store.finish(&self.claim, end).await.unwrap();

@@ -3,6 +3,7 @@
 //! `on_both!` runs a test once on each. Every test has a database of its own: a file in a temporary directory, or a schema in
 //! the database that `SAWMILL_TEST_POSTGRES` names.
 
+mod budget;
 mod claims;
 mod completions;
 mod dependencies;
@@ -275,6 +276,7 @@ fn finish(class: OutcomeClass) -> Finish {
         salvage: None,
         completion: None,
         not_before: None,
+        usage: None,
         credential: None,
     }
 }

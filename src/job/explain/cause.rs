@@ -7,6 +7,7 @@ use super::facts::{Count, Runner};
 use super::words::{ago, jobs, later, list, long, many};
 use crate::clock::Timestamp;
 use crate::ids::{AttemptNo, JobId, WorkerId};
+use crate::job::budget::{BudgetScope, BudgetUse};
 use crate::job::outcome::{Outcome, OutcomeClass};
 use crate::job::{CompletionState, JobState, Stage};
 
@@ -154,6 +155,11 @@ pub enum Cause {
         /// How many others the limit holds that come before it.
         before: Count,
     },
+    /// A budget is used up.
+    Budget {
+        /// Which, and by how much.
+        budget: BudgetUse,
+    },
     /// A limit that held it has room again, and nobody has let it in yet.
     Room {
         /// The concurrency key or the project.
@@ -289,6 +295,13 @@ impl Cause {
             Self::ProjectLimit { project, limit, running, runners, before } => {
                 full(&format!("project {project:?}"), *limit, *running, runners, *before, now)
             }
+            Self::Budget { budget } => match budget.again_at {
+                _ if budget.scope != BudgetScope::Project => {
+                    format!("{budget}, and the job fails for it when a worker next looks")
+                }
+                Some(at) => format!("{budget}, and the next one begins {}", later(at, now)),
+                None => budget.to_string(),
+            },
             Self::Room { limit } => format!("{limit} has room again, and a worker lets it in when it next looks"),
             Self::NoWorker { last: Some(worker), seen_at: Some(seen_at) } => {
                 format!("no worker is there; the last one, {worker}, reported {}", ago(*seen_at, now))
@@ -320,6 +333,7 @@ impl Cause {
             Self::Scheduled { until } => format!("its time comes in {}", long(until.since(now))),
             Self::Key { key, limit, .. } => format!("key {key:?} is at its limit of {limit}"),
             Self::ProjectLimit { project, limit, .. } => format!("project {project:?} is at its limit of {limit}"),
+            Self::Budget { budget } => budget.to_string(),
             cause => cause.text(now),
         }
     }
@@ -359,6 +373,11 @@ impl Cause {
             Self::ProjectLimit { project, runners, .. } => {
                 format!("{}, or a higher limit of the project", first_end(runners, &format!("any job of project {project:?}")))
             }
+            Self::Budget { budget } => match (budget.scope, budget.again_at) {
+                (BudgetScope::Project, Some(at)) => format!("time, until {at}, or a higher budget in [projects.{}]", budget.name),
+                (BudgetScope::Project, None) => format!("a higher budget in [projects.{}]", budget.name),
+                _ => "nothing; a job like it with a higher budget would start".to_owned(),
+            },
             Self::NoWorker { .. } => "a worker: sawmill worker, or sawmill up for API and worker in one".to_owned(),
             Self::NoBackend { backend, .. } => {
                 format!("[backends.{backend}] in the configuration of a worker that is there, or another worker")

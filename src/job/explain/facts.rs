@@ -2,6 +2,7 @@
 
 use crate::clock::Timestamp;
 use crate::ids::{AttemptNo, JobId, WorkerId};
+use crate::job::budget::BudgetUse;
 use crate::job::worker_record::WorkerRecord;
 use crate::job::{CompletionState, Job, JobState, Stage};
 
@@ -28,6 +29,8 @@ pub struct Facts {
     pub key: Option<LimitInUse>,
     /// Its project, where that has a limit.
     pub project: Option<LimitInUse>,
+    /// The budgets that concern it, used up or not.
+    pub budgets: Vec<BudgetUse>,
     /// The jobs that would be claimed before it, of those that ask the same of a worker; none where it cannot be claimed yet.
     pub ahead: Option<Count>,
     /// All workers that ever reported.

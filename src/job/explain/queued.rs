@@ -7,6 +7,7 @@ use super::{Explanation, WorkerAnswer, in_one_sentence};
 use crate::clock::Timestamp;
 use crate::ids::WorkerId;
 use crate::job::Hold;
+use crate::job::budget::BudgetUse;
 use crate::job::worker_record::WorkerRecord;
 
 /// At most so many workers are named in one sentence.
@@ -97,6 +98,11 @@ fn own(facts: &Facts) -> Vec<Cause> {
     causes.extend(of_time(facts));
     causes.extend(of_limit(facts, Hold::Key));
     causes.extend(of_limit(facts, Hold::Project));
+    let spent = facts.budgets.iter().filter(|budget| budget.is_spent());
+    causes.extend(spent.map(|budget| Cause::Budget { budget: budget.clone() }));
+    if facts.job.held == Some(Hold::Budget) && !facts.budgets.iter().any(BudgetUse::is_spent) {
+        causes.push(Cause::Room { limit: "its budget".to_owned() });
+    }
     causes
 }
 

@@ -64,6 +64,7 @@ fn waiting() -> Facts {
         needs: Vec::new(),
         key: None,
         project: None,
+        budgets: Vec::new(),
         ahead: Some(Count::NONE),
         workers: Vec::new(),
         completion: None,

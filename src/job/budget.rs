@@ -1,0 +1,302 @@
+//! Budgets: how many tokens and how much money jobs may use, and when that is used up. Pure.
+//!
+//! The one rule: what is used is known when an attempt ends, not before. So a budget decides about the next attempt: none is started
+//! once it is used up, and those that run then may take it beyond its limit by what they use themselves.
+
+use std::fmt;
+
+use serde::de::{Deserializer, Error};
+use serde::{Deserialize, Serialize, Serializer};
+use utoipa::ToSchema;
+
+use super::completion::Usage;
+use crate::clock::Timestamp;
+
+const DAY_MS: i64 = 24 * 3600 * 1000;
+/// The most that one attempt is believed to have used, in tokens of either kind: sums of it stay far from what a number can be.
+const TOKENS_MAX: u64 = 10_000_000_000;
+/// The most that it is believed to have cost.
+const COST_MAX: MicroUsd = MicroUsd(1_000_000_000_000);
+
+/// Money, in millionths of a US dollar, so that sums are exact. Written as a number of dollars.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, ToSchema)]
+#[schema(value_type = f64)]
+pub struct MicroUsd(pub u64);
+
+impl MicroUsd {
+    /// What so many dollars are, to the next millionth. Less than nothing, and what is no number, is nothing.
+    #[must_use]
+    pub fn from_dollars(dollars: f64) -> Self {
+        Self((dollars.max(0.0) * 1e6).round() as u64)
+    }
+
+    /// The same in dollars.
+    #[must_use]
+    pub fn dollars(self) -> f64 {
+        self.0 as f64 / 1e6
+    }
+}
+
+impl fmt::Display for MicroUsd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Cents, rounded; what is less than one is shown as it is.
+        if self.0 == 0 || self.0 >= 10_000 { write!(f, "${:.2}", self.dollars()) } else { write!(f, "${}", self.dollars()) }
+    }
+}
+
+impl Serialize for MicroUsd {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_f64(self.dollars())
+    }
+}
+
+impl<'de> Deserialize<'de> for MicroUsd {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let dollars = f64::deserialize(deserializer)?;
+        if dollars.is_finite() && (0.0..=1e9).contains(&dollars) {
+            return Ok(Self::from_dollars(dollars));
+        }
+        Err(D::Error::custom(format!("{dollars} is not between 0 and 1000000000 dollars")))
+    }
+}
+
+/// How much may be used; what is absent is not limited.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Budget {
+    /// Tokens, read and written together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<u64>,
+    /// Cost in US dollars.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<f64>)]
+    pub cost_usd: Option<MicroUsd>,
+}
+
+/// `budget` of a project.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProjectBudget {
+    /// Tokens, read and written together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<u64>,
+    /// Cost in US dollars.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost_usd: Option<MicroUsd>,
+    /// For how long that is.
+    pub per: Period,
+}
+
+impl ProjectBudget {
+    /// How much may be used in one period.
+    #[must_use]
+    pub const fn budget(&self) -> Budget {
+        Budget { tokens: self.tokens, cost_usd: self.cost_usd }
+    }
+}
+
+/// For how long a project's budget is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Period {
+    /// A day of UTC.
+    Day,
+    /// A calendar month of UTC.
+    Month,
+    /// For ever.
+    All,
+}
+
+impl Period {
+    /// The word used in the configuration and in the database.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Day => "day",
+            Self::Month => "month",
+            Self::All => "all",
+        }
+    }
+
+    /// The first day of the period that `now` is in, as [`day_of`] counts days.
+    #[must_use]
+    pub fn first_day(self, now: Timestamp) -> i64 {
+        match self {
+            Self::Day => day_of(now),
+            Self::Month => month_of(now, 0).map_or_else(|| day_of(now), day_of),
+            Self::All => i64::MIN,
+        }
+    }
+
+    /// When the next period begins.
+    #[must_use]
+    pub fn next(self, now: Timestamp) -> Option<Timestamp> {
+        match self {
+            Self::Day => Some(Timestamp((day_of(now) + 1) * DAY_MS)),
+            Self::Month => month_of(now, 1),
+            Self::All => None,
+        }
+    }
+}
+
+/// The day of UTC, counted from 1970-01-01.
+#[must_use]
+pub const fn day_of(moment: Timestamp) -> i64 {
+    moment.0.div_euclid(DAY_MS)
+}
+
+/// When the month begins that `now` is in, or one so many later.
+fn month_of(now: Timestamp, later: i64) -> Option<Timestamp> {
+    let date = jiff::Timestamp::from_millisecond(now.0).ok()?.to_zoned(jiff::tz::TimeZone::UTC).date().first_of_month();
+    let date = date.checked_add(jiff::Span::new().months(later)).ok()?;
+    Some(Timestamp(date.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp().as_millisecond()))
+}
+
+/// What was used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Spent {
+    /// How many attempts said what they used.
+    pub attempts: u64,
+    /// Tokens read.
+    pub prompt_tokens: u64,
+    /// Tokens written.
+    pub completion_tokens: u64,
+    /// Cost in US dollars, as far as it was told.
+    #[schema(value_type = f64)]
+    pub cost_usd: MicroUsd,
+}
+
+impl Spent {
+    /// What one attempt used.
+    #[must_use]
+    pub fn of(usage: &Usage) -> Self {
+        Self {
+            attempts: 1,
+            prompt_tokens: usage.prompt_tokens.min(TOKENS_MAX),
+            completion_tokens: usage.completion_tokens.min(TOKENS_MAX),
+            cost_usd: usage.cost_usd.map(MicroUsd::from_dollars).unwrap_or_default().min(COST_MAX),
+        }
+    }
+
+    /// Adds what others used.
+    pub fn add(&mut self, other: &Self) {
+        self.attempts += other.attempts;
+        self.prompt_tokens = self.prompt_tokens.saturating_add(other.prompt_tokens);
+        self.completion_tokens = self.completion_tokens.saturating_add(other.completion_tokens);
+        self.cost_usd = MicroUsd(self.cost_usd.0.saturating_add(other.cost_usd.0));
+    }
+
+    /// Tokens, read and written together.
+    #[must_use]
+    pub const fn tokens(&self) -> u64 {
+        self.prompt_tokens.saturating_add(self.completion_tokens)
+    }
+}
+
+/// Whose budget it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum BudgetScope {
+    /// One job's, over all of its attempts.
+    Job,
+    /// All jobs' of one execution.
+    Execution,
+    /// All jobs' of one project.
+    Project,
+}
+
+impl fmt::Display for BudgetScope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Job => "job",
+            Self::Execution => "execution",
+            Self::Project => "project",
+        })
+    }
+}
+
+/// How much of a budget is used up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct BudgetUse {
+    /// Whose it is.
+    pub scope: BudgetScope,
+    /// The job, the execution or the project.
+    pub name: String,
+    /// For how long it is.
+    pub per: Period,
+    /// How much may be used.
+    pub budget: Budget,
+    /// What was used.
+    pub spent: Spent,
+    /// When the next period begins.
+    pub again_at: Option<Timestamp>,
+}
+
+impl BudgetUse {
+    /// Whether nothing more is started.
+    #[must_use]
+    pub fn is_spent(&self) -> bool {
+        self.budget.tokens.is_some_and(|most| self.spent.tokens() >= most)
+            || self.budget.cost_usd.is_some_and(|most| self.spent.cost_usd >= most)
+    }
+}
+
+impl fmt::Display for BudgetUse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let tokens = self.budget.tokens.map(|most| format!("{} of {most} tokens", self.spent.tokens()));
+        let cost = self.budget.cost_usd.map(|most| format!("{} of {most}", self.spent.cost_usd));
+        let used: Vec<String> = tokens.into_iter().chain(cost).collect();
+        let per = match self.per {
+            Period::All => String::new(),
+            per => format!(" for the {}", per.as_str()),
+        };
+        write!(f, "the budget of {} {}{per}: {} used", self.scope, self.name, used.join(", "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_budget_is_spent_when_either_limit_is_reached() {
+        let check = |tokens: Option<u64>, cost: Option<u64>, expected: bool| {
+            let usage = Usage { prompt_tokens: 70, completion_tokens: 30, cost_usd: Some(0.25), model: None };
+            let found = BudgetUse {
+                scope: BudgetScope::Job,
+                name: "j".to_owned(),
+                per: Period::All,
+                budget: Budget { tokens, cost_usd: cost.map(MicroUsd) },
+                spent: Spent::of(&usage),
+                again_at: None,
+            };
+            assert_eq!(found.is_spent(), expected, "{found}");
+        };
+        check(Some(101), Some(250_001), false);
+        check(Some(100), None, true);
+        check(None, Some(250_000), true);
+        check(Some(101), Some(250_000), true);
+        check(None, None, false);
+    }
+
+    #[test]
+    fn periods_are_those_of_the_calendar() {
+        let at = |text: &str| Timestamp(text.parse::<jiff::Timestamp>().expect("a moment").as_millisecond());
+        let now = at("2026-12-31T23:59:59.999Z");
+        assert_eq!(Period::Day.next(now), Some(at("2027-01-01T00:00:00Z")));
+        assert_eq!(Period::Month.next(now), Some(at("2027-01-01T00:00:00Z")));
+        assert_eq!(Period::Month.first_day(now), day_of(at("2026-12-01T12:00:00Z")));
+        assert_eq!(Period::Day.first_day(now), day_of(at("2026-12-31T00:00:00Z")));
+        assert_eq!((Period::All.first_day(now), Period::All.next(now)), (i64::MIN, None));
+    }
+
+    #[test]
+    fn money_is_written_in_dollars_and_read_exactly() {
+        assert_eq!(serde_json::to_string(&MicroUsd(1_250_000)).ok().as_deref(), Some("1.25"));
+        assert_eq!(serde_json::from_str::<MicroUsd>("0.1").ok(), Some(MicroUsd(100_000)));
+        assert_eq!(serde_json::from_str::<MicroUsd>("5").ok(), Some(MicroUsd(5_000_000)));
+        assert!(serde_json::from_str::<MicroUsd>("-1").is_err());
+        assert_eq!((MicroUsd(12_345_678).to_string(), MicroUsd(1_230).to_string()), ("$12.35".to_owned(), "$0.00123".to_owned()));
+        assert_eq!(MicroUsd::from_dollars(f64::NAN), MicroUsd(0));
+    }
+}

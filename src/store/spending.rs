@@ -1,0 +1,342 @@
+//! The ledger: what jobs used, by execution and by project, and which budgets are used up.
+//!
+//! The one rule: what an attempt used is added in the transaction of its end, behind its fence, so a sum is what the attempts on record
+//! used, and stays when retention removes these. Budgets are looked at when a job that has one is about to start: it leaves the order
+//! of claims (`held` says so) where one is used up, and costs the next claim nothing. Jobs without a budget never get here.
+
+use std::collections::BTreeMap;
+
+use uuid::Uuid;
+
+use super::db::Tx;
+use super::dependencies;
+use super::error::StoreError;
+use super::outbox::add_ends;
+use super::rows::{number, word};
+use super::statement::{Arg, args, tuples};
+use super::{Store, turn};
+use crate::clock::Timestamp;
+use crate::ids::JobId;
+use crate::job::budget::{Budget, BudgetScope, BudgetUse, MicroUsd, Period, Spent, day_of};
+use crate::job::completion::Usage;
+use crate::job::{Claim, JobSpec, JobState, OutcomeClass};
+
+const RECORD: &str = "UPDATE attempts SET prompt_tokens = $3, completion_tokens = $4, cost_micro_usd = $5, model = $6 \
+    WHERE job = $1 AND attempt = $2";
+const ADD: &str = "INSERT INTO spending (scope, name, day, attempts, prompt_tokens, completion_tokens, cost_micro_usd) \
+    VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (scope, name, day) DO UPDATE SET \
+    attempts = spending.attempts + excluded.attempts, \
+    prompt_tokens = spending.prompt_tokens + excluded.prompt_tokens, \
+    completion_tokens = spending.completion_tokens + excluded.completion_tokens, \
+    cost_micro_usd = spending.cost_micro_usd + excluded.cost_micro_usd";
+const OWNERS: &str = "SELECT share, execution FROM jobs WHERE id = $1";
+const BY_SCOPE: &str = "SELECT count(*) AS rows_there, CAST(coalesce(sum(attempts), 0) AS BIGINT) AS attempts, \
+    CAST(coalesce(sum(prompt_tokens), 0) AS BIGINT) AS prompt_tokens, \
+    CAST(coalesce(sum(completion_tokens), 0) AS BIGINT) AS completion_tokens, \
+    CAST(coalesce(sum(cost_micro_usd), 0) AS BIGINT) AS cost_micro_usd FROM spending WHERE scope = $1 AND name = $2 AND day >= $3";
+const BY_JOB: &str = "SELECT count(*) AS rows_there, count(*) AS attempts, \
+    CAST(coalesce(sum(prompt_tokens), 0) AS BIGINT) AS prompt_tokens, \
+    CAST(coalesce(sum(completion_tokens), 0) AS BIGINT) AS completion_tokens, \
+    CAST(coalesce(sum(cost_micro_usd), 0) AS BIGINT) AS cost_micro_usd FROM attempts WHERE job = $1 AND prompt_tokens IS NOT NULL";
+const PROJECT_BUDGETS: &str =
+    "SELECT project, budget_tokens, budget_micro_usd, budget_per FROM project_limits WHERE budget_per IS NOT NULL";
+const SPECS: &str = "SELECT job, document FROM job_specs WHERE job IN ";
+const SPENDERS: &str = "SELECT DISTINCT name FROM spending WHERE scope = 'project' ORDER BY name LIMIT 1000";
+const HELD: &str = "SELECT j.id, j.share, j.budgeted FROM jobs j \
+    WHERE j.held = 'budget' AND j.id > $1 ORDER BY j.id LIMIT $2";
+const LET_BACK: &str = concat!("UPDATE jobs SET held = NULL, position = ", turn::back!(), " WHERE held = 'budget' AND id IN ");
+/// It may have ended before it was locked.
+const END: &str = "UPDATE jobs SET state = 'failed', held = NULL, finished_at = $2, outcome_class = $3, outcome_message = $4 \
+    WHERE id = $1 AND held = 'budget'";
+
+#[derive(sqlx::FromRow)]
+struct SumRow {
+    rows_there: i64,
+    attempts: i64,
+    prompt_tokens: i64,
+    completion_tokens: i64,
+    cost_micro_usd: i64,
+}
+
+#[derive(sqlx::FromRow)]
+struct Owners {
+    share: String,
+    execution: Option<String>,
+}
+
+/// A project's budget.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub(super) struct ProjectRow {
+    pub(super) project: String,
+    pub(super) budget_tokens: Option<i64>,
+    pub(super) budget_micro_usd: Option<i64>,
+    pub(super) budget_per: String,
+}
+
+#[derive(sqlx::FromRow)]
+struct SpecRow {
+    job: Uuid,
+    document: String,
+}
+
+#[derive(sqlx::FromRow)]
+struct Name {
+    name: String,
+}
+
+#[derive(sqlx::FromRow)]
+struct Candidate {
+    id: Uuid,
+    share: String,
+    budgeted: i64,
+}
+
+/// Puts what attempts used on record, whose claims this transaction holds.
+pub(super) async fn record(tx: &mut Tx, used: &[(&Claim, &Usage)], now: Timestamp) -> Result<(), StoreError> {
+    let mut sums: BTreeMap<(&str, String), Spent> = BTreeMap::new();
+    for (claim, usage) in used {
+        let spent = Spent::of(usage);
+        let cost = usage.cost_usd.map(|_| spent.cost_usd.0);
+        let model = usage.model.as_deref();
+        let row = args![claim.job, claim.attempt, spent.prompt_tokens, spent.completion_tokens, cost, model];
+        tx.run(RECORD, row).await?;
+        let owners: Option<Owners> = tx.first(OWNERS, args![claim.job]).await?;
+        let Some(Owners { share, execution }) = owners else { continue };
+        for (scope, name) in [("execution", execution), ("project", Some(share).filter(|share| !share.is_empty()))] {
+            if let Some(name) = name {
+                sums.entry((scope, name)).or_default().add(&spent);
+            }
+        }
+    }
+    // In order, so that two who end several at once do not wait for each other in a circle.
+    for ((scope, name), sum) in &sums {
+        let row = args![*scope, name, day_of(now), sum.attempts, sum.prompt_tokens, sum.completion_tokens, sum.cost_usd.0];
+        tx.run(ADD, row).await?;
+    }
+    Ok(())
+}
+
+/// The budgets that concern some jobs, and what of them is used.
+#[derive(Debug, Default)]
+pub(super) struct Budgets {
+    projects: BTreeMap<String, BudgetUse>,
+    jobs: BTreeMap<Uuid, Vec<BudgetUse>>,
+}
+
+impl Budgets {
+    /// Those of these jobs, and of `projects`.
+    pub(super) async fn of(
+        tx: &mut Tx,
+        budgeted: Vec<Uuid>,
+        projects: Vec<ProjectRow>,
+        now: Timestamp,
+    ) -> Result<Self, StoreError> {
+        let mut budgets = Self::default();
+        for row in projects {
+            budgets.projects.insert(row.project.clone(), project(tx, row, now).await?);
+        }
+        if budgeted.is_empty() {
+            return Ok(budgets);
+        }
+        let sql = format!("{SPECS}{}", tuples(1, 1, budgeted.len()));
+        for SpecRow { job, document } in tx.all(&sql, budgeted.into_iter().map(Arg::from).collect()).await? {
+            let spec: JobSpec =
+                serde_json::from_str(&document).map_err(|error| StoreError::corrupt(format!("job {job}"), error))?;
+            budgets.jobs.insert(job, of_spec(tx, JobId::from_uuid(job), &spec).await?);
+        }
+        Ok(budgets)
+    }
+
+    /// The budgets that are used up and keep a job from starting.
+    pub(super) fn spent<'a>(&'a self, job: Uuid, share: &str) -> impl Iterator<Item = &'a BudgetUse> {
+        let own = self.jobs.get(&job).into_iter().flatten();
+        own.chain(self.projects.get(share)).filter(|one| one.is_spent())
+    }
+}
+
+/// The budgets of a job and of its execution, with what of them is used.
+async fn of_spec(tx: &mut Tx, job: JobId, spec: &JobSpec) -> Result<Vec<BudgetUse>, StoreError> {
+    let mut all = Vec::new();
+    let one = |scope, name: String, budget: &Budget, spent| BudgetUse {
+        scope,
+        name,
+        per: Period::All,
+        budget: budget.clone(),
+        spent,
+        again_at: None,
+    };
+    if let Some(budget) = &spec.budget {
+        let (spent, _) = sum(tx, BY_JOB, args![job]).await?;
+        all.push(one(BudgetScope::Job, job.to_string(), budget, spent));
+    }
+    if let Some((budget, name)) = spec.execution.budget.as_ref().zip(spec.execution.id.clone()) {
+        let (spent, _) = sum(tx, BY_SCOPE, args!["execution", &name, i64::MIN]).await?;
+        all.push(one(BudgetScope::Execution, name, budget, spent));
+    }
+    Ok(all)
+}
+
+async fn project(tx: &mut Tx, row: ProjectRow, now: Timestamp) -> Result<BudgetUse, StoreError> {
+    let what = || format!("the budget of project {:?}", row.project);
+    let per: Period = word(&row.budget_per, what)?;
+    let (spent, _) = sum(tx, BY_SCOPE, args!["project", &row.project, per.first_day(now)]).await?;
+    Ok(BudgetUse {
+        scope: BudgetScope::Project,
+        per,
+        budget: Budget {
+            tokens: row.budget_tokens.map(|tokens| number(tokens, what)).transpose()?,
+            cost_usd: row.budget_micro_usd.map(|cost| number(cost, what)).transpose()?.map(MicroUsd),
+        },
+        spent,
+        again_at: per.next(now),
+        name: row.project,
+    })
+}
+
+/// A sum, and whether there was anything to sum.
+async fn sum(tx: &mut Tx, sql: &str, args: Vec<Arg>) -> Result<(Spent, bool), StoreError> {
+    let what = || "a sum of what was used".to_owned();
+    let Some(row) = tx.first::<SumRow>(sql, args).await? else { return Ok((Spent::default(), false)) };
+    let spent = Spent {
+        attempts: number(row.attempts, what)?,
+        prompt_tokens: number(row.prompt_tokens, what)?,
+        completion_tokens: number(row.completion_tokens, what)?,
+        cost_usd: MicroUsd(number(row.cost_micro_usd, what)?),
+    };
+    Ok((spent, row.rows_there > 0))
+}
+
+/// All budgets that concern a job, used up or not.
+pub(super) async fn of_job(tx: &mut Tx, job: JobId, spec: &JobSpec, now: Timestamp) -> Result<Vec<BudgetUse>, StoreError> {
+    let mut all = of_spec(tx, job, spec).await?;
+    if let Some(share) = &spec.project {
+        for row in tx.all::<ProjectRow>(PROJECT_BUDGETS, args![]).await? {
+            if row.project == *share {
+                all.push(project(tx, row, now).await?);
+            }
+        }
+    }
+    Ok(all)
+}
+
+impl Store {
+    /// What a job used, and every budget that concerns it.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`].
+    pub async fn budget_of_job(&self, id: JobId) -> Result<Vec<BudgetUse>, StoreError> {
+        let spec = self.job(id).await?.spec;
+        let mut tx = self.db().snapshot().await?;
+        let found = async {
+            let mut all = of_job(&mut tx, id, &spec, self.now()).await?;
+            if spec.budget.is_none() {
+                let (spent, _) = sum(&mut tx, BY_JOB, args![id]).await?;
+                all.insert(0, unlimited(BudgetScope::Job, id.to_string(), Period::All, spent));
+            }
+            Ok(all)
+        }
+        .await;
+        // There is nothing to undo, but a connection to give back.
+        tx.rollback().await;
+        found
+    }
+
+    /// What an execution used. What may be used is what each of its jobs says.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] where none of its jobs has used anything.
+    pub async fn budget_of_execution(&self, name: &str) -> Result<BudgetUse, StoreError> {
+        let mut tx = self.db().snapshot().await?;
+        let found = sum(&mut tx, BY_SCOPE, args!["execution", name, i64::MIN]).await;
+        tx.rollback().await;
+        match found? {
+            (_, false) => Err(StoreError::not_found("anything that was used by execution", name)),
+            (spent, true) => Ok(unlimited(BudgetScope::Execution, name.to_owned(), Period::All, spent)),
+        }
+    }
+
+    /// What every project used that has a budget or has used anything: in the period of its budget, or in all.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    pub async fn budgets_of_projects(&self) -> Result<Vec<BudgetUse>, StoreError> {
+        let mut tx = self.db().snapshot().await?;
+        let found = projects(&mut tx, self.now()).await;
+        tx.rollback().await;
+        found
+    }
+
+    /// Looks at no more than `limit` jobs that a budget holds, lets those back that may start again, and fails those whose own budget
+    /// or execution's is used up: nothing can change that. Goes on behind `cursor`, and begins again at the end.
+    ///
+    /// # Errors
+    /// When the database cannot be asked; nothing has changed then.
+    pub async fn audit_once(&self, cursor: &mut Option<JobId>, limit: u32) -> Result<u64, StoreError> {
+        let from = cursor.map_or_else(Uuid::nil, JobId::as_uuid);
+        let mut tx = self.db().begin().await?;
+        let jobs: Vec<Candidate> = tx.all(HELD, args![from, limit]).await?;
+        *cursor = if jobs.len() < limit as usize { None } else { jobs.last().map(|job| JobId::from_uuid(job.id)) };
+        if jobs.is_empty() {
+            tx.rollback().await;
+            return Ok(0);
+        }
+        let result = audit(&mut tx, &jobs, self.now()).await;
+        match result {
+            Ok(0) => {
+                tx.rollback().await;
+                Ok(0)
+            }
+            result => self.conclude(tx, result).await,
+        }
+    }
+}
+
+async fn projects(tx: &mut Tx, now: Timestamp) -> Result<Vec<BudgetUse>, StoreError> {
+    let mut all: BTreeMap<String, BudgetUse> = BTreeMap::new();
+    for row in tx.all::<ProjectRow>(PROJECT_BUDGETS, args![]).await? {
+        all.insert(row.project.clone(), project(tx, row, now).await?);
+    }
+    for Name { name } in tx.all::<Name>(SPENDERS, args![]).await? {
+        if !all.contains_key(&name) {
+            let (spent, _) = sum(tx, BY_SCOPE, args!["project", &name, i64::MIN]).await?;
+            all.insert(name.clone(), unlimited(BudgetScope::Project, name, Period::All, spent));
+        }
+    }
+    Ok(all.into_values().collect())
+}
+
+fn unlimited(scope: BudgetScope, name: String, per: Period, spent: Spent) -> BudgetUse {
+    BudgetUse { scope, name, per, budget: Budget::default(), spent, again_at: None }
+}
+
+/// Lets back, or ends, those of these jobs for which a budget is no reason to wait any more, and counts them.
+async fn audit(tx: &mut Tx, jobs: &[Candidate], now: Timestamp) -> Result<u64, StoreError> {
+    let budgeted = jobs.iter().filter(|job| job.budgeted == 1).map(|job| job.id).collect();
+    let projects = tx.all::<ProjectRow>(PROJECT_BUDGETS, args![]).await?;
+    let budgets = Budgets::of(tx, budgeted, projects, now).await?;
+    let (mut back, mut over) = (Vec::new(), Vec::new());
+    for job in jobs {
+        let mut spent = budgets.spent(job.id, &job.share).peekable();
+        if spent.peek().is_none() {
+            back.push(job.id);
+        } else if let Some(own) = spent.find(|one| one.scope != BudgetScope::Project) {
+            over.push((JobId::from_uuid(job.id), own.to_string()));
+        }
+    }
+    let mut changed = 0;
+    if !over.is_empty() {
+        dependencies::lock_with_waiting(tx, &over.iter().map(|(job, _)| *job).collect::<Vec<_>>()).await?;
+    }
+    for (job, message) in over {
+        if tx.run(END, args![job, now, OutcomeClass::Budget.as_str(), &message]).await? == 1 {
+            add_ends(tx, &[(job, None, JobState::Failed)], now).await?;
+            dependencies::tell(tx, job, JobState::Failed, None, now).await?;
+            changed += 1;
+        }
+    }
+    if !back.is_empty() {
+        let sql = format!("{LET_BACK}{}", tuples(1, 1, back.len()));
+        changed += tx.run(&sql, back.into_iter().map(Arg::from).collect()).await?;
+    }
+    Ok(changed)
+}
