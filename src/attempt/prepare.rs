@@ -8,7 +8,7 @@ use super::open::Attempt;
 use crate::backends::SpecDocument;
 use crate::git::{GitError, Worktree};
 use crate::ids::ObjectId;
-use crate::job::{OutcomeClass, Stage};
+use crate::job::{Answer, OutcomeClass, Stage};
 
 pub(super) async fn run(attempt: &mut Attempt) -> Result<Phase, Halt> {
     attempt.stages.enter(Stage::Prepare, attempt.now());
@@ -29,7 +29,11 @@ pub(super) async fn run(attempt: &mut Attempt) -> Result<Phase, Halt> {
         let salvage = previous.salvage.as_ref().map_or_else(String::new, |commit| format!("; what it left is in {commit}"));
         attempt.say(&format!("attempt {} ended {how}{salvage}", previous.attempt));
     }
-    write_spec(attempt)?;
+    let answers = match &attempt.claimed.previous {
+        Some(_) => attempt.insist(|| attempt.tools.store.answers(claim.job)).await?,
+        None => Vec::new(),
+    };
+    write_spec(attempt, answers)?;
     Ok(Phase::Prepared { base })
 }
 
@@ -74,7 +78,7 @@ pub(super) async fn within<T>(attempt: &Attempt, step: impl Future<Output = Resu
     }
 }
 
-fn write_spec(attempt: &Attempt) -> Result<(), Halt> {
+fn write_spec(attempt: &Attempt, answers: Vec<Answer>) -> Result<(), Halt> {
     let document = SpecDocument {
         schema: 1,
         job: attempt.claimed.claim.job,
@@ -82,6 +86,7 @@ fn write_spec(attempt: &Attempt) -> Result<(), Halt> {
         task: attempt.claimed.job.spec.task.clone(),
         deadline_ms: attempt.deadline().work_until(),
         previous: attempt.claimed.previous.clone(),
+        answers,
     };
     let failed = |error: &dyn std::error::Error| Halt::infrastructure("cannot write the backend's document", error);
     let bytes = serde_json::to_vec_pretty(&document).map_err(|error| failed(&error))?;

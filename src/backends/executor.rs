@@ -82,6 +82,11 @@ pub enum Verdict {
         /// When the limit is reset, where that is known.
         retry_at: Option<Timestamp>,
     },
+    /// Something has to be answered before the work can be done.
+    Clarification {
+        /// What is asked.
+        question: String,
+    },
 }
 
 /// Why a backend cannot take a job.
@@ -183,6 +188,7 @@ fn said(name: &str, document: ResultDocument) -> Verdict {
         ResultDocument { retry_at: Some(at), .. } => {
             Verdict::UsageLimit { message: reported("met a usage limit"), retry_at: Some(at).filter(|at| at.0 > 0) }
         }
+        ResultDocument { clarification: Some(question), .. } if !question.is_empty() => Verdict::Clarification { question },
         _ => failed(reported("reported failure")),
     }
 }
@@ -218,6 +224,7 @@ mod tests {
         let found = match backend(kind).judge(exit, &path) {
             Verdict::Done { summary, .. } => format!("done: {}", summary.unwrap_or_default()),
             Verdict::Failed { message, .. } => message,
+            Verdict::Clarification { question } => format!("asks: {question}"),
             Verdict::UsageLimit { message, retry_at } => format!("{message}; {:?}", retry_at.map(|at| at.0)),
         };
         assert_eq!(found, expected);
@@ -236,6 +243,15 @@ mod tests {
         check(Kind::Command, Ok(0), None, "b exited with status 0, and no result file");
         check(Kind::Command, Ok(1), ok, "b said that it was done but exited with status 1");
         check(Kind::Command, Ok(1), not_ok, "b reported failure: no idea");
+    }
+
+    #[test]
+    fn who_asks_has_not_failed() {
+        let asks = |question: &str| format!(r#"{{"schema":1,"ok":false,"summary":"unclear","clarification":"{question}"}}"#);
+        check(Kind::Command, Ok(0), Some(&asks(" Which one? ")), "asks: Which one?");
+        check(Kind::Command, Ok(0), Some(&asks(" ")), "b reported failure: unclear");
+        let done = Some(r#"{"schema":1,"ok":true,"summary":"did it","clarification":"Was that right?"}"#);
+        check(Kind::Command, Ok(0), done, "done: did it");
     }
 
     #[test]
