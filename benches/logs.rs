@@ -131,6 +131,7 @@ impl Bench {
             waiting_max: 0,
             completion_lease: Duration::from_secs(60),
             completion_deliveries: 1,
+            answer_within: std::time::Duration::from_secs(3600),
             pause: sawmill::job::PausePolicy {
                 backoff: std::time::Duration::from_secs(60),
                 backoff_max: std::time::Duration::from_secs(240),

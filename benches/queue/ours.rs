@@ -48,6 +48,7 @@ impl Ours {
             },
             completion_lease: Duration::from_secs(300),
             completion_deliveries: 10,
+            answer_within: std::time::Duration::from_secs(3600),
             pause: sawmill::job::PausePolicy {
                 backoff: std::time::Duration::from_secs(60),
                 backoff_max: std::time::Duration::from_secs(240),

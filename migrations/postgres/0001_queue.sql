@@ -43,7 +43,7 @@ CREATE TABLE jobs (
     budgeted            BIGINT  NOT NULL DEFAULT 0,
     state               TEXT    NOT NULL CHECK (state IN ('queued', 'running', 'succeeded', 'failed', 'cancelled')),
     -- Why a queued job cannot be claimed yet; NULL when it can.
-    held                TEXT    CHECK (held IN ('scheduled', 'backoff', 'dependency', 'key', 'project', 'budget')),
+    held                TEXT    CHECK (held IN ('scheduled', 'backoff', 'dependency', 'key', 'project', 'budget', 'answer')),
     ready_at            BIGINT  NOT NULL,
     -- It fails unless it has started by then.
     start_by            BIGINT,
@@ -94,6 +94,8 @@ CREATE INDEX jobs_timed ON jobs (ready_at) WHERE held IN ('scheduled', 'backoff'
 -- Who waits because a credential was used up.
 CREATE INDEX jobs_limited ON jobs (id) WHERE held = 'backoff' AND outcome_class = 'usage_limit';
 CREATE INDEX jobs_start_by ON jobs (start_by) WHERE state = 'queued' AND start_by IS NOT NULL;
+-- Who waits for an answer, and how long yet.
+CREATE INDEX jobs_asking ON jobs (ready_at) WHERE held = 'answer';
 CREATE INDEX jobs_held_by_budget ON jobs (id) WHERE held = 'budget';
 CREATE INDEX jobs_held_by_key ON jobs (concurrency_key, concurrency_limit, priority, position, id) WHERE held = 'key';
 CREATE INDEX jobs_held_by_project ON jobs (share, priority, position, id) WHERE held = 'project';
@@ -172,6 +174,18 @@ CREATE TABLE attempts (
 
 -- What was started lately.
 CREATE INDEX attempts_started ON attempts (started_at);
+
+-- What attempts asked, and what was answered.
+CREATE TABLE answers (
+    job         UUID    NOT NULL,
+    attempt     BIGINT  NOT NULL,
+    question    TEXT    NOT NULL,
+    answer      TEXT    NOT NULL,
+    answered_by TEXT    NOT NULL,
+    answered_at BIGINT  NOT NULL,
+    PRIMARY KEY (job, attempt),
+    FOREIGN KEY (job, attempt) REFERENCES attempts (job, attempt) ON DELETE CASCADE
+);
 
 CREATE TABLE attempt_stages (
     job        UUID    NOT NULL,

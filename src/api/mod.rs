@@ -4,6 +4,7 @@
 //! with a record of `job`, a document of `wire`, or a [`Problem`]. Nothing here reads configuration, and nothing here knows
 //! of a worker: both meet only in the database. The command line uses the same router, over HTTP or in its own process.
 
+mod answers;
 mod budget;
 mod completions;
 mod configuration;
@@ -82,6 +83,7 @@ pub fn router(state: State) -> axum::Router {
         .routes(routes!(explain::show))
         .routes(routes!(jobs::cancel))
         .routes(routes!(jobs::retry))
+        .routes(routes!(answers::give))
         .routes(routes!(deadline::set))
         .routes(routes!(fates::requeue))
         .routes(routes!(fates::cancel_many))

@@ -30,7 +30,8 @@ const fn kind(error: &StoreError) -> Kind {
         | StoreError::DependencyFailed { .. }
         | StoreError::NotRequeuable { .. }
         | StoreError::NotDead { .. }
-        | StoreError::NotRunning { .. } => Kind::WrongState,
+        | StoreError::NotRunning { .. }
+        | StoreError::NotAsking { .. } => Kind::WrongState,
         StoreError::Corrupt { .. } => Kind::CorruptRecord,
         StoreError::Unreachable { .. }
         | StoreError::Refused { .. }

@@ -58,6 +58,17 @@ pub struct DeadlineRequest {
     pub at: Option<Timestamp>,
 }
 
+/// The answer to the question that a job waits for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AnswerRequest {
+    /// The answer, which goes to the backend as it is.
+    pub text: String,
+    /// Who answers, as people know them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+}
+
 /// Who wants a worker drained, and why.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]

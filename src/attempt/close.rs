@@ -142,7 +142,10 @@ impl Attempt {
         match (outcome.class, self.limited) {
             (OutcomeClass::UsageLimit, Some(retry_at)) => Some(CredentialNews::Limited { credential, retry_at }),
             // Only where a pause is on record is there something to say.
-            _ if self.journal.phase.is_executed() && self.tools.pauses.has(&credential) => {
+            (class, _)
+                if (self.journal.phase.is_executed() || class == OutcomeClass::Clarification)
+                    && self.tools.pauses.has(&credential) =>
+            {
                 Some(CredentialNews::Works { credential })
             }
             _ => None,
@@ -178,6 +181,7 @@ impl Place {
                 | OutcomeClass::Released
                 | OutcomeClass::LeaseLost
                 | OutcomeClass::UsageLimit
+                | OutcomeClass::Clarification
         );
         if self.keep == Keep::Always || (self.keep == Keep::OnFailure && failed) {
             self.keep();

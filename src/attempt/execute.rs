@@ -53,6 +53,7 @@ pub(super) async fn wait(attempt: &mut Attempt, base: ObjectId) -> Result<Phase,
     let exit = exit_of(attempt, &report)?;
     match attempt.backend.judge(exit, &attempt.slot.result()) {
         Verdict::Done { summary, usage } => Ok(Phase::Executed { base, said: Said { summary, usage } }),
+        Verdict::Clarification { question } => Err(Halt::failed(OutcomeClass::Clarification, question)),
         Verdict::UsageLimit { message, retry_at } => {
             attempt.limited = Some(retry_at);
             Err(Halt::failed(OutcomeClass::UsageLimit, message))

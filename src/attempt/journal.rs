@@ -13,7 +13,7 @@ use crate::ids::ObjectId;
 use crate::job::attempt::Resources;
 use crate::job::checks::Finding;
 use crate::job::completion::Usage;
-use crate::job::{Claim, GateEvidence, StageRecord};
+use crate::job::{Answer, Claim, GateEvidence, StageRecord};
 use crate::workspace::Salvage;
 
 /// The journal of an attempt.
@@ -25,6 +25,8 @@ pub struct Journal {
     pub phase: Phase,
     /// Its stages so far.
     pub stages: Vec<StageRecord>,
+    /// What attempts before it asked, with what was answered.
+    pub answers: Vec<Answer>,
     /// What the backend's processes used, once that is known.
     pub resources: Resources,
     /// What the backend said that it used of a model, however it ended.

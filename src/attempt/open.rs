@@ -155,6 +155,7 @@ impl Assignment {
             claim: self.claimed.claim.clone(),
             phase: Phase::Preparing,
             stages: Vec::new(),
+            answers: Vec::new(),
             resources: Resources::default(),
             usage: None,
             place: None,

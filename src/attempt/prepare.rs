@@ -30,6 +30,10 @@ pub(super) async fn run(attempt: &mut Attempt) -> Result<Phase, Halt> {
         let salvage = previous.salvage.as_ref().map_or_else(String::new, |commit| format!("; what it left is in {commit}"));
         attempt.say(&format!("attempt {} ended {how}{salvage}", previous.attempt));
     }
+    attempt.journal.answers = match &attempt.claimed.previous {
+        Some(_) => attempt.insist(|| attempt.tools.store.answers(claim.job)).await?,
+        None => Vec::new(),
+    };
     write_spec(attempt, &attempt.slot.spec())?;
     Ok(Phase::Prepared { base })
 }
@@ -84,6 +88,7 @@ pub(super) fn document(attempt: &Attempt) -> SpecDocument {
         task: attempt.claimed.job.spec.task.clone(),
         deadline_ms: attempt.deadline().work_until(),
         previous: attempt.claimed.previous.clone(),
+        answers: attempt.journal.answers.clone(),
     }
 }
 

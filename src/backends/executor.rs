@@ -85,6 +85,11 @@ pub enum Verdict {
         /// When the limit is reset, where that is known.
         retry_at: Option<Timestamp>,
     },
+    /// Something has to be answered before the work can be done.
+    Clarification {
+        /// What is asked.
+        question: String,
+    },
 }
 
 /// Why a backend cannot take a job.
@@ -294,6 +299,7 @@ fn said(name: &str, document: ResultDocument) -> Verdict {
         ResultDocument { retry_at: Some(at), .. } => {
             Verdict::UsageLimit { message: reported("met a usage limit"), retry_at: Some(at).filter(|at| at.0 > 0) }
         }
+        ResultDocument { clarification: Some(question), .. } if !question.is_empty() => Verdict::Clarification { question },
         _ => failed(reported("reported failure")),
     }
 }
@@ -322,6 +328,7 @@ mod tests {
         let found = match backend(kind).judge(exit, &path) {
             Verdict::Done { summary, .. } => format!("done: {}", summary.unwrap_or_default()),
             Verdict::Failed { message, .. } => message,
+            Verdict::Clarification { question } => format!("asks: {question}"),
             Verdict::UsageLimit { message, retry_at } => format!("{message}; {:?}", retry_at.map(|at| at.0)),
         };
         assert_eq!(found, expected);
@@ -343,6 +350,15 @@ mod tests {
     }
 
     #[test]
+    fn who_asks_has_not_failed() {
+        let asks = |question: &str| format!(r#"{{"schema":1,"ok":false,"summary":"unclear","clarification":"{question}"}}"#);
+        check(Kind::Command, Ok(0), Some(&asks(" Which one? ")), "asks: Which one?");
+        check(Kind::Command, Ok(0), Some(&asks(" ")), "b reported failure: unclear");
+        let done = Some(r#"{"schema":1,"ok":true,"summary":"did it","clarification":"Was that right?"}"#);
+        check(Kind::Command, Ok(0), done, "done: did it");
+    }
+
+    #[test]
     fn a_usage_limit_is_told_by_when_to_try_again() {
         let at = |at: &str| format!(r#"{{"schema":1,"ok":false,"summary":"5-hour limit","retry_at":{at}}}"#);
         check(Kind::Command, Ok(1), Some(&at("7")), "b met a usage limit: 5-hour limit; Some(7)");
@@ -355,7 +371,7 @@ mod tests {
 
     fn document(task: Task) -> SpecDocument {
         let job = "01a1fd92-9aff-72a5-a311-04340974bd74".parse().expect("an id");
-        SpecDocument { schema: 1, job, attempt: AttemptNo(1), task, deadline_ms: Timestamp(0), previous: None }
+        SpecDocument { schema: 1, job, attempt: AttemptNo(1), task, deadline_ms: Timestamp(0), previous: None, answers: vec![] }
     }
 
     #[test]

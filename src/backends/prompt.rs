@@ -21,7 +21,7 @@ pub(super) fn fill(template: &str, document: &SpecDocument) -> Result<String, Pr
     let environment = environment(template)?;
     let mut values = serde_json::to_value(document).map_err(|error| PromptError(error.to_string()))?;
     if let Some(fields) = values.as_object_mut() {
-        for left_out in ["instruction", "command", "acceptance", "inputs", "previous"] {
+        for left_out in ["instruction", "command", "acceptance", "inputs", "previous", "answers"] {
             fields.entry(left_out).or_insert(serde_json::Value::Null);
         }
     }
@@ -51,13 +51,13 @@ mod tests {
     use super::*;
     use crate::clock::Timestamp;
     use crate::ids::{AttemptNo, JobId};
-    use crate::job::PreviousAttempt;
+    use crate::job::{Answer, PreviousAttempt};
     use crate::job::spec::Task;
 
     fn document() -> SpecDocument {
         let task = Task { instruction: Some("Say {{ hello }}".to_owned()), ..Task::default() };
         let job: JobId = "01a1fd92-9aff-72a5-a311-04340974bd74".parse().expect("an id");
-        SpecDocument { schema: 1, job, attempt: AttemptNo(1), task, deadline_ms: Timestamp(0), previous: None }
+        SpecDocument { schema: 1, job, attempt: AttemptNo(1), task, deadline_ms: Timestamp(0), previous: None, answers: vec![] }
     }
 
     #[test]
@@ -70,8 +70,9 @@ mod tests {
             full.task.inputs.insert("n".to_owned(), 7.into());
             let previous = r#"{"attempt":1,"outcome":{"class":"backend","message":"no idea"},"salvage":"27b865ca700f79bcb9273d1c7062e7b249ef4637"}"#;
             full.previous = Some(serde_json::from_str::<PreviousAttempt>(previous).expect("a previous attempt"));
+            full.answers = vec![Answer { question: "Which one?".to_owned(), answer: "The first.".to_owned() }];
             let text = fill(template, &full).expect("it can be filled");
-            for part in ["- it is said\n", "\"n\": 7", "without success: no idea. What it left is in commit 27b865ca"] {
+            for part in ["- it is said\n", "\"n\": 7", "without success: no idea. What it left is in commit 27b865ca", "- Which one?\n  The first.\n"] {
                 assert!(text.contains(part), "{part} is not in {text}");
             }
         }

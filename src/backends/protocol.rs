@@ -11,14 +11,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
 use crate::ids::{AttemptNo, JobId};
-use crate::job::PreviousAttempt;
 use crate::job::completion::Usage;
 use crate::job::spec::Task;
+use crate::job::{Answer, PreviousAttempt};
 
 /// The largest result file that is read, in bytes.
 pub const RESULT_MAX: u64 = 1024 * 1024;
 
-/// The longest summary that is kept, in characters.
+/// The longest summary, or question, that is kept, in characters.
 const SUMMARY_MAX: usize = 8_000;
 
 /// The document that `SAWMILL_SPEC` names.
@@ -37,6 +37,9 @@ pub struct SpecDocument {
     pub deadline_ms: Timestamp,
     /// What the last attempt came to, and the commit that holds what it left behind.
     pub previous: Option<PreviousAttempt>,
+    /// The questions that attempts before this one asked, with what was answered, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub answers: Vec<Answer>,
 }
 
 /// The document that the program leaves at `SAWMILL_RESULT`.
@@ -56,6 +59,9 @@ pub struct ResultDocument {
     /// known.
     #[serde(default)]
     pub retry_at: Option<Timestamp>,
+    /// Where it is not done because something has to be answered first: the question.
+    #[serde(default)]
+    pub clarification: Option<String>,
 }
 
 /// Why there is no result.
@@ -103,6 +109,9 @@ pub fn read_result(path: &Path) -> Result<ResultDocument, ResultError> {
     }
     if result.summary.chars().count() > SUMMARY_MAX {
         result.summary = result.summary.chars().take(SUMMARY_MAX).collect();
+    }
+    if let Some(question) = &mut result.clarification {
+        *question = question.trim().chars().take(SUMMARY_MAX).collect();
     }
     Ok(result)
 }

@@ -251,6 +251,13 @@ pub enum JobCommand {
         #[arg(long, value_name = "TEXT")]
         reason: Option<String>,
     },
+    /// Answer the question that a job waits for, which is then queued again
+    Answer {
+        /// The job
+        id: JobId,
+        /// The answer
+        text: String,
+    },
     /// Give a running job more time, or less
     Deadline {
         /// The job

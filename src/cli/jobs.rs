@@ -12,10 +12,10 @@ use super::output::{Output, talk};
 use super::table::{Cell, age, plain, span};
 use super::{forecast, workers};
 use crate::api::LIST_MAX;
-use crate::api::wire::{DeadlineRequest, JobAnswer, JobDiff, Page};
+use crate::api::wire::{AnswerRequest, DeadlineRequest, JobAnswer, JobDiff, Page};
 use crate::clock::{Timestamp, human};
 use crate::ids::JobId;
-use crate::job::{AttemptRecord, Job, JobState};
+use crate::job::{AttemptRecord, Hold, Job, JobState};
 use crate::store::MovedDeadline;
 
 /// Lists jobs.
@@ -59,7 +59,8 @@ pub(super) async fn list(client: &Client, out: &Output, args: JobsArgs) -> Resul
 fn row(job: &Job, now: Timestamp) -> Vec<Cell> {
     vec![
         Cell::new(job.id),
-        Cell::state(job.state),
+        // Somebody has to do something about it.
+        if job.held == Some(Hold::Answer) { Cell::state("asks") } else { Cell::state(job.state) },
         Cell::new(age(job.created_at, now)),
         Cell::maybe(job.started_at.map(|start| span(start, job.finished_at.unwrap_or(now)))),
         Cell::maybe(job.attempt),
@@ -82,6 +83,7 @@ pub(super) async fn run(client: &Client, out: &Output, command: JobCommand) -> R
         JobCommand::Requeue { jobs, dry_run, reason } => {
             fates::run(client, out, Asked { verb: Verb::Requeue, jobs, dry_run, reason }).await
         }
+        JobCommand::Answer { id, text } => answer(client, out, id, text).await,
         JobCommand::Deadline { id, within } => deadline(client, out, id, within).await,
         JobCommand::Wait { id, timeout } => wait(client, out, id, timeout).await,
         JobCommand::Diff { id } => diff(client, out, id).await,
@@ -110,6 +112,7 @@ async fn show(client: &Client, out: &Output, id: JobId) -> Result<Exit, CliError
     let fields = [
         ("id", Cell::new(job.id)),
         ("state", Cell::state(job.state)),
+        ("held", Cell::maybe(job.held)),
         ("outcome", Cell::maybe(job.outcome.as_ref())),
         ("title", Cell::new(job.spec.title())),
         ("project", Cell::maybe(job.spec.project.as_ref())),
@@ -137,6 +140,12 @@ async fn show(client: &Client, out: &Output, id: JobId) -> Result<Exit, CliError
     ];
     out.fields(&fields)?;
     Ok(Exit::Done)
+}
+
+async fn answer(client: &Client, out: &Output, id: JobId, text: String) -> Result<Exit, CliError> {
+    let request = AnswerRequest { text, by: Some(workers::own_name()) };
+    let job: Job = client.post(&format!("/v1/jobs/{id}/answer"), &request).await?;
+    report(out, &job, &format!("{id} is {} again, with the answer; watch it with: sawmill logs -f {id}", job.state))
 }
 
 async fn deadline(client: &Client, out: &Output, id: JobId, within: Duration) -> Result<Exit, CliError> {

@@ -56,7 +56,7 @@ impl Cell {
         let mood = match text.as_str() {
             "succeeded" | "acked" | "ready" => Mood::Good,
             "failed" | "dead" | "lost" | "offline" => Mood::Bad,
-            "running" | "claimed" | "draining" | "paused" => Mood::Busy,
+            "running" | "claimed" | "draining" | "paused" | "asks" => Mood::Busy,
             "cancelled" | "stopped" => Mood::Quiet,
             _ => Mood::Plain,
         };

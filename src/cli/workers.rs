@@ -44,7 +44,7 @@ fn path(id: &WorkerId, rest: &str) -> String {
 }
 
 /// Who asks: the user of this process and its host.
-fn own_name() -> String {
+pub(super) fn own_name() -> String {
     let user = nix::unistd::User::from_uid(nix::unistd::getuid()).ok().flatten().map(|user| user.name);
     format!("{}@{}", user.unwrap_or_else(|| nix::unistd::getuid().to_string()), host_name())
 }

@@ -1,6 +1,7 @@
 //! The right to act for one attempt of a job.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::outcome::Outcome;
 use super::record::Job;
@@ -33,6 +34,15 @@ pub struct ClaimedJob {
     pub lease_until: Timestamp,
     /// The last attempt before this one, if there was one.
     pub previous: Option<PreviousAttempt>,
+}
+
+/// A question that an attempt asked, and what was answered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Answer {
+    /// The question.
+    pub question: String,
+    /// The answer.
+    pub answer: String,
 }
 
 /// What an attempt is told of the one before it.

@@ -28,7 +28,7 @@ pub mod worker_record;
 
 pub use attempt::{AttemptRecord, StageRecord};
 pub use branch::{BranchName, BranchTemplate};
-pub use claim::{Claim, ClaimedJob, PreviousAttempt};
+pub use claim::{Answer, Claim, ClaimedJob, PreviousAttempt};
 pub use completion::{Completion, CompletionEntry, CompletionState, DiffSummary, FileChange, GateEvidence};
 pub use deadline::Deadline;
 pub use explain::Explanation;

@@ -44,11 +44,13 @@ pub enum OutcomeClass {
     UsageLimit,
     /// A budget is used up.
     Budget,
+    /// The backend asked a question that has to be answered first.
+    Clarification,
 }
 
 impl OutcomeClass {
     /// All of them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Succeeded,
         Self::NoChange,
         Self::Backend,
@@ -66,6 +68,7 @@ impl OutcomeClass {
         Self::Dependency,
         Self::UsageLimit,
         Self::Budget,
+        Self::Clarification,
     ];
 
     /// The word used on the wire and in the database.
@@ -89,6 +92,7 @@ impl OutcomeClass {
             Self::Dependency => "dependency",
             Self::UsageLimit => "usage_limit",
             Self::Budget => "budget",
+            Self::Clarification => "clarification",
         }
     }
 }

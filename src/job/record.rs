@@ -28,7 +28,8 @@ pub struct Job {
     pub state: JobState,
     /// Why a queued job cannot be claimed yet; absent when it can.
     pub held: Option<Hold>,
-    /// When it may be claimed, where that is later than now: its `run_at`, or the end of a backoff.
+    /// When it may be claimed, where that is later than now: its `run_at`, or the end of a backoff. While it waits for
+    /// an answer: when it fails for want of one.
     pub ready_at: Timestamp,
     /// The latest attempt, once there is one.
     pub attempt: Option<AttemptNo>,

@@ -47,6 +47,8 @@ pub enum NextStep {
         /// What the attempt that ended is charged to.
         charge: Charge,
     },
+    /// The job waits until somebody answers, and then runs again.
+    Ask,
 }
 
 /// What an ended attempt is charged to.
@@ -56,7 +58,7 @@ pub enum Charge {
     Attempt,
     /// The job's resets: infrastructure failed it.
     Reset,
-    /// Nothing: the worker gave the job back in good order, or its backend's credential was used up.
+    /// Nothing: the worker gave the job back in good order, its backend's credential was used up, or it asked a question.
     Nothing,
 }
 
@@ -65,7 +67,7 @@ pub enum Charge {
 pub const fn charge(class: OutcomeClass) -> Charge {
     match class {
         OutcomeClass::Infrastructure | OutcomeClass::LeaseLost => Charge::Reset,
-        OutcomeClass::Released | OutcomeClass::UsageLimit => Charge::Nothing,
+        OutcomeClass::Released | OutcomeClass::UsageLimit | OutcomeClass::Clarification => Charge::Nothing,
         _ => Charge::Attempt,
     }
 }
@@ -82,6 +84,7 @@ impl RetryPolicy {
             C::Conflict | C::Invalid | C::Expired | C::Budget => NextStep::End(JobState::Failed),
             // When a limit is reset is the credential's affair, not the job's: see `pause`.
             C::Released | C::UsageLimit => NextStep::Retry { after: Duration::ZERO, charge: Charge::Nothing },
+            C::Clarification => NextStep::Ask,
             C::Infrastructure | C::LeaseLost if used.resets < self.resets => {
                 NextStep::Retry { after: self.wait(used.resets, jitter), charge: Charge::Reset }
             }
@@ -143,6 +146,7 @@ mod tests {
         check(OutcomeClass::Infrastructure, (0, 3, 1), NextStep::End(JobState::Failed));
         check(OutcomeClass::Released, (0, 3, 1), retry(0, Charge::Nothing));
         check(OutcomeClass::UsageLimit, (0, 3, 1), retry(0, Charge::Nothing));
+        check(OutcomeClass::Clarification, (0, 3, 1), NextStep::Ask);
     }
 
     #[test]

@@ -64,6 +64,8 @@ pub enum Hold {
     Project,
     /// Its budget, or that of its execution or project, is used up.
     Budget,
+    /// It asked a question that nobody has answered.
+    Answer,
 }
 
 impl Hold {
@@ -77,6 +79,7 @@ impl Hold {
             Self::Key => "key",
             Self::Project => "project",
             Self::Budget => "budget",
+            Self::Answer => "answer",
         }
     }
 }

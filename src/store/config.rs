@@ -32,6 +32,9 @@ pub struct Config {
     pub retry: RetryPolicy,
     /// For how long credentials are paused whose usage limit was met.
     pub pause: PausePolicy,
+    /// How long a question waits for its answer before its job fails for want of one.
+    #[serde(with = "human")]
+    pub answer_within: Duration,
     /// How long an integrator holds a completion without renewing it, unless it asks for another time.
     #[serde(with = "human")]
     pub completion_lease: Duration,

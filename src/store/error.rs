@@ -74,6 +74,14 @@ pub enum StoreError {
         /// Its state.
         state: JobState,
     },
+    /// Only a job that waits for an answer can be given one.
+    #[error("cannot answer job {job}: it is {state}, and does not wait for an answer")]
+    NotAsking {
+        /// The job.
+        job: JobId,
+        /// Its state.
+        state: JobState,
+    },
     /// Only a running job has a deadline that can be moved.
     #[error("cannot move the deadline of job {job}: it is {state}, and only a running job has one")]
     NotRunning {

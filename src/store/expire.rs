@@ -17,14 +17,20 @@ use super::settle::{AttemptEnd, JobEnd, close_attempts, settle, write_jobs};
 use super::statement::args;
 use super::types::Expired;
 use super::{Store, dependencies};
-use crate::clock::Timestamp;
+use crate::clock::{Timestamp, human};
 use crate::ids::{AttemptNo, CompletionId, JobId, WorkerId};
 use crate::job::attempt::Resources;
 use crate::job::{CompletionState, JobState, LogVerdict, Outcome, OutcomeClass};
 
 const DUE: &str = "SELECT 1 AS due WHERE EXISTS (SELECT 1 FROM jobs WHERE lease_until <= $1) \
     OR EXISTS (SELECT 1 FROM jobs WHERE state = 'queued' AND start_by <= $1) \
+    OR EXISTS (SELECT 1 FROM jobs WHERE held = 'answer' AND ready_at <= $1) \
     OR EXISTS (SELECT 1 FROM completions WHERE lease_until <= $1)";
+const UNANSWERED: &str = "SELECT j.id, j.outcome_message FROM jobs j WHERE j.held = 'answer' AND j.ready_at <= $1 \
+    ORDER BY j.ready_at LIMIT $2";
+/// It may have been answered, or ended, before it was locked.
+const END_UNANSWERED: &str = "UPDATE jobs SET state = 'failed', held = NULL, finished_at = $2, outcome_class = $3, outcome_message = $4 \
+    WHERE id = $1 AND held = 'answer' AND ready_at <= $2";
 const EXPIRED_CLAIMS: &str = "SELECT j.id, j.attempt, j.worker, j.lease_until, j.cancel_reason, j.attempts_used, j.attempts_max, \
     j.resets, j.needed, j.share, j.concurrency_key, j.concurrency_limit FROM jobs j WHERE j.lease_until <= $1 ORDER BY j.lease_until LIMIT $2";
 const LOG_BYTES: &str = "SELECT log_bytes FROM attempts WHERE job = $1 AND attempt = $2";
@@ -65,6 +71,12 @@ struct Late {
 }
 
 #[derive(sqlx::FromRow)]
+struct Unanswered {
+    id: uuid::Uuid,
+    outcome_message: Option<String>,
+}
+
+#[derive(sqlx::FromRow)]
 struct LogBytes {
     log_bytes: i64,
 }
@@ -79,7 +91,7 @@ struct ExpiredCompletion {
 }
 
 impl Store {
-    /// Fails at most `limit` jobs that had to start by now and have not, and takes back at most `limit` claims and `limit` completions whose leases have run out.
+    /// Fails at most `limit` jobs that had to start by now and have not, as many whose questions nobody has answered in time, and takes back at most `limit` claims and `limit` completions whose leases have run out.
     ///
     /// The attempt ends as `lease_lost`; its log gets the verdict `gap n-n`, where n is its length so far: what the worker had
     /// not shipped by then is not known. The job waits for a retry (a reset), has failed where `retry.resets` are used up, or
@@ -114,6 +126,7 @@ impl Store {
             self.commit_change(tx).await?
         }
         expired.extend(self.expire_late(limit, now).await?);
+        expired.extend(self.expire_unanswered(limit, now).await?);
         // By itself: who has a line must not wait for jobs.
         expired.extend(self.expire_completions(limit, now).await?);
         if !expired.is_empty() {
@@ -172,6 +185,18 @@ impl Store {
         self.conclude(tx, result).await
     }
 
+    /// Fails jobs whose questions nobody has answered in time.
+    async fn expire_unanswered(&self, limit: u32, now: Timestamp) -> Result<Vec<Expired>, StoreError> {
+        let waited: Vec<Unanswered> = self.db().all(UNANSWERED, args![now, limit.min(LATE_MAX)]).await?;
+        if waited.is_empty() {
+            return Ok(Vec::new());
+        }
+        let within = human::format(self.config().answer_within);
+        let mut tx = self.db().begin().await?;
+        let result = expire_unanswered_within(&mut tx, &waited, &within, now).await;
+        self.conclude(tx, result).await
+    }
+
     async fn expire_completions(&self, limit: u32, now: Timestamp) -> Result<Vec<Expired>, StoreError> {
         let mut tx = self.db().begin().await?;
         let (mut expired, mut lines) = (Vec::new(), BTreeSet::new());
@@ -209,6 +234,27 @@ async fn close_lost(tx: &mut Tx, job: JobId, attempt: AttemptNo, outcome: &Outco
     let end = AttemptEnd { job, attempt, outcome, resources: Resources::default(), salvage: None, log };
     close_attempts(tx, &[end], now).await?;
     tx.run(CLOSE_STAGES, args![job, attempt, now, OutcomeClass::LeaseLost.as_str()]).await.map(drop)
+}
+
+async fn expire_unanswered_within(
+    tx: &mut Tx,
+    waited: &[Unanswered],
+    within: &str,
+    now: Timestamp,
+) -> Result<Vec<Expired>, StoreError> {
+    dependencies::lock_with_waiting(tx, &waited.iter().map(|row| JobId::from_uuid(row.id)).collect::<Vec<_>>()).await?;
+    let mut expired = Vec::new();
+    for row in waited {
+        let job = JobId::from_uuid(row.id);
+        let question = row.outcome_message.as_deref().unwrap_or_default();
+        let message = format!("nobody answered within {within}: {question}");
+        if tx.run(END_UNANSWERED, args![job, now, OutcomeClass::Clarification.as_str(), &message]).await? == 1 {
+            add_ends(tx, &[(job, None, JobState::Failed)], now).await?;
+            dependencies::tell(tx, job, JobState::Failed, None, now).await?;
+            expired.push(Expired::Question { job });
+        }
+    }
+    Ok(expired)
 }
 
 async fn expire_late_within(tx: &mut Tx, late: &[Late], now: Timestamp) -> Result<Vec<Expired>, StoreError> {

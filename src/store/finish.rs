@@ -171,6 +171,9 @@ impl Store {
             let mut settled = settle(before, &end.outcome, &self.config().retry, now)?;
             settled.ready_at =
                 settled.ready_at.map(|ready_at| end.not_before.map_or(ready_at, |not_before| ready_at.max(not_before)));
+            if settled.asks() {
+                settled.ready_at = Some(now + self.config().answer_within);
+            }
             kept.push(Kept { claim, end, before, settled });
         }
         // In order, because two may tell of several at once.

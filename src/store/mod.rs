@@ -10,6 +10,7 @@
 //! decided in `job::retry`; how often the `…_once` duties run is up to the worker.
 
 mod address;
+mod answers;
 mod at_once;
 mod attempts;
 mod claims;

@@ -12,7 +12,7 @@ use crate::clock::Timestamp;
 use crate::ids::{AttemptNo, JobId, ObjectId};
 use crate::job::attempt::Resources;
 use crate::job::retry::{Charge, Used, charge};
-use crate::job::{JobState, LogVerdict, NextStep, Outcome, OutcomeClass, RetryPolicy};
+use crate::job::{Hold, JobState, LogVerdict, NextStep, Outcome, OutcomeClass, RetryPolicy};
 
 /// A job after an attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +22,13 @@ pub(super) struct Settled {
     pub(super) ready_at: Option<Timestamp>,
     pub(super) used: Used,
     pub(super) outcome: Outcome,
+}
+
+impl Settled {
+    /// Whether the job waits for an answer.
+    pub(super) fn asks(&self) -> bool {
+        self.state == JobState::Queued && self.outcome.class == OutcomeClass::Clarification
+    }
 }
 
 impl Held {
@@ -53,6 +60,7 @@ pub(super) fn settle(held: &Held, outcome: &Outcome, policy: &RetryPolicy, now: 
         NextStep::Retry { after, .. } => {
             Settled { state: JobState::Queued, ready_at: Some(now + after), used, outcome: outcome.clone() }
         }
+        NextStep::Ask => Settled { state: JobState::Queued, ready_at: None, used, outcome: outcome.clone() },
         NextStep::End(state) if charge(outcome.class) == Charge::Reset => ended(state, poison(outcome, used.resets)),
         NextStep::End(state) => ended(state, outcome.clone()),
     })
@@ -102,7 +110,12 @@ pub(super) async fn write_jobs(tx: &mut Tx, ends: &[JobEnd<'_>], now: Timestamp)
     for batch in ends.chunks(BATCH) {
         let rows = batch.iter().flat_map(|end| {
             let settled = end.settled;
-            let held = settled.ready_at.filter(|ready_at| *ready_at > now).map(|_| "backoff");
+            let held = match settled.ready_at {
+                _ if settled.asks() => Some(Hold::Answer),
+                Some(ready_at) if ready_at > now => Some(Hold::Backoff),
+                _ => None,
+            };
+            let held = held.map(Hold::as_str);
             args![
                 end.job,
                 end.attempt,

@@ -307,6 +307,11 @@ pub enum Expired {
         /// What the job is now: queued again, failed as a poison pill, or cancelled where that had been asked for.
         state: JobState,
     },
+    /// The time in which a job's question was to be answered.
+    Question {
+        /// The job, which has failed.
+        job: JobId,
+    },
     /// A job's time to start.
     Start {
         /// The job, which has failed.

@@ -38,6 +38,7 @@ async fn reap_once(store: &Store, relieved: &mut RelieveCursor, audited: &mut Op
             Expired::Claim { job, attempt, worker, state } => {
                 warn!(job.id = %job, "attempt {attempt} of job {job} on worker {worker} lost its lease; the job is {state}");
             }
+            Expired::Question { job } => info!(job.id = %job, "nobody answered the question of job {job}, which has failed"),
             Expired::Start { job } => info!(job.id = %job, "job {job} had not started in time, and has failed"),
             Expired::Completion { id, consumer, state } => {
                 info!("consumer {consumer} lost its lease on completion {id}, which is {state}");

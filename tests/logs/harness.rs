@@ -161,6 +161,7 @@ fn store_config(url: String) -> store::Config {
         waiting_max: 0,
         completion_lease: Duration::from_secs(60),
         completion_deliveries: 3,
+        answer_within: std::time::Duration::from_secs(3600),
         pause: sawmill::job::PausePolicy {
             backoff: std::time::Duration::from_secs(60),
             backoff_max: std::time::Duration::from_secs(240),

@@ -3,6 +3,7 @@
 //! `on_both!` runs a test once on each. Every test has a database of its own: a file in a temporary directory, or a schema in
 //! the database that `SAWMILL_TEST_POSTGRES` names.
 
+mod answers;
 mod budget;
 mod claims;
 mod completions;
@@ -93,6 +94,7 @@ fn config(url: String) -> Config {
         waiting_max: 0,
         completion_lease: LONG,
         completion_deliveries: 3,
+        answer_within: std::time::Duration::from_secs(3600),
         pause: sawmill::job::PausePolicy {
             backoff: std::time::Duration::from_secs(60),
             backoff_max: std::time::Duration::from_secs(240),

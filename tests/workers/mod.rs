@@ -1,6 +1,7 @@
 //! What operators do to workers, and what workers do about their hosts: real daemons, both databases.
 
 mod admission;
+mod answers;
 mod deadline;
 mod drain;
 mod explain;

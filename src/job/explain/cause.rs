@@ -124,6 +124,15 @@ pub enum Cause {
         /// The sentence about it.
         message: String,
     },
+    /// It asked a question, and waits for the answer.
+    Question {
+        /// What it asked.
+        question: String,
+        /// The attempt that asked.
+        attempt: Option<AttemptNo>,
+        /// When it fails for want of an answer.
+        until: Timestamp,
+    },
     /// Its time has come, and nobody has let it in yet.
     Due {
         /// When it came.
@@ -288,6 +297,10 @@ impl Cause {
                 let which = attempt.map_or_else(|| "it".to_owned(), |attempt| format!("attempt {attempt}"));
                 format!("it is tried again {}; {which} ended as {class}: {message}", later(*until, now))
             }
+            Self::Question { question, attempt, until } => {
+                let which = attempt.map_or_else(|| "it".to_owned(), |attempt| format!("attempt {attempt}"));
+                format!("{which} asked a question, and the job fails {} unless it is answered: {question}", later(*until, now))
+            }
             Self::Due { since } => format!("its time came {}, and a worker lets it in when it next looks", ago(*since, now)),
             Self::Key { key, limit, running, runners, before } => {
                 full(&format!("key {key:?}"), *limit, *running, runners, *before, now)
@@ -334,6 +347,7 @@ impl Cause {
             Self::Key { key, limit, .. } => format!("key {key:?} is at its limit of {limit}"),
             Self::ProjectLimit { project, limit, .. } => format!("project {project:?} is at its limit of {limit}"),
             Self::Budget { budget } => budget.to_string(),
+            Self::Question { .. } => "it waits for the answer to a question".to_owned(),
             cause => cause.text(now),
         }
     }
@@ -369,6 +383,7 @@ impl Cause {
             Self::Scheduled { until } => format!("time, until {until}"),
             Self::Backoff { until, class: OutcomeClass::UsageLimit, .. } => format!("time, until {until}"),
             Self::Backoff { until, .. } => format!("time, until {until}; sawmill job requeue {job} tries it at once"),
+            Self::Question { .. } => format!("sawmill job answer {job} TEXT"),
             Self::Key { key, runners, .. } => first_end(runners, &format!("any job under the key {key:?}")),
             Self::ProjectLimit { project, runners, .. } => {
                 format!("{}, or a higher limit of the project", first_end(runners, &format!("any job of project {project:?}")))

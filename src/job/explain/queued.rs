@@ -109,6 +109,10 @@ fn own(facts: &Facts) -> Vec<Cause> {
 fn of_time(facts: &Facts) -> Option<Cause> {
     let job = &facts.job;
     let until = job.ready_at;
+    if job.held == Some(Hold::Answer) {
+        let question = job.outcome.as_ref().map(|outcome| outcome.message.clone()).unwrap_or_default();
+        return Some(Cause::Question { question, attempt: job.attempt, until });
+    }
     if until <= facts.now {
         return matches!(job.held, Some(Hold::Scheduled | Hold::Backoff)).then_some(Cause::Due { since: until });
     }

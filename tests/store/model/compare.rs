@@ -72,6 +72,7 @@ impl Driver {
             }
             (Wait::Scheduled, held) => held == Some(Hold::Scheduled),
             (Wait::Backoff, held) => held == Some(Hold::Backoff),
+            (Wait::Answer, held) => held == Some(Hold::Answer),
             (Wait::Dependency, held) => held == Some(Hold::Dependency),
             (Wait::No, Some(_)) => false,
         };

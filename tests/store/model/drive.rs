@@ -136,6 +136,11 @@ impl Driver {
             }
             O::CancelProject { project } => self.change_many(&Change::Cancel { reason: reason() }, Some(*project)).await,
             O::LiftPause => self.lift_pause().await,
+            O::Answer { job: number } => {
+                if let Some(at) = job(number) {
+                    self.answer(at).await;
+                }
+            }
             O::RetryAll => self.change_many(&Change::Retry, None).await,
             O::Limit { project, running } => self.limit(*project, *running).await,
             O::ClaimCompletions { limit } => self.claim_completions(*limit).await,
@@ -175,6 +180,9 @@ impl Driver {
             for at in 0..self.world.jobs.len() {
                 if matches!(self.world.jobs[at].wait, Wait::Scheduled | Wait::Backoff) {
                     self.promote(at).await;
+                }
+                if self.world.jobs[at].wait == Wait::Answer {
+                    self.answer(at).await;
                 }
             }
             self.claim(true, 100).await;

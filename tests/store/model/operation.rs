@@ -70,6 +70,10 @@ pub(super) enum Operation {
         project: u8,
     },
     RetryAll,
+    /// The question of a job is answered, where it asks one.
+    Answer {
+        job: u8,
+    },
     /// The pause of the credential is lifted, and whoever waited for it has come.
     LiftPause,
     /// A project may run so many at once, or any number.
@@ -135,6 +139,7 @@ fn class() -> impl Strategy<Value = OutcomeClass> {
         2 => Just(C::Infrastructure),
         2 => Just(C::Released),
         1 => Just(C::UsageLimit),
+        1 => Just(C::Clarification),
         2 => prop::sample::select(others.to_vec()),
     ]
 }
@@ -157,6 +162,7 @@ pub(super) fn operation() -> impl Strategy<Value = Operation> {
         1 => (0..2_u8).prop_map(|project| O::CancelProject { project }),
         1 => Just(O::RetryAll),
         1 => Just(O::LiftPause),
+        2 => any().prop_map(|job| O::Answer { job }),
         2 => (0..2_u8, prop::option::of(1..3_u32)).prop_map(|(project, running)| O::Limit { project, running }),
         2 => (1..4_u32).prop_map(|limit| O::ClaimCompletions { limit }),
         2 => any().prop_map(|completion| O::Ack { completion }),

@@ -214,6 +214,14 @@ impl Driver {
         }
     }
 
+    pub(super) async fn answer(&mut self, at: usize) {
+        let answered = self.queue.store.answer_job(self.world.jobs[at].id, "so", "me").await;
+        assert_eq!(answered.is_ok(), self.world.jobs[at].wait == Wait::Answer, "{answered:?}");
+        if answered.is_ok() {
+            self.world.jobs[at].wait = Wait::No;
+        }
+    }
+
     pub(super) async fn lift_pause(&mut self) {
         let lifted = self.queue.store.lift_pause("team").await;
         assert_eq!(lifted.is_ok(), std::mem::take(&mut self.world.paused), "{lifted:?}");

@@ -19,6 +19,7 @@ pub(super) enum Wait {
     Scheduled,
     Backoff,
     Dependency,
+    Answer,
 }
 
 #[derive(Debug, Clone)]
@@ -149,7 +150,7 @@ impl World {
         let job = &mut self.jobs[at];
         let (used, resets) = (job.used, job.resets);
         match class {
-            C::Released | C::UsageLimit => {}
+            C::Released | C::UsageLimit | C::Clarification => {}
             C::Infrastructure | C::LeaseLost => job.resets += 1,
             _ => job.used += 1,
         }
@@ -158,6 +159,7 @@ impl World {
         self.paused |= class == C::UsageLimit;
         let again = match class {
             C::UsageLimit => Some(Wait::Backoff),
+            C::Clarification => Some(Wait::Answer),
             C::Released => Some(if pause { Wait::Backoff } else { Wait::No }),
             C::Infrastructure | C::LeaseLost => (resets < RESETS).then_some(Wait::Backoff),
             C::NoChange | C::Backend | C::Gate | C::Timeout | C::OutOfMemory | C::OutOfDisk => {
@@ -261,7 +263,7 @@ impl World {
                 }
                 // Held for a limit or not, which the model does not know.
                 Wait::No => Answer::Already,
-                Wait::Scheduled | Wait::Dependency => Answer::Refused,
+                Wait::Scheduled | Wait::Dependency | Wait::Answer => Answer::Refused,
             },
             _ => Answer::Refused,
         }
