@@ -51,8 +51,8 @@ mod tests {
     use super::*;
     use crate::clock::Timestamp;
     use crate::ids::{AttemptNo, JobId};
-    use crate::job::{Answer, PreviousAttempt};
     use crate::job::spec::Task;
+    use crate::job::{Answer, PreviousAttempt};
 
     fn document() -> SpecDocument {
         let task = Task { instruction: Some("Say {{ hello }}".to_owned()), ..Task::default() };
@@ -72,7 +72,12 @@ mod tests {
             full.previous = Some(serde_json::from_str::<PreviousAttempt>(previous).expect("a previous attempt"));
             full.answers = vec![Answer { question: "Which one?".to_owned(), answer: "The first.".to_owned() }];
             let text = fill(template, &full).expect("it can be filled");
-            for part in ["- it is said\n", "\"n\": 7", "without success: no idea. What it left is in commit 27b865ca", "- Which one?\n  The first.\n"] {
+            for part in [
+                "- it is said\n",
+                "\"n\": 7",
+                "without success: no idea. What it left is in commit 27b865ca",
+                "- Which one?\n  The first.\n",
+            ] {
                 assert!(text.contains(part), "{part} is not in {text}");
             }
         }

@@ -28,6 +28,7 @@ fn the_help_lists_every_command() {
       workers      Look at the workers, drain and resume them
       pauses       List the credentials that are used up for now, and try them again
       budget       Show what was used of models, and how much may be
+      backends     List the backends: what they can do, and which version of each is there
       images       Build the image that jobs run in, and list those that were built
       config       Look at the effective configuration
       doctor       Check what Sawmill needs of this host, and say what to do about what is missing

@@ -107,8 +107,9 @@ async fn without_a_network_a_job_reaches_nothing_but_itself() {
         let (report, said) = guest.run(&format!("nc -w 3 {address} < /dev/null")).await;
         assert!(matches!(report.end, End::Exited(status) if status != 0), "{address} was reached: {said}");
     }
-    let (_, said) =
-        guest.run("nc -l -p 7777 > /tmp/heard & sleep 0.5; echo hi | nc -w 1 127.0.0.1 7777; wait; cat /tmp/heard").await;
+    let (_, said) = guest
+        .run("nc -l -p 7777 > /tmp/heard & until echo hi | nc -w 1 127.0.0.1 7777 2> /dev/null; do sleep 0.1; done; wait; cat /tmp/heard")
+        .await;
     assert_eq!(said, "hi\n", "a server of its own it reaches");
     guest.leave();
     yard.close().await;

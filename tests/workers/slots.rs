@@ -31,7 +31,7 @@ async fn a_slot_shows_the_job_in_it_with_its_stage(on: On) {
     let shown = host.sawmill(&["workers", "show", "a"]);
     assert_eq!(
         (&shown["labels"], &shown["backends"]),
-        (&json!(["gpu=a100", "linux"]), &json!([{"name": "shell", "capabilities": ["posix"]}]))
+        (&json!(["gpu=a100", "linux"]), &json!([{"name": "shell", "capabilities": ["posix"], "credential": "shell"}]))
     );
     latch.lift();
     latch.release().await;
