@@ -88,8 +88,7 @@ pub(super) fn unread(files: &[ChangedFile]) -> Vec<Found> {
         path: Some(file.path.clone()),
         line: None,
         rule: Rule::Unread,
-        message: "it is too large to be looked through for secrets and conflict markers; leave it out, or make it smaller"
-            .to_owned(),
+        message: "it is too large to be looked through for secrets and conflict markers".to_owned(),
     });
     found.collect()
 }

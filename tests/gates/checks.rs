@@ -69,6 +69,17 @@ async fn what_is_flagged_is_delivered_and_on_the_record() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_file_is_delivered_and_said_to_be_unread() {
+    let host = host(Lodging::OnTheHost).await;
+    let remote = remote(host.root(), &[("kept", "1\n")]);
+    let worker = host.start("a").await;
+    let completion = delivered(&host, host.enqueue(&job(&remote, "head -c 5000000 /dev/zero > large", &[]))).await;
+    let [finding] = completion.findings.as_slice() else { panic!("{:?}", completion.findings) };
+    assert_eq!((finding.path.as_deref(), finding.rule, finding.response), (Some("large"), Rule::Unread, Response::Flag));
+    host.close(vec![worker]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_jobs_own_checks_cannot_make_those_of_the_operator_milder() {
     let host = host(Lodging::OnTheHost).await;
     let remote = remote(host.root(), &[("kept", "1\n")]);
