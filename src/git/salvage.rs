@@ -176,11 +176,12 @@ impl Mirror {
     /// The mirror cannot be made or read.
     pub async fn salvages(&self, job: JobId) -> Result<Vec<(AttemptNo, ObjectId)>, GitError> {
         self.ensure_cloned().await?;
-        let pattern = format!("refs/sawmill/salvage/{job}/*");
+        let refs = format!("refs/sawmill/salvage/{job}");
+        let pattern = format!("{refs}/*");
         let here = self.salvages_here(&pattern).await?;
         match self.remote_refs(std::slice::from_ref(&pattern)).await {
             Ok(there) if there.iter().any(|one| !here.iter().any(|(_, commit)| *commit == one.commit)) => {
-                self.fetch_same(&pattern).await?;
+                self.fetch_same(&refs).await?;
                 self.salvages_here(&pattern).await
             }
             Ok(_) => Ok(here),
