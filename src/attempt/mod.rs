@@ -32,7 +32,7 @@ mod tools;
 use std::panic::AssertUnwindSafe;
 
 use futures_util::FutureExt;
-use tracing::{Instrument, info, info_span};
+use tracing::{Instrument, info, info_span, warn};
 
 pub use ground::Ground;
 pub use journal::{Journal, JournalError};
@@ -76,7 +76,7 @@ pub async fn run(assignment: Assignment) -> Ended {
                 let outcome = job.outcome.as_ref().map_or_else(String::new, Outcome::to_string);
                 info!(state = %job.state, "attempt {} of job {} ended: {outcome}", claim.attempt, claim.job);
             }
-            Ended::Lost => info!("attempt {} of job {} lost its claim", claim.attempt, claim.job),
+            Ended::Lost => warn!("attempt {} of job {} lost its claim", claim.attempt, claim.job),
         }
         ended
     }

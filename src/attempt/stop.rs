@@ -35,15 +35,15 @@ impl StopHandle {
         (Self { sender }, Stop { receiver })
     }
 
-    /// Asks for the stop. The first reason stands, except that a lost lease outranks every other.
-    pub fn stop(&self, reason: StopReason) {
+    /// Asks for the stop. The first reason stands, except that a lost lease outranks every other. Says whether this one does.
+    pub fn stop(&self, reason: StopReason) -> bool {
         self.sender.send_if_modified(|current| {
             let takes = current.is_none() || (reason == StopReason::LeaseLost && *current != Some(StopReason::LeaseLost));
             if takes {
                 *current = Some(reason);
             }
             takes
-        });
+        })
     }
 }
 

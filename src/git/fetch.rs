@@ -111,13 +111,11 @@ impl Mirror {
         self.fetch_into(&self.dir, &ALL, &["--prune"]).await
     }
 
-    /// Fetches all refs below `refs` under the names that the remote has for them.
-    pub(super) async fn fetch_same(&self, refs: &str) -> Result<(), GitError> {
+    /// Fetches what refs of the remote name, under no name of its own: nothing is ever pruned here. So a fetch that is killed leaves no
+    /// lock on refs that are written without the mirror's lock.
+    pub(super) async fn fetch_objects(&self, refs: &[&str]) -> Result<(), GitError> {
         let _lock = self.lock("fetch").await?;
-        let fetch = async || self.fetch_into(&self.dir, &[&format!("{refs}/*:{refs}/*")], &[]).await;
-        let first = fetch().await;
-        // A fetch that was killed left it, as below. Whoever writes one of these refs otherwise does it in a moment, and again.
-        if first.is_err() && remove_locks(&self.dir.join(refs))? { fetch().await } else { first }
+        self.fetch_into(&self.dir, refs, &[]).await
     }
 
     async fn fetch_into(&self, dir: &Path, specs: &[&str], options: &[&str]) -> Result<(), GitError> {
@@ -162,20 +160,17 @@ fn write_bare(dir: &Path, format: &str) -> Result<(), GitError> {
     write(&dir.join("HEAD"), "ref: refs/heads/main\n")
 }
 
-/// Removes git's lock files below a directory, and says whether there were any.
-fn remove_locks(directory: &Path) -> Result<bool, GitError> {
-    let Ok(entries) = fs::read_dir(directory) else { return Ok(false) };
-    let mut found = false;
+fn remove_locks(directory: &Path) -> Result<(), GitError> {
+    let Ok(entries) = fs::read_dir(directory) else { return Ok(()) };
     for entry in entries.flatten() {
         let path: PathBuf = entry.path();
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            found |= remove_locks(&path)?;
+            remove_locks(&path)?;
         } else if path.extension().is_some_and(|extension| extension == "lock") {
             remove_if_there(&path)?;
-            found = true;
         }
     }
-    Ok(found)
+    Ok(())
 }
 
 pub(super) fn remove_if_there(path: &Path) -> Result<(), GitError> {

@@ -3,6 +3,7 @@
 //! The one rule: salvage never refuses for what the tree contains. What git will not take as it is (a nested repository, a
 //! submodule with changes, an attribute that cannot be obeyed) is taken as plain files; what cannot be read is left out.
 
+use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt;
 
 use super::checkout::Checkout;
@@ -170,26 +171,34 @@ impl Worktree {
 
 impl Mirror {
     /// The salvages of a job's attempts, in order, from this mirror and from the remote, whose own are fetched. A remote that
-    /// does not answer is passed over with a warning: what is here is still good.
+    /// does not answer is passed over with a warning: what is here is still good. Of an attempt that has one here and there it is
+    /// the one here: that attempt ran here, and made the other.
     ///
     /// # Errors
-    /// The mirror cannot be made or read.
+    /// The mirror cannot be made or read, or what the remote has cannot be fetched.
     pub async fn salvages(&self, job: JobId) -> Result<Vec<(AttemptNo, ObjectId)>, GitError> {
         self.ensure_cloned().await?;
-        let refs = format!("refs/sawmill/salvage/{job}");
-        let pattern = format!("{refs}/*");
-        let here = self.salvages_here(&pattern).await?;
-        match self.remote_refs(std::slice::from_ref(&pattern)).await {
-            Ok(there) if there.iter().any(|one| !here.iter().any(|(_, commit)| *commit == one.commit)) => {
-                self.fetch_same(&refs).await?;
-                self.salvages_here(&pattern).await
-            }
-            Ok(_) => Ok(here),
+        let pattern = format!("refs/sawmill/salvage/{job}/*");
+        let mut found: BTreeMap<AttemptNo, ObjectId> = self.salvages_here(&pattern).await?.into_iter().collect();
+        let there = match self.remote_refs(std::slice::from_ref(&pattern)).await {
+            Ok(there) => there,
             Err(error) => {
                 tracing::warn!(job.id = %job, %error, "salvages on the remote cannot be seen");
-                Ok(here)
+                Vec::new()
+            }
+        };
+        let mut wanted = Vec::new();
+        for one in &there {
+            let Some(attempt) = attempt_in(&one.name).filter(|attempt| !found.contains_key(attempt)) else { continue };
+            found.insert(attempt, one.commit.clone());
+            if self.commit(&one.commit).await?.is_none() {
+                wanted.push(one.name.as_str());
             }
         }
+        if !wanted.is_empty() {
+            self.fetch_objects(&wanted).await?;
+        }
+        Ok(found.into_iter().collect())
     }
 
     async fn salvages_here(&self, pattern: &str) -> Result<Vec<(AttemptNo, ObjectId)>, GitError> {
@@ -227,7 +236,12 @@ impl Drop for WithoutAttributes<'_> {
 
 fn parse_salvage(line: &str) -> Option<(AttemptNo, ObjectId)> {
     let (id, name) = line.split_once(' ')?;
-    Some((AttemptNo(name.rsplit('/').next()?.parse().ok()?), id.parse().ok()?))
+    Some((attempt_in(name)?, id.parse().ok()?))
+}
+
+/// The attempt that the name of a salvage's ref ends with.
+fn attempt_in(name: &str) -> Option<AttemptNo> {
+    name.rsplit('/').next()?.parse().ok().map(AttemptNo)
 }
 
 /// The ref that keeps what an attempt left.

@@ -179,7 +179,7 @@ impl KeeperSetup {
                 self.obey(JobOrder { job: claim.job, attempt: claim.attempt, stop, deadline });
             }
             Renewal::Lost => {
-                warn!(job.id = %claim.job, "the claim on job {} is lost", claim.job);
+                // Or its end was recorded just now, which the attempt knows: it is the one to say that it lost its lease.
                 self.leases.stop(claim.job, claim.attempt, StopReason::LeaseLost);
             }
         }

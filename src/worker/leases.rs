@@ -108,17 +108,15 @@ impl Leases {
         }
     }
 
-    /// Stops the attempts whose leases were last renewed longer than `limit` ago: they may belong to others by now. The
-    /// clock is this host's monotonic one, so it does not matter whether the database can be asked.
+    /// Stops the attempts whose leases were last renewed longer than `limit` ago, which may belong to others by now. Answers with those
+    /// that it stopped just now. The clock is this host's monotonic one, so it does not matter whether the database can be asked.
     pub(super) fn fence(&self, limit: Duration, now: Instant) -> Vec<Claim> {
         let overdue = |held: &&Held| now.saturating_duration_since(held.renewed) > limit;
         let held = self.lock();
         held.values()
             .filter(overdue)
-            .map(|held| {
-                held.stop.stop(StopReason::LeaseLost);
-                held.claim.clone()
-            })
+            .filter(|held| held.stop.stop(StopReason::LeaseLost))
+            .map(|held| held.claim.clone())
             .collect()
     }
 
@@ -166,6 +164,7 @@ mod tests {
         leases.renewed(&kept, start + Duration::from_secs(20));
 
         assert_eq!(leases.fence(limit, start + Duration::from_secs(31)), vec![lost]);
+        assert_eq!(leases.fence(limit, start + Duration::from_secs(32)), vec![], "it is told once");
         assert_eq!(lost_lease.stop().reason(), Some(StopReason::LeaseLost));
         assert_eq!(kept_lease.stop().reason(), None);
         drop(lost_lease);

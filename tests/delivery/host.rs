@@ -390,8 +390,24 @@ impl Host {
     }
 }
 
+impl Host {
+    /// Prints what the daemons warned of, for whoever looks into a test that failed. That a connection was slow is no news there.
+    fn tell_warnings(&self) {
+        for log in names_in(self.root()).into_iter().filter(|path| path.extension().is_some_and(|extension| extension == "log")) {
+            for line in fs::read_to_string(&log).unwrap_or_default().lines() {
+                if [" WARN ", " ERROR "].iter().any(|level| line.contains(level)) && !line.contains("acquired connection") {
+                    eprintln!("{}: {line}", log.file_name().unwrap_or_default().display());
+                }
+            }
+        }
+    }
+}
+
 impl Drop for Host {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.tell_warnings();
+        }
         for dir in self.lodged() {
             std::thread::spawn(move || container::remove_all(&dir)).join().ok();
         }

@@ -20,7 +20,7 @@ impl Host {
                 }
                 left.extend(names_in(&dir.join("trash")).into_iter().chain(names_in(&dir.join("kept"))));
                 left.extend(names_in(&dir.join("containers")).into_iter().filter(|path| path.is_dir()));
-                left.extend(names_in(&dir.join("mirrors")).into_iter().flat_map(|mirror| locks_of_mirror(&mirror)));
+                left.extend(names_in(&dir.join("mirrors")).into_iter().flat_map(|mirror| git_locks(&mirror)));
             } else if dir.extension().is_some_and(|extension| extension == "git") {
                 left.extend(git_locks(&dir));
             }
@@ -28,13 +28,6 @@ impl Host {
         left.extend(mounts_below(self.root()));
         left
     }
-}
-
-/// Those that stay. A fetch of salvage that dies with its host leaves one that is in nobody's way: the next fetch of that job's
-/// removes it, or the janitor when it is older than any git command may become.
-fn locks_of_mirror(mirror: &Path) -> Vec<PathBuf> {
-    let salvages = mirror.join("refs/sawmill/salvage");
-    git_locks(mirror).into_iter().filter(|lock| !lock.starts_with(&salvages)).collect()
 }
 
 pub(super) fn names_in(dir: &Path) -> Vec<PathBuf> {

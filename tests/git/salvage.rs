@@ -31,10 +31,9 @@ async fn what_is_uncommitted_is_kept_and_found_again() {
     let elsewhere = Git::open(&config(), sawmill(), &place.root.path().join("elsewhere/mirrors")).expect("git");
     let mirror = elsewhere.mirror(place.mirror.remote());
     assert_eq!(mirror.salvages(JobId::generate()).await.expect("listed"), []);
-    // Also where a fetch was killed while it wrote the ref.
-    fs::create_dir_all(mirror.directory().join(format!("refs/sawmill/salvage/{job}"))).expect("directories");
-    fs::write(mirror.directory().join(format!("{name}.lock")), "").expect("a lock");
     assert_eq!(mirror.salvages(job).await.expect("listed"), [(AttemptNo(1), more.clone())]);
+    // Under no name there, whose lock a fetch that is killed would leave.
+    assert!(!mirror.directory().join(format!("refs/sawmill/salvage/{job}")).exists());
     assert_eq!(show(mirror.directory(), &format!("{more}:half")), b"more");
     assert_eq!(mirror.salvages(JobId::generate()).await.expect("listed"), []);
     // A remote that is away hides nothing that is here.

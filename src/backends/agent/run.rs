@@ -89,7 +89,8 @@ impl Run {
         let lines = lines_of(child.stdout.take());
         let mut reader = self.agent.reader();
         let read = self.read(&lines, reader.as_mut(), &mut child);
-        let status = end(&mut child, &mut self.log);
+        let until = read.as_ref().ok().copied().flatten().unwrap_or_else(|| Instant::now() + LINGER);
+        let status = end(&mut child, until, &mut self.log);
         self.write_log()?;
         read?;
         let mut report = reader.report();
@@ -99,8 +100,8 @@ impl Run {
         Ok(report)
     }
 
-    /// Reads events until the last one, or until no more can come.
-    fn read(&mut self, lines: &Receiver<Vec<u8>>, reader: &mut dyn Reader, child: &mut Child) -> Result<(), String> {
+    /// Reads events until a while after the last one, or until no more can come. Answers when that while is over, where it began.
+    fn read(&mut self, lines: &Receiver<Vec<u8>>, reader: &mut dyn Reader, child: &mut Child) -> Result<Option<Instant>, String> {
         let mut until = None::<Instant>;
         loop {
             match lines.recv_timeout(LOOK_EVERY) {
@@ -118,13 +119,13 @@ impl Run {
                         until = until.or_else(|| Some(Instant::now() + LINGER));
                     }
                 }
-                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+                Err(RecvTimeoutError::Disconnected) => return Ok(until),
                 // A process that it left behind may hold its output for ever.
-                Err(RecvTimeoutError::Timeout) if matches!(child.try_wait(), Ok(Some(_))) => return Ok(()),
+                Err(RecvTimeoutError::Timeout) if matches!(child.try_wait(), Ok(Some(_))) => return Ok(until),
                 Err(RecvTimeoutError::Timeout) => {}
             }
             if until.is_some_and(|until| until <= Instant::now()) {
-                return Ok(());
+                return Ok(until);
             }
         }
     }
@@ -172,10 +173,10 @@ fn lines_of(output: Option<impl Read + Send + 'static>) -> Receiver<Vec<u8>> {
     receiver
 }
 
-/// Waits for it to exit, and ends it with its group when it does not.
-fn end(child: &mut Child, log: &mut Log) -> Result<ExitStatus, String> {
+/// Waits until then for it to exit, and ends it with its group when it does not.
+fn end(child: &mut Child, until: Instant, log: &mut Log) -> Result<ExitStatus, String> {
     let failed = |error: io::Error| format!("cannot wait for it: {error}");
-    if let Some(status) = exits_within(child, LINGER).map_err(failed)? {
+    if let Some(status) = exits_by(child, until).map_err(failed)? {
         return Ok(status);
     }
     log.note(&format!("it did not exit within {} s after its last event, and is ended", LINGER.as_secs()));
@@ -183,15 +184,15 @@ fn end(child: &mut Child, log: &mut Log) -> Result<ExitStatus, String> {
     for signal in [Signal::SIGTERM, Signal::SIGKILL] {
         // It may have exited just now.
         killpg(group, signal).ok();
-        if let Some(status) = exits_within(child, GRACE).map_err(failed)? {
+        if let Some(status) = exits_by(child, Instant::now() + GRACE).map_err(failed)? {
             return Ok(status);
         }
     }
     Err("it does not end".to_owned())
 }
 
-fn exits_within(child: &mut Child, within: Duration) -> io::Result<Option<ExitStatus>> {
-    let until = Instant::now() + within;
+/// There is no wait for a child with a limit in the standard library: it is asked again and again.
+fn exits_by(child: &mut Child, until: Instant) -> io::Result<Option<ExitStatus>> {
     loop {
         match child.try_wait()? {
             None if Instant::now() < until => thread::sleep(Duration::from_millis(10)),
