@@ -21,8 +21,10 @@ use crate::sandbox::container::{Container, ContainerError, Containers, Lodging, 
 use crate::sandbox::{SandboxError, Supervisor};
 use crate::workspace::SlotDir;
 
-/// How long an engine may be away before a job that needs a container is given back.
+/// How long an engine may be away before a job that needs a container is given back; and how long it may answer that it cannot do what
+/// it is asked, which on a busy host passes.
 const ENGINE_RETURNS_WITHIN: Duration = Duration::from_secs(60);
+const ENGINE_RECOVERS_WITHIN: Duration = Duration::from_secs(10);
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(500);
 
 /// How long a container that nobody removes may take to end by itself.
@@ -82,7 +84,7 @@ pub(super) async fn choose(attempt: &mut Attempt) -> Result<(), Halt> {
     egress::open(attempt).await
 }
 
-/// Finds a container, and waits for an engine that is away for a moment: it may be being restarted.
+/// Finds a container, and waits for an engine that is away for a moment, because it is being restarted, or has trouble.
 async fn insist(attempt: &Attempt) -> Result<Place, Halt> {
     let begun = Instant::now();
     let mut said = false;
@@ -91,7 +93,12 @@ async fn insist(attempt: &Attempt) -> Result<Place, Halt> {
             Ok(place) => return Ok(place),
             Err(error) => error,
         };
-        if !matches!(error, ContainerError::Unreachable { .. }) || begun.elapsed() > ENGINE_RETURNS_WITHIN {
+        let patience = match &error {
+            ContainerError::Unreachable { .. } => ENGINE_RETURNS_WITHIN,
+            ContainerError::Engine { .. } => ENGINE_RECOVERS_WITHIN,
+            _ => Duration::ZERO,
+        };
+        if begun.elapsed() >= patience {
             return Err(unlodged(&error));
         }
         if !said {

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::agent::{Log, Order};
 use super::config::{BackendConfig, Kind, ResultFrom};
-use super::{claude, codex, command, miniswe, shell};
+use super::{claude, codex, command, miniswe, openhands, shell};
 use crate::clock::Timestamp;
 use crate::job::completion::Usage;
 use crate::job::spec::Task;
@@ -30,6 +30,7 @@ impl Kind {
             Self::Shell => Adapter::Plain(&shell::Shell),
             Self::Command => Adapter::Plain(&command::Command),
             Self::MiniSwe => Adapter::Agent(&miniswe::MiniSwe),
+            Self::OpenHands => Adapter::Agent(&openhands::OpenHands),
             Self::Codex => Adapter::Agent(&codex::Codex),
             Self::Claude => Adapter::Agent(&claude::Claude),
         }

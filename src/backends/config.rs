@@ -81,6 +81,9 @@ pub enum Kind {
     /// Mini-SWE-agent.
     #[serde(rename = "miniswe")]
     MiniSwe,
+    /// OpenHands, by its SDK.
+    #[serde(rename = "openhands")]
+    OpenHands,
     /// Codex, by `codex exec`.
     #[serde(rename = "openai_codex")]
     Codex,

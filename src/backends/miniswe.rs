@@ -9,7 +9,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::adapter::{Abilities, Agent, AgentEnd, Flow, Reader, Report, Start};
-use super::agent::{Log, Order};
+use super::agent::{Log, Order, reset_after};
 use super::config::BackendConfig;
 use crate::clock::Timestamp;
 use crate::job::completion::Usage;
@@ -152,18 +152,11 @@ impl Events {
         let said = message.lines().next().unwrap_or(message).to_owned();
         log.note(&said);
         self.end = Some(if event["status"].as_u64() == Some(TOO_MANY_REQUESTS) {
-            AgentEnd::UsageLimit(said, reset(&event["headers"], Timestamp::now()))
+            AgentEnd::UsageLimit(said, reset_after(&event["headers"], Timestamp::now()))
         } else {
             AgentEnd::Failed(said)
         });
     }
-}
-
-/// When a limit is over by `Retry-After`, in seconds from `now`. LiteLLM gives providers' headers another beginning.
-fn reset(headers: &Value, now: Timestamp) -> Option<Timestamp> {
-    let seconds =
-        ["retry-after", "llm_provider-retry-after"].iter().find_map(|name| headers[*name].as_str()?.trim().parse::<u64>().ok());
-    seconds.map(|seconds| now + std::time::Duration::from_secs(seconds))
 }
 
 #[cfg(test)]
@@ -210,7 +203,5 @@ mod tests {
         assert_eq!(end(failed), AgentEnd::Failed("no such model".to_owned()));
         let gave_up = r#"{"type":"message","role":"exit","exit_status":"RepeatedFormatError"}"#;
         assert_eq!(read_all(&MiniSwe, gave_up).1.end, Some(AgentEnd::Failed("it gave up: RepeatedFormatError".to_owned())));
-        let at = reset(&json!({ "llm_provider-retry-after": "60" }), Timestamp(1000));
-        assert_eq!(at, Some(Timestamp(61_000)));
     }
 }

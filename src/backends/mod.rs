@@ -11,6 +11,7 @@ mod command;
 mod config;
 mod executor;
 mod miniswe;
+mod openhands;
 mod prompt;
 mod protocol;
 mod shell;

@@ -16,7 +16,7 @@ use super::error::SandboxError;
 use super::supervisor::{EXIT_TAKEN, SUBCOMMAND};
 
 /// How long another daemon's launch, or the end of an earlier supervisor, is waited for.
-const LAUNCH_WITHIN: Duration = Duration::from_secs(15);
+const LAUNCH_WITHIN: Duration = Duration::from_secs(130);
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(10);
 
 /// What a supervisor is started with.

@@ -25,7 +25,7 @@ mod protocol;
 mod roster;
 mod supervisor;
 
-pub use client::{Supervisor, touch};
+pub use client::Supervisor;
 pub use command::{Cause, CommandSpec, End, ExitReport, Started, Status, Will};
 pub use config::Config;
 pub use error::SandboxError;

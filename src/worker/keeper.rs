@@ -1,10 +1,12 @@
 //! The lease keeper: a thread of its own, with its own runtime and its own connection, that keeps leases and supervisors
 //! alive whatever the jobs' runtime is doing, and hears what the database has to say about running jobs and the worker.
 
+use std::path::PathBuf;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use tokio::time::MissedTickBehavior;
+use futures_util::future::join_all;
+use tokio::time::{MissedTickBehavior, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
@@ -14,7 +16,7 @@ use super::pace::Pace;
 use crate::attempt::{KnownPauses, StopReason};
 use crate::ids::WorkerId;
 use crate::job::Claim;
-use crate::sandbox::{self, Roster};
+use crate::sandbox::{Roster, Supervisor};
 use crate::store::{self, Heard, JobOrder, Orders, Renewal, Renewed, StopRequest, Store, StoreError};
 
 /// How often the orders for running jobs are looked for when no hint comes.
@@ -69,22 +71,18 @@ impl KeeperSetup {
         tokio::join!(self.touch_loop(), self.fence_loop(), with_store);
     }
 
-    /// Tells the supervisors that their daemon lives.
+    /// Tells the supervisors that their daemon lives: all at once, so that one that does not answer keeps it from no other.
     async fn touch_loop(&self) {
-        let mut ticks = interval(self.store.lease / 6);
+        let period = self.store.lease / 6;
+        let mut ticks = interval(period);
         loop {
             ticks.tick().await;
-            let supervisors = self.supervisors.clone();
-            let touched = tokio::task::spawn_blocking(move || {
-                for dir in supervisors.all() {
-                    if let Err(error) = sandbox::touch(&dir) {
-                        debug!("cannot touch a supervisor: {error}");
-                    }
-                }
-            });
-            if touched.await.is_err() {
-                error!("touching the supervisors panicked; please report it as a defect");
-            }
+            let touch = async |dir: PathBuf| match timeout(period, Supervisor::at(&dir).keep_alive()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => debug!("cannot tell a supervisor that the daemon lives: {error}"),
+                Err(_) => debug!("the supervisor in {} does not say that it heard that the daemon lives", dir.display()),
+            };
+            join_all(self.supervisors.all().into_iter().map(touch)).await;
         }
     }
 
@@ -160,7 +158,7 @@ impl KeeperSetup {
         }
         let asked = Instant::now();
         let renewing = store.renew(&self.worker, &claims, self.store.lease);
-        match tokio::time::timeout(self.store.lease / 3, renewing).await {
+        match timeout(self.store.lease / 3, renewing).await {
             Ok(Ok(Renewed { renewals, heard })) => {
                 for (claim, renewal) in claims.iter().zip(renewals) {
                     self.heed(claim, renewal, asked);

@@ -49,6 +49,8 @@ const MINISWE: Which = Which {
     key: "OPENAI_API_KEY",
     seldom: ("MSWEA_MODEL_RETRY_STOP_AFTER_ATTEMPT", "2"),
 };
+const OPENHANDS: Which =
+    Which { kind: "openhands", model: "openai/scripted", path: "/v1", key: "OPENAI_API_KEY", seldom: ("LLM_NUM_RETRIES", "1") };
 const CODEX: Which =
     Which { kind: "openai_codex", model: "scripted", path: "/v1", key: "OPENAI_API_KEY", seldom: ("CODEX_UNUSED", "1") };
 
@@ -174,6 +176,11 @@ async fn codex_does_a_small_task() {
     does_a_small_task(CODEX).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn openhands_does_a_small_task() {
+    does_a_small_task(OPENHANDS).await;
+}
+
 /// A server that has a bad moment costs a try, and not the job.
 async fn gets_over(which: Which, trouble: Turn) {
     let site = Site::open(which, [LOOKS, trouble, WORKS, last(which)]).await;
@@ -188,6 +195,7 @@ async fn an_answer_of_500_is_got_over() {
     gets_over(CLAUDE, Turn::Refuses(500, Vec::new())).await;
     gets_over(CODEX, Turn::Refuses(500, Vec::new())).await;
     gets_over(MINISWE, Turn::Refuses(500, Vec::new())).await;
+    gets_over(OPENHANDS, Turn::Refuses(500, Vec::new())).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -221,6 +229,7 @@ async fn a_usage_limit_is_told_from_a_failure() {
     meets_a_limit(CLAUDE, vec![("x-should-retry", "false".to_owned())]).await;
     meets_a_limit(MINISWE, later()).await;
     meets_a_limit(CODEX, later()).await;
+    meets_a_limit(OPENHANDS, later()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

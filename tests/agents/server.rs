@@ -187,14 +187,16 @@ fn responses(request: &Value, turn: &Turn) -> Response {
     stream(&events, turn)
 }
 
-/// OpenAI's chat completions, whole: the agent that speaks them does not ask for a stream.
+/// OpenAI's chat completions, whole: the agents that speak them do not ask for a stream.
 fn completions(request: &Value, turn: &Turn) -> Response {
     let (text, command) = parts(turn);
     let mut message = json!({ "role": "assistant", "content": text });
     if let Some(command) = command {
         let arguments = json!({ "command": command }).to_string();
+        let mut tools = request["tools"].as_array().into_iter().flatten();
+        let name = if tools.any(|tool| tool["function"]["name"] == "terminal") { "terminal" } else { "bash" };
         message["tool_calls"] =
-            json!([{ "id": id("call"), "type": "function", "function": { "name": "bash", "arguments": arguments } }]);
+            json!([{ "id": id("call"), "type": "function", "function": { "name": name, "arguments": arguments } }]);
     }
     let reason = if command.is_some() { "tool_calls" } else { "stop" };
     let body = json!({ "id": id("chat"), "object": "chat.completion", "created": 1, "model": request["model"],

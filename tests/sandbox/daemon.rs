@@ -148,7 +148,7 @@ async fn a_directory_deeper_than_a_socket_address_works() {
     let supervisor = Supervisor::launch(&launch).await.unwrap();
     let slot = Slot { root, tag, orphan_after: PATIENCE, supervisor };
     assert_eq!(slot.run("exit 8").await.end, End::Exited(8));
-    sawmill::sandbox::touch(&launch.dir).unwrap();
+    Supervisor::at(&launch.dir).keep_alive().await.unwrap();
 }
 
 #[tokio::test]
@@ -163,7 +163,7 @@ async fn after_a_supervisor_was_killed_the_next_one_clears_up_and_says_what_is_l
     until("it is dead", || processes(&format!("SAWMILL_MARK=worker={} ", slot.tag)).is_empty()).await;
 
     assert!(Supervisor::attach(&slot.sup()).await.unwrap().is_none());
-    assert!(matches!(sawmill::sandbox::touch(&slot.sup()), Err(SandboxError::Gone { .. })));
+    assert!(matches!(Supervisor::at(&slot.sup()).keep_alive().await, Err(SandboxError::Gone { .. })));
     assert_eq!(sawmill::sandbox::recorded(&slot.sup(), "before").unwrap().as_ref(), Some(&before));
     assert_eq!(sawmill::sandbox::recorded(&slot.sup(), "job").unwrap(), None);
 

@@ -3,7 +3,8 @@
 use std::fs;
 use std::time::Duration;
 
-use sawmill::sandbox::{Cause, End, Supervisor, Will, recorded, touch};
+use sawmill::sandbox::{Cause, End, Supervisor, Will, recorded};
+use tokio::time::timeout;
 
 use super::{Slot, until};
 
@@ -76,15 +77,18 @@ async fn a_daemon_that_comes_back_waits_for_the_will_that_is_being_done() {
 }
 
 #[tokio::test]
-async fn a_heartbeat_from_a_plain_thread_keeps_the_job() {
+async fn a_heartbeat_from_another_runtime_keeps_the_job() {
     let slot = Slot::open_with(SHORT).await;
     slot.supervisor.start(&slot.script("job", "sleep 4; exit 7")).await.unwrap();
     let sup = slot.sup();
-    let (end, ended) = std::sync::mpsc::channel();
+    let (end, mut ended) = tokio::sync::oneshot::channel();
     let beating = std::thread::spawn(move || {
-        while ended.recv_timeout(SHORT / 10).is_err() {
-            touch(&sup).unwrap();
-        }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            while timeout(SHORT / 10, &mut ended).await.is_err() {
+                Supervisor::at(&sup).keep_alive().await.unwrap();
+            }
+        });
     });
     // Only the heartbeat speaks: a wait that is open says nothing about who opened it.
     let report = slot.supervisor.wait("job").await.unwrap();

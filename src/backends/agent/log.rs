@@ -5,6 +5,8 @@
 
 use std::fmt::Write as _;
 
+use anstream::adapter::strip_str;
+
 /// The longest line, in characters.
 const LINE: usize = 400;
 
@@ -44,14 +46,15 @@ impl Log {
         self.line(&cut(format!("* {tool} {}", on.lines().next().unwrap_or("")).trim_end()));
     }
 
-    /// What a command or a tool gave back.
+    /// What a command or a tool gave back, without what is meant for a terminal.
     pub(in crate::backends) fn came_back(&mut self, text: &str, failed: bool) {
+        let text = strip_str(text).to_string();
         self.lines(if failed { "  ! " } else { "  | " }, text.trim_end(), HEAD, TAIL);
     }
 
     /// A line that is no event.
     pub(super) fn plain(&mut self, text: &str) {
-        self.line(&cut(text.trim_end()));
+        self.line(&cut(strip_str(text).to_string().trim_end()));
     }
 
     /// Takes what was written since the last time.

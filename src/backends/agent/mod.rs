@@ -7,10 +7,12 @@
 //! The one rule: it is trusted with nothing that its agent is not. It runs as the job does, and what it leaves is read as a job's.
 
 mod events;
+mod limit;
 mod log;
 mod order;
 mod run;
 
+pub(super) use limit::reset_after;
 pub(super) use log::Log;
 pub use order::Order;
 pub use run::run;

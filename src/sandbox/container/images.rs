@@ -3,7 +3,7 @@
 //! The one rule: an image is built once. Its tag is made of its Dockerfile and its base, so one that is there is the one that would be
 //! built, and one whose tag is another is stale.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::path::{Path, PathBuf};
 
 use bollard::models::{BuildInfo, CreateImageInfo, ErrorDetail};
@@ -20,6 +20,10 @@ use crate::fingerprint;
 
 /// The label by which an image of ours is known; its value is what [`Plan::fingerprint`] gave.
 const LABEL: &str = "sawmill.image";
+
+/// How much of what a build said last is told of one that failed: lines, and characters of each.
+const LAST_LINES: usize = 12;
+const LAST_WIDTH: usize = 300;
 
 /// What an image is to be built of.
 #[derive(Debug, Clone)]
@@ -171,10 +175,23 @@ impl Images {
         mut progress: impl FnMut(&str),
     ) -> Result<(), ContainerError> {
         let mut steps = std::pin::pin!(steps);
+        let mut last = VecDeque::new();
         while let Some(step) = steps.next().await {
             match step.map_err(|error| self.engine.failed(what.clone(), &error))? {
-                Step { error: Some(why), .. } => return Err(ContainerError::Engine { what, why }),
-                Step { said, .. } => said.lines().filter(|line| !line.trim().is_empty()).for_each(&mut progress),
+                Step { error: Some(why), .. } => {
+                    // The engine says which command failed, and not of what.
+                    let said: String = last.iter().flat_map(|line: &String| ["\n  ", line]).collect();
+                    return Err(ContainerError::Engine { what, why: format!("{why}{said}") });
+                }
+                Step { said, .. } => {
+                    for line in said.lines().filter(|line| !line.trim().is_empty()) {
+                        progress(line);
+                        last.push_back(line.chars().take(LAST_WIDTH).collect());
+                        if last.len() > LAST_LINES {
+                            last.pop_front();
+                        }
+                    }
+                }
             }
         }
         Ok(())
