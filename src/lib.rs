@@ -4,6 +4,7 @@
 //! never name each other. `docs/ARCHITECTURE.md` has the map, and `tests/tidy.rs` enforces it.
 
 pub mod api;
+pub mod artifacts;
 pub mod attempt;
 pub mod backends;
 pub mod cli;

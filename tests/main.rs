@@ -2,6 +2,7 @@
 
 mod agents;
 mod api;
+mod artifacts;
 mod container;
 mod crash;
 mod delivery;

@@ -5,13 +5,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The floor of each room. A room names only strictly lower floors.
-const FLOORS: [(&str, u8); 25] = [
+const FLOORS: [(&str, u8); 26] = [
     ("fingerprint", 0),
     ("ids", 0),
     ("clock", 0),
     ("redact", 0),
     ("job", 1),
     ("janitor", 1),
+    ("artifacts", 2),
     ("store", 2),
     ("git", 2),
     ("sandbox", 2),
@@ -34,14 +35,15 @@ const FLOORS: [(&str, u8); 25] = [
 ];
 
 /// What the API may name: it meets the worker in the database only.
-const API_NAMES: [&str; 8] = ["ids", "clock", "redact", "fingerprint", "job", "store", "git", "logs"];
+const API_NAMES: [&str; 9] = ["ids", "clock", "redact", "fingerprint", "job", "store", "git", "logs", "artifacts"];
 
 /// A word, and the only places in which it may stand.
-const GATEKEEPERS: [(&str, &[&str]); 9] = [
+const GATEKEEPERS: [(&str, &[&str]); 10] = [
     ("sqlx::", &["src/store/"]),
     ("apalis_core", &["src/worker/queue.rs"]),
     ("bollard::", &["src/sandbox/container/"]),
     ("git2::", &["src/git/"]),
+    ("object_store::", &["src/artifacts/"]),
     ("figment::", &["src/config/"]),
     ("std::env::var", &["src/config/"]),
     ("env::vars", &["src/config/"]),

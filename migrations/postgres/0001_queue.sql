@@ -332,6 +332,28 @@ CREATE TABLE spending (
     PRIMARY KEY (scope, name, day)
 );
 
+-- What attempts kept beyond their workspaces, and what they were to keep and could not.
+CREATE TABLE artifacts (
+    job     UUID    NOT NULL,
+    attempt BIGINT  NOT NULL,
+    seq     BIGINT  NOT NULL CHECK (seq >= 0),
+    body    TEXT    NOT NULL,
+    PRIMARY KEY (job, attempt, seq),
+    FOREIGN KEY (job, attempt) REFERENCES attempts (job, attempt) ON DELETE CASCADE
+);
+
+-- Where an attempt may have written objects: there before the first of them, and until they are removed, which is after the job
+-- has gone.
+CREATE TABLE artifact_sets (
+    job        UUID    NOT NULL,
+    attempt    BIGINT  NOT NULL,
+    place      TEXT    NOT NULL,
+    created_at BIGINT  NOT NULL,
+    PRIMARY KEY (job, attempt, place)
+);
+
+CREATE INDEX artifact_sets_place ON artifact_sets (place, created_at, job, attempt);
+
 -- What one process at a time does for all: who, and until when nobody else takes it over.
 CREATE TABLE duties (
     name   TEXT    NOT NULL PRIMARY KEY,

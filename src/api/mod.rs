@@ -5,6 +5,7 @@
 //! of a worker: both meet only in the database. The command line uses the same router, over HTTP or in its own process.
 
 mod answers;
+mod artifacts;
 mod budget;
 mod completions;
 mod configuration;
@@ -52,6 +53,7 @@ pub use policy::{Policy, Project};
 pub use problem::{Kind, Problem};
 pub use serve::{Config, ServeError, listen, serve};
 
+use crate::artifacts::Artifacts;
 use crate::store::Store;
 
 /// What the handlers work with.
@@ -61,6 +63,8 @@ pub struct State {
     pub store: Store,
     /// The rules for accepting jobs.
     pub policy: Arc<Policy>,
+    /// Where artifacts are kept.
+    pub artifacts: Artifacts,
     /// Cancelled when the server stops: streams, which would never end by themselves, end then.
     pub shutdown: CancellationToken,
 }
@@ -91,6 +95,8 @@ pub fn router(state: State) -> axum::Router {
         .routes(routes!(fates::requeue_many))
         .routes(routes!(jobs::attempts))
         .routes(routes!(jobs::diff))
+        .routes(routes!(artifacts::list))
+        .routes(routes!(artifacts::read))
         .routes(routes!(logs::read))
         .routes(routes!(events::stream))
         .routes(routes!(completions::list))

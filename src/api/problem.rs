@@ -36,6 +36,8 @@ pub enum Kind {
     BranchTaken,
     /// The thing is not in a state that allows this.
     WrongState,
+    /// The artifact is kept where this server cannot reach it.
+    Elsewhere,
     /// As many jobs wait as are allowed.
     QueueFull,
     /// The lease is over, or the token was never right.
@@ -46,6 +48,8 @@ pub enum Kind {
     UnsupportedMediaType,
     /// The request comes from a web page of another origin, or under another host's name.
     ForeignOrigin,
+    /// Where artifacts are kept does not answer.
+    ArtifactsUnavailable,
     /// The database does not answer.
     DatabaseUnavailable,
     /// What the database holds is not what was written.
@@ -56,7 +60,7 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 21] = [
         Self::MalformedJson,
         Self::InvalidDocument,
         Self::InvalidParameter,
@@ -68,11 +72,13 @@ impl Kind {
         Self::KeyConflict,
         Self::BranchTaken,
         Self::WrongState,
+        Self::Elsewhere,
         Self::QueueFull,
         Self::LeaseLost,
         Self::TooLarge,
         Self::UnsupportedMediaType,
         Self::ForeignOrigin,
+        Self::ArtifactsUnavailable,
         Self::DatabaseUnavailable,
         Self::CorruptRecord,
         Self::Internal,
@@ -113,6 +119,7 @@ impl Kind {
             Self::KeyConflict => ("urn:sawmill:problem:key-conflict", StatusCode::CONFLICT, "Idempotency key in use"),
             Self::BranchTaken => ("urn:sawmill:problem:branch-taken", StatusCode::CONFLICT, "Branch taken"),
             Self::WrongState => ("urn:sawmill:problem:wrong-state", StatusCode::CONFLICT, "Not allowed in this state"),
+            Self::Elsewhere => ("urn:sawmill:problem:elsewhere", StatusCode::CONFLICT, "Kept elsewhere"),
             Self::QueueFull => ("urn:sawmill:problem:queue-full", StatusCode::TOO_MANY_REQUESTS, "Queue full"),
             Self::LeaseLost => ("urn:sawmill:problem:lease-lost", StatusCode::CONFLICT, "Lease lost"),
             Self::TooLarge => ("urn:sawmill:problem:too-large", StatusCode::PAYLOAD_TOO_LARGE, "Body too large"),
@@ -120,6 +127,9 @@ impl Kind {
                 ("urn:sawmill:problem:unsupported-media-type", StatusCode::UNSUPPORTED_MEDIA_TYPE, "Unsupported media type")
             }
             Self::ForeignOrigin => ("urn:sawmill:problem:foreign-origin", StatusCode::FORBIDDEN, "Foreign origin"),
+            Self::ArtifactsUnavailable => {
+                ("urn:sawmill:problem:artifacts-unavailable", StatusCode::SERVICE_UNAVAILABLE, "Artifacts unavailable")
+            }
             Self::DatabaseUnavailable => {
                 ("urn:sawmill:problem:database-unavailable", StatusCode::SERVICE_UNAVAILABLE, "Database unavailable")
             }

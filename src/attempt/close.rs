@@ -8,6 +8,7 @@ use super::Ended;
 use super::egress::Egress;
 use super::execute;
 use super::halt::{Halt, chain};
+use super::keep;
 use super::open::Attempt;
 use super::stop::{Stop, StopReason};
 use crate::git::{SalvagePush, Worktree};
@@ -48,6 +49,9 @@ impl Attempt {
             }
             _ => self.salvage().await,
         };
+        if !delivered {
+            keep::left(&mut self, class, salvage.as_ref()).await;
+        }
         if let Some(outcome) = &outcome {
             self.say(&outcome.to_string());
         }

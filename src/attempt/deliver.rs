@@ -13,7 +13,7 @@ use crate::git::{Change, Committed, Pushed, Worktree};
 use crate::ids::{CompletionId, ObjectId};
 use crate::job::message::commit_message;
 use crate::job::spec::Changes;
-use crate::job::{Completion, DiffSummary, Outcome, OutcomeClass, Stage};
+use crate::job::{Artifact, Completion, DiffSummary, Outcome, OutcomeClass, Stage};
 
 /// How long a push that is under way goes on when the job is to be cancelled. What a remote has begun to take it takes, so a
 /// push that is cut off may arrive all the same.
@@ -78,6 +78,7 @@ pub(super) async fn publish(
         diff,
         gates: judgement.gates,
         findings: judgement.findings,
+        artifacts: attempt.journal.artifacts.iter().flatten().filter_map(Artifact::delivered).collect(),
         summary: said.summary,
         usage: said.usage,
         outcome: Outcome::new(OutcomeClass::Succeeded, message),

@@ -13,7 +13,7 @@ use crate::ids::ObjectId;
 use crate::job::attempt::Resources;
 use crate::job::checks::Finding;
 use crate::job::completion::Usage;
-use crate::job::{Answer, Claim, GateEvidence, StageRecord};
+use crate::job::{Answer, Artifact, Claim, GateEvidence, StageRecord};
 use crate::workspace::Salvage;
 
 /// The journal of an attempt.
@@ -37,6 +37,8 @@ pub struct Journal {
     pub ground: Option<Ground>,
     /// What the gates saw that have passed so far.
     pub passed: Vec<GateEvidence>,
+    /// What became of the files that it was to keep, once that is on record.
+    pub artifacts: Option<Vec<Artifact>>,
     /// What a process needs that salvages the slot without a configuration or a database.
     pub salvage: SalvageContext,
 }

@@ -6,7 +6,7 @@ use super::journal::{Phase, Said};
 use super::open::Attempt;
 use super::place::Paths;
 use super::prepare::within;
-use super::{counted, execute, ground, inspect};
+use super::{counted, execute, ground, inspect, keep};
 use crate::clock::Timestamp;
 use crate::git::{Committed, Worktree};
 use crate::ids::ObjectId;
@@ -25,6 +25,8 @@ pub(super) struct Judgement {
 
 pub(super) async fn run(attempt: &mut Attempt, base: ObjectId, said: Said, commit: Option<Committed>) -> Result<Phase, Halt> {
     attempt.stages.enter(Stage::Judge, attempt.now());
+    // Before anything is judged: what is rejected is looked into most.
+    keep::kept(attempt, commit.as_ref()).await?;
     let findings = match &commit {
         Some(committed) => inspect::run(attempt, committed).await?,
         None => Vec::new(),

@@ -18,6 +18,7 @@ mod insist;
 mod inspect;
 mod journal;
 mod judge;
+mod keep;
 mod moved;
 mod open;
 mod orphan;

@@ -161,6 +161,7 @@ impl Assignment {
             place: None,
             ground: None,
             passed: Vec::new(),
+            artifacts: None,
             salvage: SalvageContext {
                 git: self.tools.git_config.clone(),
                 mirrors: self.tools.state.mirrors(),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::pauses::KnownPauses;
+use crate::artifacts::Artifacts;
 use crate::backends::Registry;
 use crate::clock::human;
 use crate::git::{self, Git, Provisioner};
@@ -45,6 +46,8 @@ pub struct Tools {
     pub backends: Registry,
     /// What is known of paused credentials.
     pub pauses: KnownPauses,
+    /// Where artifacts are kept.
+    pub artifacts: Artifacts,
     /// The worker's files.
     pub state: StateDir,
     /// `[attempt]`.

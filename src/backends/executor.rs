@@ -10,6 +10,7 @@ use super::config::{BackendConfig, Kind, ResultFrom};
 use super::prompt;
 use super::protocol::{self, ResultDocument, ResultError, SpecDocument};
 use crate::clock::Timestamp;
+use crate::job::artifact::NamedFile;
 use crate::job::completion::Usage;
 use crate::job::{Label, OutcomeClass};
 
@@ -281,6 +282,12 @@ impl Backend {
     #[must_use]
     pub fn usage(&self, result: &Path) -> Option<Usage> {
         protocol::read_result(result).ok()?.usage
+    }
+
+    /// The files that it wants kept, however it ended, by the result file at `result`.
+    #[must_use]
+    pub fn artifacts(&self, result: &Path) -> Vec<NamedFile> {
+        protocol::read_result(result).map_or_else(|_| Vec::new(), |document| document.artifacts)
     }
 
     fn result_from(&self) -> ResultFrom {

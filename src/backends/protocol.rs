@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
 use crate::ids::{AttemptNo, JobId};
+use crate::job::artifact::NamedFile;
 use crate::job::completion::Usage;
 use crate::job::spec::Task;
 use crate::job::{Answer, PreviousAttempt};
@@ -62,6 +63,9 @@ pub struct ResultDocument {
     /// Where it is not done because something has to be answered first: the question.
     #[serde(default)]
     pub clarification: Option<String>,
+    /// Files of the worktree that are to be kept, beside those that the job asks for.
+    #[serde(default)]
+    pub artifacts: Vec<NamedFile>,
 }
 
 /// Why there is no result.

@@ -279,11 +279,28 @@ pub enum JobCommand {
         /// The job
         id: JobId,
     },
+    /// List the files that are kept of a job, or write one of them
+    Artifacts(ArtifactsArgs),
     /// List the attempts at a job with their stages
     Attempts {
         /// The job
         id: JobId,
     },
+}
+
+/// The arguments of `job artifacts`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ArtifactsArgs {
+    /// The job
+    pub id: JobId,
+    /// Write this one
+    pub name: Option<String>,
+    /// The attempt [default: all of them, and the latest that has it for one file]
+    #[arg(long, value_name = "N")]
+    pub attempt: Option<u32>,
+    /// Write it to this file instead of standard output
+    #[arg(long, short, value_name = "FILE", requires = "name")]
+    pub output: Option<PathBuf>,
 }
 
 /// Which jobs a change is for.

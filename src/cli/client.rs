@@ -118,6 +118,17 @@ impl Client {
         if response.status().is_success() { Ok(response.into_body()) } else { Err(self.refusal(response).await) }
     }
 
+    /// Asks for what is no document: its bytes, piece by piece.
+    pub(super) async fn open_pieces(&self, path: &str) -> Result<Pieces, CliError> {
+        let response = self.send(request(Method::GET, path, None)).await?;
+        if response.status().is_success() { Ok(response.into_body()) } else { Err(self.refusal(response).await) }
+    }
+
+    /// What a broken answer is to whoever asked.
+    pub(super) fn broken(&self, broken: Broken) -> CliError {
+        CliError::Unreachable { server: self.server(), source: broken.into() }
+    }
+
     /// Sends a request whose address is a path.
     async fn send(&self, request: Request<Vec<u8>>) -> Result<Response<Pieces>, CliError> {
         match self {
@@ -164,7 +175,7 @@ impl Client {
             whole.extend_from_slice(&piece);
             Ok(whole)
         });
-        joined.await.map_err(|broken| CliError::Unreachable { server: self.server(), source: broken.into() })
+        joined.await.map_err(|broken| self.broken(broken))
     }
 
     pub(super) fn unreadable(&self, why: String) -> CliError {

@@ -10,7 +10,7 @@ use super::explain;
 use super::fates::{self, Asked, Verb};
 use super::output::{Output, talk};
 use super::table::{Cell, age, plain, span};
-use super::{forecast, workers};
+use super::{artifacts, forecast, workers};
 use crate::api::LIST_MAX;
 use crate::api::wire::{AnswerRequest, DeadlineRequest, JobAnswer, JobDiff, Page};
 use crate::clock::{Timestamp, human};
@@ -87,6 +87,7 @@ pub(super) async fn run(client: &Client, out: &Output, command: JobCommand) -> R
         JobCommand::Deadline { id, within } => deadline(client, out, id, within).await,
         JobCommand::Wait { id, timeout } => wait(client, out, id, timeout).await,
         JobCommand::Diff { id } => diff(client, out, id).await,
+        JobCommand::Artifacts(args) => artifacts::run(client, out, args).await,
         JobCommand::Attempts { id } => attempts(client, out, id).await,
     }
 }

@@ -5,6 +5,7 @@
 //! `worker`, `doctor`, `migrate`, `version`) are parsed here and carried out by whoever calls [`run`].
 
 mod args;
+mod artifacts;
 mod budget;
 mod client;
 mod completions;

@@ -8,7 +8,7 @@ use crate::backends::BackendConfig;
 use crate::job::budget::ProjectBudget;
 use crate::job::checks::Checks;
 use crate::job::spec::Gate;
-use crate::{api, attempt, clock, git, logs, sandbox, store, worker, workspace};
+use crate::{api, artifacts, attempt, clock, git, logs, sandbox, store, worker, workspace};
 
 /// The whole configuration.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -30,6 +30,8 @@ pub struct Config {
     pub git: git::Config,
     /// Shipping and bounding of logs.
     pub logs: logs::Config,
+    /// Files that are kept beyond the workspace.
+    pub artifacts: artifacts::Config,
     /// The API.
     pub server: api::Config,
     /// The executors, by name.

@@ -7,6 +7,7 @@ use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, Policy, Project};
+use crate::artifacts::Artifacts;
 use crate::backends::Registry;
 use crate::config::{Config, Environment, Loaded, ProjectConfig};
 use crate::store::Store;
@@ -50,7 +51,9 @@ impl Composition {
 
     /// The API over a database. Streams end when `shutdown` is cancelled.
     pub fn router(&self, store: Store, shutdown: CancellationToken) -> axum::Router {
-        api::router(api::State { store, policy: Arc::new(self.policy()), shutdown })
+        let (config, environment) = (self.config(), self.environment.variables());
+        let artifacts = Artifacts::new(&config.artifacts, &config.worker.state_dir, environment);
+        api::router(api::State { store, policy: Arc::new(self.policy()), artifacts, shutdown })
     }
 
     /// A worker that is ready to claim.
@@ -68,6 +71,7 @@ impl Composition {
             sandbox: config.sandbox,
             container: config.container,
             logs: config.logs,
+            artifacts: config.artifacts,
             backends: Registry::new(&config.backends)?,
             environment: self.environment.variables().clone(),
             executable: executable()?,

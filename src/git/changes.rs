@@ -89,7 +89,7 @@ impl Worktree {
     }
 }
 
-fn tree<'a>(repository: &'a Repository, commit: &ObjectId) -> Result<Tree<'a>, git2::Error> {
+pub(super) fn tree<'a>(repository: &'a Repository, commit: &ObjectId) -> Result<Tree<'a>, git2::Error> {
     repository.find_commit(Oid::from_str(commit.as_str())?)?.tree()
 }
 
@@ -156,7 +156,7 @@ fn has_contents(file: &DiffFile<'_>) -> bool {
     file.exists() && file.mode() != FileMode::Commit
 }
 
-fn size(repository: &Repository, file: &DiffFile<'_>) -> Result<u64, git2::Error> {
+pub(super) fn size(repository: &Repository, file: &DiffFile<'_>) -> Result<u64, git2::Error> {
     if has_contents(file) { Ok(repository.odb()?.read_header(file.id())?.0 as u64) } else { Ok(0) }
 }
 

@@ -36,6 +36,7 @@ mod maintain;
 mod mirror;
 mod nested;
 mod overlay;
+mod patch;
 mod place;
 mod plain_clone;
 mod provision;

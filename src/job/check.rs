@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use super::artifact::WISHES_MAX;
 use super::budget::Budget;
 use super::label::LabelError;
 use super::spec::{Command, ContainerMode, JobSpec, SCHEMA};
@@ -69,6 +70,9 @@ pub enum SpecError {
     /// An image for a job that is to run on the host.
     #[error("image: a job that is not to run in a container has no image")]
     ImageWithoutContainer,
+    /// A pattern that no path below the worktree can match.
+    #[error("artifacts[{0}].path: a pattern of paths from the root of the repository, without \"..\", is needed")]
+    ArtifactPath(usize),
     /// A text with a NUL byte, which no argument, variable or path can hold.
     #[error("{0}: contains a NUL byte")]
     Nul(String),
@@ -98,6 +102,17 @@ impl JobSpec {
         self.validate_task()?;
         for (index, gate) in self.gates.iter().enumerate() {
             check_command(&format!("gates[{index}].command"), &gate.command)?;
+        }
+        if self.artifacts.len() > WISHES_MAX {
+            return Err(SpecError::out_of_bounds("artifacts", self.artifacts.len(), 0, WISHES_MAX));
+        }
+        for (index, wish) in self.artifacts.iter().enumerate() {
+            if wish.path.is_empty() || wish.path.starts_with('/') || wish.path.split('/').any(|part| part == "..") {
+                return Err(SpecError::ArtifactPath(index));
+            }
+            if wish.path.contains('\0') {
+                return Err(SpecError::Nul(format!("artifacts[{index}].path")));
+            }
         }
         if let Some(attempts) = self.attempts
             && !(1..=ATTEMPTS_MAX).contains(&attempts)

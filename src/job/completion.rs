@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::artifact::DeliveredArtifact;
 use super::checks::Finding;
 use super::counts::TestCounts;
 use super::outcome::Outcome;
@@ -75,6 +76,9 @@ pub struct Completion {
     /// What the checks flagged.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub findings: Vec<Finding>,
+    /// The artifacts that are kept of the attempt.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub artifacts: Vec<DeliveredArtifact>,
     /// The backend's own summary of its work.
     pub summary: Option<String>,
     /// What the backend reported of its use of a model.

@@ -2,6 +2,7 @@
 //!
 //! Everything here is pure: no I/O, no clock of its own, no randomness. Storing, running and delivering are elsewhere.
 
+pub mod artifact;
 pub mod attempt;
 pub mod branch;
 pub mod budget;
@@ -26,6 +27,7 @@ pub mod stage;
 pub mod state;
 pub mod worker_record;
 
+pub use artifact::{Artifact, ArtifactKind, ArtifactState, ArtifactWish, DeliveredArtifact, KeptObject};
 pub use attempt::{AttemptRecord, StageRecord};
 pub use branch::{BranchName, BranchTemplate};
 pub use claim::{Answer, Claim, ClaimedJob, PreviousAttempt};

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::artifact::ArtifactWish;
 use super::branch::BranchName;
 use super::budget::Budget;
 use super::checks::Checks;
@@ -96,6 +97,9 @@ pub struct JobSpec {
     /// What the result must look like, whatever the gates say: after the checks of the project, each as it stands.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub checks: Vec<Checks>,
+    /// Files of the worktree that are kept, beside what is kept of every attempt.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub artifacts: Vec<ArtifactWish>,
     /// How the result is delivered.
     #[serde(default, skip_serializing_if = "Deliver::is_default")]
     pub deliver: Deliver,

@@ -11,6 +11,7 @@
 
 mod address;
 mod answers;
+mod artifacts;
 mod at_once;
 mod attempts;
 mod claims;

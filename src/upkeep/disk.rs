@@ -118,6 +118,7 @@ fn count(state: &StateDir, database: Option<&Path>) -> std::io::Result<Vec<Class
         of("worktrees", "what jobs wrote, beside their bases", worktrees),
         of("spools", "output and journals of attempts", spools),
         of("kept", "workspaces that are kept for people, until workspace.ttl", below("kept")),
+        of("artifacts", "files that are kept of attempts, until their job is removed", below("artifacts")),
         of("trash", "what is being deleted", below("trash")),
         of("containers", "what supervisors of containers keep, and their program", below("containers")),
     ];

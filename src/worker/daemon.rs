@@ -26,6 +26,7 @@ use super::registry::{self, Registry};
 use super::run::Runner;
 use super::slots::{Slots, SupervisorSetup};
 use super::{maintenance, queue, reaper, retention};
+use crate::artifacts::{self, Artifacts};
 use crate::attempt::{self, Journal, KnownPauses, Place, StopReason, Tools};
 use crate::backends;
 use crate::git::{self, Git, GitError, Provisioner};
@@ -54,6 +55,8 @@ pub struct Setup {
     pub container: container::Config,
     /// `[logs]`.
     pub logs: logs::Config,
+    /// `[artifacts]`.
+    pub artifacts: artifacts::Config,
     /// `[backends]`.
     pub backends: backends::Registry,
     /// The daemon's own environment.
@@ -203,6 +206,7 @@ impl Daemon {
             git_config: setup.git.clone(),
             backends: setup.backends.clone(),
             pauses,
+            artifacts: Artifacts::new(&setup.artifacts, state.root(), &setup.environment),
             state,
             config: setup.attempt.clone(),
             workspace: setup.workspace.clone(),
@@ -302,7 +306,12 @@ impl Daemon {
         let said = registry.introduce().await;
         tasks.spawn(registry.report_loop(said, shutdown.drain.clone(), ended.clone()));
         tasks.spawn(reaper::reap_loop(store.clone(), self.setup.queue.poll, ended.clone()));
-        tasks.spawn(retention::retain_loop(store.clone(), self.setup.queue.retention, ended.clone()));
+        tasks.spawn(retention::retain_loop(
+            store.clone(),
+            self.tools.artifacts.clone(),
+            self.setup.queue.retention,
+            ended.clone(),
+        ));
         tasks.spawn(self.janitor.clone().sweep_loop(ended.clone()));
         tasks.spawn(self.costs.clone().sample_loop(self.tools.state.clone(), ended.clone()));
         tasks.spawn(self.admission.clone().look_loop(ended.clone()));

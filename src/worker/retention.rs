@@ -1,12 +1,13 @@
 //! Retention: what ended long ago is removed, in small batches with pauses, while jobs are claimed and run. Any number of
-//! daemons may run this; one at a time has the duty.
+//! daemons may run this; one at a time has the duty. What is left of artifacts then goes by whoever reaches the place where it is.
 
 use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use super::claims::jitter;
+use crate::artifacts::Artifacts;
 use crate::store::{Retention, Store, StoreError, Swept};
 
 /// The longest time between two sweeps, and the shortest.
@@ -14,16 +15,42 @@ const INTERVAL: (Duration, Duration) = (Duration::from_secs(600), Duration::from
 /// The shortest pause after a batch. A batch that took longer is followed by a pause as long as itself, so that at least half of
 /// the time is left to everybody else.
 const PAUSE: Duration = Duration::from_millis(20);
+/// For how long objects of an attempt stay that ended without a word of them: its worker may have lost its claim and not know it yet.
+const UNSAID: Duration = Duration::from_secs(3600);
 
 /// Sweeps every now and then until the token is cancelled; a batch that is under way then is ended first.
-pub(super) async fn retain_loop(store: Store, retention: Retention, ended: CancellationToken) {
-    let Retention::For(age) = retention else { return };
-    let interval = (age / 10).clamp(INTERVAL.1, INTERVAL.0);
+pub(super) async fn retain_loop(store: Store, artifacts: Artifacts, retention: Retention, ended: CancellationToken) {
+    let age = if let Retention::For(age) = retention { Some(age) } else { None };
+    let interval = age.map_or(INTERVAL.0, |age| (age / 10).clamp(INTERVAL.1, INTERVAL.0));
     while ended.run_until_cancelled(tokio::time::sleep(jitter(interval))).await.is_some() {
-        match sweep(&store, age, &ended).await {
-            Ok(0) => {}
-            Ok(removed) => info!("removed {removed} jobs that ended longer than {age:?} ago"),
-            Err(error) => debug!("cannot remove what ended long ago, trying again: {error}"),
+        if let Some(age) = age {
+            match sweep(&store, age, &ended).await {
+                Ok(0) => {}
+                Ok(removed) => info!("removed {removed} jobs that ended longer than {age:?} ago"),
+                Err(error) => debug!("cannot remove what ended long ago, trying again: {error}"),
+            }
+        }
+        match ended.run_until_cancelled(sweep_artifacts(&store, &artifacts)).await {
+            None | Some(Ok(0)) => {}
+            Some(Ok(removed)) => info!("removed {removed} artifacts that nobody can ask for any more"),
+            Some(Err(error)) => warn!("cannot remove artifacts that nobody can ask for any more, trying again: {error:#}"),
+        }
+    }
+}
+
+/// Removes the objects of jobs that are gone, and of attempts that ended without a word of what they kept, from the place that this
+/// worker reaches. Says how many went.
+async fn sweep_artifacts(store: &Store, artifacts: &Artifacts) -> anyhow::Result<u64> {
+    let Some(place) = artifacts.known_place()? else { return Ok(0) };
+    let mut removed = 0;
+    loop {
+        let orphans = store.orphaned_artifacts(&place.id, store.now() - UNSAID).await?;
+        if orphans.is_empty() {
+            return Ok(removed);
+        }
+        for (job, attempt) in orphans {
+            removed += artifacts.remove_all(job, attempt).await?;
+            store.forget_artifacts(job, attempt, &place.id).await?;
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The API and the client half of the command line, against the real router over SQLite and PostgreSQL.
 
 mod arguments;
+mod artifacts;
 mod completions;
 mod explain;
 mod fates;

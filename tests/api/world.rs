@@ -10,6 +10,7 @@ use axum::http::{Request, StatusCode, header};
 use http_body_util::BodyExt as _;
 use sawmill::api::wire::Setting;
 use sawmill::api::{Policy, Project, State};
+use sawmill::artifacts::Artifacts;
 use sawmill::cli::{Args, CliError, Client, Command, Exit, Form, Output};
 use sawmill::clock::Timestamp;
 use sawmill::ids::{AttemptNo, CompletionId, JobId, WorkerId};
@@ -55,8 +56,10 @@ pub(crate) use on_both;
 pub(crate) struct World {
     pub(crate) store: Store,
     pub(crate) router: axum::Router,
+    pub(crate) artifacts: Artifacts,
     pub(crate) shutdown: CancellationToken,
     place: Place,
+    scratch: tempfile::TempDir,
 }
 
 enum Place {
@@ -108,8 +111,10 @@ impl World {
         let store = Store::connect(&config).await.expect("the database opens");
         let shutdown = CancellationToken::new();
         let policy = Arc::new(policy());
-        let router = sawmill::api::router(State { store: store.clone(), policy, shutdown: shutdown.clone() });
-        Self { store, router, shutdown, place }
+        let scratch = tempfile::TempDir::new().expect("a scratch directory");
+        let artifacts = Artifacts::new(&artifacts_config(), scratch.path(), &BTreeMap::new());
+        let state = State { store: store.clone(), policy, artifacts: artifacts.clone(), shutdown: shutdown.clone() };
+        Self { store, router: sawmill::api::router(state), artifacts, shutdown, place, scratch }
     }
 
     /// Ends what the test made; without it a schema would be left behind.
@@ -117,6 +122,7 @@ impl World {
         self.shutdown.cancel();
         drop(self.router);
         self.store.close().await;
+        self.scratch.close().expect("the scratch directory can be removed");
         match self.place {
             Place::Directory(dir) => dir.close().expect("the scratch directory can be removed"),
             Place::Schema { server, name } => {
@@ -281,10 +287,21 @@ fn completion(claim: &Claim, outcome: &Outcome) -> Completion {
         diff: DiffSummary { files: 1, insertions: 3, deletions: 1, per_file: vec![file] },
         gates: Vec::new(),
         findings: Vec::new(),
+        artifacts: Vec::new(),
         summary: None,
         usage: None,
         outcome: outcome.clone(),
         created_at: Timestamp::now(),
+    }
+}
+
+fn artifacts_config() -> sawmill::artifacts::Config {
+    sawmill::artifacts::Config {
+        store: sawmill::artifacts::StoreAddress::State,
+        file_size: bytesize::ByteSize::mib(1),
+        attempt_size: bytesize::ByteSize::mib(1),
+        files: 10,
+        timeout: Duration::from_secs(60),
     }
 }
 

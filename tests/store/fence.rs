@@ -20,11 +20,23 @@ enum Write {
     Stages,
     Log,
     EmptyLog,
+    Place,
+    Artifacts,
     Finish,
 }
 
-const WRITES: [Write; 8] =
-    [Write::Renew, Write::Check, Write::Base, Write::RunsOn, Write::Stages, Write::Log, Write::EmptyLog, Write::Finish];
+const WRITES: [Write; 10] = [
+    Write::Renew,
+    Write::Check,
+    Write::Base,
+    Write::RunsOn,
+    Write::Stages,
+    Write::Log,
+    Write::EmptyLog,
+    Write::Place,
+    Write::Artifacts,
+    Write::Finish,
+];
 
 fn stage(seq: u32, stage: Stage) -> StageRecord {
     StageRecord { seq, stage, started_at: Timestamp(1), ended_at: None, outcome: None, detail: Some("a\0b".to_owned()) }
@@ -48,6 +60,8 @@ async fn attempt(store: &Store, write: Write, claimed: &ClaimedJob, claim: &Clai
         Write::Stages => store.record_stages(claim, &[stage(0, Stage::Prepare)]).await,
         Write::Log => store.append_log(claim, &[chunk()]).await,
         Write::EmptyLog => store.append_log(claim, &[]).await,
+        Write::Place => store.open_artifacts(claim, "p").await,
+        Write::Artifacts => store.record_artifacts(claim, &[]).await,
         Write::Finish => {
             let mut completion = completion(claimed);
             (completion.job, completion.attempt) = (claim.job, claim.attempt);

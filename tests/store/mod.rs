@@ -4,6 +4,7 @@
 //! the database that `SAWMILL_TEST_POSTGRES` names.
 
 mod answers;
+mod artifacts;
 mod budget;
 mod claims;
 mod completions;
@@ -297,6 +298,7 @@ fn completion(claimed: &ClaimedJob) -> Completion {
         diff: DiffSummary { files: 1, insertions: 2, ..DiffSummary::default() },
         gates: Vec::new(),
         findings: Vec::new(),
+        artifacts: Vec::new(),
         summary: Some("did \u{0}it".to_owned()),
         usage: None,
         outcome: Outcome::new(OutcomeClass::Succeeded, "delivered"),

@@ -1,0 +1,320 @@
+//! Keeping files of an attempt beyond its workspace: the change, the agent's events, and what job and backend name.
+//!
+//! The one rule: where files are kept has no say in how an attempt ends, except where the job requires a file. Whatever is not
+//! kept is on record with the reason. The place is on record before the first object is written, and all of it before a completion names it.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::Cursor;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use tracing::warn;
+
+use super::backend;
+use super::environment;
+use super::halt::{Halt, chain};
+use super::journal::Phase;
+use super::open::Attempt;
+use super::prepare::within;
+use super::stop::StopReason;
+use crate::artifacts::{self, Artifacts, Draft, Place, Refusal};
+use crate::gates::Globs;
+use crate::git::{Committed, Worktree};
+use crate::ids::ObjectId;
+use crate::job::artifact::{NAME_MAX, NamedFile};
+use crate::job::{Artifact, ArtifactKind, ArtifactState, ArtifactWish, DiffSummary, KeptObject, OutcomeClass};
+use crate::redact::Redactor;
+
+/// Something to keep.
+struct Item {
+    name: String,
+    kind: ArtifactKind,
+    source: Source,
+    required: bool,
+}
+
+/// Where it comes from.
+enum Source {
+    Bytes(Vec<u8>),
+    /// A file that the job cannot reach any more.
+    Ours(PathBuf),
+    /// One below the worktree.
+    Tree(String),
+    Refused(Refusal),
+}
+
+impl Source {
+    fn is(&self, path: &str) -> bool {
+        matches!(self, Self::Tree(own) if own == path)
+    }
+}
+
+/// How far keeping is.
+struct Keeping {
+    when: When,
+    begun: Instant,
+    home: Home,
+}
+
+/// Where the attempt keeps its files, once it is known that it may.
+enum Home {
+    Unknown,
+    Open(Place),
+    Away(String),
+}
+
+/// What keeping is done for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum When {
+    /// The attempt goes on, and may be told to stop.
+    Judging,
+    /// It is over, by whatever cause, and has a time of its own to close.
+    Closing,
+}
+
+/// Keeps what there is once the work is a commit, unless a daemon before this one did.
+///
+/// # Errors
+/// A required file is not kept: as a gate, where there is none or it may not be; as a failure of ours, where the place is away.
+pub(super) async fn kept(attempt: &mut Attempt, commit: Option<&Committed>) -> Result<(), Halt> {
+    if attempt.journal.artifacts.is_none() {
+        let change = commit.map(|committed| (&committed.commit, Some(&committed.diff)));
+        keep_all(attempt, When::Judging, change).await?;
+    }
+    let Some(short) = attempt.journal.artifacts.iter().flatten().find(|one| one.required && one.kept.is_none()) else {
+        return Ok(());
+    };
+    let class = if short.state == ArtifactState::Failed { OutcomeClass::Infrastructure } else { OutcomeClass::Gate };
+    let reason = short.reason.as_deref().unwrap_or_default();
+    Err(Halt::failed(class, format!("required artifact {} is not kept: {reason}", short.name)))
+}
+
+/// Keeps what an attempt leaves that came to no commit. Nothing is required of it any more.
+pub(super) async fn left(attempt: &mut Attempt, class: OutcomeClass, salvage: Option<&ObjectId>) {
+    let begun = !matches!(attempt.journal.phase, Phase::Preparing | Phase::Prepared { .. });
+    let given_back = matches!(class, OutcomeClass::LeaseLost | OutcomeClass::Released | OutcomeClass::OutOfDisk);
+    if !begun || given_back || attempt.journal.artifacts.is_some() {
+        return;
+    }
+    backend::keep_events(attempt);
+    let (limit, change) = (attempt.tools.config.close_timeout, salvage.map(|commit| (commit, None)));
+    let why = match tokio::time::timeout(limit, keep_all(attempt, When::Closing, change)).await {
+        Ok(Ok(())) => return,
+        Ok(Err(halt)) => halt.outcome().map_or_else(|| "the claim is lost".to_owned(), |outcome| outcome.message),
+        Err(_) => "it took longer than attempt.close_timeout".to_owned(),
+    };
+    warn!("the files of job {} are not kept: {why}", attempt.claimed.claim.job);
+    attempt.say(&format!("no files are kept: {why}"));
+}
+
+/// Keeps everything, and puts it on record and into the journal.
+async fn keep_all(attempt: &mut Attempt, when: When, change: Option<(&ObjectId, Option<&DiffSummary>)>) -> Result<(), Halt> {
+    let items = items(attempt, when, change).await?;
+    let mut keeping = Keeping { when, begun: Instant::now(), home: Home::Unknown };
+    let limits = attempt.tools.artifacts.config().clone();
+    let redactor = environment::redactor(&attempt.tools, &attempt.claimed.job, &attempt.backend);
+    let (mut left, mut names) = (limits.attempt_size.as_u64(), BTreeSet::new());
+    let mut done: Vec<Artifact> = Vec::new();
+    for (number, item) in items.into_iter().enumerate() {
+        // A claim that is lost, or a job that is cancelled, is not to be waited for.
+        if when == When::Judging {
+            attempt.check_stop()?;
+        }
+        let Item { name, kind, source, required } = item;
+        let limit = (limits.file_size.as_u64(), "artifacts.file_size");
+        let limit = if left < limit.0 { (left, "artifacts.attempt_size") } else { limit };
+        let drafted = if names.contains(&name) {
+            Err((ArtifactState::Refused, "another artifact of the attempt has this name".to_owned()))
+        } else if names.len() >= limits.files {
+            Err((ArtifactState::Refused, format!("artifacts.files allows {}", limits.files)))
+        } else if name.is_empty() || name.len() > NAME_MAX || name.chars().any(char::is_control) {
+            let reason = format!("its name is empty, longer than {NAME_MAX} bytes, or has control characters");
+            Err((ArtifactState::Refused, reason))
+        } else {
+            draft(attempt, source, &name, limit, &redactor).await?.map_err(|refusal| match refusal {
+                Refusal::Missing => (ArtifactState::Missing, refusal.to_string()),
+                other => (ArtifactState::Refused, other.to_string()),
+            })
+        };
+        let kept = match drafted {
+            Ok(drafted) => {
+                put(attempt, &mut keeping, (number, &name), drafted).await?.map_err(|why| (ArtifactState::Failed, why))
+            }
+            Err(not) => Err(not),
+        };
+        let (state, reason, kept) = match kept {
+            Ok(object) => {
+                left -= object.bytes.min(left);
+                names.insert(name.clone());
+                (ArtifactState::Kept, None, Some(object))
+            }
+            Err((state, reason)) => {
+                let what = if required { "required artifact" } else { "artifact" };
+                attempt.say(&format!("{what} {name} is not kept: {reason}"));
+                (state, Some(reason), None)
+            }
+        };
+        done.push(Artifact { attempt: attempt.claimed.claim.attempt, name, kind, state, required, reason, kept });
+    }
+    let kept: Vec<u64> = done.iter().filter_map(|artifact| Some(artifact.kept.as_ref()?.bytes)).collect();
+    // What is kept of every attempt is no news.
+    if done.iter().any(|artifact| matches!(artifact.kind, ArtifactKind::Declared | ArtifactKind::Named)) {
+        let bytes = bytesize::ByteSize(kept.iter().sum());
+        attempt.say(&format!("{} files are kept ({bytes}), in {} ms", kept.len(), keeping.begun.elapsed().as_millis()));
+    }
+    attempt.insist(|| attempt.tools.store.record_artifacts(&attempt.claimed.claim, &done)).await?;
+    attempt.journal.artifacts = Some(done);
+    attempt.enter(attempt.journal.phase.clone())
+}
+
+/// What there is to keep: ours first, then what the job asks for, then what the backend names.
+async fn items(attempt: &Attempt, when: When, change: Option<(&ObjectId, Option<&DiffSummary>)>) -> Result<Vec<Item>, Halt> {
+    let mut items = Vec::new();
+    let ours = |name: &str, kind, source| Item { name: name.to_owned(), kind, source, required: false };
+    if let Some((commit, diff)) = change {
+        let worktree = Worktree::open(&attempt.tools.git, attempt.slot_root())?;
+        let patch = match when {
+            When::Judging => within(attempt, worktree.patch(commit)).await?,
+            When::Closing => worktree.patch(commit).await?,
+        };
+        let source = match patch {
+            Some(patch) => Source::Bytes(patch),
+            None => Source::Refused(Refusal::TooLarge { bytes: 64 << 20, limit: 64 << 20, of: "what a patch may have to read" }),
+        };
+        items.push(ours(if diff.is_some() { "changes.patch" } else { "salvage.patch" }, ArtifactKind::Patch, source));
+        if let Some(diff) = diff {
+            let json =
+                serde_json::to_vec_pretty(diff).map_err(|error| Halt::infrastructure("cannot write the diff as JSON", &error))?;
+            items.push(ours("changes.json", ArtifactKind::Diff, Source::Bytes(json)));
+        }
+    }
+    let events = attempt.slot.run().join("events.jsonl");
+    if events.is_file() {
+        items.push(ours("events.jsonl", ArtifactKind::Events, Source::Ours(events)));
+    }
+    items.extend(wanted(attempt).await?);
+    let named = attempt.backend.artifacts(&attempt.slot.result()).into_iter();
+    let known = |named: &NamedFile| items.iter().any(|item| item.name == named.name && item.source.is(&named.path));
+    let named: Vec<NamedFile> = named.filter(|named| !known(named)).collect();
+    items.extend(named.into_iter().map(|NamedFile { name, path }| Item {
+        name,
+        kind: ArtifactKind::Named,
+        source: Source::Tree(path),
+        required: false,
+    }));
+    // So many that not even refusing them is of use to anybody.
+    items.truncate(attempt.tools.artifacts.config().files.saturating_mul(2).max(8));
+    Ok(items)
+}
+
+/// The files that the job asks for. A pattern that nothing matches is a missing file of its own name.
+async fn wanted(attempt: &Attempt) -> Result<Vec<Item>, Halt> {
+    let wishes = attempt.claimed.job.spec.artifacts.clone();
+    if wishes.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (tree, most) = (attempt.slot.tree(), attempt.tools.artifacts.config().files + 1);
+    let finding = move || -> Vec<Item> {
+        let item = |wish: &ArtifactWish, name: &str, source| Item {
+            name: name.to_owned(),
+            kind: ArtifactKind::Declared,
+            source,
+            required: wish.required,
+        };
+        let mut items = Vec::new();
+        for wish in &wishes {
+            let globs = Globs::new(std::slice::from_ref(&wish.path));
+            match artifacts::find(&tree, |path| globs.matching(path).is_some(), most) {
+                Ok(found) if found.is_empty() => items.push(item(wish, &wish.path, Source::Refused(Refusal::Missing))),
+                Ok(found) => items.extend(found.iter().map(|path| item(wish, path, Source::Tree(path.clone())))),
+                Err(refusal) => items.push(item(wish, &wish.path, Source::Refused(refusal))),
+            }
+        }
+        // One that several patterns match is kept once, and required where one of them says so.
+        items.sort_by(|a, b| (&a.name, !a.required).cmp(&(&b.name, !b.required)));
+        items.dedup_by(|later, first| later.name == first.name);
+        // What must be there first: limits are for the rest.
+        items.sort_by_key(|item| !item.required);
+        items
+    };
+    tokio::task::spawn_blocking(finding).await.map_err(|error| Halt::infrastructure("cannot look for artifacts", &error))
+}
+
+/// Copies what is to be kept out of the job's reach.
+async fn draft(
+    attempt: &Attempt,
+    source: Source,
+    name: &str,
+    limit: (u64, &'static str),
+    redactor: &Redactor,
+) -> Result<Result<Draft, Refusal>, Halt> {
+    let (job, to) = (attempt.slot.job(), draft_path(attempt));
+    let (name, redactor) = (name.to_owned(), redactor.clone());
+    let drafting = move || -> Result<Draft, Refusal> {
+        match source {
+            Source::Bytes(bytes) => artifacts::draft(Cursor::new(bytes), &to, &name, limit, &redactor),
+            Source::Ours(path) => artifacts::draft(File::open(path)?, &to, &name, limit, &redactor),
+            Source::Tree(path) => artifacts::draft(artifacts::open(&job, "tree", &path)?, &to, &name, limit, &redactor),
+            Source::Refused(refusal) => Err(refusal),
+        }
+    };
+    tokio::task::spawn_blocking(drafting).await.map_err(|error| Halt::infrastructure("cannot copy an artifact", &error))
+}
+
+fn draft_path(attempt: &Attempt) -> PathBuf {
+    attempt.slot.run().join("artifact.draft")
+}
+
+/// Writes a draft to the place; where that cannot be used, says why, and does not try again.
+async fn put(
+    attempt: &Attempt,
+    keeping: &mut Keeping,
+    (number, name): (usize, &str),
+    drafted: Draft,
+) -> Result<Result<KeptObject, String>, Halt> {
+    let (tools, claim) = (&attempt.tools, &attempt.claimed.claim);
+    if matches!(keeping.home, Home::Unknown) {
+        keeping.home = match tools.artifacts.place() {
+            Ok(place) => {
+                attempt.insist(|| tools.store.open_artifacts(claim, &place.id)).await?;
+                Home::Open(place)
+            }
+            Err(error) => Home::Away(chain(&error)),
+        };
+    }
+    let place = match &keeping.home {
+        Home::Open(place) => place,
+        Home::Away(why) => return Ok(Err(why.clone())),
+        Home::Unknown => return Ok(Err("nobody asked where to".to_owned())),
+    };
+    let key = Artifacts::key(claim.job, claim.attempt, number, name);
+    let limit = tools.artifacts.config().timeout;
+    let draft = draft_path(attempt);
+    let putting = tools.artifacts.put(&key, &draft);
+    let stopped = async {
+        match keeping.when {
+            When::Judging => attempt.stop.stopped().await,
+            When::Closing => {
+                attempt.stop.lease_lost().await;
+                StopReason::LeaseLost
+            }
+        }
+    };
+    let why = tokio::select! {
+        biased;
+        reason = stopped => return Err(Halt::Stopped(reason)),
+        put = tokio::time::timeout(limit.saturating_sub(keeping.begun.elapsed()), putting) => match put {
+            Ok(Ok(())) => {
+                let Draft { bytes, sha256, content_type, redacted } = drafted;
+                let Place { id, at } = place.clone();
+                return Ok(Ok(KeptObject { bytes, sha256, content_type: content_type.to_owned(), redacted, place: id, at, key }));
+            }
+            Ok(Err(error)) => chain(&error),
+            Err(_) => format!("{} takes longer than artifacts.timeout", place.at),
+        },
+    };
+    warn!("cannot keep {name} of job {}: {why}", claim.job);
+    keeping.home = Home::Away(why.clone());
+    Ok(Err(why))
+}
