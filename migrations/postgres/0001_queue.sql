@@ -160,6 +160,8 @@ CREATE TABLE attempts (
     completion_tokens BIGINT,
     cost_micro_usd    BIGINT,
     model             TEXT,
+    -- What was wrong with each of the results that it came to, as JSON.
+    rejections        TEXT,
     log_verdict       TEXT,
     log_next_seq      BIGINT  NOT NULL DEFAULT 0,
     log_bytes         BIGINT  NOT NULL DEFAULT 0,

@@ -159,6 +159,8 @@ CREATE TABLE attempts (
     completion_tokens INTEGER,
     cost_micro_usd    INTEGER,
     model             TEXT,
+    -- What was wrong with each of the results that it came to, as JSON.
+    rejections        TEXT,
     log_verdict       TEXT,
     log_next_seq      INTEGER NOT NULL DEFAULT 0,
     log_bytes         INTEGER NOT NULL DEFAULT 0,

@@ -11,7 +11,7 @@ use crate::git::Remote;
 use crate::ids::JobId;
 use crate::job::checks::Checks;
 use crate::job::spec::Gate;
-use crate::job::{BranchTemplate, JobSpec};
+use crate::job::{BranchTemplate, JobSpec, RetryFrom};
 use crate::store::{NewJob, ProjectLimits};
 
 use super::document::nearest;
@@ -52,6 +52,10 @@ pub struct Project {
     pub timeout: Option<Duration>,
     /// The number of attempts, instead of the default one.
     pub attempts: Option<u32>,
+    /// What a further attempt begins with, instead of what the worker has it begin with.
+    pub retry_from: Option<RetryFrom>,
+    /// The number of revisions, instead of the backend's.
+    pub revisions: Option<u32>,
     /// Commands that judge every result, before those of the job.
     pub gates: Vec<Gate>,
     /// What its results must look like, over what is for all.
@@ -85,6 +89,8 @@ impl Policy {
         spec.backend = Some(backend);
         spec.attempts = Some(attempts);
         spec.timeout = spec.timeout.or_else(|| project.and_then(|p| p.timeout));
+        spec.retry_from = spec.retry_from.or_else(|| project.and_then(|p| p.retry_from));
+        spec.revisions = spec.revisions.or_else(|| project.and_then(|p| p.revisions));
         let own_gates = std::mem::take(&mut spec.gates);
         spec.gates = project.map(|p| p.gates.clone()).unwrap_or_default();
         spec.gates.extend(own_gates);

@@ -4,6 +4,7 @@
 //! may have put anything in its place.
 
 use std::fs;
+use std::path::PathBuf;
 
 use tracing::warn;
 
@@ -30,13 +31,23 @@ pub(super) fn argv(attempt: &Attempt, started: Started) -> Result<Vec<String>, H
     let draft = attempt.slot.run().join("agent.json");
     fs::write(&draft, bytes).and_then(|()| fs::rename(&draft, attempt.slot.order())).map_err(|error| failed(&error))?;
     let paths = attempt.paths();
-    let path = |path: std::path::PathBuf| path.to_string_lossy().into_owned();
+    let path = |path: PathBuf| path.to_string_lossy().into_owned();
     Ok(vec![AGENT_EXECUTABLE.to_owned(), AGENT_SUBCOMMAND.to_owned(), path(paths.order), path(paths.events)])
+}
+
+/// The events of all rounds so far that were taken out of the job's reach, by their names.
+pub(super) fn kept_events(attempt: &Attempt) -> Vec<(String, PathBuf)> {
+    let all = (0..=attempt.round()).map(events_of).map(|name| (name.clone(), attempt.slot.run().join(name)));
+    all.filter(|(_, path)| path.is_file()).collect()
+}
+
+fn events_of(round: usize) -> String {
+    if round == 0 { "events.jsonl".to_owned() } else { format!("events-{round}.jsonl") }
 }
 
 /// Takes an agent's raw events out of the job's reach, to the other files of the attempt.
 pub(super) fn keep_events(attempt: &Attempt) {
-    let (from, to) = (attempt.slot.events(), attempt.slot.run().join("events.jsonl"));
+    let (from, to) = (attempt.slot.events(), attempt.slot.run().join(events_of(attempt.round())));
     // Only a plain file is one: anything else was put there by the job.
     if from.symlink_metadata().is_ok_and(|about| about.is_file())
         && let Err(error) = fs::rename(&from, to)

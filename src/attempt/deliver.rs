@@ -8,6 +8,7 @@ use super::journal::{Phase, Said};
 use super::judge::Judgement;
 use super::open::Attempt;
 use super::prepare::within;
+use super::revise::{self, Rejected};
 use super::stop::StopReason;
 use crate::git::{Change, Committed, Pushed, Worktree};
 use crate::ids::{CompletionId, ObjectId};
@@ -25,18 +26,24 @@ pub(super) async fn commit(attempt: &mut Attempt, base: ObjectId, said: Said) ->
     let spec = &attempt.claimed.job.spec;
     let message = commit_message(&attempt.claimed.claim, spec, attempt.backend.name(), said.summary.as_deref());
     let change = within(attempt, worktree.commit(&message)).await?;
-    let commit = match (change, spec.changes) {
+    let name = attempt.backend.name();
+    let (commit, wrong) = match (change, spec.changes) {
         (Change::None, Changes::Required) => {
-            let message = format!("{} changed nothing, and a change was required", attempt.backend.name());
-            return Err(Halt::failed(OutcomeClass::NoChange, message));
+            (None, Some((OutcomeClass::NoChange, format!("{name} changed nothing, and a change was required"))))
         }
-        (Change::None, Changes::Optional | Changes::None) => None,
+        (Change::None, Changes::Optional | Changes::None) => (None, None),
         (Change::Commit(committed), Changes::None) => {
-            let message = format!("{} changed files ({}), and none were to change", attempt.backend.name(), committed.diff);
-            return Err(Halt::failed(OutcomeClass::Gate, message));
+            let message = format!("{name} changed files ({}), and none were to change", committed.diff);
+            (Some(committed), Some((OutcomeClass::Gate, message)))
         }
-        (Change::Commit(committed), Changes::Required | Changes::Optional) => Some(committed),
+        (Change::Commit(committed), Changes::Required | Changes::Optional) => (Some(committed), None),
     };
+    if let Some((class, message)) = wrong {
+        return Ok(Rejected { class, message, gates: Vec::new(), findings: Vec::new(), output: None }.phase(base, said, commit));
+    }
+    if let Some(phase) = revise::rejected_before(attempt, &base, &said, commit.as_ref()) {
+        return Ok(phase);
+    }
     match &commit {
         Some(Committed { commit, diff, .. }) => attempt.say(&format!("commit {}: {diff}", commit.short())),
         None => attempt.say("nothing changed"),
@@ -79,8 +86,9 @@ pub(super) async fn publish(
         gates: judgement.gates,
         findings: judgement.findings,
         artifacts: attempt.journal.artifacts.iter().flatten().filter_map(Artifact::delivered).collect(),
+        rejections: attempt.journal.rejections.clone(),
         summary: said.summary,
-        usage: said.usage,
+        usage: attempt.journal.usage.clone(),
         outcome: Outcome::new(OutcomeClass::Succeeded, message),
         created_at: attempt.now(),
     })

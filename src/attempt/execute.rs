@@ -15,10 +15,11 @@ use crate::backends::Verdict;
 use crate::clock::{Timestamp, human};
 use crate::ids::ObjectId;
 use crate::job::attempt::Resources;
+use crate::job::completion::Usage;
 use crate::job::{Deadline, OutcomeClass, Stage};
 use crate::sandbox::{Cause, CommandSpec, End, ExitReport, Refusal, SandboxError, Will};
 
-/// The id of the backend's command within the attempt.
+/// The id of the backend's first command within the attempt.
 const BACKEND: &str = "backend";
 
 /// With less room than this a disk is full: what a worker writes for one attempt is more.
@@ -32,9 +33,12 @@ pub(super) async fn start(attempt: &mut Attempt, base: ObjectId) -> Result<Phase
     let started = backend::start(attempt)?;
     place::choose(attempt).await?;
     let argv = backend::argv(attempt, started)?;
+    if attempt.round() > 0 {
+        place::uncover(attempt).await?;
+    }
     // Before the command is started: whoever finds the journal knows where to look for it.
     attempt.enter(Phase::Prepared { base: base.clone() })?;
-    let command = command(attempt, BACKEND, argv, attempt.deadline().work_until(), attempt.paths());
+    let command = command(attempt, &backend_id(attempt.round()), argv, attempt.deadline().work_until(), attempt.paths());
     attempt.runner().start(&command).await?;
     if let Some(runs_on) = attempt.journal.place.as_ref().map(Place::runs_on) {
         // While the command is at work: it does not wait for the database.
@@ -45,14 +49,15 @@ pub(super) async fn start(attempt: &mut Attempt, base: ObjectId) -> Result<Phase
 
 /// Waits for the backend's command to end, and asks the backend what that end says.
 pub(super) async fn wait(attempt: &mut Attempt, base: ObjectId) -> Result<Phase, Halt> {
-    let report = ended(attempt, BACKEND, Deadline::work_until).await?;
-    attempt.journal.resources = resources(&report);
-    attempt.journal.usage = attempt.backend.usage(&attempt.slot.result());
+    let report = ended(attempt, &backend_id(attempt.round()), Deadline::work_until).await?;
+    let before = attempt.journal.before.clone();
+    attempt.journal.resources = before.resources.and_then(resources(&report));
+    attempt.journal.usage = Usage::sum(before.usage, attempt.backend.usage(&attempt.slot.result()));
     note_stragglers(attempt, &report);
     backend::keep_events(attempt);
     let exit = exit_of(attempt, &report)?;
     match attempt.backend.judge(exit, &attempt.slot.result()) {
-        Verdict::Done { summary, usage } => Ok(Phase::Executed { base, said: Said { summary, usage } }),
+        Verdict::Done { summary, usage, session } => Ok(Phase::Executed { base, said: Said { summary, usage, session } }),
         Verdict::Clarification { question } => Err(Halt::failed(OutcomeClass::Clarification, question)),
         Verdict::UsageLimit { message, retry_at } => {
             attempt.limited = Some(retry_at);
@@ -102,8 +107,14 @@ pub(super) fn will_id(attempt: &Attempt) -> String {
 
 /// The ids of all commands that the attempt may have started.
 pub(super) fn command_ids(attempt: &Attempt) -> Vec<String> {
-    let gates = (0..attempt.claimed.job.spec.gates.len()).map(judge::gate_id);
-    std::iter::once(BACKEND.to_owned()).chain(gates).map(|id| command_id(attempt, &id)).collect()
+    let gates = attempt.claimed.job.spec.gates.len();
+    let of_round = |round| std::iter::once(backend_id(round)).chain((0..gates).map(move |gate| judge::gate_id(round, gate)));
+    (0..=attempt.round()).flat_map(of_round).map(|id| command_id(attempt, &id)).collect()
+}
+
+/// The id of the backend's command in a round.
+fn backend_id(round: usize) -> String {
+    if round == 0 { BACKEND.to_owned() } else { format!("{BACKEND}-{round}") }
 }
 
 /// What the supervisor does for the daemon when that does not come back: it salvages.

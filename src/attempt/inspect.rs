@@ -6,20 +6,28 @@ use super::open::Attempt;
 use super::prepare::within;
 use crate::gates::{self, LOCK_NAMES, Subject};
 use crate::git::{Committed, Worktree};
-use crate::job::OutcomeClass;
 use crate::job::checks::{Finding, Response};
 
 /// How many findings an outcome names; the job's log has all of them.
 const NAMED: usize = 5;
 
-/// Checks a commit, and says what was found in the job's log: what is flagged is answered.
+/// What the checks say of a commit.
+#[derive(Default)]
+pub(super) struct Inspection {
+    /// All that they found.
+    pub(super) findings: Vec<Finding>,
+    /// Why it is rejected, where it is.
+    pub(super) rejected: Option<String>,
+}
+
+/// Checks a commit, and says what was found in the job's log.
 ///
 /// # Errors
-/// It is rejected, or cannot be read.
-pub(super) async fn run(attempt: &Attempt, committed: &Committed) -> Result<Vec<Finding>, Halt> {
+/// It cannot be read.
+pub(super) async fn run(attempt: &Attempt, committed: &Committed) -> Result<Inspection, Halt> {
     let sets = &attempt.claimed.job.spec.checks;
     if sets.is_empty() {
-        return Ok(Vec::new());
+        return Ok(Inspection::default());
     }
     let worktree = Worktree::open(&attempt.tools.git, attempt.slot_root())?;
     let changes = within(attempt, worktree.changes(&committed.commit, LOCK_NAMES)).await?;
@@ -35,10 +43,10 @@ pub(super) async fn run(attempt: &Attempt, committed: &Committed) -> Result<Vec<
     let reasons: Vec<String> =
         findings.iter().filter(|finding| finding.response == Response::Reject).map(ToString::to_string).collect();
     if reasons.is_empty() {
-        return Ok(findings);
+        return Ok(Inspection { findings, rejected: None });
     }
     let more = reasons.len().saturating_sub(NAMED);
     let more = if more > 0 { format!("; and {more} more, which are in the log") } else { String::new() };
     let named = reasons.iter().take(NAMED).map(String::as_str).collect::<Vec<_>>().join("; ");
-    Err(Halt::failed(OutcomeClass::Gate, format!("rejected: {named}{more}")))
+    Ok(Inspection { findings, rejected: Some(format!("rejected: {named}{more}")) })
 }

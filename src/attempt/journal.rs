@@ -8,12 +8,13 @@ use serde::{Deserialize, Serialize};
 
 use super::ground::Ground;
 use super::place::Place;
+use crate::backends::Revision;
 use crate::git::{self, Committed};
 use crate::ids::ObjectId;
 use crate::job::attempt::Resources;
 use crate::job::checks::Finding;
 use crate::job::completion::Usage;
-use crate::job::{Answer, Artifact, Claim, GateEvidence, StageRecord};
+use crate::job::{Answer, Artifact, Claim, GateEvidence, PreviousAttempt, Rejection, StageRecord};
 use crate::workspace::Salvage;
 
 /// The journal of an attempt.
@@ -27,6 +28,14 @@ pub struct Journal {
     pub stages: Vec<StageRecord>,
     /// What attempts before it asked, with what was answered.
     pub answers: Vec<Answer>,
+    /// The attempt before it, with what was wrong with its results, and whether this one goes on from what it left.
+    pub previous: Option<PreviousAttempt>,
+    /// What was wrong with each of its results that the backend has revised, or revises now.
+    pub rejections: Vec<Rejection>,
+    /// What the backend is told where it revises.
+    pub revision: Option<Revision>,
+    /// What the rounds before this one used.
+    pub before: Used,
     /// What the backend's processes used, once that is known.
     pub resources: Resources,
     /// What the backend said that it used of a model, however it ended.
@@ -41,6 +50,15 @@ pub struct Journal {
     pub artifacts: Option<Vec<Artifact>>,
     /// What a process needs that salvages the slot without a configuration or a database.
     pub salvage: SalvageContext,
+}
+
+/// What rounds used together.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Used {
+    /// Their processes.
+    pub resources: Resources,
+    /// Of a model.
+    pub usage: Option<Usage>,
 }
 
 /// How far an attempt is. What a phase does can be done again after a crash in it, and comes to the same.
@@ -75,6 +93,17 @@ pub enum Phase {
         /// The commit.
         commit: Option<Committed>,
     },
+    /// The work is not to be delivered as it is.
+    Rejected {
+        /// The commit that the worktree stands at.
+        base: ObjectId,
+        /// What the backend says.
+        said: Said,
+        /// The commit that was rejected; none where nothing changed.
+        commit: Option<ObjectId>,
+        /// Why.
+        rejection: Rejection,
+    },
     /// The gates have passed.
     Judged {
         /// The commit that the worktree stands at.
@@ -93,7 +122,7 @@ pub enum Phase {
 impl Phase {
     /// Whether the backend has said that it did the work.
     pub(super) const fn is_executed(&self) -> bool {
-        matches!(self, Self::Executed { .. } | Self::Committed { .. } | Self::Judged { .. })
+        matches!(self, Self::Executed { .. } | Self::Committed { .. } | Self::Rejected { .. } | Self::Judged { .. })
     }
 }
 
@@ -102,8 +131,10 @@ impl Phase {
 pub struct Said {
     /// In words.
     pub summary: Option<String>,
-    /// Of its use of a model.
+    /// Of its use of a model in this round.
     pub usage: Option<Usage>,
+    /// By what it knows this work again.
+    pub session: Option<String>,
 }
 
 /// What salvaging a slot takes.

@@ -2,11 +2,13 @@
 //! a ground of its own (see [`super::ground`]).
 
 use super::halt::Halt;
+use super::inspect::Inspection;
 use super::journal::{Phase, Said};
 use super::open::Attempt;
 use super::place::Paths;
 use super::prepare::within;
-use super::{counted, execute, ground, inspect, keep};
+use super::revise::Rejected;
+use super::{counted, execute, ground, inspect, keep, printed};
 use crate::clock::Timestamp;
 use crate::git::{Committed, Worktree};
 use crate::ids::ObjectId;
@@ -26,11 +28,18 @@ pub(super) struct Judgement {
 pub(super) async fn run(attempt: &mut Attempt, base: ObjectId, said: Said, commit: Option<Committed>) -> Result<Phase, Halt> {
     attempt.stages.enter(Stage::Judge, attempt.now());
     // Before anything is judged: what is rejected is looked into most.
-    keep::kept(attempt, commit.as_ref()).await?;
-    let findings = match &commit {
+    if let Some(message) = keep::kept(attempt, commit.as_ref()).await? {
+        let rejected = Rejected { class: OutcomeClass::Gate, message, gates: Vec::new(), findings: Vec::new(), output: None };
+        return Ok(rejected.phase(base, said, commit));
+    }
+    let Inspection { findings, rejected } = match &commit {
         Some(committed) => inspect::run(attempt, committed).await?,
-        None => Vec::new(),
+        None => Inspection::default(),
     };
+    if let Some(message) = rejected {
+        let rejected = Rejected { class: OutcomeClass::Gate, message, gates: Vec::new(), findings, output: None };
+        return Ok(rejected.phase(base, said, commit));
+    }
     let wanted = attempt.claimed.job.spec.gates.clone();
     if wanted.is_empty() {
         return Ok(Phase::Judged { base, said, commit, gates: Vec::new(), findings });
@@ -47,7 +56,10 @@ pub(super) async fn run(attempt: &mut Attempt, base: ObjectId, said: Said, commi
         let paths = ground::make(attempt, index, &judged.0).await?;
         let evidence = judge(attempt, index, gate, paths, &judged.1).await?;
         if !evidence.passed {
-            return Err(Halt::failed(OutcomeClass::Gate, format!("gate {} {}", gate.name, why(&evidence))));
+            let message = format!("gate {} {}", gate.name, why(&evidence));
+            let gates = attempt.journal.passed.iter().cloned().chain([evidence]).collect();
+            let output = printed::end(attempt).await?;
+            return Ok(Rejected { class: OutcomeClass::Gate, message, gates, findings, output }.phase(base, said, commit));
         }
         attempt.journal.passed.push(evidence);
         attempt.enter(attempt.journal.phase.clone())?;
@@ -57,7 +69,7 @@ pub(super) async fn run(attempt: &mut Attempt, base: ObjectId, said: Said, commi
 }
 
 async fn judge(attempt: &Attempt, index: usize, gate: &Gate, paths: Paths, tree: &ObjectId) -> Result<GateEvidence, Halt> {
-    let id = gate_id(index);
+    let id = gate_id(attempt.round(), index);
     let argv = gate.command.argv();
     attempt.say(&format!("gate {}: {}", gate.name, gate.command));
     let log_from = attempt.shipper.settle(SETTLE).await;
@@ -112,9 +124,9 @@ fn why(evidence: &GateEvidence) -> String {
     }
 }
 
-/// The id of a gate's command within the attempt.
-pub(super) fn gate_id(index: usize) -> String {
-    format!("gate-{index}")
+/// The id of a gate's command within the attempt, in a round.
+pub(super) fn gate_id(round: usize, index: usize) -> String {
+    if round == 0 { format!("gate-{index}") } else { format!("gate-{index}-{round}") }
 }
 
 /// A failure in a gate says in which.

@@ -73,21 +73,25 @@ enum When {
     Closing,
 }
 
-/// Keeps what there is once the work is a commit, unless a daemon before this one did.
+/// Keeps what there is once the work is a commit, unless a daemon before this one did. Where a required file is not there, or may not
+/// be kept, it says so: that is to be judged as a gate.
 ///
 /// # Errors
-/// A required file is not kept: as a gate, where there is none or it may not be; as a failure of ours, where the place is away.
-pub(super) async fn kept(attempt: &mut Attempt, commit: Option<&Committed>) -> Result<(), Halt> {
+/// The place is away, and a file is required.
+pub(super) async fn kept(attempt: &mut Attempt, commit: Option<&Committed>) -> Result<Option<String>, Halt> {
     if attempt.journal.artifacts.is_none() {
         let change = commit.map(|committed| (&committed.commit, Some(&committed.diff)));
         keep_all(attempt, When::Judging, change).await?;
     }
     let Some(short) = attempt.journal.artifacts.iter().flatten().find(|one| one.required && one.kept.is_none()) else {
-        return Ok(());
+        return Ok(None);
     };
-    let class = if short.state == ArtifactState::Failed { OutcomeClass::Infrastructure } else { OutcomeClass::Gate };
-    let reason = short.reason.as_deref().unwrap_or_default();
-    Err(Halt::failed(class, format!("required artifact {} is not kept: {reason}", short.name)))
+    let message = format!("required artifact {} is not kept: {}", short.name, short.reason.as_deref().unwrap_or_default());
+    if short.state == ArtifactState::Failed {
+        Err(Halt::failed(OutcomeClass::Infrastructure, message))
+    } else {
+        Ok(Some(message))
+    }
 }
 
 /// Keeps what an attempt leaves that came to no commit. Nothing is required of it any more.
@@ -189,9 +193,8 @@ async fn items(attempt: &Attempt, when: When, change: Option<(&ObjectId, Option<
             items.push(ours("changes.json", ArtifactKind::Diff, Source::Bytes(json)));
         }
     }
-    let events = attempt.slot.run().join("events.jsonl");
-    if events.is_file() {
-        items.push(ours("events.jsonl", ArtifactKind::Events, Source::Ours(events)));
+    for (name, path) in backend::kept_events(attempt) {
+        items.push(ours(&name, ArtifactKind::Events, Source::Ours(path)));
     }
     items.extend(wanted(attempt).await?);
     let named = attempt.backend.artifacts(&attempt.slot.result()).into_iter();

@@ -26,6 +26,8 @@ mod pauses;
 mod pipeline;
 mod place;
 mod prepare;
+mod printed;
+mod revise;
 mod stages;
 mod stop;
 mod tools;

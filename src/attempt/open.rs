@@ -13,7 +13,7 @@ use super::close;
 use super::egress::Egress;
 use super::environment;
 use super::halt::{Halt, chain};
-use super::journal::{Journal, Phase, SalvageContext};
+use super::journal::{Journal, Phase, SalvageContext, Used};
 use super::moved::MovedDeadline;
 use super::orphan::vacate;
 use super::place::Place;
@@ -156,6 +156,10 @@ impl Assignment {
             phase: Phase::Preparing,
             stages: Vec::new(),
             answers: Vec::new(),
+            previous: None,
+            rejections: Vec::new(),
+            revision: None,
+            before: Used::default(),
             resources: Resources::default(),
             usage: None,
             place: None,
@@ -192,6 +196,11 @@ impl Attempt {
     /// The directory of the attempt's files, as long as the slot is not cleared.
     pub(super) fn slot_root(&self) -> &Path {
         self.slot.root()
+    }
+
+    /// How often the backend has been told before now what was wrong with its work.
+    pub(super) const fn round(&self) -> usize {
+        self.journal.rejections.len()
     }
 
     /// Ends the pipeline when somebody asked for that.

@@ -5,7 +5,7 @@ use super::halt::Halt;
 use super::journal::Phase;
 use super::judge::Judgement;
 use super::open::Attempt;
-use super::{deliver, egress, execute, judge, prepare};
+use super::{deliver, egress, execute, judge, prepare, revise};
 use crate::job::Completion;
 
 /// Runs what is left of the pipeline. The result is the completion to put on record with the job's end.
@@ -26,6 +26,7 @@ pub(super) async fn run(attempt: &mut Attempt) -> Result<Completion, Halt> {
             Phase::Executing { base } => execute::wait(attempt, base).await?,
             Phase::Executed { base, said } => deliver::commit(attempt, base, said).await?,
             Phase::Committed { base, said, commit } => judge::run(attempt, base, said, commit).await?,
+            Phase::Rejected { base, said, commit, rejection } => revise::follow(attempt, base, said, commit, rejection).await?,
             Phase::Judged { base, said, commit, gates, findings } => {
                 return deliver::publish(attempt, base, said, commit, Judgement { gates, findings }).await;
             }

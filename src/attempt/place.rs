@@ -147,6 +147,14 @@ fn unlodged(error: &ContainerError) -> Halt {
     Halt::failed(class, error.to_string())
 }
 
+/// Has the backend see its own files again, where those of gates were shown over them.
+pub(super) async fn uncover(attempt: &Attempt) -> Result<(), Halt> {
+    let Some(Place::Container { container, .. }) = &attempt.journal.place else { return Ok(()) };
+    let covered = [Path::new(WORKSPACE), Path::new(CONTAINER_TMP)];
+    let uncovered = attempt.tools.containers.uncover(container, &covered).await;
+    uncovered.map_err(|error| Halt::infrastructure("the backend cannot see its files again", &error))
+}
+
 /// The names by which a job knows its files.
 pub(super) struct Paths {
     pub(super) tree: PathBuf,

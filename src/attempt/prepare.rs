@@ -7,9 +7,9 @@ use super::halt::Halt;
 use super::journal::Phase;
 use super::open::Attempt;
 use crate::backends::SpecDocument;
-use crate::git::{GitError, Worktree};
+use crate::git::{GitError, TakenOver, Worktree};
 use crate::ids::ObjectId;
-use crate::job::{OutcomeClass, Stage};
+use crate::job::{OutcomeClass, PreviousAttempt, RetryFrom, Stage};
 
 pub(super) async fn run(attempt: &mut Attempt) -> Result<Phase, Halt> {
     attempt.stages.enter(Stage::Prepare, attempt.now());
@@ -30,6 +30,14 @@ pub(super) async fn run(attempt: &mut Attempt) -> Result<Phase, Halt> {
         let salvage = previous.salvage.as_ref().map_or_else(String::new, |commit| format!("; what it left is in {commit}"));
         attempt.say(&format!("attempt {} ended {how}{salvage}", previous.attempt));
     }
+    attempt.journal.previous = match attempt.claimed.previous.clone() {
+        Some(mut previous) => {
+            previous.rejections = attempt.insist(|| attempt.tools.store.rejections(claim.job, previous.attempt)).await?;
+            previous.taken_over = take_over(attempt, &base, &previous).await?;
+            Some(previous)
+        }
+        None => None,
+    };
     attempt.journal.answers = match &attempt.claimed.previous {
         Some(_) => attempt.insist(|| attempt.tools.store.answers(claim.job)).await?,
         None => Vec::new(),
@@ -43,9 +51,41 @@ async fn provision(attempt: &Attempt) -> Result<ObjectId, Halt> {
     let mirror = attempt.tools.git.mirror(&attempt.remote);
     let base = within(attempt, mirror.resolve(&attempt.claimed.job.base)).await?;
     attempt.insist(|| attempt.tools.store.record_base(&attempt.claimed.claim, &base)).await?;
-    within(attempt, mirror.provision(&base, &attempt.claimed.job.branch, attempt.slot_root(), &attempt.tools.provisioner))
-        .await?;
+    provision_at(attempt, &base).await?;
     Ok(base)
+}
+
+async fn provision_at(attempt: &Attempt, base: &ObjectId) -> Result<(), Halt> {
+    let (mirror, branch) = (attempt.tools.git.mirror(&attempt.remote), &attempt.claimed.job.branch);
+    within(attempt, mirror.provision(base, branch, attempt.slot_root(), &attempt.tools.provisioner)).await.map(drop)
+}
+
+/// Puts what the attempt before this one left over the files of the base, where that is wanted and can be, and says whether it did.
+async fn take_over(attempt: &Attempt, base: &ObjectId, previous: &PreviousAttempt) -> Result<bool, Halt> {
+    if attempt.claimed.job.spec.retry_from.unwrap_or(attempt.tools.config.retry_from) == RetryFrom::Clean {
+        return Ok(false);
+    }
+    let number = previous.attempt;
+    let Some(salvage) = &previous.salvage else {
+        attempt.say(&format!("begins clean: there is nothing that attempt {number} left"));
+        return Ok(false);
+    };
+    let worktree = Worktree::open(&attempt.tools.git, attempt.slot_root())?;
+    let taken = within(attempt, worktree.take_over(salvage)).await?;
+    let why = match taken {
+        TakenOver::Whole => {
+            attempt.say(&format!("begins with what attempt {number} left, {}", salvage.short()));
+            return Ok(true);
+        }
+        TakenOver::Not(why) => why,
+        TakenOver::Part(why) => {
+            worktree.discard(attempt.tools.state.trash().dir()).await?;
+            provision_at(attempt, base).await?;
+            why
+        }
+    };
+    attempt.say(&format!("begins clean, and not with what attempt {number} left: {why}"));
+    Ok(false)
 }
 
 /// Fetches what the attempt before this one left. When its worker was gone for good, its supervisor salvaged, and could put
@@ -87,14 +127,16 @@ pub(super) fn document(attempt: &Attempt) -> SpecDocument {
         attempt: attempt.claimed.claim.attempt,
         task: attempt.claimed.job.spec.task.clone(),
         deadline_ms: attempt.deadline().work_until(),
-        previous: attempt.claimed.previous.clone(),
+        previous: attempt.journal.previous.clone(),
+        revision: attempt.journal.revision.clone(),
         answers: attempt.journal.answers.clone(),
     }
 }
 
-/// Writes the backend's document, which gates get too.
+/// Writes the backend's document, which gates get too. It is moved there: a job may have put anything in its place.
 pub(super) fn write_spec(attempt: &Attempt, path: &Path) -> Result<(), Halt> {
     let failed = |error: &dyn std::error::Error| Halt::infrastructure("cannot write the backend's document", error);
     let bytes = serde_json::to_vec_pretty(&document(attempt)).map_err(|error| failed(&error))?;
-    fs::write(path, bytes).map_err(|error| failed(&error))
+    let draft = attempt.slot.run().join("spec.json");
+    fs::write(&draft, bytes).and_then(|()| fs::rename(&draft, path)).map_err(|error| failed(&error))
 }

@@ -11,6 +11,7 @@ use crate::artifacts::Artifacts;
 use crate::backends::Registry;
 use crate::clock::human;
 use crate::git::{self, Git, Provisioner};
+use crate::job::RetryFrom;
 use crate::sandbox::container::Containers;
 use crate::store::Store;
 use crate::workspace::StateDir;
@@ -26,6 +27,10 @@ pub struct Config {
     /// How much of that is kept for committing and publishing; never more than a tenth.
     #[serde(with = "human")]
     pub publish_reserve: Duration,
+    /// How often a backend that can revise hears, within one attempt, what was wrong with its work, when neither job nor backend says.
+    pub revisions: u32,
+    /// What an attempt after the first one begins with, when its job does not say.
+    pub retry_from: RetryFrom,
     /// How long the closing of an attempt may take: salvage, and shipping the rest of the log.
     #[serde(with = "human")]
     pub close_timeout: Duration,

@@ -52,7 +52,7 @@ pub struct Abilities {
 
 /// A program that is started as it is.
 pub(super) trait Plain: Sync {
-    fn abilities(&self) -> Abilities;
+    fn abilities(&self, config: &BackendConfig) -> Abilities;
 
     /// Where its result is read from when the configuration does not say.
     fn result_from(&self) -> ResultFrom;
@@ -80,6 +80,11 @@ pub(super) trait Agent: Sync {
     /// What is wrong with its configuration.
     fn flaw(&self, _config: &BackendConfig) -> Option<&'static str> {
         None
+    }
+
+    /// Whether it counts what it used from the beginning of a session on, and not of a run that resumes one.
+    fn counts_sessions(&self) -> bool {
+        false
     }
 
     /// What makes its program say its version.
@@ -128,6 +133,8 @@ pub(super) enum Flow {
 pub(super) struct Report {
     pub(super) end: Option<AgentEnd>,
     pub(super) usage: Option<Usage>,
+    /// By what it knows its session again.
+    pub(super) session: Option<String>,
 }
 
 /// How an agent ended, by its own word.

@@ -38,6 +38,7 @@ impl Agent for Claude {
         let flags = ["-p", "--verbose", "--output-format", "stream-json", "--dangerously-skip-permissions"];
         argv.extend(flags.map(str::to_owned));
         argv.extend(order.model.iter().flat_map(|model| ["--model".to_owned(), model.clone()]));
+        argv.extend(order.session.iter().flat_map(|session| ["--resume".to_owned(), session.clone()]));
         argv.extend(order.extra_args.clone());
         // It refuses to skip permissions as root unless it is told that it runs in a sandbox.
         let fixed = [("IS_SANDBOX", "1"), ("DISABLE_AUTOUPDATER", "1"), ("CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "1")];
@@ -84,6 +85,7 @@ impl Events {
         match event["subtype"].as_str() {
             Some("init") => {
                 self.model = event["model"].as_str().map(str::to_owned);
+                self.report.session = event["session_id"].as_str().map(str::to_owned);
                 let text = |key: &str| event[key].as_str().unwrap_or("unknown").to_owned();
                 log.note(&format!(
                     "claude {}, model {}, session {}",

@@ -35,6 +35,10 @@ impl Agent for Codex {
         TEMPLATE
     }
 
+    fn counts_sessions(&self) -> bool {
+        true
+    }
+
     fn start(&self, order: &Order, env: &BTreeMap<String, String>) -> Start {
         let mut argv = order.program(self.program());
         // The sandbox is ours; nobody is there to be asked.
@@ -50,6 +54,7 @@ impl Agent for Codex {
             argv.push(format!("model_providers.sawmill={provider}"));
         }
         argv.extend(order.extra_args.clone());
+        argv.extend(order.session.iter().flat_map(|session| ["resume".to_owned(), session.clone()]));
         argv.push("-".to_owned());
         let value = env.get(key).map(|value| (KEYS[0].to_owned(), value.clone()));
         Start { argv, env: value.into_iter().collect(), files: Vec::new(), stdin: order.prompt.clone() }
@@ -70,7 +75,10 @@ impl Reader for Events {
     fn read(&mut self, event: &Value, log: &mut Log) -> Flow {
         let item = &event["item"];
         match event["type"].as_str() {
-            Some("thread.started") => log.note(&format!("codex, session {}", event["thread_id"].as_str().unwrap_or("unknown"))),
+            Some("thread.started") => {
+                self.report.session = event["thread_id"].as_str().map(str::to_owned);
+                log.note(&format!("codex, session {}", event["thread_id"].as_str().unwrap_or("unknown")));
+            }
             Some("item.started") if item["type"] == "command_execution" => log.ran(&command(item)),
             Some("item.completed") => self.item(item, log),
             Some("turn.completed") => {

@@ -7,8 +7,8 @@ use crate::job::spec::Task;
 pub(super) struct Command;
 
 impl Plain for Command {
-    fn abilities(&self) -> Abilities {
-        Abilities { edits: true, revises: false, resumes: false, reports_usage: true }
+    fn abilities(&self, config: &BackendConfig) -> Abilities {
+        Abilities { edits: true, revises: config.revises, resumes: false, reports_usage: true }
     }
 
     fn result_from(&self) -> ResultFrom {

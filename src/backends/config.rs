@@ -23,6 +23,12 @@ pub struct BackendConfig {
     /// How long an attempt may take when the job does not say; `attempt.timeout` when absent.
     #[serde(default, with = "human::option", skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Duration>,
+    /// How often it may hear within one attempt what was wrong with its work, when the job does not say; `attempt.revisions` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revisions: Option<u32>,
+    /// For `kind = "command"`: whether the program can be started again with what was wrong, and goes on from there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub revises: bool,
     /// Names of variables of the daemon's environment that it gets, beyond `sandbox.env_allow`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub env: Vec<String>,
@@ -58,6 +64,8 @@ impl BackendConfig {
             command: Vec::new(),
             result: None,
             timeout: None,
+            revisions: None,
+            revises: false,
             env: Vec::new(),
             capabilities: Vec::new(),
             credential: None,

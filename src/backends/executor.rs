@@ -71,6 +71,8 @@ pub enum Verdict {
         summary: Option<String>,
         /// The use of a model.
         usage: Option<Usage>,
+        /// By what it knows this work again.
+        session: Option<String>,
     },
     /// The work failed.
     Failed {
@@ -115,7 +117,7 @@ pub enum BackendError {
 }
 
 /// How a backend is started for a job.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Started {
     /// By this command.
     By(Vec<String>),
@@ -164,9 +166,15 @@ impl Backend {
     #[must_use]
     pub fn abilities(&self) -> Abilities {
         match self.config.kind.adapter() {
-            Adapter::Plain(plain) => plain.abilities(),
+            Adapter::Plain(plain) => plain.abilities(&self.config),
             Adapter::Agent(agent) => agent.abilities(),
         }
+    }
+
+    /// How often it may revise its work within one attempt, where the configuration says that of this backend.
+    #[must_use]
+    pub const fn revisions(&self) -> Option<u32> {
+        self.config.revisions
     }
 
     /// The template of what an agent is told; none for what is no agent.
@@ -210,6 +218,9 @@ impl Backend {
                 let idle = idle.map(|(key, _)| format!("{key} is for agents, and kind {:?} is none", config.kind.to_string()));
                 plain.flaw(config).map(str::to_owned).or(idle)
             }
+            Adapter::Agent(_) if config.revises => {
+                Some(format!("revises is for kind \"command\"; every kind {:?} does", config.kind.to_string()))
+            }
             Adapter::Agent(_) if config.result.is_some() => {
                 Some(format!("result is not for agents: what kind {:?} came to is in its events", config.kind.to_string()))
             }
@@ -232,8 +243,14 @@ impl Backend {
             }
             Adapter::Agent(agent) => {
                 let template = self.config.prompt.as_deref().unwrap_or_else(|| agent.template());
-                let prompt =
-                    prompt::fill(template, document).map_err(|error| lacks(format!("cannot be told the task: {error}")))?;
+                let session = document.revision.as_ref().and_then(|revision| revision.session.clone());
+                let session = session.filter(|_| agent.abilities().resumes);
+                let prompt = match (&document.revision, &session) {
+                    (None, _) => prompt::fill(template, document),
+                    (Some(_), Some(_)) => prompt::revise(document),
+                    (Some(_), None) => prompt::begin_anew(template, document),
+                };
+                let prompt = prompt.map_err(|error| lacks(format!("cannot be told the task: {error}")))?;
                 let BackendConfig { kind, command, model, endpoint, extra_args, .. } = self.config.clone();
                 Ok(Started::Inside(Box::new(Order {
                     backend: self.name.clone(),
@@ -242,6 +259,8 @@ impl Backend {
                     model,
                     endpoint,
                     extra_args,
+                    session,
+                    session_usage: document.revision.as_ref().and_then(|revision| revision.session_usage.clone()),
                     prompt,
                 })))
             }
@@ -256,7 +275,7 @@ impl Backend {
             (_, Err(how)) => failed(format!("{} {how}", self.name)),
             (ResultFrom::ExitCode, Ok(0)) => match document {
                 Ok(document) => said(&self.name, document),
-                Err(ResultError::Missing) => Verdict::Done { summary: None, usage: None },
+                Err(ResultError::Missing) => Verdict::Done { summary: None, usage: None, session: None },
                 Err(error) => failed(format!("{} exited with status 0, but {error}", self.name)),
             },
             (ResultFrom::ExitCode, Ok(status)) => {
@@ -302,7 +321,7 @@ fn said(name: &str, document: ResultDocument) -> Verdict {
     let summary = Some(document.summary.trim().to_owned()).filter(|text| !text.is_empty());
     let reported = |what: &str| summary.as_ref().map_or_else(|| format!("{name} {what}"), |why| format!("{name} {what}: {why}"));
     match document {
-        ResultDocument { ok: true, usage, .. } => Verdict::Done { summary, usage },
+        ResultDocument { ok: true, usage, session, .. } => Verdict::Done { summary, usage, session },
         ResultDocument { retry_at: Some(at), .. } => {
             Verdict::UsageLimit { message: reported("met a usage limit"), retry_at: Some(at).filter(|at| at.0 > 0) }
         }
@@ -378,7 +397,16 @@ mod tests {
 
     fn document(task: Task) -> SpecDocument {
         let job = "01a1fd92-9aff-72a5-a311-04340974bd74".parse().expect("an id");
-        SpecDocument { schema: 1, job, attempt: AttemptNo(1), task, deadline_ms: Timestamp(0), previous: None, answers: vec![] }
+        SpecDocument {
+            schema: 1,
+            job,
+            attempt: AttemptNo(1),
+            task,
+            deadline_ms: Timestamp(0),
+            previous: None,
+            revision: None,
+            answers: vec![],
+        }
     }
 
     #[test]
@@ -405,6 +433,28 @@ mod tests {
     }
 
     #[test]
+    fn a_revision_is_told_in_the_session_of_the_work_where_the_agent_can_resume_it() {
+        let rejection = serde_json::json!({ "class": "gate", "message": "gate unit exited with status 1", "tree": null, "gates": [],
+            "findings": [], "output": "expected 1, found 2", "summary": null, "usage": null });
+        let revision = |session: Option<&str>| {
+            let text = serde_json::json!({ "number": 1, "of": 2, "rejection": rejection, "diff": "+one", "session": session,
+                "session_usage": null });
+            Some(serde_json::from_value::<super::super::Revision>(text).expect("a revision"))
+        };
+        let told = |kind: Kind, session: Option<&str>| {
+            let task = Task { instruction: Some("tidy up".to_owned()), ..Task::default() };
+            let document = SpecDocument { revision: revision(session), ..document(task) };
+            let Ok(Started::Inside(order)) = backend(kind).start(&document) else { panic!("it is an agent") };
+            let says = |text: &str| order.prompt.contains(text);
+            assert!(says("gate unit exited with status 1") && says("expected 1, found 2") && says("revision 1 of 2"));
+            (order.session.clone(), says("tidy up"), says("+one"))
+        };
+        assert_eq!(told(Kind::Claude, Some("s")), (Some("s".to_owned()), false, false));
+        assert_eq!(told(Kind::Claude, None), (None, true, true));
+        assert_eq!(told(Kind::MiniSwe, Some("s")), (None, true, true));
+    }
+
+    #[test]
     fn what_cannot_work_is_refused_before_a_job_meets_it() {
         let check = |config: BackendConfig, expected: &str| {
             let error = Registry::new(&[("b".to_owned(), config)].into()).expect_err("it cannot work");
@@ -416,6 +466,8 @@ mod tests {
         check(with(Kind::Shell), "backends.b: model is for agents, and kind \"shell\" is none");
         let wrong = BackendConfig { prompt: Some("{% if %}".to_owned()), ..with(Kind::Claude) };
         check(wrong, "backends.b: the prompt template is wrong: syntax error in line 1: unexpected end of block");
+        let wrong = BackendConfig { revises: true, ..with(Kind::Claude) };
+        check(wrong, "backends.b: revises is for kind \"command\"; every kind \"claude_code\" does");
         let wrong = BackendConfig { result: Some(ResultFrom::ExitCode), ..with(Kind::Claude) };
         check(wrong, "backends.b: result is not for agents: what kind \"claude_code\" came to is in its events");
     }

@@ -116,7 +116,7 @@ impl Reader for Events {
     }
 
     fn report(&self) -> Report {
-        Report { end: self.end.clone(), usage: (self.calls > 0).then(|| self.usage.clone()) }
+        Report { end: self.end.clone(), usage: (self.calls > 0).then(|| self.usage.clone()), session: None }
     }
 }
 

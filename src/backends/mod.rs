@@ -21,4 +21,4 @@ pub use agent::{EXECUTABLE as AGENT_EXECUTABLE, Order, SUBCOMMAND as AGENT_SUBCO
 pub use config::{BackendConfig, Kind, ResultFrom};
 pub use executor::{Backend, BackendError, Registry, Started, Verdict};
 pub use prompt::PromptError;
-pub use protocol::{RESULT_MAX, ResultError, SpecDocument, read_result};
+pub use protocol::{RESULT_MAX, ResultError, Revision, SpecDocument, read_result};

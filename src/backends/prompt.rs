@@ -21,7 +21,7 @@ pub(super) fn fill(template: &str, document: &SpecDocument) -> Result<String, Pr
     let environment = environment(template)?;
     let mut values = serde_json::to_value(document).map_err(|error| PromptError(error.to_string()))?;
     if let Some(fields) = values.as_object_mut() {
-        for left_out in ["instruction", "command", "acceptance", "inputs", "previous", "answers"] {
+        for left_out in ["instruction", "command", "acceptance", "inputs", "previous", "revision", "answers"] {
             fields.entry(left_out).or_insert(serde_json::Value::Null);
         }
     }
@@ -31,6 +31,22 @@ pub(super) fn fill(template: &str, document: &SpecDocument) -> Result<String, Pr
         .map_err(|error| sentence(&error))?;
     Ok(filled.trim().to_owned() + "\n")
 }
+
+/// What is told in a session that has the task and the work in it.
+pub(super) fn revise(document: &SpecDocument) -> Result<String, PromptError> {
+    let mut document = document.clone();
+    if let Some(revision) = &mut document.revision {
+        revision.diff = None;
+    }
+    fill(REVISION, &document)
+}
+
+/// What is told to who knows nothing of the work that is to be revised.
+pub(super) fn begin_anew(template: &str, document: &SpecDocument) -> Result<String, PromptError> {
+    Ok(format!("{}\n{}", fill(template, document)?, fill(REVISION, document)?))
+}
+
+const REVISION: &str = include_str!("prompts/revision.md");
 
 const NAME: &str = "prompt";
 
@@ -57,7 +73,16 @@ mod tests {
     fn document() -> SpecDocument {
         let task = Task { instruction: Some("Say {{ hello }}".to_owned()), ..Task::default() };
         let job: JobId = "01a1fd92-9aff-72a5-a311-04340974bd74".parse().expect("an id");
-        SpecDocument { schema: 1, job, attempt: AttemptNo(1), task, deadline_ms: Timestamp(0), previous: None, answers: vec![] }
+        SpecDocument {
+            schema: 1,
+            job,
+            attempt: AttemptNo(1),
+            task,
+            deadline_ms: Timestamp(0),
+            previous: None,
+            revision: None,
+            answers: vec![],
+        }
     }
 
     #[test]
@@ -68,7 +93,7 @@ mod tests {
             let mut full = document();
             full.task.acceptance = vec!["it is said".to_owned()];
             full.task.inputs.insert("n".to_owned(), 7.into());
-            let previous = r#"{"attempt":1,"outcome":{"class":"backend","message":"no idea"},"salvage":"27b865ca700f79bcb9273d1c7062e7b249ef4637"}"#;
+            let previous = r#"{"attempt":1,"outcome":{"class":"backend","message":"no idea"},"salvage":"27b865ca700f79bcb9273d1c7062e7b249ef4637","taken_over":false,"rejections":[{"class":"gate","message":"no","tree":null,"gates":[],"findings":[{"path":"a.rs","line":7,"rule":"secret","response":"reject","message":"a token"}],"output":"2 failed","summary":"All done","usage":null}]}"#;
             full.previous = Some(serde_json::from_str::<PreviousAttempt>(previous).expect("a previous attempt"));
             full.answers = vec![Answer { question: "Which one?".to_owned(), answer: "The first.".to_owned() }];
             let text = fill(template, &full).expect("it can be filled");
@@ -76,6 +101,8 @@ mod tests {
                 "- it is said\n",
                 "\"n\": 7",
                 "without success: no idea. What it left is in commit 27b865ca",
+                "Rejected: a.rs:7: a token\nThe end of what the gate printed that failed:\n2 failed\n",
+                "It said of its work:\nAll done\n",
                 "- Which one?\n  The first.\n",
             ] {
                 assert!(text.contains(part), "{part} is not in {text}");

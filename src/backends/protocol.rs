@@ -14,13 +14,16 @@ use crate::ids::{AttemptNo, JobId};
 use crate::job::artifact::NamedFile;
 use crate::job::completion::Usage;
 use crate::job::spec::Task;
-use crate::job::{Answer, PreviousAttempt};
+use crate::job::{Answer, PreviousAttempt, Rejection};
 
 /// The largest result file that is read, in bytes.
 pub const RESULT_MAX: u64 = 1024 * 1024;
 
 /// The longest summary, or question, that is kept, in characters.
 const SUMMARY_MAX: usize = 8_000;
+
+/// The longest name of a session, in bytes.
+const SESSION_MAX: usize = 200;
 
 /// The document that `SAWMILL_SPEC` names.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -38,9 +41,29 @@ pub struct SpecDocument {
     pub deadline_ms: Timestamp,
     /// What the last attempt came to, and the commit that holds what it left behind.
     pub previous: Option<PreviousAttempt>,
+    /// Where this attempt's own work was rejected, and is to be made better.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<Revision>,
     /// The questions that attempts before this one asked, with what was answered, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub answers: Vec<Answer>,
+}
+
+/// A further round of the same attempt: the worktree is as the round before it left it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Revision {
+    /// Which revision this is, from 1.
+    pub number: u32,
+    /// How many there may be.
+    pub of: u32,
+    /// What was wrong.
+    pub rejection: Rejection,
+    /// What was changed against the base so far, as a patch; its beginning, where that is long.
+    pub diff: Option<String>,
+    /// What the round before it left as `session`.
+    pub session: Option<String>,
+    /// What the rounds in that session said that they used of a model, together.
+    pub session_usage: Option<Usage>,
 }
 
 /// The document that the program leaves at `SAWMILL_RESULT`.
@@ -66,6 +89,9 @@ pub struct ResultDocument {
     /// Files of the worktree that are to be kept, beside those that the job asks for.
     #[serde(default)]
     pub artifacts: Vec<NamedFile>,
+    /// By what it knows this work again, should it have to be revised.
+    #[serde(default)]
+    pub session: Option<String>,
 }
 
 /// Why there is no result.
@@ -117,6 +143,11 @@ pub fn read_result(path: &Path) -> Result<ResultDocument, ResultError> {
     if let Some(question) = &mut result.clarification {
         *question = question.trim().chars().take(SUMMARY_MAX).collect();
     }
+    // It becomes an argument of the next round's program.
+    result.session = result.session.filter(|name| {
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:/".contains(&byte);
+        name.len() <= SESSION_MAX && name.starts_with(|c: char| c.is_ascii_alphanumeric()) && name.bytes().all(is_plain)
+    });
     Ok(result)
 }
 
@@ -137,6 +168,21 @@ mod tests {
 
     fn write(text: &str) -> impl FnOnce(&Path) {
         move |path| std::fs::write(path, text).expect("written")
+    }
+
+    #[test]
+    fn a_session_is_a_name_that_can_be_no_option() {
+        let check = |name: &str, expected: Option<&str>| {
+            let dir = tempfile::tempdir().expect("a directory");
+            let path = dir.path().join("result.json");
+            std::fs::write(&path, serde_json::json!({ "schema": 1, "ok": true, "session": name }).to_string()).expect("written");
+            assert_eq!(read_result(&path).expect("a result").session.as_deref(), expected, "{name:?}");
+        };
+        check("2a16ba94-0b1c", Some("2a16ba94-0b1c"));
+        check("--help", None);
+        check("a b", None);
+        check("", None);
+        check(&"a".repeat(201), None);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use crate::job::spec::Task;
 pub(super) struct Shell;
 
 impl Plain for Shell {
-    fn abilities(&self) -> Abilities {
+    fn abilities(&self, _config: &BackendConfig) -> Abilities {
         Abilities { edits: false, revises: false, resumes: false, reports_usage: false }
     }
 
@@ -15,8 +15,8 @@ impl Plain for Shell {
         ResultFrom::ExitCode
     }
 
-    fn flaw(&self, _config: &BackendConfig) -> Option<&'static str> {
-        None
+    fn flaw(&self, config: &BackendConfig) -> Option<&'static str> {
+        config.revises.then_some("revises is for kind \"command\": the job's own command knows nothing of revisions")
     }
 
     fn argv(&self, _config: &BackendConfig, task: &Task) -> Result<Vec<String>, &'static str> {

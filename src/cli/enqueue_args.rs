@@ -12,7 +12,7 @@ use super::error::CliError;
 use crate::clock::{Timestamp, human};
 use crate::ids::JobId;
 use crate::job::spec::{Changes, Command, ContainerMode, Deliver, Execution, Priority, SCHEMA, Task};
-use crate::job::{AfterFailure, BranchName, Concurrency, JobSpec};
+use crate::job::{AfterFailure, BranchName, Concurrency, JobSpec, RetryFrom};
 
 /// The arguments of `enqueue`.
 #[derive(Debug, Clone, clap::Args)]
@@ -93,6 +93,14 @@ pub struct EnqueueArgs {
     /// How many attempts may fail [default: the project's, or the configured number]
     #[arg(long, value_name = "N")]
     pub attempts: Option<u32>,
+    /// What an attempt after the first one begins with: clean (the base) or salvage (what the one before it left) [default: the
+    /// project's, or as the worker is configured]
+    #[arg(long, value_name = "FROM")]
+    pub retry_from: Option<RetryFrom>,
+    /// How often the backend hears within one attempt what was wrong with its work [default: the project's, the backend's, or the
+    /// configured number]
+    #[arg(long, value_name = "N")]
+    pub revisions: Option<u32>,
     /// Whether it runs in a container: auto, on or off [default: as the worker is configured]
     #[arg(long, value_name = "MODE")]
     pub container: Option<ContainerMode>,
@@ -103,7 +111,7 @@ pub struct EnqueueArgs {
     #[arg(long, value_name = "FILE", conflicts_with_all = [
         "project", "repo", "base", "backend", "instruction", "file", "changes", "priority", "env", "branch", "idempotency_key",
         "execution", "role", "slug", "at", "in", "start_by", "require", "after", "after_failure", "base_from", "key", "timeout",
-        "attempts", "container", "image", "command",
+        "attempts", "retry_from", "revisions", "container", "image", "command",
     ])]
     pub spec: Option<PathBuf>,
     /// Where the queue is full, try again for so long
@@ -215,6 +223,8 @@ pub(super) fn document(args: EnqueueArgs) -> Result<JobSpec, CliError> {
         concurrency: args.key,
         timeout: args.timeout,
         attempts: args.attempts,
+        retry_from: args.retry_from,
+        revisions: args.revisions,
         execution: Execution { id: args.execution, role: args.role, slug: args.slug, budget: None },
         container: args.container,
         image: args.image,

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::backends::BackendConfig;
+use crate::job::RetryFrom;
 use crate::job::budget::ProjectBudget;
 use crate::job::checks::Checks;
 use crate::job::spec::Gate;
@@ -62,6 +63,12 @@ pub struct ProjectConfig {
     /// How many attempts a job may fail by its own fault when it does not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempts: Option<u32>,
+    /// What a further attempt begins with when the job does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_from: Option<RetryFrom>,
+    /// How often a backend may revise within an attempt when the job does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revisions: Option<u32>,
     /// What judges every result, before the job's own gates.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gates: Vec<Gate>,

@@ -172,6 +172,8 @@ fn project_policy(project: &ProjectConfig) -> Project {
         backend: project.backend.clone(),
         timeout: project.timeout,
         attempts: project.attempts,
+        retry_from: project.retry_from,
+        revisions: project.revisions,
         gates: project.gates.clone(),
         checks: project.checks.clone(),
         limits: project.limits.clone(),

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use super::checkout::Checkout;
 use super::command::{Finished, Invocation};
 use super::error::{GitError, io_error};
-use super::{Git, diagnose, lfs};
+use super::{Git, Remote, diagnose, lfs};
 use crate::ids::ObjectId;
 
 /// An index that is thrown away when this is dropped.
@@ -104,6 +104,14 @@ impl<'a> Stage<'a> {
             command = command.args(["--pathspec-from-file=-", "--pathspec-file-nul"]).stdin(paths);
         }
         command.finish().await
+    }
+
+    /// Brings stage and files to a commit, whatever is in the way.
+    pub(super) async fn check_out(&self, commit: &ObjectId, origin: &Remote) -> Result<(), GitError> {
+        let action = format!("check out {}", commit.short());
+        let command = self.command(&action).origin(origin).args(["read-tree", "--reset", "-u", commit.as_str()]);
+        let finished = command.finish().await?;
+        if finished.code == Some(0) { Ok(()) } else { Err(lfs::diagnose(self.git, &finished, &action)) }
     }
 
     /// Writes what is staged as a tree.

@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 use super::completion::Usage;
 use super::log::LogVerdict;
 use super::outcome::{Outcome, OutcomeClass};
+use super::rejection::Rejection;
 use super::stage::Stage;
 use crate::clock::Timestamp;
 use crate::ids::{AttemptNo, ObjectId, WorkerId};
@@ -37,6 +38,9 @@ pub struct AttemptRecord {
     pub salvage: Option<ObjectId>,
     /// What its backend said that it used of a model.
     pub usage: Option<Usage>,
+    /// What was wrong with each of the results that it came to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rejections: Vec<Rejection>,
     /// Whether its log is whole, once that is known.
     pub log_verdict: Option<LogVerdict>,
     /// The length of its log so far, in bytes.
@@ -79,6 +83,22 @@ pub struct Resources {
     pub peak_memory_bytes: Option<u64>,
     /// The processor time of the whole tree, in milliseconds.
     pub cpu_ms: Option<u64>,
+}
+
+impl Resources {
+    /// What one run after another used: of how it ended the later one.
+    #[must_use]
+    pub fn and_then(self, later: Self) -> Self {
+        let both = |one: Option<u64>, other: Option<u64>, of: fn(u64, u64) -> u64| match (one, other) {
+            (Some(one), Some(other)) => Some(of(one, other)),
+            (one, other) => one.or(other),
+        };
+        Self {
+            peak_memory_bytes: both(self.peak_memory_bytes, later.peak_memory_bytes, u64::max),
+            cpu_ms: both(self.cpu_ms, later.cpu_ms, u64::saturating_add),
+            ..later
+        }
+    }
 }
 
 /// One stage of an attempt.

@@ -84,6 +84,8 @@ pub const INSTRUCTION_MAX: usize = 256 * 1024;
 pub const KEY_MAX: usize = 512;
 /// The most attempts a job may ask for.
 pub const ATTEMPTS_MAX: u32 = 100;
+/// The most revisions a job may ask for.
+pub const REVISIONS_MAX: u32 = 20;
 /// The longest timeout a job may ask for.
 pub const TIMEOUT_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 
@@ -118,6 +120,11 @@ impl JobSpec {
             && !(1..=ATTEMPTS_MAX).contains(&attempts)
         {
             return Err(SpecError::out_of_bounds("attempts", attempts, 1, ATTEMPTS_MAX));
+        }
+        if let Some(revisions) = self.revisions
+            && revisions > REVISIONS_MAX
+        {
+            return Err(SpecError::out_of_bounds("revisions", revisions, 0, REVISIONS_MAX));
         }
         if let Some(timeout) = self.timeout
             && !(Duration::from_millis(100)..=TIMEOUT_MAX).contains(&timeout)
@@ -216,6 +223,7 @@ mod tests {
         check(|s| s.task.command = None, "task: a job needs an instruction or a command");
         check(|s| s.task.command = Some(Command::Argv(vec![])), "task.command: the command is empty");
         check(|s| s.attempts = Some(0), "attempts: 0 is not between 1 and 100");
+        check(|s| s.revisions = Some(21), "revisions: 21 is not between 0 and 20");
         check(|s| s.timeout = Some(Duration::from_millis(5)), "timeout: 5ms is not between 100ms and 168h");
         check(
             |s| s.requires = vec!["two words".to_owned()],

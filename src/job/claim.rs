@@ -5,6 +5,7 @@ use utoipa::ToSchema;
 
 use super::outcome::Outcome;
 use super::record::Job;
+use super::rejection::Rejection;
 use crate::clock::Timestamp;
 use crate::ids::{AttemptNo, ClaimToken, JobId, ObjectId, WorkerId};
 
@@ -46,7 +47,7 @@ pub struct Answer {
 }
 
 /// What an attempt is told of the one before it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PreviousAttempt {
     /// Its number.
     pub attempt: AttemptNo,
@@ -54,4 +55,8 @@ pub struct PreviousAttempt {
     pub outcome: Option<Outcome>,
     /// The commit that holds what it left uncommitted, if anything.
     pub salvage: Option<ObjectId>,
+    /// Whether that is in the worktree from the beginning.
+    pub taken_over: bool,
+    /// What was wrong with each of the results that it came to.
+    pub rejections: Vec<Rejection>,
 }

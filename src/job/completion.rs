@@ -9,6 +9,7 @@ use super::artifact::DeliveredArtifact;
 use super::checks::Finding;
 use super::counts::TestCounts;
 use super::outcome::Outcome;
+use super::rejection::Rejection;
 use crate::clock::Timestamp;
 use crate::ids::{AttemptNo, CompletionId, JobId, ObjectId};
 
@@ -79,6 +80,9 @@ pub struct Completion {
     /// The artifacts that are kept of the attempt.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub artifacts: Vec<DeliveredArtifact>,
+    /// What was wrong with the results before this one, which the same attempt came to and then revised.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rejections: Vec<Rejection>,
     /// The backend's own summary of its work.
     pub summary: Option<String>,
     /// What the backend reported of its use of a model.
@@ -126,6 +130,37 @@ pub struct DiffSummary {
 impl DiffSummary {
     /// How many files are listed one by one.
     pub const PER_FILE_MAX: usize = 500;
+}
+
+impl Usage {
+    /// What both together used, where either says so. The model is that of `other`, which came later.
+    #[must_use]
+    pub fn sum(one: Option<Self>, other: Option<Self>) -> Option<Self> {
+        let (one, other) = match (one, other) {
+            (Some(one), Some(other)) => (one, other),
+            (one, other) => return one.or(other),
+        };
+        Some(Self {
+            prompt_tokens: one.prompt_tokens.saturating_add(other.prompt_tokens),
+            completion_tokens: one.completion_tokens.saturating_add(other.completion_tokens),
+            cost_usd: match (one.cost_usd, other.cost_usd) {
+                (Some(one), Some(other)) => Some(one + other),
+                (one, other) => one.or(other),
+            },
+            model: other.model.or(one.model),
+        })
+    }
+
+    /// What is left of it without `earlier`, which it has in it.
+    #[must_use]
+    pub fn without(self, earlier: &Self) -> Self {
+        Self {
+            prompt_tokens: self.prompt_tokens.saturating_sub(earlier.prompt_tokens),
+            completion_tokens: self.completion_tokens.saturating_sub(earlier.completion_tokens),
+            cost_usd: self.cost_usd.map(|cost| (cost - earlier.cost_usd.unwrap_or(0.0)).max(0.0)),
+            model: self.model,
+        }
+    }
 }
 
 impl fmt::Display for DiffSummary {
@@ -184,4 +219,24 @@ pub struct Usage {
     pub cost_usd: Option<f64>,
     /// The model.
     pub model: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn usage(prompt_tokens: u64, cost_usd: Option<f64>) -> Usage {
+        Usage { prompt_tokens, completion_tokens: 1, cost_usd, model: None }
+    }
+
+    #[test]
+    fn what_rounds_used_adds_up_and_what_was_counted_before_is_taken_off() {
+        let both = Usage::sum(Some(usage(100, Some(0.5))), Some(usage(20, None))).expect("usage");
+        assert_eq!((both.prompt_tokens, both.completion_tokens, both.cost_usd), (120, 2, Some(0.5)));
+        assert_eq!(Usage::sum(None, Some(usage(20, None))), Some(usage(20, None)));
+        assert_eq!(Usage::sum(None, None), None);
+        let left = usage(120, Some(2.0)).without(&usage(100, Some(0.5)));
+        assert_eq!((left.prompt_tokens, left.completion_tokens, left.cost_usd), (20, 0, Some(1.5)));
+        assert_eq!(usage(1, None).without(&usage(2, None)).prompt_tokens, 0);
+    }
 }

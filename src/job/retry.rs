@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::outcome::OutcomeClass;
 use super::state::JobState;
@@ -22,6 +23,28 @@ pub struct RetryPolicy {
     /// The longest wait.
     #[serde(with = "human")]
     pub backoff_max: Duration,
+}
+
+/// What a further attempt at a job begins with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RetryFrom {
+    /// The base, and nothing else.
+    Clean,
+    /// The base with what the attempt before it left, where that is there and the base is still the same.
+    Salvage,
+}
+
+impl std::str::FromStr for RetryFrom {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "clean" => Ok(Self::Clean),
+            "salvage" => Ok(Self::Salvage),
+            _ => Err("there are clean and salvage".to_owned()),
+        }
+    }
 }
 
 /// What a job has used up so far, the attempt that just ended not included.

@@ -11,6 +11,7 @@ use super::branch::BranchName;
 use super::budget::Budget;
 use super::checks::Checks;
 use super::counts::TestFormat;
+use super::retry::RetryFrom;
 use super::schedule::{AfterFailure, Concurrency};
 use crate::clock::{Timestamp, human};
 use crate::ids::JobId;
@@ -76,6 +77,12 @@ pub struct JobSpec {
     /// How many attempts may fail by the job's own fault.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempts: Option<u32>,
+    /// What an attempt after the first one begins with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_from: Option<RetryFrom>,
+    /// How often the backend may hear, within one attempt, what was wrong with its work.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revisions: Option<u32>,
     /// How much all of its attempts together may use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget: Option<Budget>,

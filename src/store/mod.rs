@@ -43,6 +43,7 @@ mod notifier;
 mod outbox;
 mod pauses;
 mod promote;
+mod rejections;
 mod renew;
 mod retention;
 mod routes;

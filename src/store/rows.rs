@@ -109,6 +109,8 @@ impl TryFrom<ClaimedRow> for ClaimedJob {
                 attempt: AttemptNo(number(attempt, what)?),
                 outcome: outcome(row.previous_class.as_deref(), row.previous_message.as_deref(), what)?,
                 salvage: object(row.previous_salvage.as_deref(), what)?,
+                taken_over: false,
+                rejections: Vec::new(),
             }),
         };
         Ok(Self {
@@ -123,7 +125,7 @@ impl TryFrom<ClaimedRow> for ClaimedJob {
 
 /// The columns of an [`AttemptRow`].
 pub(super) const ATTEMPT_COLUMNS: &str = "attempt, worker, started_at, ended_at, deadline_at, outcome_class, outcome_message, base, \
-    runs_on, exit_code, signal, peak_memory_bytes, cpu_ms, salvage, prompt_tokens, completion_tokens, cost_micro_usd, model, log_verdict, log_bytes";
+    runs_on, exit_code, signal, peak_memory_bytes, cpu_ms, salvage, prompt_tokens, completion_tokens, cost_micro_usd, model, rejections, log_verdict, log_bytes";
 
 #[derive(FromRow)]
 pub(super) struct AttemptRow {
@@ -145,6 +147,7 @@ pub(super) struct AttemptRow {
     completion_tokens: Option<i64>,
     cost_micro_usd: Option<i64>,
     model: Option<String>,
+    rejections: Option<String>,
     log_verdict: Option<String>,
     log_bytes: i64,
 }
@@ -171,6 +174,7 @@ impl AttemptRow {
             },
             salvage: object(self.salvage.as_deref(), what)?,
             usage: self.usage(what)?,
+            rejections: self.rejections.as_deref().map(|text| json(text, what)).transpose()?.unwrap_or_default(),
             log_verdict: self.log_verdict.as_deref().map(|text| json(text, what)).transpose()?,
             log_bytes: number(self.log_bytes, what)?,
             stages: own.map(|stage| stage.record(what)).collect::<Result<_, _>>()?,

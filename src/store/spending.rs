@@ -241,6 +241,18 @@ impl Store {
         found
     }
 
+    /// A budget that is used up for the job, once what its running attempt has used so far is added.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`].
+    pub async fn budget_met(&self, id: JobId, running: Option<&Usage>) -> Result<Option<BudgetUse>, StoreError> {
+        let mut all = self.budget_of_job(id).await?;
+        if let Some(usage) = running {
+            all.iter_mut().for_each(|one| one.spent.add(&Spent::of(usage)));
+        }
+        Ok(all.into_iter().find(BudgetUse::is_spent))
+    }
+
     /// What an execution used. What may be used is what each of its jobs says.
     ///
     /// # Errors

@@ -181,6 +181,31 @@ async fn openhands_does_a_small_task() {
     does_a_small_task(OPENHANDS).await;
 }
 
+/// An agent that forgets the test, and hears of it where it did the work.
+async fn revises(which: Which, how: &str) {
+    let half = Turn::Runs("The mean is to be exact.", "sed -i 's|//|/|' calc.py");
+    let site = Site::open(which, [LOOKS, half, last(which), WORKS, last(which)]).await;
+    let job = site.enqueue(which);
+    let job = site.host.succeeded(job).await;
+    site.check_delivered(&job, 5).await;
+    let completion = site.host.completions(Some(job.id)).await.remove(0).completion;
+    let used: Vec<_> = completion.rejections.iter().map(|one| one.usage.as_ref().map(|usage| usage.prompt_tokens)).collect();
+    assert_eq!(used, [Some(3 * PROMPT_TOKENS)]);
+    let said = site.host.log(job.id, 1, Stream::System).await;
+    assert!(said.contains("revision 1 of 1: gate unit exited with status 5") && said.contains(how), "{said}");
+    let heard = site.server.heard();
+    assert!(heard.contains("This is revision 1 of 1.") && heard.contains("NO TESTS RAN"), "{heard}");
+    site.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revision_goes_on_in_the_session_where_the_agent_can_resume_it_and_usage_adds_up() {
+    revises(CLAUDE, "status 5; in session ").await;
+    revises(CODEX, "status 5; in session ").await;
+    revises(MINISWE, "status 5\n").await;
+    revises(OPENHANDS, "status 5\n").await;
+}
+
 /// A server that has a bad moment costs a try, and not the job.
 async fn gets_over(which: Which, trouble: Turn) {
     let site = Site::open(which, [LOOKS, trouble, WORKS, last(which)]).await;

@@ -288,6 +288,7 @@ fn completion(claim: &Claim, outcome: &Outcome) -> Completion {
         gates: Vec::new(),
         findings: Vec::new(),
         artifacts: Vec::new(),
+        rejections: Vec::new(),
         summary: None,
         usage: None,
         outcome: outcome.clone(),

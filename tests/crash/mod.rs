@@ -4,6 +4,7 @@ mod abandoned;
 mod cancelled;
 mod down;
 mod restarted;
+mod revised;
 mod signalled;
 mod supervisor;
 mod suspended;

@@ -155,7 +155,7 @@ pub(crate) fn fsck(repository: &Path) {
     git(repository, &["fsck", "--full", "--no-dangling", "--no-progress"]);
 }
 
-pub(super) fn find_git() -> PathBuf {
+pub(crate) fn find_git() -> PathBuf {
     let path = std::env::var_os("PATH").expect("a PATH");
     std::env::split_paths(&path).map(|dir| dir.join("git")).find(|git| git.is_file()).expect("git is installed")
 }

@@ -299,6 +299,7 @@ fn completion(claimed: &ClaimedJob) -> Completion {
         gates: Vec::new(),
         findings: Vec::new(),
         artifacts: Vec::new(),
+        rejections: Vec::new(),
         summary: Some("did \u{0}it".to_owned()),
         usage: None,
         outcome: Outcome::new(OutcomeClass::Succeeded, "delivered"),

@@ -3,9 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use crate::backends::config::Kind;
+use crate::job::completion::Usage;
 
 /// What to run, complete: nothing of the configuration is read within the slot.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Order {
     /// The backend's name, for what is said.
     pub backend: String,
@@ -19,6 +20,10 @@ pub struct Order {
     pub endpoint: Option<String>,
     /// Further arguments.
     pub extra_args: Vec<String>,
+    /// The session to go on with.
+    pub session: Option<String>,
+    /// What that has used of a model.
+    pub session_usage: Option<Usage>,
     /// What it is told.
     pub prompt: String,
 }

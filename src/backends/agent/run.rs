@@ -20,6 +20,7 @@ use super::log::Log;
 use super::order::Order;
 use crate::backends::adapter::{Adapter, Agent, AgentEnd, Flow, Reader, Report, Start};
 use crate::clock::Timestamp;
+use crate::job::completion::Usage;
 
 /// How long an agent may take to exit after its last event, or after it closed its output.
 const LINGER: Duration = Duration::from_secs(5);
@@ -43,7 +44,7 @@ pub fn run(mut args: impl Iterator<Item = OsString>, env: &BTreeMap<String, Stri
     let Some(result) = env.get("SAWMILL_RESULT") else { return ExitCode::from(2) };
     let report = match Run::prepare(Path::new(&order), Path::new(&events), env).and_then(Run::finish) {
         Ok(report) => report,
-        Err(why) => Report { end: Some(AgentEnd::Failed(why)), usage: None },
+        Err(why) => Report { end: Some(AgentEnd::Failed(why)), ..Report::default() },
     };
     match leave(Path::new(result), report) {
         Ok(()) => ExitCode::SUCCESS,
@@ -60,6 +61,8 @@ struct Run {
     start: Start,
     events: Events,
     log: Log,
+    /// What it will say that it used, and has used before.
+    before: Option<Usage>,
 }
 
 impl Run {
@@ -72,7 +75,8 @@ impl Run {
             write_file(path, text).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
         }
         let events = Events::create(events).map_err(|error| format!("cannot keep events at {}: {error}", events.display()))?;
-        Ok(Self { agent, start, events, log: Log::default() })
+        let before = order.session.and(order.session_usage).filter(|_| agent.counts_sessions());
+        Ok(Self { agent, start, events, log: Log::default(), before })
     }
 
     /// Runs it. Whatever it came to, the program that was started has ended when this returns.
@@ -94,6 +98,9 @@ impl Run {
         self.write_log()?;
         read?;
         let mut report = reader.report();
+        if let Some(before) = &self.before {
+            report.usage = report.usage.map(|usage| usage.without(before));
+        }
         if report.end.is_none() {
             report.end = Some(AgentEnd::Failed(format!("it ended without a last event: {}", told(status?))));
         }
@@ -219,7 +226,8 @@ fn leave(path: &Path, report: Report) -> io::Result<()> {
         // 0 where it is not known when.
         AgentEnd::UsageLimit(summary, reset) => (false, summary, Some(reset.unwrap_or(Timestamp(0)))),
     };
-    let document = json!({ "schema": 1, "ok": ok, "summary": summary, "usage": report.usage, "retry_at": retry_at });
+    let document = json!({ "schema": 1, "ok": ok, "summary": summary, "usage": report.usage, "retry_at": retry_at,
+        "session": report.session });
     let draft = path.with_extension("new");
     fs::write(&draft, document.to_string())?;
     fs::rename(draft, path)
@@ -254,6 +262,8 @@ pub(in crate::backends) mod tests {
             model: None,
             endpoint: None,
             extra_args: Vec::new(),
+            session: None,
+            session_usage: None,
             prompt: "do it".to_owned(),
         };
         let (path, events) = (dir.path().join("agent.json"), dir.path().join("events.jsonl"));
@@ -273,6 +283,36 @@ pub(in crate::backends) mod tests {
     fn an_agent_is_told_by_its_standard_input_which_is_closed_then() {
         let echo = r#"text=$(cat); printf '{"type":"result","subtype":"success","result":"told: %s"}\n' "$text""#;
         assert_eq!(end_of(echo), AgentEnd::Done("told: do it".to_owned()));
+    }
+
+    #[test]
+    fn a_session_is_resumed_by_its_name_and_an_agent_that_counts_it_is_not_counted_twice() {
+        let order = |kind: Kind| Order {
+            backend: "b".to_owned(),
+            kind,
+            command: vec!["sh".to_owned(), "-c".to_owned(), "cat > /dev/null; printf '%s' \"$USED\"".to_owned(), "sh".to_owned()],
+            model: None,
+            endpoint: None,
+            extra_args: Vec::new(),
+            session: Some("s-1".to_owned()),
+            session_usage: Some(Usage { prompt_tokens: 100, ..Usage::default() }),
+            prompt: "better".to_owned(),
+        };
+        let check = |kind: Kind, event: &str, flag: &str, expected: u64| {
+            let dir = tempfile::tempdir().expect("a directory");
+            let (path, events) = (dir.path().join("agent.json"), dir.path().join("events.jsonl"));
+            fs::write(&path, serde_json::to_vec(&order(kind)).expect("JSON")).expect("an order");
+            let mut run = Run::prepare(&path, &events, &BTreeMap::new()).expect("prepared");
+            let at = run.start.argv.iter().position(|argument| argument == flag).expect("it resumes");
+            assert_eq!(run.start.argv[at + 1], "s-1");
+            run.start.env.push(("USED".to_owned(), event.to_owned()));
+            let usage = run.finish().expect("a report").usage.expect("usage");
+            assert_eq!(usage.prompt_tokens, expected);
+        };
+        let codex = r#"{"type":"turn.completed","usage":{"input_tokens":300,"output_tokens":1}}"#;
+        check(Kind::Codex, codex, "resume", 200);
+        let claude = r#"{"type":"result","subtype":"success","result":"done","usage":{"input_tokens":300,"output_tokens":1}}"#;
+        check(Kind::Claude, claude, "--resume", 300);
     }
 
     #[test]

@@ -10,6 +10,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use nix::mount::{MntFlags, umount2};
+use nix::sched::{CloneFlags, setns, unshare};
+
 use crate::sandbox::kernel;
 
 /// Whether something else is mounted at `tree` than what its parent is on.
@@ -29,6 +32,28 @@ pub(super) fn show(source: &Path, pid: i32, target: &Path) -> io::Result<()> {
     let namespace = File::open(format!("/proc/{pid}/ns/mnt"))?;
     let shown = std::thread::spawn(move || kernel::show_mount(&source, namespace, &target)).join();
     Ok(shown.map_err(|_| io::Error::other("the thread that mounts panicked; please report it as a defect"))??)
+}
+
+/// Takes off what was shown at `target` to the container whose first process has this number: all but what it was made with. What is
+/// at work there keeps it for as long as it runs.
+///
+/// # Errors
+/// This process is not root, or the container is gone.
+pub(super) fn uncover(pid: i32, target: &Path) -> io::Result<()> {
+    let table = fs::read_to_string(format!("/proc/{pid}/mountinfo"))?;
+    let shown = table.lines().filter(|line| line.split(' ').nth(4).is_some_and(|place| Path::new(place) == target)).count();
+    if shown <= 1 {
+        return Ok(());
+    }
+    let target = CString::new(target.as_os_str().as_bytes())?;
+    let namespace = File::open(format!("/proc/{pid}/ns/mnt"))?;
+    let taken = std::thread::spawn(move || {
+        // A thread that shares its root and working directory with others cannot leave their namespace.
+        unshare(CloneFlags::CLONE_FS)?;
+        setns(namespace, CloneFlags::CLONE_NEWNS)?;
+        (1..shown).try_for_each(|_| umount2(target.as_c_str(), MntFlags::MNT_DETACH))
+    });
+    Ok(taken.join().map_err(|_| io::Error::other("the thread that unmounts panicked; please report it as a defect"))??)
 }
 
 /// Whether mounts below `path` propagate into containers that hold it: the mount that it is on is shared, or the slave of one that is.

@@ -203,6 +203,14 @@ impl Containers {
         self.inner.workshop.show(container, source, target).await
     }
 
+    /// Has a container see at these places again what it saw there before anything was shown over it. Doing it twice comes to the same.
+    ///
+    /// # Errors
+    /// This process is not root, or the container is gone.
+    pub async fn uncover(&self, container: &Container, targets: &[&Path]) -> Result<(), ContainerError> {
+        self.inner.workshop.uncover(container, targets).await
+    }
+
     async fn take_ready(&self, slot: u32, recipe: &Recipe) -> Option<Container> {
         loop {
             let keep = self.inner.config.warm as usize;

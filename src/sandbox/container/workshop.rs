@@ -196,6 +196,18 @@ impl Workshop {
         })
     }
 
+    /// Has a container see at these places what it saw there before anything was shown over it.
+    pub(super) async fn uncover(&self, container: &Container, targets: &[&Path]) -> Result<(), ContainerError> {
+        if !container.mounted {
+            return Ok(());
+        }
+        let pid = container.supervisor().pid().await?;
+        targets.iter().try_for_each(|target| mounts::uncover(pid, target)).map_err(|error| ContainerError::Engine {
+            what: format!("take off what was shown to container {}", container.name),
+            why: format!("{error}; only root can"),
+        })
+    }
+
     async fn wait_until_ready(&self, container: &Container) -> Result<(), ContainerError> {
         let begun = Instant::now();
         let mut asked = begun;
