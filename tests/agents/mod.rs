@@ -50,7 +50,7 @@ const MINISWE: Which = Which {
     seldom: ("MSWEA_MODEL_RETRY_STOP_AFTER_ATTEMPT", "2"),
 };
 const OPENHANDS: Which =
-    Which { kind: "openhands", model: "openai/scripted", path: "/v1", key: "OPENAI_API_KEY", seldom: ("LLM_NUM_RETRIES", "1") };
+    Which { kind: "openhands", model: "openai/scripted", path: "/v1", key: "OPENAI_API_KEY", seldom: ("LLM_NUM_RETRIES", "2") };
 const CODEX: Which =
     Which { kind: "openai_codex", model: "scripted", path: "/v1", key: "OPENAI_API_KEY", seldom: ("CODEX_UNUSED", "1") };
 

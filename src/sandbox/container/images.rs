@@ -177,13 +177,10 @@ impl Images {
         let mut steps = std::pin::pin!(steps);
         let mut last = VecDeque::new();
         while let Some(step) = steps.next().await {
-            match step.map_err(|error| self.engine.failed(what.clone(), &error))? {
-                Step { error: Some(why), .. } => {
-                    // The engine says which command failed, and not of what.
-                    let said: String = last.iter().flat_map(|line: &String| ["\n  ", line]).collect();
-                    return Err(ContainerError::Engine { what, why: format!("{why}{said}") });
-                }
-                Step { said, .. } => {
+            let failed = match step {
+                Ok(Step { error: Some(why), .. }) => ContainerError::Engine { what: what.clone(), why },
+                Err(error) => self.engine.failed(what.clone(), &error),
+                Ok(Step { said, .. }) => {
                     for line in said.lines().filter(|line| !line.trim().is_empty()) {
                         progress(line);
                         last.push_back(line.chars().take(LAST_WIDTH).collect());
@@ -191,8 +188,15 @@ impl Images {
                             last.pop_front();
                         }
                     }
+                    continue;
                 }
-            }
+            };
+            // The engine says which command failed, and not of what.
+            let said: String = last.iter().flat_map(|line: &String| ["\n  ", line]).collect();
+            return Err(match failed {
+                ContainerError::Engine { what, why } => ContainerError::Engine { what, why: why + &said },
+                other => other,
+            });
         }
         Ok(())
     }
