@@ -180,6 +180,8 @@ async fn the_description_has_every_route_and_every_document() {
     post /v1/jobs/retry
     get /v1/jobs/{id}
     post /v1/jobs/{id}/answer
+    get /v1/jobs/{id}/artifacts
+    get /v1/jobs/{id}/artifacts/{name}
     get /v1/jobs/{id}/attempts
     post /v1/jobs/{id}/cancel
     post /v1/jobs/{id}/deadline
