@@ -269,6 +269,8 @@ impl Daemon {
         stopping.abort();
         ended.cancel();
         background.wait().await;
+        // Whatever of them threw something away last.
+        self.janitor.sweep_once().await;
         self.tools.containers.close().await;
         join_all(self.supervised.iter().map(close_supervisor)).await;
         self.keeper.close().await;

@@ -30,14 +30,10 @@ impl Janitor {
         Self { state, bases, ttl, little_room, sweeping: Arc::default() }
     }
 
-    /// Runs [`Janitor::sweep_once`] until the token is cancelled, and once more then.
+    /// Runs [`Janitor::sweep_once`] now and then until the token is cancelled.
     pub(super) async fn sweep_loop(self, ended: CancellationToken) {
-        loop {
-            let last = ended.run_until_cancelled(tokio::time::sleep(INTERVAL)).await.is_none();
+        while ended.run_until_cancelled(tokio::time::sleep(INTERVAL)).await.is_some() {
             self.sweep_once().await;
-            if last {
-                return;
-            }
         }
     }
 
