@@ -22,9 +22,10 @@ use crate::sandbox::{SandboxError, Supervisor};
 use crate::workspace::SlotDir;
 
 /// How long an engine may be away before a job that needs a container is given back; and how long it may answer that it cannot do what
-/// it is asked, which on a busy host passes.
+/// it is asked, which on a busy host passes; and how long it may be slow altogether.
 const ENGINE_RETURNS_WITHIN: Duration = Duration::from_secs(60);
 const ENGINE_RECOVERS_WITHIN: Duration = Duration::from_secs(10);
+const ENGINE_KEEPS_UP_WITHIN: Duration = Duration::from_secs(300);
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(500);
 
 /// How long a container that nobody removes may take to end by itself.
@@ -96,6 +97,7 @@ async fn insist(attempt: &Attempt) -> Result<Place, Halt> {
         let patience = match &error {
             ContainerError::Unreachable { .. } => ENGINE_RETURNS_WITHIN,
             ContainerError::Engine { .. } => ENGINE_RECOVERS_WITHIN,
+            ContainerError::Slow { .. } => ENGINE_KEEPS_UP_WITHIN,
             _ => Duration::ZERO,
         };
         if begun.elapsed() >= patience {
@@ -126,7 +128,11 @@ async fn lodge(attempt: &Attempt) -> Result<Result<Place, ContainerError>, Halt>
         objects: worktree.borrowed_objects(),
     };
     let begun = Instant::now();
-    let Lodging { container, env, start } = match attempt.tools.containers.take(&wish).await {
+    let taken = tokio::select! {
+        reason = attempt.stop.stopped() => return Err(Halt::Stopped(reason)),
+        taken = attempt.tools.containers.take(&wish) => taken,
+    };
+    let Lodging { container, env, start } = match taken {
         Ok(lodging) => lodging,
         Err(error) => return Ok(Err(error)),
     };

@@ -1,19 +1,25 @@
 //! The engine goes away and comes back: its containers go with it, and no job is lost.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use bollard::{API_DEFAULT_VERSION, Docker};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use sawmill::job::{OutcomeClass, Stream};
+use sawmill::job::{JobState, OutcomeClass, Stage, Stream};
 use serde_json::json;
 use tempfile::TempDir;
 
-use super::image;
+use super::{image, owned_at};
 use crate::crash::{Held, LONG, Scene};
-use crate::delivery::host::{Host, Lodging, On, until};
+use crate::delivery::host::{Host, Lodging, On, until, until_within};
+use crate::delivery::remote::small_remote;
+
+/// The daemon waits longer than that for the engine's answer.
+const BEFORE_IT_GIVES_UP: Duration = Duration::from_secs(40);
 
 /// An engine of its own, which nobody else uses.
 pub(super) struct Engine {
@@ -61,6 +67,10 @@ impl Engine {
         self.child.as_ref().expect("it runs").id()
     }
 
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.pid().cast_signed()), signal).expect("it lives");
+    }
+
     fn stop(&mut self) {
         if let Some(mut child) = self.child.take() {
             kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM).expect("it lives");
@@ -79,6 +89,9 @@ async fn answers(socket: &Path) -> bool {
 
 impl Drop for Engine {
     fn drop(&mut self) {
+        if self.child.is_some() {
+            self.signal(Signal::SIGCONT);
+        }
         self.stop();
     }
 }
@@ -109,4 +122,35 @@ async fn a_restart_of_the_engine_costs_an_attempt_that_is_not_charged_and_no_job
     let next = scene.host.enqueue(&json!({ "repo": scene.remote, "task": { "command": "echo more > more" } }));
     scene.host.succeeded(next).await;
     scene.close(vec![worker]).await;
+}
+
+/// An engine that does not get done what it is asked, as one whose disk is busy.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_that_waits_for_a_stuck_engine_hears_of_its_cancel_and_leaves_no_container() {
+    let engine = Engine::start(None).await;
+    let socket = engine.socket();
+    let name = image::image_at(&socket, "tools", image::TOOLS, 1).await;
+    let mut host = Host::new(On::Sqlite, LONG, 1).await.lodge(Lodging::InContainers).await;
+    host.set("SAWMILL_CONTAINER__SOCKET", socket.to_str().expect("UTF-8"));
+    host.set("SAWMILL_CONTAINER__IMAGE", &name);
+    host.set("SAWMILL_CONTAINER__WARM", "0");
+    let remote = small_remote(host.root(), "remote");
+    let worker = host.start("a").await;
+    let edit = |name: &str| host.enqueue(&json!({ "repo": remote, "task": { "command": format!("echo {name} > {name}") } }));
+    host.succeeded(edit("first")).await;
+
+    engine.signal(Signal::SIGSTOP);
+    let stuck = edit("second");
+    until("the job waits for its container", async || {
+        host.attempts(stuck).await.first().is_some_and(|one| one.stages.iter().any(|stage| stage.stage == Stage::Execute))
+    })
+    .await;
+    host.sawmill(&["job", "cancel", &stuck.to_string()]);
+    until_within(BEFORE_IT_GIVES_UP, "the job is cancelled", async || host.job(stuck).await.state == JobState::Cancelled).await;
+    engine.signal(Signal::SIGCONT);
+
+    host.succeeded(edit("third")).await;
+    let state = host.state_dir("a");
+    host.close(vec![worker]).await;
+    assert_eq!(owned_at(&socket, &state).await, BTreeSet::new());
 }

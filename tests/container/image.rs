@@ -21,7 +21,7 @@ pub(crate) async fn docker() -> Docker {
     docker_at(&socket()).await
 }
 
-async fn docker_at(path: &Path) -> Docker {
+pub(super) async fn docker_at(path: &Path) -> Docker {
     let docker = Docker::connect_with_unix(path.to_str().expect("UTF-8"), 120, API_DEFAULT_VERSION);
     let docker = docker.expect("Docker is needed: run the tests with `make test`, which starts one");
     docker.negotiate_version().await.expect("Docker answers")

@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bollard::Docker;
 use bollard::query_parameters::{ListContainersOptionsBuilder, RemoveContainerOptionsBuilder};
 use bytesize::ByteSize;
 use nix::unistd::{getgid, getuid};
@@ -137,9 +138,18 @@ impl Drop for Yard {
 
 /// The containers whose labels name this state directory.
 pub(crate) async fn owned(state: &Path) -> BTreeSet<String> {
+    owned_of(&image::docker().await, state).await
+}
+
+/// The same, with another engine.
+async fn owned_at(socket: &Path, state: &Path) -> BTreeSet<String> {
+    owned_of(&image::docker_at(socket).await, state).await
+}
+
+async fn owned_of(docker: &Docker, state: &Path) -> BTreeSet<String> {
     let filters = HashMap::from([("label".to_owned(), vec![format!("sawmill.state={}", state.display())])]);
     let options = ListContainersOptionsBuilder::default().all(true).filters(&filters).build();
-    let found = image::docker().await.list_containers(Some(options)).await.expect("containers can be listed");
+    let found = docker.list_containers(Some(options)).await.expect("containers can be listed");
     let names = found.into_iter().filter_map(|one| Some(one.names?.first()?.trim_start_matches('/').to_owned()));
     names.collect()
 }

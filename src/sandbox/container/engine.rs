@@ -24,8 +24,10 @@ use super::mounts::propagates;
 use super::recipe::Blueprint;
 use crate::sandbox::supervisor::INSIDE_SUBCOMMAND;
 
-/// How long the engine may take to answer, in seconds.
-const ANSWER_WITHIN_SECONDS: u64 = 60;
+/// How long the engine may take to answer; and to make, start or remove a container, for which it waits until the disk has written
+/// what others wrote: an overlay is not taken off before.
+const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+const WORK_WITHIN: Duration = Duration::from_secs(300);
 
 /// How long somebody else's removal of a container is waited for.
 const REMOVED_WITHIN: Duration = Duration::from_secs(30);
@@ -39,6 +41,8 @@ const FIRST_CAPABILITIES: [&str; 4] = ["DAC_OVERRIDE", "SETGID", "SETPCAP", "SET
 #[derive(Debug, Clone)]
 pub(super) struct Engine {
     docker: Docker,
+    /// The same, with more time for what takes more.
+    patient: Docker,
     socket: PathBuf,
 }
 
@@ -63,15 +67,22 @@ impl Engine {
     pub(super) fn at(socket: &Path) -> Result<Self, ContainerError> {
         let unreachable = |why: String| ContainerError::Unreachable { socket: socket.to_owned(), why };
         let path = socket.to_str().ok_or_else(|| unreachable("its path is not UTF-8".to_owned()))?;
-        let docker = Docker::connect_with_unix(path, ANSWER_WITHIN_SECONDS, API_DEFAULT_VERSION);
-        Ok(Self { docker: docker.map_err(|error| unreachable(error.to_string()))?, socket: socket.to_owned() })
+        let docker = Docker::connect_with_unix(path, ANSWER_WITHIN.as_secs(), API_DEFAULT_VERSION);
+        Ok(Self::with(docker.map_err(|error| unreachable(error.to_string()))?, socket.to_owned()))
+    }
+
+    fn with(docker: Docker, socket: PathBuf) -> Self {
+        Self { patient: docker.clone().with_timeout(WORK_WITHIN), docker, socket }
     }
 
     /// The same, speaking a version of the API that it knows.
     pub(super) async fn greet(self) -> Result<Self, ContainerError> {
-        let Self { docker, socket } = self;
+        let Self { docker, socket, .. } = self;
         match docker.negotiate_version().await {
-            Ok(docker) => Ok(Self { docker, socket }),
+            Ok(docker) => Ok(Self::with(docker, socket)),
+            Err(Error::RequestTimeoutError) => {
+                Err(ContainerError::Slow { socket, what: "tell its version".to_owned(), within: ANSWER_WITHIN })
+            }
             Err(error) => Err(ContainerError::Unreachable { socket, why: error.to_string() }),
         }
     }
@@ -91,15 +102,15 @@ impl Engine {
     /// Makes a container and starts it.
     pub(super) async fn create(&self, blueprint: &Blueprint<'_>) -> Result<(), ContainerError> {
         let options = CreateContainerOptionsBuilder::default().name(blueprint.name).build();
-        match self.docker.create_container(Some(options), body(blueprint)).await {
+        match self.patient.create_container(Some(options), body(blueprint)).await {
             Ok(_) => {}
             Err(error) if status(&error) == Some(404) => {
                 return Err(ContainerError::NoImage { image: blueprint.recipe.image.clone() });
             }
-            Err(error) => return Err(self.failed(format!("make container {}", blueprint.name), &error)),
+            Err(error) => return Err(self.failed_within(WORK_WITHIN, format!("make container {}", blueprint.name), &error)),
         }
-        let started = self.docker.start_container(blueprint.name, None).await;
-        started.map_err(|error| self.failed(format!("start container {}", blueprint.name), &error))
+        let started = self.patient.start_container(blueprint.name, None).await;
+        started.map_err(|error| self.failed_within(WORK_WITHIN, format!("start container {}", blueprint.name), &error))
     }
 
     /// How it ended, where it does not run any more: its last words and its exit status.
@@ -125,12 +136,12 @@ impl Engine {
         let begun = Instant::now();
         loop {
             let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
-            match self.docker.remove_container(name, Some(options)).await {
+            match self.patient.remove_container(name, Some(options)).await {
                 Ok(()) => return Ok(()),
                 Err(error) if status(&error) == Some(404) => return Ok(()),
                 // Somebody else removes it at this moment.
                 Err(error) if status(&error) == Some(409) && begun.elapsed() < REMOVED_WITHIN => sleep(LOOK_AGAIN_AFTER).await,
-                Err(error) => return Err(self.failed(format!("remove container {name}"), &error)),
+                Err(error) => return Err(self.failed_within(WORK_WITHIN, format!("remove container {name}"), &error)),
             }
         }
     }
@@ -190,7 +201,12 @@ impl Engine {
 
     /// Says that the engine did not do what was asked.
     pub(super) fn failed(&self, what: String, error: &Error) -> ContainerError {
+        self.failed_within(ANSWER_WITHIN, what, error)
+    }
+
+    fn failed_within(&self, within: Duration, what: String, error: &Error) -> ContainerError {
         match error {
+            Error::RequestTimeoutError => ContainerError::Slow { socket: self.socket.clone(), what, within },
             Error::DockerResponseServerError { message, .. } => ContainerError::Engine { what, why: message.clone() },
             Error::DockerStreamError { error } => ContainerError::Engine { what, why: error.clone() },
             other => ContainerError::Unreachable { socket: self.socket.clone(), why: other.to_string() },

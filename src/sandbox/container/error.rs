@@ -1,6 +1,7 @@
 //! What can go wrong between the daemon and the engine that makes containers.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::sandbox::SandboxError;
 
@@ -14,6 +15,16 @@ pub enum ContainerError {
         socket: PathBuf,
         /// What the system says.
         why: String,
+    },
+    /// The engine is there, and does not get done what it is asked.
+    #[error("the engine at {} did not {what} within {within:?}; see what keeps it busy (mostly a slow or full disk)", socket.display())]
+    Slow {
+        /// The socket.
+        socket: PathBuf,
+        /// What was asked of it.
+        what: String,
+        /// How long it had.
+        within: Duration,
     },
     /// The engine has no such image.
     #[error("there is no image {image}; build it with sawmill images build, or set container.image")]

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytesize::ByteSize;
-use tokio::sync::{Mutex as AsyncMutex, OnceCell};
+use tokio::sync::{Mutex as AsyncMutex, OnceCell, oneshot};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -19,6 +19,7 @@ use tracing::{debug, info, warn};
 use super::config::{Config, Network};
 use super::engine::Image;
 use super::error::ContainerError;
+use super::lodging::{Lodging, Start, Use, Wish};
 use super::recipe::{Limits, Recipe};
 use super::shelf::Shelf;
 use super::workshop::{Container, Owned, Workshop, build_of};
@@ -76,50 +77,6 @@ pub struct ContainersSetup {
     pub roster: Roster,
 }
 
-/// What a job needs of a container.
-#[derive(Debug, Clone)]
-pub struct Wish {
-    /// Its slot.
-    pub slot: u32,
-    /// What it sees of the slot.
-    pub job_dir: PathBuf,
-    /// Its worktree, which is in that, and may be a mount.
-    pub tree: PathBuf,
-    /// Its image; the configured one when absent.
-    pub image: Option<String>,
-    /// Directories of git objects that its view borrows.
-    pub objects: Vec<PathBuf>,
-}
-
-/// A container for a job.
-#[derive(Debug)]
-pub struct Lodging {
-    /// The container.
-    pub container: Container,
-    /// What the image sets in the environment of its programs.
-    pub env: Vec<(String, String)>,
-    /// Whether it was ready.
-    pub start: Start,
-}
-
-/// Whether a container was there before its job.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Start {
-    /// It was.
-    Warm,
-    /// It was made for the job.
-    Cold,
-}
-
-/// What became of a container.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Use {
-    /// No process is left in it.
-    Clean,
-    /// It is not known what is in it.
-    Spoilt,
-}
-
 impl Containers {
     /// Makes ready to make containers. The engine is not asked yet.
     ///
@@ -171,15 +128,29 @@ impl Containers {
         &self.inner.workshop
     }
 
-    /// Gives a container to a job: one that is ready where there is one, else one that is made now.
+    /// Gives a container to a job: one that is ready where there is one, else one that is made now. Who no longer waits for it leaves
+    /// nothing behind.
     ///
     /// # Errors
     /// There is no engine, no such image, or no supervisor in it.
     pub async fn take(&self, wish: &Wish) -> Result<Lodging, ContainerError> {
+        let (containers, wish) = (self.clone(), wish.clone());
+        let (given, waited_for) = oneshot::channel();
+        self.inner.tasks.spawn(async move {
+            let slot = wish.slot;
+            if let Err(Ok(lodging)) = given.send(containers.provide(wish).await) {
+                containers.give_back(slot, lodging.container, Use::Clean);
+            }
+        });
+        let lost = |_| ContainerError::Engine { what: "provide a container".to_owned(), why: "the worker panicked".to_owned() };
+        waited_for.await.map_err(lost)?
+    }
+
+    async fn provide(&self, wish: Wish) -> Result<Lodging, ContainerError> {
         let inner = &self.inner;
         let name = wish.image.as_deref().unwrap_or(&inner.config.image);
         let image = inner.image(name).await?;
-        let recipe = inner.recipe(&image, wish);
+        let recipe = inner.recipe(&image, &wish);
         inner.job_dirs().insert(wish.slot, wish.job_dir.clone());
         let (mut container, start) = match self.take_ready(wish.slot, &recipe).await {
             Some(container) => (container, Start::Warm),
@@ -249,8 +220,8 @@ impl Containers {
         self.inner.tasks.spawn(async move {
             let inner = &containers.inner;
             let again = left == Use::Clean && !container.mounted && container.jobs < inner.config.reuse && inner.config.warm > 0;
-            if again && !inner.closing.is_cancelled() && inner.workshop.is_ready(&container).await {
-                inner.shelves().entry(slot).or_default().put(container);
+            if again && inner.workshop.is_ready(&container).await {
+                inner.shelve(slot, container).await;
             } else {
                 inner.workshop.destroy(&container).await;
             }
@@ -335,6 +306,18 @@ impl Inner {
         let image = self.workshop.engine().await?.image(name).await?;
         self.images.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), (Instant::now(), image.clone()));
         Ok(image)
+    }
+
+    /// Has a container ready for the next job of its slot; none is once the worker leaves.
+    async fn shelve(&self, slot: u32, container: Container) {
+        // Who empties the shelves holds this, and has said before that the worker leaves.
+        let filling = self.filling.lock().await;
+        if !self.closing.is_cancelled() {
+            self.shelves().entry(slot).or_default().put(container);
+            return;
+        }
+        drop(filling);
+        self.workshop.destroy(&container).await;
     }
 
     /// Makes what a slot's shelf lacks, and removes what it does not want.

@@ -28,7 +28,7 @@ use crate::sandbox::supervisor::LOCK;
 use crate::sandbox::{Roster, SandboxError, Status, Supervisor};
 
 /// How long a container may take from its start until its supervisor answers.
-const READY_WITHIN: Duration = Duration::from_secs(30);
+const READY_WITHIN: Duration = Duration::from_secs(120);
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(2);
 const GONE_LOOK_AFTER: Duration = Duration::from_millis(20);
 /// How often the engine is asked meanwhile whether it runs at all.
@@ -217,15 +217,18 @@ impl Workshop {
                 Ok(None) => {}
                 Err(error) => return Err(error.into()),
             }
-            let never = |why: String| ContainerError::NeverReady { image: container.image().to_owned(), why };
             if asked.elapsed() > ASK_ENGINE_EVERY {
                 asked = Instant::now();
                 if let Some(why) = self.engine().await?.ended(&container.name).await? {
-                    return Err(never(why));
+                    return Err(ContainerError::NeverReady { image: container.image().to_owned(), why });
                 }
             }
             if begun.elapsed() > READY_WITHIN {
-                return Err(never(format!("it does not answer within {READY_WITHIN:?}")));
+                // It runs: that is no fault of its image.
+                return Err(ContainerError::Engine {
+                    what: format!("use container {}", container.name),
+                    why: format!("it runs, and its supervisor does not answer within {READY_WITHIN:?}"),
+                });
             }
             sleep(LOOK_AGAIN_AFTER).await;
         }
