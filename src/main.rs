@@ -21,17 +21,23 @@ fn main() -> ExitCode {
     let mut args = std::env::args_os().skip(1);
     // A supervisor is this executable again. It must stay small: nothing of the daemon may be set up before this line.
     match args.next() {
-        Some(first) if first == sandbox::SUBCOMMAND => return sandbox::supervise(args),
-        Some(first) if first == sandbox::INSIDE_SUBCOMMAND => return sandbox::supervise_inside(args),
-        Some(first) if first == git::TETHER_SUBCOMMAND => return git::tether(args),
-        Some(first) if first == backends::AGENT_SUBCOMMAND => return backends::run_agent(args, Environment::read().variables()),
-        Some(first) if first == attempt::SALVAGE_SUBCOMMAND => return in_runtime(salvage(args.next())),
-        _ => {}
+        Some(first) if first == sandbox::SUBCOMMAND => sandbox::supervise(args),
+        Some(first) if first == sandbox::INSIDE_SUBCOMMAND => sandbox::supervise_inside(args),
+        Some(first) if first == git::TETHER_SUBCOMMAND => git::tether(args),
+        Some(first) if first == backends::AGENT_SUBCOMMAND => backends::run_agent(args, Environment::read().variables()),
+        Some(first) if first == attempt::SALVAGE_SUBCOMMAND => in_runtime(salvage(args.next())),
+        _ => whole(),
     }
+}
+
+/// All that is no helper of a job's. On the stack of `main` it would be on that of each supervisor too.
+#[inline(never)]
+fn whole() -> ExitCode {
     in_runtime(command(cli::parse(VERSION)))
 }
 
 /// Runs a command to its end.
+#[inline(never)]
 fn in_runtime(command: impl Future<Output = ExitCode>) -> ExitCode {
     match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => {

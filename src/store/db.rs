@@ -75,7 +75,7 @@ pub(super) enum Kind {
 
 impl Db {
     /// Opens the database at `address`. Nothing is migrated yet.
-    pub(super) async fn open(address: Address, label: &str) -> Result<Self, StoreError> {
+    pub(super) async fn open(address: &Address, label: &str) -> Result<Self, StoreError> {
         let pools = match address {
             Address::Sqlite(path) => {
                 if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
@@ -83,10 +83,10 @@ impl Db {
                         .await
                         .map_err(|source| StoreError::Directory { path: directory.to_owned(), source })?;
                 }
-                make_private(&path).await.map_err(|source| StoreError::Directory { path: path.clone(), source })?;
+                make_private(path).await.map_err(|source| StoreError::Directory { path: path.clone(), source })?;
                 open_file(SqliteConnectOptions::new().filename(path)).await
             }
-            Address::Postgres(options) => open_server(*options).await,
+            Address::Postgres(options) => open_server(PgConnectOptions::clone(options)).await,
         };
         Ok(Self { pools: pools.map_err(|error| StoreError::from_driver(label, error))?, label: label.into() })
     }
@@ -179,14 +179,6 @@ impl Db {
         match &self.pools {
             Pools::Sqlite { .. } => Ok(()),
             Pools::Postgres { pool, .. } => clock.sample(pool).await.map_err(|error| self.failure(error)),
-        }
-    }
-
-    /// How a connection of its own reaches the server, where there is one.
-    pub(super) fn server(&self) -> Option<PgConnectOptions> {
-        match &self.pools {
-            Pools::Sqlite { .. } => None,
-            Pools::Postgres { pool, .. } => Some((*pool.connect_options()).clone()),
         }
     }
 

@@ -66,6 +66,7 @@ use std::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
+use self::address::Address;
 use self::db::{Db, Tx};
 use self::depth::Depth;
 use self::hints::Hinter;
@@ -147,19 +148,19 @@ impl Store {
     /// Those of [`Store::connect`] that do not concern the schema.
     pub async fn connect_unmigrated(config: &Config) -> Result<Self, StoreError> {
         let (address, label) = address::parse(&config.url)?;
-        let db = Db::open(address, &label).await?;
+        let db = Db::open(&address, &label).await?;
         let hinter = Hinter::new();
         let stop = CancellationToken::new();
-        let (clock, notifier) = match db.server() {
-            None => {
-                tokio::spawn(watcher::watch_loop(db.clone(), hinter.clone(), stop.clone()));
+        let (clock, notifier) = match address {
+            Address::Sqlite(path) => {
+                tokio::spawn(watcher::watch_loop(db.clone(), path, hinter.clone(), stop.clone()));
                 (LeaseClock::Host, None)
             }
-            Some(options) => {
+            Address::Postgres(options) => {
                 let clock = db.server_clock().await?;
                 let (channel, payload) = channel_of_schema(&db).await?;
                 let listener = Listener {
-                    options,
+                    options: *options,
                     label: label.as_str().into(),
                     channel: channel.clone(),
                     own_payload: payload.clone(),

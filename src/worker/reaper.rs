@@ -45,9 +45,12 @@ async fn reap_once(store: &Store, relieved: &mut RelieveCursor, audited: &mut Op
             }
         }
     }
-    store.promote_once(BATCH).await?;
     store.relieve_once(relieved, LIMITS).await?;
     store.audit_once(audited, BATCH).await?;
-    let next = store.next_ready_at().await?;
+    let mut next = store.next_ready_at().await?;
+    if next.is_some_and(|at| at <= store.now()) {
+        store.promote_once(BATCH).await?;
+        next = store.next_ready_at().await?;
+    }
     Ok(next.map_or(Duration::MAX, |at| at.since(store.now()).max(Duration::from_millis(1))))
 }
