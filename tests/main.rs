@@ -11,6 +11,7 @@ mod dependencies;
 mod gates;
 mod git;
 mod janitor;
+mod liveness;
 mod logs;
 mod partition;
 mod redact;

@@ -8,17 +8,12 @@
 //! The one rule: a job that is found to have more than its share is ended at once, without grace, and its outcome says how much it was.
 
 use std::collections::HashSet;
-use std::ffi::CString;
-use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use bytesize::ByteSize;
-use nix::dir::Dir;
-use nix::fcntl::{AtFlags, OFlag};
-use nix::sys::stat::{FileStat, Mode, SFlag, fstatat};
 
+use super::files;
 use super::halt::Halt;
 use super::open::Attempt;
 use super::place::Place;
@@ -30,9 +25,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How often files are walked that nothing points at; and the least time between two walks, in lengths of a walk.
 const WALK_EVERY: Duration = Duration::from_secs(15);
 const WALK_PAUSE: u32 = 4;
-
-/// How deep a tree is followed: each level holds a descriptor.
-const LEVELS: usize = 128;
 
 /// Waits until the files of the attempt take more than they may, and gives what they take: for ever where no limit is set.
 pub(super) async fn exceeded(attempt: &Attempt) -> u64 {
@@ -82,53 +74,21 @@ fn places(attempt: &Attempt) -> [PathBuf; 3] {
     [attempt.slot.job(), attempt.slot_root().join("layer"), attempt.slot.gates().root().to_owned()]
 }
 
-/// What the files below a directory take, on its own filesystem. Files that go meanwhile are not counted, nor are those that a process
-/// has deleted and holds open, and those in directories that nobody may read.
+/// What the files below a directory take. One with several names counts once.
 fn bytes(place: &Path) -> u64 {
-    let Ok(device) = fs::metadata(place).map(|about| about.dev()) else { return 0 };
-    let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let mut open: Vec<Level> = Dir::open(place, flags, Mode::empty()).map(Level::read).into_iter().collect();
     let (mut sum, mut linked) = (0, HashSet::new());
-    while let Some(Level { dir, names }) = open.last_mut() {
-        let Some(name) = names.pop() else {
-            open.pop();
-            continue;
-        };
-        let Ok(about) = fstatat(&*dir, name.as_c_str(), AtFlags::AT_SYMLINK_NOFOLLOW) else { continue };
-        if about.st_dev != device || (about.st_nlink > 1 && !is_dir(&about) && !linked.insert(about.st_ino)) {
-            continue;
+    files::walk(place, |_, _, about| {
+        if about.st_nlink <= 1 || files::is_dir(about) || linked.insert(about.st_ino) {
+            sum += u64::try_from(about.st_blocks).unwrap_or(0) * 512;
         }
-        sum += u64::try_from(about.st_blocks).unwrap_or(0) * 512;
-        if is_dir(&about)
-            && let Ok(below) = Dir::openat(&*dir, name.as_c_str(), flags, Mode::empty())
-            && open.len() < LEVELS
-        {
-            open.push(Level::read(below));
-        }
-    }
+        true
+    });
     sum
-}
-
-/// An open directory, with the names in it that are still to be looked at.
-struct Level {
-    dir: Dir,
-    names: Vec<CString>,
-}
-
-impl Level {
-    fn read(mut dir: Dir) -> Self {
-        let names = dir.iter().filter_map(|entry| Some(CString::from(entry.ok()?.file_name())));
-        let names = names.filter(|name| ![c".", c".."].contains(&name.as_c_str())).collect();
-        Self { dir, names }
-    }
-}
-
-fn is_dir(about: &FileStat) -> bool {
-    about.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::symlink;
 
     use super::*;

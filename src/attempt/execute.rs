@@ -8,6 +8,7 @@ use super::environment;
 use super::halt::Halt;
 use super::journal::{Phase, Said};
 use super::judge;
+use super::liveness;
 use super::open::Attempt;
 use super::orphan::SALVAGE_SUBCOMMAND;
 use super::place::{self, Paths, Place};
@@ -49,12 +50,15 @@ pub(super) async fn start(attempt: &mut Attempt, base: ObjectId) -> Result<Phase
 
 /// Waits for the backend's command to end, and asks the backend what that end says.
 pub(super) async fn wait(attempt: &mut Attempt, base: ObjectId) -> Result<Phase, Halt> {
-    let report = ended(attempt, &backend_id(attempt.round()), Deadline::work_until).await?;
+    let (report, stalled) = watched(attempt).await?;
     let before = attempt.journal.before.clone();
     attempt.journal.resources = before.resources.and_then(resources(&report));
     attempt.journal.usage = Usage::sum(before.usage, attempt.backend.usage(&attempt.slot.result()));
     note_stragglers(attempt, &report);
     backend::keep_events(attempt);
+    if let Some(why) = stalled {
+        return Err(Halt::failed(OutcomeClass::Stalled, why));
+    }
     let exit = exit_of(attempt, &report)?;
     match attempt.backend.judge(exit, &attempt.slot.result()) {
         Verdict::Done { summary, usage, session } => Ok(Phase::Executed { base, said: Said { summary, usage, session } }),
@@ -65,6 +69,20 @@ pub(super) async fn wait(attempt: &mut Attempt, base: ObjectId) -> Result<Phase,
         }
         Verdict::Failed { class, message } => Err(Halt::failed(class, message + disk_note(attempt))),
     }
+}
+
+/// Waits for the backend's command to end, and ends it where it hangs: then with what was seen.
+async fn watched(attempt: &Attempt) -> Result<(ExitReport, Option<String>), Halt> {
+    let id = backend_id(attempt.round());
+    let mut ended = std::pin::pin!(ended(attempt, &id, Deadline::work_until));
+    let command = command_id(attempt, &id);
+    let why = tokio::select! {
+        report = &mut ended => return Ok((report?, None)),
+        why = liveness::stalled(attempt, &command) => why,
+    };
+    attempt.say(&format!("it is taken for hung, and ended: {why}"));
+    attempt.runner().stop(&command).await?;
+    Ok((ended.await?, Some(why)))
 }
 
 /// A word about the disk for a failure that came with no room left on it: the job's own complaint found none either.

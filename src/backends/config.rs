@@ -23,6 +23,9 @@ pub struct BackendConfig {
     /// How long an attempt may take when the job does not say; `attempt.timeout` when absent.
     #[serde(default, with = "human::option", skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Duration>,
+    /// When it is taken for hung, and ended.
+    #[serde(default, skip_serializing_if = "Stall::is_unset")]
+    pub stall: Stall,
     /// How often it may hear within one attempt what was wrong with its work, when the job does not say; `attempt.revisions` when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revisions: Option<u32>,
@@ -64,6 +67,7 @@ impl BackendConfig {
             command: Vec::new(),
             result: None,
             timeout: None,
+            stall: Stall::NEVER,
             revisions: None,
             revises: false,
             env: Vec::new(),
@@ -74,6 +78,43 @@ impl BackendConfig {
             prompt: None,
             version: None,
             extra_args: Vec::new(),
+        }
+    }
+}
+
+/// When a backend is taken for hung. What is absent is as it suits the kind; 0 is never.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Stall {
+    /// How long it may take until it says a first word.
+    #[serde(with = "human::option", skip_serializing_if = "Option::is_none")]
+    pub start: Option<Duration>,
+    /// How long it may neither say, nor compute, nor write anything.
+    #[serde(with = "human::option", skip_serializing_if = "Option::is_none")]
+    pub silence: Option<Duration>,
+    /// How long it may go without changing a file of its worktree, whatever else it does.
+    #[serde(with = "human::option", skip_serializing_if = "Option::is_none")]
+    pub no_edit: Option<Duration>,
+}
+
+impl Stall {
+    /// Of what may do nothing for as long as it wants.
+    pub const NEVER: Self = Self { start: None, silence: None, no_edit: None };
+
+    /// Whether nothing is said of it.
+    #[must_use]
+    pub fn is_unset(&self) -> bool {
+        *self == Self::NEVER
+    }
+
+    /// What is set here, and where nothing is, what is set there. What is never is absent.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        let of = |own: Option<Duration>, other: Option<Duration>| own.or(other).filter(|time| !time.is_zero());
+        Self {
+            start: of(self.start, other.start),
+            silence: of(self.silence, other.silence),
+            no_edit: of(self.no_edit, other.no_edit),
         }
     }
 }

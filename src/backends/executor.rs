@@ -6,13 +6,18 @@ use std::time::Duration;
 
 use super::adapter::{Abilities, Adapter};
 use super::agent::Order;
-use super::config::{BackendConfig, Kind, ResultFrom};
+use super::config::{BackendConfig, Kind, ResultFrom, Stall};
 use super::prompt;
 use super::protocol::{self, ResultDocument, ResultError, SpecDocument};
 use crate::clock::Timestamp;
 use crate::job::artifact::NamedFile;
 use crate::job::completion::Usage;
 use crate::job::{Label, OutcomeClass};
+
+/// When agents are taken for hung: a model may think for long, and says so sooner or later. A command may wait for something that
+/// nobody but its job knows of.
+const AGENT_STALL: Stall =
+    Stall { start: Some(Duration::from_secs(600)), silence: Some(Duration::from_secs(1800)), no_edit: None };
 
 /// The backends of this worker, by name.
 #[derive(Debug, Clone)]
@@ -136,6 +141,16 @@ impl Backend {
     #[must_use]
     pub const fn timeout(&self) -> Option<Duration> {
         self.config.timeout
+    }
+
+    /// When it is taken for hung: what is absent is never.
+    #[must_use]
+    pub fn stall(&self) -> Stall {
+        let usual = match self.config.kind.adapter() {
+            Adapter::Plain(_) => Stall::NEVER,
+            Adapter::Agent(_) => AGENT_STALL,
+        };
+        self.config.stall.or(usual)
     }
 
     /// Names of variables of the daemon's environment that it gets beyond those that every job gets.

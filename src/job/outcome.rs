@@ -20,6 +20,8 @@ pub enum OutcomeClass {
     Gate,
     /// The attempt met its deadline.
     Timeout,
+    /// The backend showed no sign of life for longer than it may.
+    Stalled,
     /// The kernel ended the work for want of memory.
     OutOfMemory,
     /// Its files took more of the disk than they may.
@@ -50,12 +52,13 @@ pub enum OutcomeClass {
 
 impl OutcomeClass {
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Succeeded,
         Self::NoChange,
         Self::Backend,
         Self::Gate,
         Self::Timeout,
+        Self::Stalled,
         Self::OutOfMemory,
         Self::OutOfDisk,
         Self::Conflict,
@@ -80,6 +83,7 @@ impl OutcomeClass {
             Self::Backend => "backend",
             Self::Gate => "gate",
             Self::Timeout => "timeout",
+            Self::Stalled => "stalled",
             Self::OutOfMemory => "out_of_memory",
             Self::OutOfDisk => "out_of_disk",
             Self::Conflict => "conflict",

@@ -111,7 +111,7 @@ impl RetryPolicy {
             C::Infrastructure | C::LeaseLost if used.resets < self.resets => {
                 NextStep::Retry { after: self.wait(used.resets, jitter), charge: Charge::Reset }
             }
-            C::NoChange | C::Backend | C::Gate | C::Timeout | C::OutOfMemory | C::OutOfDisk
+            C::NoChange | C::Backend | C::Gate | C::Timeout | C::Stalled | C::OutOfMemory | C::OutOfDisk
                 if used.attempts + 1 < used.attempts_max =>
             {
                 NextStep::Retry { after: self.wait(used.attempts, jitter), charge: Charge::Attempt }
@@ -122,6 +122,7 @@ impl RetryPolicy {
             | C::Backend
             | C::Gate
             | C::Timeout
+            | C::Stalled
             | C::OutOfMemory
             | C::OutOfDisk => NextStep::End(JobState::Failed),
         }
@@ -158,6 +159,7 @@ mod tests {
         check(OutcomeClass::Backend, (0, 0, 3), retry(10, Charge::Attempt));
         check(OutcomeClass::Gate, (1, 0, 3), retry(20, Charge::Attempt));
         check(OutcomeClass::Timeout, (2, 0, 3), failed);
+        check(OutcomeClass::Stalled, (2, 0, 3), failed);
         check(OutcomeClass::Conflict, (0, 0, 3), failed);
         check(OutcomeClass::Invalid, (0, 0, 3), failed);
     }

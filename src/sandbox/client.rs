@@ -19,7 +19,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-use super::command::{CommandSpec, ExitReport, Started, Status, Will};
+use super::command::{Activity, CommandSpec, ExitReport, Started, Status, Will};
 use super::error::SandboxError;
 use super::kernel;
 use super::protocol::{self, Order, Refusal, Request, Response, SOCKET};
@@ -147,6 +147,17 @@ impl Supervisor {
     /// The supervisor is gone or does not know the command. A command that has ended is no error.
     pub async fn stop(&self, id: &str) -> Result<(), SandboxError> {
         self.done("stop a command", &Request::Stop { id: id.to_owned() }).await
+    }
+
+    /// What the processes of the command do at this moment.
+    ///
+    /// # Errors
+    /// The supervisor is gone or does not know the command.
+    pub async fn look(&self, id: &str) -> Result<Activity, SandboxError> {
+        match self.ask("look at a command", &Request::Look { id: id.to_owned() }, &[]).await? {
+            Response::Seen(activity) => Ok(activity),
+            other => Err(self.line("look at a command").unexpected(&other)),
+        }
     }
 
     /// Moves the deadline of the command to `at`, by this host's clock; it ends at once where that has passed. A command that

@@ -112,6 +112,15 @@ pub struct ExitReport {
     pub ended_at: Timestamp,
 }
 
+/// What the processes of a command do at one moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Activity {
+    /// User and system time of all of them together since the command began.
+    pub cpu_ms: u64,
+    /// The command lines of those that began last, the last one first: at most 3, each cut at 120 characters.
+    pub processes: Vec<String>,
+}
+
 /// How the main process of a command ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

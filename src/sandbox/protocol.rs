@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::command::{ExitReport, Started, Status, Will};
+use super::command::{Activity, ExitReport, Started, Status, Will};
 use crate::clock::Timestamp;
 
 /// Grows when an old daemon and a new supervisor would misunderstand each other.
@@ -35,6 +35,10 @@ pub(super) enum Request {
         id: String,
     },
     Stop {
+        id: String,
+    },
+    /// Asks what the command does at this moment.
+    Look {
         id: String,
     },
     /// Moves the deadline of the command.
@@ -78,6 +82,7 @@ pub(super) enum Response {
     Started(Started),
     Status(Status),
     Report(ExitReport),
+    Seen(Activity),
     /// The listener comes along as a descriptor.
     Listening,
     Done,

@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
 use sawmill::ids::JobId;
-use sawmill::job::{Job, Stream};
+use sawmill::job::{Job, JobState, Outcome, OutcomeClass, Stream};
 use serde_json::json;
 
 use crate::container::image;
 use crate::delivery::host::{Daemon, Host, Lodging, On, Seat, until};
-use crate::delivery::remote::{git, publish};
+use crate::delivery::remote::{git, publish, refs};
 use server::{COMPLETION_TOKENS, PROMPT_TOKENS, Server, Turn};
 
 /// A lease that no test waits for.
@@ -79,6 +79,10 @@ struct Site {
 
 impl Site {
     async fn open(which: Which, turns: impl IntoIterator<Item = Turn>) -> Self {
+        Self::open_with(which, turns, &[]).await
+    }
+
+    async fn open_with(which: Which, turns: impl IntoIterator<Item = Turn>, settings: &[(&'static str, &'static str)]) -> Self {
         let server = Server::start(turns).await;
         let mut host = Host::new(On::Sqlite, LEASE, 1).await.lodge(Lodging::InContainers).await;
         build_image(&host).await;
@@ -90,6 +94,9 @@ impl Site {
         host.set("SAWMILL_BACKENDS__AGENT__ENDPOINT", &format!("http://{}{}", server.address(), which.path));
         host.set("SAWMILL_BACKENDS__AGENT__ENV", &format!("[{:?}]", which.key));
         host.set(which.key, "sk-of-nobody-0123456789");
+        for (variable, value) in settings {
+            host.set(variable, value);
+        }
         let remote = calculator(host.root());
         let worker = host.start("a").await;
         Self { host, server, remote, worker }
@@ -255,6 +262,57 @@ async fn a_usage_limit_is_told_from_a_failure() {
     meets_a_limit(MINISWE, later()).await;
     meets_a_limit(CODEX, later()).await;
     meets_a_limit(OPENHANDS, later()).await;
+}
+
+/// The only attempt fails, nothing is delivered, and the next job of the slot finds nothing of it.
+async fn fails(site: Site, which: Which) -> Outcome {
+    let refs_before = refs(&site.remote, "refs/heads/");
+    let job = site.enqueue(which);
+    let ended = site.host.ended(job).await;
+    assert_eq!(ended.state, JobState::Failed, "{which:?}: {:?}", ended.outcome);
+    assert_eq!(site.host.completions(Some(job)).await, []);
+    assert_eq!(refs(&site.remote, "refs/heads/"), refs_before);
+    let next = site.host.enqueue(&json!({
+        "repo": site.remote, "backend": "shell", "changes": "optional",
+        "task": { "command": "set -e; cat calc.py; git status --short" },
+    }));
+    site.host.succeeded(next).await;
+    assert_eq!(site.host.log(next, 1, Stream::Stdout).await, "def mean(values):\n    return sum(values) // len(values)\n");
+    site.close().await;
+    ended.outcome.expect("an outcome")
+}
+
+async fn stalls(which: Which, turns: [Turn; 2], setting: &'static str, why: &str) {
+    let outcome = fails(Site::open_with(which, turns, &[(setting, "15s")]).await, which).await;
+    assert_eq!(outcome.class, OutcomeClass::Stalled, "{which:?}: {outcome}");
+    assert!(outcome.message.contains(why), "{which:?}: {outcome}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_whose_model_falls_silent_is_ended_before_its_deadline() {
+    let setting = "SAWMILL_BACKENDS__AGENT__STALL__SILENCE";
+    for which in [CLAUDE, MINISWE, CODEX, OPENHANDS] {
+        stalls(which, [LOOKS, Turn::Hangs], setting, "for 15s it said nothing").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_that_goes_round_in_circles_is_ended_as_one_that_edits_nothing() {
+    let setting = "SAWMILL_BACKENDS__AGENT__STALL__NO_EDIT";
+    for which in [CLAUDE, MINISWE] {
+        let turns = [LOOKS, Turn::Loops("cat calc.py; sleep 1")];
+        stalls(which, turns, setting, "it changed no file of its worktree for 15s").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_that_destroys_what_it_can_reach_destroys_nothing_that_lasts() {
+    let destroys = "find / -delete 2> /dev/null; ls /workspace/tree";
+    for which in [CLAUDE, MINISWE] {
+        let turns = [Turn::Runs("I clean up first.", destroys), last(which)];
+        let outcome = fails(Site::open_with(which, turns, &[("SAWMILL_ATTEMPT__REVISIONS", "0")]).await, which).await;
+        assert!([OutcomeClass::Gate, OutcomeClass::Backend].contains(&outcome.class), "{which:?}: {outcome}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -23,6 +23,10 @@ pub(super) enum Turn {
     Refuses(u16, Vec<(&'static str, String)>),
     /// The stream breaks in the middle.
     Breaks,
+    /// It never answers.
+    Hangs,
+    /// It runs this command again and again.
+    Loops(&'static str),
 }
 
 /// What each turn is said to have used.
@@ -71,12 +75,12 @@ impl Server {
 }
 
 impl Script {
-    /// The next turn. The last one that refuses holds for ever: agents ask again.
+    /// The next turn. One that refuses or repeats itself holds for ever where it is the last: agents ask again.
     fn next(&self, request: &Value) -> Option<Turn> {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner).push(request.clone());
         let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
         match turns.front()? {
-            Turn::Refuses(..) if turns.len() == 1 => turns.front().cloned(),
+            Turn::Refuses(..) | Turn::Loops(_) if turns.len() == 1 => turns.front().cloned(),
             _ => turns.pop_front(),
         }
     }
@@ -106,6 +110,7 @@ async fn answer(State(script): State<Arc<Script>>, uri: Uri, _headers: HeaderMap
             }
             response
         }
+        Some(Turn::Hangs) => std::future::pending().await,
         Some(turn) => speak(&request, &turn),
     }
 }
@@ -209,7 +214,8 @@ fn parts(turn: &Turn) -> (&'static str, Option<&'static str>) {
     match turn {
         Turn::Says(text) => (text, None),
         Turn::Runs(text, command) => (text, Some(command)),
-        Turn::Refuses(..) | Turn::Breaks => ("", None),
+        Turn::Loops(command) => ("Once more.", Some(command)),
+        Turn::Refuses(..) | Turn::Breaks | Turn::Hangs => ("", None),
     }
 }
 

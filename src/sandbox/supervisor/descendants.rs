@@ -21,6 +21,8 @@ pub(super) struct Process {
     pub(super) name: ProcessName,
     pub(super) zombie: bool,
     pub(super) rss_pages: u64,
+    /// Its own time and that of its children which it has waited for, in ticks of the system.
+    pub(super) cpu_ticks: u64,
     parent: i32,
 }
 
@@ -201,10 +203,12 @@ fn parse(pid: i32, line: &str) -> Option<Process> {
     // Field 3 is the first one here.
     let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
     let field = |number: usize| fields.get(number - 3).copied();
+    let times: Vec<u64> = (14..=17).map_while(|number| field(number)?.parse().ok()).collect();
     Some(Process {
         name: ProcessName { pid, began: field(22)?.parse().ok()? },
         zombie: field(3)? == "Z",
         rss_pages: field(24)?.parse().ok()?,
+        cpu_ticks: times.iter().sum(),
         parent: field(4)?.parse().ok()?,
     })
 }
@@ -218,7 +222,7 @@ mod tests {
         let line = "42 (a) b (c) S 7 42 42 0 -1 4194560 1 0 0 0 3 4 0 0 20 0 1 0 987 1000 25 18446744073709551615 1";
         let process = parse(42, line).expect("a process");
         assert_eq!(process.name, ProcessName { pid: 42, began: 987 });
-        assert_eq!((process.parent, process.zombie, process.rss_pages), (7, false, 25));
+        assert_eq!((process.parent, process.zombie, process.rss_pages, process.cpu_ticks), (7, false, 25, 7));
         assert!(parse(42, "42 (cut").is_none());
     }
 
@@ -226,7 +230,7 @@ mod tests {
     fn the_descendants_are_found_at_any_depth_and_a_circle_ends() {
         let process = |pid, parent| {
             let name = ProcessName { pid, began: 0 };
-            (pid, Process { name, zombie: false, rss_pages: 0, parent })
+            (pid, Process { name, zombie: false, rss_pages: 0, cpu_ticks: 0, parent })
         };
         let chain = (2..100_000).map(|pid| process(pid, pid - 1));
         let table: BTreeMap<i32, Process> = chain.chain([process(200_001, 200_002), process(200_002, 200_001)]).collect();

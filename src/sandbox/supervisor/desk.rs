@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::super::command::{Cause, ExitReport, Started, Status, Will};
+use super::super::command::{Activity, Cause, ExitReport, Started, Status, Will};
 use super::super::kernel::Reaped;
 use super::super::ledger::{Ledger, ProcessName, Record, Running, boot_id};
 use super::super::note::note;
@@ -115,6 +115,14 @@ impl Desk {
             Some(Record::Ended { report, .. }) => Ok(Some(report.clone())),
             Some(Record::Lost { .. }) => Err(Refusal::Lost { id: id.to_owned() }),
             None => Err(Refusal::Unknown { id: id.to_owned() }),
+        }
+    }
+
+    /// What the processes of a command do now; those of one that has ended do nothing.
+    pub(super) fn look(&mut self, id: &str) -> Result<Activity, Refusal> {
+        match &mut self.work {
+            Work::Command { id: running, run, .. } if running == id => Ok(run.usage.look()),
+            _ => self.report(id).map(|_| Activity::default()),
         }
     }
 

@@ -140,6 +140,7 @@ impl Engine {
                 Stay::Serving => self.desk.start(*order, descriptors).map(Response::Started),
                 _ => Err(Refusal::Leaving),
             },
+            Request::Look { id } => self.desk.look(&id).map(Response::Seen),
             Request::Status => Ok(Response::Status(self.desk.status())),
             Request::Wait { id } => match self.desk.report(&id) {
                 Ok(Some(report)) => Ok(Response::Report(report)),

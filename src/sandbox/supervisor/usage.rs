@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::{SysconfVar, sysconf};
 
+use super::super::command::Activity;
 use super::super::kernel::Reaped;
 use super::super::ledger::ProcessName;
 use super::descendants::{self, Census};
@@ -20,6 +21,10 @@ const SAMPLE_EVERY: Duration = Duration::from_millis(200);
 const COST_TO_PAUSE: u32 = 20;
 
 const LARGEST_CHARACTERS: usize = 200;
+
+/// How many processes are named to who asks what is going on, and how much of each command line.
+const LOOKED_AT: usize = 3;
+const LOOKED_AT_CHARACTERS: usize = 120;
 
 /// How many processes are written down for a successor.
 const LASTING_MAX: usize = 256;
@@ -38,12 +43,13 @@ pub(super) struct Usage {
     census: Census,
     seen: BTreeSet<ProcessName>,
     page_bytes: u64,
+    ticks_per_second: u64,
     out_of_memory_kills: u64,
 }
 
 impl Usage {
     pub(super) fn begin() -> Self {
-        let page = sysconf(SysconfVar::PAGE_SIZE).ok().flatten().and_then(|bytes| u64::try_from(bytes).ok());
+        let of_system = |variable| sysconf(variable).ok().flatten().and_then(|value| u64::try_from(value).ok());
         Self {
             peak_bytes: 0,
             cpu_us: 0,
@@ -53,7 +59,8 @@ impl Usage {
             sampled_bytes: 0,
             census: Census::default(),
             seen: BTreeSet::new(),
-            page_bytes: page.unwrap_or(4096),
+            page_bytes: of_system(SysconfVar::PAGE_SIZE).unwrap_or(4096),
+            ticks_per_second: of_system(SysconfVar::CLK_TCK).filter(|ticks| *ticks > 0).unwrap_or(100),
             out_of_memory_kills: out_of_memory_kills(),
         }
     }
@@ -75,6 +82,16 @@ impl Usage {
         self.lasting = lasting;
         self.next = now + SAMPLE_EVERY.max(now.elapsed() * COST_TO_PAUSE);
         changed
+    }
+
+    /// What the processes do at this moment: the last ones that began are the ones that the others wait for.
+    pub(super) fn look(&mut self) -> Activity {
+        let mut processes = self.census.count();
+        let ticks: u64 = processes.iter().map(|process| process.cpu_ticks).sum();
+        processes.retain(|process| !process.zombie);
+        processes.sort_by_key(|process| std::cmp::Reverse((process.name.began, process.name.pid)));
+        let lines = processes.iter().filter_map(|process| descendants::command_line(process.name, LOOKED_AT_CHARACTERS));
+        Activity { cpu_ms: self.cpu_us / 1000 + ticks * 1000 / self.ticks_per_second, processes: lines.take(LOOKED_AT).collect() }
     }
 
     /// A process has ended. Its own children that it waited for are in its account already.

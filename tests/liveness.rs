@@ -1,0 +1,73 @@
+//! A backend that hangs is ended with what was seen of it; one that shows any sign of life is not.
+
+use std::time::Duration;
+
+use sawmill::ids::JobId;
+use sawmill::job::{JobState, OutcomeClass, Stream};
+use serde_json::json;
+
+use crate::delivery::host::{Host, Lodging, On};
+use crate::delivery::remote::small_remote;
+
+/// A lease that no test waits for.
+const LEASE: Duration = Duration::from_secs(600);
+
+/// Backends by what is watched of them. Those that live go on for longer than that.
+const SETTINGS: [(&str, &str); 6] = [
+    ("SAWMILL_BACKENDS__SILENCE__KIND", "shell"),
+    ("SAWMILL_BACKENDS__SILENCE__STALL__SILENCE", "5s"),
+    ("SAWMILL_BACKENDS__START__KIND", "shell"),
+    ("SAWMILL_BACKENDS__START__STALL__START", "5s"),
+    ("SAWMILL_BACKENDS__EDITS__KIND", "shell"),
+    ("SAWMILL_BACKENDS__EDITS__STALL__NO_EDIT", "5s"),
+];
+
+const COMPUTES: &str = "end=$(($(date +%s) + 12)); while [ $(date +%s) -lt $end ]; do :; done; echo computed > work.txt";
+/// With hardly any processor time, and outside of the worktree.
+const WRITES: &str = "for i in $(seq 12); do echo $i > \"$HOME/notes\"; sleep 1; done; echo written > work.txt";
+const SPEAKS: &str = "for i in $(seq 12); do echo $i; sleep 1; done; echo spoken > work.txt";
+const EDITS: &str = "for i in $(seq 12); do echo $i > work.txt; sleep 1; done";
+
+async fn is_ended_when_it_hangs(lodging: Lodging) {
+    let mut host = Host::new(On::Sqlite, LEASE, 7).await.lodge(lodging).await;
+    for (variable, value) in SETTINGS {
+        host.set(variable, value);
+    }
+    let remote = small_remote(host.root(), "remote");
+    let worker = host.start("a").await;
+    let enqueue = |backend: &str, command: &str| -> JobId {
+        host.enqueue(&json!({ "repo": remote, "backend": backend, "task": { "command": command } }))
+    };
+    let hung = [
+        (enqueue("silence", "echo begun; sleep 601"), "for 5s it said nothing, computed nothing (", "running: sleep 601"),
+        (
+            enqueue("start", "while :; do :; done"),
+            "it had not said a word 5s after its start",
+            "running: sh -c while :; do :; done",
+        ),
+        (enqueue("edits", "while :; do git status; sleep 1; done"), "it changed no file of its worktree for 5s", "running: "),
+    ];
+    let alive = [enqueue("silence", COMPUTES), enqueue("silence", WRITES), enqueue("silence", SPEAKS), enqueue("edits", EDITS)];
+
+    for (job, why, running) in hung {
+        let ended = host.ended(job).await;
+        let outcome = ended.outcome.expect("an outcome");
+        assert_eq!((ended.state, outcome.class), (JobState::Failed, OutcomeClass::Stalled), "{outcome}");
+        assert!(outcome.message.starts_with(why) && outcome.message.contains(running), "{outcome}");
+        assert!(host.log(job, 1, Stream::System).await.contains("it is taken for hung, and ended: "), "{outcome}");
+    }
+    for job in alive {
+        host.succeeded(job).await;
+    }
+    host.close(vec![worker]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backend_that_hangs_is_ended_and_one_that_lives_is_not() {
+    is_ended_when_it_hangs(Lodging::OnTheHost).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backend_that_hangs_is_ended_and_one_that_lives_is_not_in_a_container() {
+    is_ended_when_it_hangs(Lodging::InContainers).await;
+}
