@@ -125,7 +125,7 @@ pub(super) fn will_id(attempt: &Attempt) -> String {
 
 /// The ids of all commands that the attempt may have started.
 pub(super) fn command_ids(attempt: &Attempt) -> Vec<String> {
-    let gates = attempt.claimed.job.spec.gates.len();
+    let gates = attempt.journal.gates.len();
     let of_round = |round| std::iter::once(backend_id(round)).chain((0..gates).map(move |gate| judge::gate_id(round, gate)));
     (0..=attempt.round()).flat_map(of_round).map(|id| command_id(attempt, &id)).collect()
 }

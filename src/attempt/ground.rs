@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::halt::Halt;
 use super::open::Attempt;
-use super::place::{CONTAINER_TMP, Paths, Place};
+use super::place::{self, CONTAINER_TMP, Paths, Place};
 use super::prepare::{within, write_spec};
 use crate::git::{Strategy, Worktree};
 use crate::ids::ObjectId;
@@ -53,8 +53,11 @@ pub(super) async fn make(attempt: &mut Attempt, gate: usize, commit: &ObjectId) 
     }
     let begun = Instant::now();
     let mut lies = Lies::Outside;
+    // What the gate before saw goes before its files do: a mount does not outlive the directory that it is over.
+    place::uncover(attempt).await?;
     let mut how = lay(attempt, lies, commit).await?;
     if let Err(why) = show(attempt).await {
+        place::uncover(attempt).await?;
         attempt.say(&format!(
             "gates run below the job's directory, where a gate's tree is at another path than the job's was: {why}"
         ));
@@ -71,7 +74,7 @@ pub(super) async fn make(attempt: &mut Attempt, gate: usize, commit: &ObjectId) 
 
 /// Puts the files where they are to be, in place of those of the gate before.
 async fn lay(attempt: &Attempt, lies: Lies, commit: &ObjectId) -> Result<Strategy, Halt> {
-    let files = place(attempt, lies);
+    let files = files_at(attempt, lies);
     let strategy = if lies == Lies::Outside { Strategy::Auto } else { Strategy::Checkout };
     let failed = |error| Halt::infrastructure("cannot make the place in which gates run", &error);
     attempt.slot.reset_gates(&files, &attempt.tools.state.trash()).map_err(failed)?;
@@ -103,10 +106,10 @@ fn hides_tmp(attempt: &Attempt) -> bool {
 
 /// The files of a ground.
 pub(super) fn files(attempt: &Attempt, ground: Ground) -> SlotDir {
-    place(attempt, ground.lies)
+    files_at(attempt, ground.lies)
 }
 
-fn place(attempt: &Attempt, lies: Lies) -> SlotDir {
+fn files_at(attempt: &Attempt, lies: Lies) -> SlotDir {
     match lies {
         Lies::Outside => attempt.slot.gates(),
         Lies::Within => attempt.slot.gates_within(),
@@ -114,7 +117,7 @@ fn place(attempt: &Attempt, lies: Lies) -> SlotDir {
 }
 
 fn paths(attempt: &Attempt, lies: Lies) -> Paths {
-    let (slot, files) = (&attempt.slot, place(attempt, lies));
+    let (slot, files) = (&attempt.slot, files_at(attempt, lies));
     match (&attempt.journal.place, lies) {
         (Some(Place::Host) | None, _) => Paths::on_host(&files),
         (Some(Place::Container { .. }), Lies::Outside) if hides_tmp(attempt) => {

@@ -14,6 +14,7 @@ use crate::ids::ObjectId;
 use crate::job::attempt::Resources;
 use crate::job::checks::Finding;
 use crate::job::completion::Usage;
+use crate::job::spec::Gate;
 use crate::job::{Answer, Artifact, Claim, GateEvidence, PreviousAttempt, Rejection, StageRecord};
 use crate::workspace::Salvage;
 
@@ -26,6 +27,9 @@ pub struct Journal {
     pub phase: Phase,
     /// Its stages so far.
     pub stages: Vec<StageRecord>,
+    /// All that judges its results: the gates of its job, and then those that the base commit has. They are known once the worktree
+    /// stands.
+    pub gates: Vec<Gate>,
     /// What attempts before it asked, with what was answered.
     pub answers: Vec<Answer>,
     /// The attempt before it, with what was wrong with its results, and whether this one goes on from what it left.

@@ -164,6 +164,7 @@ impl Assignment {
             usage: None,
             place: None,
             ground: None,
+            gates: Vec::new(),
             passed: Vec::new(),
             artifacts: None,
             salvage: SalvageContext {

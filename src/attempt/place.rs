@@ -153,12 +153,12 @@ fn unlodged(error: &ContainerError) -> Halt {
     Halt::failed(class, error.to_string())
 }
 
-/// Has the backend see its own files again, where those of gates were shown over them.
+/// Has an attempt's container see the job's own files again, where those of gates were shown over them.
 pub(super) async fn uncover(attempt: &Attempt) -> Result<(), Halt> {
     let Some(Place::Container { container, .. }) = &attempt.journal.place else { return Ok(()) };
     let covered = [Path::new(WORKSPACE), Path::new(CONTAINER_TMP)];
     let uncovered = attempt.tools.containers.uncover(container, &covered).await;
-    uncovered.map_err(|error| Halt::infrastructure("the backend cannot see its files again", &error))
+    uncovered.map_err(|error| Halt::infrastructure("the job's own files cannot be seen again", &error))
 }
 
 /// The names by which a job knows its files.

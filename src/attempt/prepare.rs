@@ -7,8 +7,10 @@ use super::halt::Halt;
 use super::journal::Phase;
 use super::open::Attempt;
 use crate::backends::SpecDocument;
-use crate::git::{GitError, TakenOver, Worktree};
+use crate::gates::{self, OWN_GATES, OWN_GATES_SIZE};
+use crate::git::{BaseFile, GitError, TakenOver, Worktree};
 use crate::ids::ObjectId;
+use crate::job::spec::Gate;
 use crate::job::{OutcomeClass, PreviousAttempt, RetryFrom, Stage};
 
 pub(super) async fn run(attempt: &mut Attempt) -> Result<Phase, Halt> {
@@ -24,6 +26,7 @@ pub(super) async fn run(attempt: &mut Attempt) -> Result<Phase, Halt> {
     };
     attempt.say(&format!("worktree of {} at {} on branch {}", attempt.remote, base.short(), attempt.claimed.job.branch));
 
+    attempt.journal.gates = gates(attempt, &base).await?;
     find_salvage(attempt).await?;
     if let Some(previous) = &attempt.claimed.previous {
         let how = previous.outcome.as_ref().map_or_else(|| "without a word".to_owned(), ToString::to_string);
@@ -44,6 +47,29 @@ pub(super) async fn run(attempt: &mut Attempt) -> Result<Phase, Halt> {
     };
     write_spec(attempt, &attempt.slot.spec())?;
     Ok(Phase::Prepared { base })
+}
+
+/// What judges the results: the gates of the job, and those that the base commit has. What the job makes of that file counts for those
+/// who begin at its commit.
+async fn gates(attempt: &Attempt, base: &ObjectId) -> Result<Vec<Gate>, Halt> {
+    let worktree = Worktree::open(&attempt.tools.git, attempt.slot_root())?;
+    let malformed = |why: String| {
+        let message = format!("{OWN_GATES} of the base commit {} is no list of gates: {why}", base.short());
+        Halt::failed(OutcomeClass::Invalid, message)
+    };
+    let own = match within(attempt, worktree.base_file(OWN_GATES, OWN_GATES_SIZE)).await? {
+        BaseFile::Missing => Vec::new(),
+        BaseFile::Content(content) => gates::own(&content).map_err(malformed)?,
+        BaseFile::NoFile => return Err(malformed("it is no plain file".to_owned())),
+        BaseFile::TooLarge(size) => {
+            return Err(malformed(format!("it has {size} bytes, and {OWN_GATES_SIZE} is the most")));
+        }
+    };
+    if !own.is_empty() {
+        let names: Vec<&str> = own.iter().map(|gate| gate.name.as_str()).collect();
+        attempt.say(&format!("gates of the base commit: {}", names.join(", ")));
+    }
+    Ok(attempt.claimed.job.spec.gates.iter().cloned().chain(own).collect())
 }
 
 /// Makes the worktree at the commit that the job's base is now.

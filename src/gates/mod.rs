@@ -7,12 +7,14 @@ mod content;
 mod counts;
 mod globs;
 mod locks;
+mod own;
 mod scope;
 mod weakened;
 
 pub use counts::count;
 pub use globs::Globs;
 pub use locks::NAMES as LOCK_NAMES;
+pub use own::{OWN_GATES, OWN_GATES_SIZE, own};
 
 use std::collections::BTreeMap;
 

@@ -12,6 +12,7 @@
 //! Who may push where, and which commit message, is decided above; the trash is emptied elsewhere.
 
 mod attributes;
+mod base_file;
 mod bases;
 mod changes;
 mod checkout;
@@ -56,6 +57,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub use base_file::BaseFile;
 pub use bases::{BaseUse, Bases};
 pub use changes::{ChangedFile, Changeset, Line, Presence};
 pub use commit::{Change, Committed};

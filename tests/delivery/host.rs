@@ -305,7 +305,11 @@ impl Host {
 
     pub(crate) async fn succeeded(&self, id: JobId) -> Job {
         let job = self.ended(id).await;
-        assert_eq!(job.state, JobState::Succeeded, "{:?}\n{}", job.outcome, self.logs());
+        if job.state != JobState::Succeeded {
+            let last = u32::try_from(self.attempts(id).await.len()).expect("few attempts");
+            let said = if last == 0 { String::new() } else { self.streams(id, last).await.join("--\n") };
+            panic!("{} of {id}: {:?}\n{said}\n{}", job.state, job.outcome, self.logs());
+        }
         job
     }
 

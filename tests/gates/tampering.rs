@@ -55,6 +55,20 @@ async fn nor_is_it_in_a_container_where_the_paths_stay() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gate_in_a_container_keeps_its_ground_while_that_of_the_gate_before_is_deleted() {
+    let host = host(Lodging::InContainers).await;
+    let remote = remote(host.root(), &[("kept", "1\n")]);
+    let worker = host.start("a").await;
+    let slow = "for i in 1 2 3 4 5 6; do sleep 0.5; git status --porcelain && test -e work.txt && test -e kept || exit 1; done";
+    let id = host.enqueue(&job(&remote, "echo work > work.txt", &["true", slow, slow]));
+    let completion = delivered(&host, id).await;
+    assert!(completion.gates.iter().all(|gate| gate.passed), "{:?}", completion.gates);
+    let said = host.log(id, 1, Stream::System).await;
+    assert!(!said.contains("gates run below the job's directory"), "{said}");
+    host.close(vec![worker]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_check_that_passes_with_ignored_files_only_rejects_and_the_jobs_own_tree_is_salvaged() {
     let host = host(Lodging::OnTheHost).await;
     let files = [(".gitignore", "settings\n"), ("check.sh", "RESULT=bad; . ./settings; test \"$RESULT\" = good\n")];

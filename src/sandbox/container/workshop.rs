@@ -189,8 +189,10 @@ impl Workshop {
     /// Has a container see a directory of the host, with what is mounted in it, over what it sees at `target` now.
     pub(super) async fn show(&self, container: &mut Container, source: &Path, target: &Path) -> Result<(), ContainerError> {
         let pid = container.supervisor().pid().await?;
-        container.mounted = true;
-        mounts::show(source, pid, target).map_err(|error| ContainerError::Engine {
+        let shown = mounts::show(source, pid, target);
+        // Who may not enter the container has mounted nothing there.
+        container.mounted |= shown.as_ref().err().is_none_or(|error| error.kind() != io::ErrorKind::PermissionDenied);
+        shown.map_err(|error| ContainerError::Engine {
             what: format!("show {} to container {}", source.display(), container.name),
             why: format!("{error}; only root can"),
         })
