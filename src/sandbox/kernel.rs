@@ -1,9 +1,10 @@
 //! The few calls to the kernel that have no safe wrapper.
 //!
 //! The one rule: no other file of the house contains `unsafe`, and each use here says why it is sound.
-#![expect(unsafe_code, reason = "fork, pre_exec, wait4, pidfd, mounts and received descriptors have no safe wrapper")]
+#![expect(unsafe_code, reason = "fork, pre_exec, wait4, pidfd, mounts, madvise and received descriptors have no safe wrapper")]
 
 use std::ffi::CStr;
+use std::fs;
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -125,6 +126,26 @@ pub(super) fn show_mount(source: &CStr, namespace: impl AsFd, target: &CStr) -> 
     mount(None::<&CStr>, target, None::<&CStr>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&CStr>)
 }
 
+/// Gives back the pages of the code that was run so far. What is run again is read again, from memory as a rule: the file is the
+/// daemon's too.
+pub(super) fn give_back_code() {
+    for (from, length) in fs::read_to_string("/proc/self/maps").unwrap_or_default().lines().filter_map(code) {
+        let from = std::ptr::with_exposed_provenance_mut(from);
+        // SAFETY: code that is mapped from a file is not written to, so what is read again is what was there.
+        unsafe { libc::madvise(from, length, libc::MADV_DONTNEED) };
+    }
+}
+
+/// Where a line of proc_pid_maps(5) has code of a file, and how long that is.
+fn code(line: &str) -> Option<(usize, usize)> {
+    let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+    let [range, "r-xp", _, _, inode, ..] = fields[..] else { return None };
+    let (from, to) = range.split_once('-')?;
+    let address = |text| usize::from_str_radix(text, 16).ok();
+    let (from, to) = (address(from)?, address(to)?);
+    (inode != "0").then(|| to.checked_sub(from).map(|length| (from, length)))?
+}
+
 /// A child that has ended and is no more.
 pub(super) struct Reaped {
     pub(super) pid: i32,
@@ -194,4 +215,19 @@ pub(super) fn receive(socket: impl AsFd, buffer: &mut [u8]) -> nix::Result<(usiz
         }
     }
     Ok((message.bytes, descriptors))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn code_of_a_file_is_told_from_all_else_and_runs_on_after_it_was_given_back() {
+        assert_eq!(code("1000-3000 r-xp 00001000 08:01 42 /usr/bin/a b"), Some((0x1000, 0x2000)));
+        assert_eq!(code("1000-3000 rw-p 00001000 08:01 42 /usr/bin/a"), None);
+        assert_eq!(code("1000-3000 r-xp 00000000 00:00 0 [vdso]"), None);
+        assert_eq!(code(""), None);
+        give_back_code();
+        assert_eq!(code("3000-1000 r-xp 00000000 08:01 42"), None);
+    }
 }

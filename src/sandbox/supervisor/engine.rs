@@ -53,6 +53,8 @@ impl Engine {
 
     /// Works until it is dismissed or orphaned and no process of any command is left.
     pub(super) fn run(mut self) -> io::Result<()> {
+        // A host has a supervisor for each slot, and most of the time most of them wait.
+        kernel::give_back_code();
         loop {
             self.turn()?;
             if self.stay != Stay::Serving && !self.desk.is_busy() {
@@ -203,7 +205,8 @@ impl Engine {
                 Ok(None) | Err(Errno::EINTR) => return,
                 Err(_) => {
                     self.desk.finish();
-                    return self.tell();
+                    self.tell();
+                    return kernel::give_back_code();
                 }
             }
         }
