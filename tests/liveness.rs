@@ -22,6 +22,8 @@ const SETTINGS: [(&str, &str); 6] = [
     ("SAWMILL_BACKENDS__EDITS__STALL__NO_EDIT", "5s"),
 ];
 
+const SECRET: &str = "hunter2-of-the-service";
+const HANGS: &str = "echo begun; sh -c 'sleep 601; :' \"$SERVICE_TOKEN\"";
 const COMPUTES: &str = "end=$(($(date +%s) + 12)); while [ $(date +%s) -lt $end ]; do :; done; echo computed > work.txt";
 /// With hardly any processor time, and outside of the worktree.
 const WRITES: &str = "for i in $(seq 12); do echo $i > \"$HOME/notes\"; sleep 1; done; echo written > work.txt";
@@ -36,10 +38,11 @@ async fn is_ended_when_it_hangs(lodging: Lodging) {
     let remote = small_remote(host.root(), "remote");
     let worker = host.start("a").await;
     let enqueue = |backend: &str, command: &str| -> JobId {
-        host.enqueue(&json!({ "repo": remote, "backend": backend, "task": { "command": command } }))
+        let env = json!({ "SERVICE_TOKEN": SECRET });
+        host.enqueue(&json!({ "repo": remote, "backend": backend, "task": { "command": command }, "env": env }))
     };
     let hung = [
-        (enqueue("silence", "echo begun; sleep 601"), "for 5s it said nothing, computed nothing (", "running: sleep 601"),
+        (enqueue("silence", HANGS), "for 5s it said nothing, computed nothing (", "running: sleep 601 | sh -c sleep 601; : "),
         (
             enqueue("start", "while :; do :; done"),
             "it had not said a word 5s after its start",
@@ -54,6 +57,7 @@ async fn is_ended_when_it_hangs(lodging: Lodging) {
         let outcome = ended.outcome.expect("an outcome");
         assert_eq!((ended.state, outcome.class), (JobState::Failed, OutcomeClass::Stalled), "{outcome}");
         assert!(outcome.message.starts_with(why) && outcome.message.contains(running), "{outcome}");
+        assert!(!outcome.message.contains(SECRET), "{outcome}");
         assert!(host.log(job, 1, Stream::System).await.contains("it is taken for hung, and ended: "), "{outcome}");
     }
     for job in alive {

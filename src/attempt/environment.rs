@@ -58,6 +58,12 @@ pub(super) fn redactor(tools: &Tools, job: &Job, backend: &Backend) -> Redactor 
     Redactor::new(&secrets)
 }
 
+/// The command line of a process of the job's, as it may be told: without the attempt's secrets, and then at most so many characters.
+pub(super) fn told(attempt: &Attempt, line: &str, most: usize) -> String {
+    let redactor = redactor(&attempt.tools, &attempt.claimed.job, &attempt.backend);
+    String::from_utf8_lossy(&redactor.redact(line.as_bytes())).chars().take(most).collect()
+}
+
 fn is_secret(name: &str) -> bool {
     let name = name.to_ascii_uppercase();
     SECRET_NAMES.iter().any(|end| name.ends_with(end))

@@ -23,6 +23,9 @@ use crate::sandbox::{Cause, CommandSpec, End, ExitReport, Refusal, SandboxError,
 /// The id of the backend's first command within the attempt.
 const BACKEND: &str = "backend";
 
+/// How much of a process's command line is told.
+const LINE_CHARACTERS: usize = 200;
+
 /// With less room than this a disk is full: what a worker writes for one attempt is more.
 const DISK_FULL: u64 = 256 * 1024;
 
@@ -37,6 +40,7 @@ pub(super) async fn start(attempt: &mut Attempt, base: ObjectId) -> Result<Phase
     if attempt.round() > 0 {
         place::uncover(attempt).await?;
     }
+    attempt.journal.said_before = liveness::said(attempt);
     // Before the command is started: whoever finds the journal knows where to look for it.
     attempt.enter(Phase::Prepared { base: base.clone() })?;
     let command = command(attempt, &backend_id(attempt.round()), argv, attempt.deadline().work_until(), attempt.paths());
@@ -82,7 +86,10 @@ async fn watched(attempt: &Attempt) -> Result<(ExitReport, Option<String>), Halt
     };
     attempt.say(&format!("it is taken for hung, and ended: {why}"));
     attempt.runner().stop(&command).await?;
-    Ok((ended.await?, Some(why)))
+    let report = ended.await?;
+    // It may have come to its end by itself meanwhile.
+    let stopped = report.cause == Cause::Stopped;
+    Ok((report, stopped.then_some(why)))
 }
 
 /// A word about the disk for a failure that came with no room left on it: the job's own complaint found none either.
@@ -125,7 +132,7 @@ pub(super) fn will_id(attempt: &Attempt) -> String {
 
 /// The ids of all commands that the attempt may have started.
 pub(super) fn command_ids(attempt: &Attempt) -> Vec<String> {
-    let gates = attempt.journal.gates.len();
+    let gates = attempt.gates().len();
     let of_round = |round| std::iter::once(backend_id(round)).chain((0..gates).map(move |gate| judge::gate_id(round, gate)));
     (0..=attempt.round()).flat_map(of_round).map(|id| command_id(attempt, &id)).collect()
 }
@@ -214,7 +221,8 @@ pub(super) fn exit_of(attempt: &Attempt, report: &ExitReport) -> Result<Result<i
         },
         (Cause::Itself, _) if report.out_of_memory => {
             let peak = bytesize::ByteSize(report.peak_memory_bytes);
-            let largest = report.largest.as_ref().map_or_else(String::new, |line| format!("; the largest process was: {line}"));
+            let largest = report.largest.as_ref().map(|line| environment::told(attempt, line, LINE_CHARACTERS));
+            let largest = largest.map_or_else(String::new, |line| format!("; the largest process was: {line}"));
             let message = format!("was ended by the kernel for want of memory, at {peak}{largest}");
             Err(Halt::failed(OutcomeClass::OutOfMemory, message))
         }
@@ -235,7 +243,8 @@ fn resources(report: &ExitReport) -> Resources {
 
 pub(super) fn note_stragglers(attempt: &Attempt, report: &ExitReport) {
     if !report.stragglers.is_empty() {
-        let list = report.stragglers.join("; ");
+        let lines: Vec<String> = report.stragglers.iter().map(|line| environment::told(attempt, line, LINE_CHARACTERS)).collect();
+        let list = lines.join("; ");
         attempt.say(&format!("warning: {} background processes were left behind and ended: {list}", report.stragglers.len()));
     }
 }

@@ -27,9 +27,13 @@ pub struct Journal {
     pub phase: Phase,
     /// Its stages so far.
     pub stages: Vec<StageRecord>,
-    /// All that judges its results: the gates of its job, and then those that the base commit has. They are known once the worktree
-    /// stands.
-    pub gates: Vec<Gate>,
+    /// All that judges its results: the gates of its job, and then those that the base commit has, once they are known. Absent in what
+    /// an earlier build has written, which knew those of the job only.
+    #[serde(default)]
+    pub gates: Option<Vec<Gate>>,
+    /// How much its backend had said before its command was started in this round.
+    #[serde(default)]
+    pub said_before: u64,
     /// What attempts before it asked, with what was answered.
     pub answers: Vec<Answer>,
     /// The attempt before it, with what was wrong with its results, and whether this one goes on from what it left.

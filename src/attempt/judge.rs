@@ -40,7 +40,7 @@ pub(super) async fn run(attempt: &mut Attempt, base: ObjectId, said: Said, commi
         let rejected = Rejected { class: OutcomeClass::Gate, message, gates: Vec::new(), findings, output: None };
         return Ok(rejected.phase(base, said, commit));
     }
-    let wanted = attempt.journal.gates.clone();
+    let wanted = attempt.gates().to_vec();
     if wanted.is_empty() {
         return Ok(Phase::Judged { base, said, commit, gates: Vec::new(), findings });
     }

@@ -6,12 +6,14 @@
 //! A daemon that takes an attempt up counts from then on: it does not know what the one before it has seen.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::debug;
 
+use super::environment;
 use super::files;
 use super::open::Attempt;
 use crate::backends::Stall;
@@ -26,6 +28,9 @@ const LOOK_EVERY: (Duration, Duration) = (Duration::from_millis(200), Duration::
 /// takes less than this, which is a few ticks of the system.
 const COMPUTING: u32 = 100;
 const COMPUTING_MIN: Duration = Duration::from_millis(50);
+
+/// How much of a process's command line is told.
+const LINE_CHARACTERS: usize = 120;
 
 /// What was seen of the backend's command, and when each sign was last new.
 #[derive(Debug)]
@@ -50,7 +55,7 @@ pub(super) async fn stalled(attempt: &Attempt, command: &str) -> String {
     };
     let mut ticks = interval((shortest / LOOKS).clamp(LOOK_EVERY.0, LOOK_EVERY.1));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut signs = Signs::at(Instant::now());
+    let mut signs = Signs::at(Instant::now(), attempt.journal.said_before);
     loop {
         ticks.tick().await;
         let activity = match attempt.runner().look(command).await {
@@ -61,9 +66,9 @@ pub(super) async fn stalled(attempt: &Attempt, command: &str) -> String {
                 continue;
             }
         };
-        signs.look(Instant::now(), output(attempt), activity.cpu_ms);
+        signs.look(Instant::now(), said(attempt), activity.cpu_ms);
         if let Some(why) = verdict(attempt, stall, &mut signs).await {
-            return why + &running(&activity);
+            return why + &running(attempt, &activity);
         }
     }
 }
@@ -99,22 +104,20 @@ async fn verdict(attempt: &Attempt, stall: Stall, signs: &mut Signs) -> Option<S
     None
 }
 
-fn running(activity: &Activity) -> String {
-    match &activity.processes[..] {
-        [] => String::new(),
-        lines => format!("; running: {}", lines.join(" | ")),
-    }
+fn running(attempt: &Attempt, activity: &Activity) -> String {
+    let lines: Vec<String> = activity.processes.iter().map(|line| environment::told(attempt, line, LINE_CHARACTERS)).collect();
+    if lines.is_empty() { String::new() } else { format!("; running: {}", lines.join(" | ")) }
 }
 
 /// How much it has said so far: to its log and, for an agent, in events.
-fn output(attempt: &Attempt) -> u64 {
+pub(super) fn said(attempt: &Attempt) -> u64 {
     let places = [attempt.spool.stdout(), attempt.spool.stderr(), attempt.slot.events()];
     places.iter().filter_map(|path| fs::symlink_metadata(path).ok()).map(|about| about.len()).sum()
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Where {
-    /// In all that the job can write and that lasts.
+    /// In the job's directory: its worktree, its home, and its temporary files where they are on the disk.
     Anywhere,
     /// In its worktree, and not in git's own files there.
     InTree,
@@ -129,6 +132,8 @@ async fn newest(attempt: &Attempt, within: Where) -> Option<Duration> {
     let walked = tokio::task::spawn_blocking(move || {
         let mut newest = None;
         for place in &places {
+            let own = fs::symlink_metadata(place).ok().map(|about| (about.ctime(), about.ctime_nsec()));
+            newest = newest.max(own);
             files::walk(place, |depth, name, about| {
                 if within == Where::InTree && depth == 0 && name == c".git" {
                     return false;
@@ -146,8 +151,8 @@ async fn newest(attempt: &Attempt, within: Where) -> Option<Duration> {
 }
 
 impl Signs {
-    fn at(now: Instant) -> Self {
-        Self { began: now, output: 0, cpu_ms: 0, spoke_at: None, computed_at: now, looked_at: now, wrote_at: now, edited_at: now }
+    fn at(now: Instant, output: u64) -> Self {
+        Self { began: now, output, cpu_ms: 0, spoke_at: None, computed_at: now, looked_at: now, wrote_at: now, edited_at: now }
     }
 
     fn look(&mut self, now: Instant, output: u64, cpu_ms: u64) {

@@ -23,6 +23,7 @@ use super::tools::Tools;
 use crate::clock::Timestamp;
 use crate::git::Remote;
 use crate::job::attempt::Resources;
+use crate::job::spec::Gate;
 use crate::job::{Claim, ClaimedJob, Deadline, LogVerdict, Outcome, OutcomeClass, Stage};
 use crate::logs::{Shipment, Shipper, Spool};
 use crate::sandbox::{Launch, Supervisor};
@@ -164,7 +165,8 @@ impl Assignment {
             usage: None,
             place: None,
             ground: None,
-            gates: Vec::new(),
+            gates: None,
+            said_before: 0,
             passed: Vec::new(),
             artifacts: None,
             salvage: SalvageContext {
@@ -192,6 +194,11 @@ impl Attempt {
             None => Deadline::new(start, self.timeout, reserve),
             Some(at) => Deadline::until(start, at, reserve),
         }
+    }
+
+    /// What judges its results.
+    pub(super) fn gates(&self) -> &[Gate] {
+        self.journal.gates.as_deref().unwrap_or(&self.claimed.job.spec.gates)
     }
 
     /// The directory of the attempt's files, as long as the slot is not cleared.

@@ -73,8 +73,9 @@ pub(super) async fn choose(attempt: &mut Attempt) -> Result<(), Halt> {
         _ if insists => insist(attempt).await?,
         ContainerMode::Auto | ContainerMode::On => match lodge(attempt).await? {
             Ok(place) => place,
-            // The network of the host is no place for who was to have none of it.
-            Err(error @ ContainerError::Open { .. }) => return Err(unlodged(&error)),
+            // The network of the host is no place for who was to have none of it; and an engine that is there is not gone because it is
+            // slow, which a job can bring about.
+            Err(error @ (ContainerError::Open { .. } | ContainerError::Slow { .. })) => return Err(unlodged(&error)),
             Err(error) => {
                 attempt.say(&format!("on the host, and not in a container: {error}"));
                 Place::Host
@@ -128,9 +129,17 @@ async fn lodge(attempt: &Attempt) -> Result<Result<Place, ContainerError>, Halt>
         objects: worktree.borrowed_objects(),
     };
     let begun = Instant::now();
-    let taken = tokio::select! {
-        reason = attempt.stop.stopped() => return Err(Halt::Stopped(reason)),
-        taken = attempt.tools.containers.take(&wish) => taken,
+    let mut taking = std::pin::pin!(attempt.tools.containers.take(&wish));
+    let taken = loop {
+        let known = attempt.moved.at();
+        tokio::select! {
+            reason = attempt.stop.stopped() => return Err(Halt::Stopped(reason)),
+            taken = &mut taking => break taken,
+            _ = attempt.moved.moved_from(known) => {}
+            () = tokio::time::sleep(attempt.deadline().work_left(attempt.now())) => {
+                return Err(Halt::failed(OutcomeClass::Infrastructure, "the deadline was met before there was a container"));
+            }
+        }
     };
     let Lodging { container, env, start } = match taken {
         Ok(lodging) => lodging,

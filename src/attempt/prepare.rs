@@ -26,7 +26,7 @@ pub(super) async fn run(attempt: &mut Attempt) -> Result<Phase, Halt> {
     };
     attempt.say(&format!("worktree of {} at {} on branch {}", attempt.remote, base.short(), attempt.claimed.job.branch));
 
-    attempt.journal.gates = gates(attempt, &base).await?;
+    attempt.journal.gates = Some(gates(attempt, &base).await?);
     find_salvage(attempt).await?;
     if let Some(previous) = &attempt.claimed.previous {
         let how = previous.outcome.as_ref().map_or_else(|| "without a word".to_owned(), ToString::to_string);

@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 
+use crate::job::check::check_command;
 use crate::job::spec::Gate;
 
 /// Where the file is.
@@ -28,10 +29,13 @@ pub fn own(content: &[u8]) -> Result<Vec<Gate>, String> {
     if gates.len() > GATES_MAX {
         return Err(format!("it has {} gates, and {GATES_MAX} is the most", gates.len()));
     }
-    match gates.iter().find(|gate| gate.name.trim().is_empty()) {
-        Some(_) => Err("a gate has no name".to_owned()),
-        None => Ok(gates),
+    for (index, gate) in gates.iter().enumerate() {
+        if gate.name.trim().is_empty() {
+            return Err(format!("gates[{index}].name: is empty"));
+        }
+        check_command(&format!("gates[{index}].command"), &gate.command).map_err(|error| error.to_string())?;
     }
+    Ok(gates)
 }
 
 #[cfg(test)]
@@ -51,7 +55,8 @@ mod tests {
         assert!(wrong(b"[[gates]]\nname = \"unit\"\n").contains("missing field `command`"));
         assert!(wrong(b"[[gates]]\nname = \"unit\"\ncommnd = \"x\"\n").contains("unknown field `commnd`"));
         assert!(wrong(b"gates = 1").contains("line 1"));
-        assert_eq!(wrong(b"[[gates]]\nname = \" \"\ncommand = \"x\"\n"), "a gate has no name");
+        assert_eq!(wrong(b"[[gates]]\nname = \" \"\ncommand = \"x\"\n"), "gates[0].name: is empty");
+        assert!(wrong(b"[[gates]]\nname = \"a\"\ncommand = []\n").starts_with("gates[0].command: "));
         assert!(wrong(&[0xff]).contains("utf-8"));
     }
 }

@@ -157,7 +157,11 @@ impl JobSpec {
     }
 }
 
-fn check_command(field: &str, command: &Command) -> Result<(), SpecError> {
+/// Checks that something can be run.
+///
+/// # Errors
+/// What is wrong with it, naming the field.
+pub(crate) fn check_command(field: &str, command: &Command) -> Result<(), SpecError> {
     if command.is_empty() {
         return Err(SpecError::EmptyCommand(field.to_owned()));
     }

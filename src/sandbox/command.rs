@@ -94,7 +94,7 @@ pub struct ExitReport {
     /// Who wanted it to end.
     pub cause: Cause,
     /// The command lines of processes that were still there after the main one had ended by itself, and had to be
-    /// ended. At most 32, each cut at 200 characters.
+    /// ended. At most 32, each cut at 4,096 characters. They may have secrets in them.
     pub stragglers: Vec<String>,
     /// The most memory that the processes held together, as sampled five times a second; at least the most that any
     /// one of them held.
@@ -117,7 +117,8 @@ pub struct ExitReport {
 pub struct Activity {
     /// User and system time of all of them together since the command began.
     pub cpu_ms: u64,
-    /// The command lines of those that began last, the last one first: at most 3, each cut at 120 characters.
+    /// The command lines of those that began last, the last one first: at most 3, each cut at 4,096 characters. They may
+    /// have secrets in them.
     pub processes: Vec<String>,
 }
 

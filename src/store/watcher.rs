@@ -22,7 +22,9 @@ use super::hints::Hinter;
 /// How long it rests after a look, for the kernel tells of this process's commits too. One look takes some 50 microseconds.
 const REST: Duration = Duration::from_millis(25);
 
-/// How long it goes without a look though it is told of nothing: some filesystems do not tell.
+/// How long it goes without a look though it is told of nothing: little at first, because a commit is written, and told of, before the disk
+/// has it and it counts; and never longer than the other, because some filesystems do not tell.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 const LOOK_ANYWAY: Duration = Duration::from_secs(5);
 
 /// Gives a hint whenever another process has changed the file at `path`, until `stop`.
@@ -34,6 +36,7 @@ pub(super) async fn watch_loop(db: Db, path: PathBuf, hinter: Hinter, stop: Canc
         tracing::info!("looking at {} every {REST:?}, because its changes are not told: {error}", path.display());
     }
     let watching = async {
+        let mut wait = LOOK_AGAIN;
         loop {
             // A file that cannot be asked now is asked again; whoever waits looks for himself after a while.
             if let Ok(Some(version)) = db.data_version().await {
@@ -45,7 +48,7 @@ pub(super) async fn watch_loop(db: Db, path: PathBuf, hinter: Hinter, stop: Canc
             }
             sleep(REST).await;
             if let Ok(log) = &log {
-                log.written_within(LOOK_ANYWAY).await;
+                wait = if log.written_within(wait).await { LOOK_AGAIN } else { (wait * 3 / 2).min(LOOK_ANYWAY) };
             }
         }
     };
@@ -64,12 +67,14 @@ impl Log {
         Ok(Self(Receiver::from_owned_fd_unchecked(events.into())?))
     }
 
-    /// Waits until it has been written to since the last call, though not longer than that.
-    async fn written_within(&self, longest: Duration) {
-        // Too late or unreadable, it is time to look.
-        if let Ok(Ok(())) = timeout(longest, self.0.readable()).await {
-            let mut told = [0; 4096];
-            while self.0.try_read(&mut told).is_ok_and(|read| read > 0) {}
+    /// Waits until it has been written to since the last call, though not longer than that; says whether it has.
+    async fn written_within(&self, longest: Duration) -> bool {
+        let Ok(Ok(())) = timeout(longest, self.0.readable()).await else { return false };
+        let mut told = [0; 4096];
+        let mut written = false;
+        while self.0.try_read(&mut told).is_ok_and(|read| read > 0) {
+            written = true;
         }
+        written
     }
 }

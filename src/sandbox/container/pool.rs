@@ -135,15 +135,16 @@ impl Containers {
     /// There is no engine, no such image, or no supervisor in it.
     pub async fn take(&self, wish: &Wish) -> Result<Lodging, ContainerError> {
         let (containers, wish) = (self.clone(), wish.clone());
-        let (given, waited_for) = oneshot::channel();
+        let slot = wish.slot;
+        let (give, given) = oneshot::channel();
+        let mut waiting = Waiting { containers: containers.clone(), slot, given };
         self.inner.tasks.spawn(async move {
-            let slot = wish.slot;
-            if let Err(Ok(lodging)) = given.send(containers.provide(wish).await) {
+            if let Err(Ok(lodging)) = give.send(containers.provide(wish).await) {
                 containers.give_back(slot, lodging.container, Use::Clean);
             }
         });
         let lost = |_| ContainerError::Engine { what: "provide a container".to_owned(), why: "the worker panicked".to_owned() };
-        waited_for.await.map_err(lost)?
+        (&mut waiting.given).await.map_err(lost)?
     }
 
     async fn provide(&self, wish: Wish) -> Result<Lodging, ContainerError> {
@@ -268,9 +269,29 @@ impl Containers {
         drop(filling);
         inner.tasks.close();
         inner.tasks.wait().await;
-        let begun = Instant::now();
-        while !inner.workshop.purge_once().await && begun.elapsed() < PURGE_AT_LAST {
-            tokio::time::sleep(PURGE_AGAIN_AFTER).await;
+        let purge = async {
+            while !inner.workshop.purge_once().await {
+                tokio::time::sleep(PURGE_AGAIN_AFTER).await;
+            }
+        };
+        if timeout(PURGE_AT_LAST, purge).await.is_err() {
+            warn!("containers are left, which the engine does not remove; the next daemon of this worker does");
+        }
+    }
+}
+
+/// Who waits for a container. What has come when they go is given back.
+struct Waiting {
+    containers: Containers,
+    slot: u32,
+    given: oneshot::Receiver<Result<Lodging, ContainerError>>,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.given.close();
+        if let Ok(Ok(lodging)) = self.given.try_recv() {
+            self.containers.give_back(self.slot, lodging.container, Use::Clean);
         }
     }
 }

@@ -221,8 +221,11 @@ impl Workshop {
             }
             if asked.elapsed() > ASK_ENGINE_EVERY {
                 asked = Instant::now();
-                if let Some(why) = self.engine().await?.ended(&container.name).await? {
-                    return Err(ContainerError::NeverReady { image: container.image().to_owned(), why });
+                match self.engine().await?.ended(&container.name).await {
+                    Ok(Some(why)) => return Err(ContainerError::NeverReady { image: container.image().to_owned(), why }),
+                    // Whether it runs is the supervisor's to say, then.
+                    Ok(None) | Err(ContainerError::Slow { .. }) => {}
+                    Err(error) => return Err(error),
                 }
             }
             if begun.elapsed() > READY_WITHIN {

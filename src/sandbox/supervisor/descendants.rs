@@ -15,6 +15,9 @@ use nix::unistd::Pid;
 use super::super::kernel;
 use super::super::ledger::ProcessName;
 
+/// How much of a command line goes to the daemon. It knows the secrets that may be in it, and cuts it after it has taken them out.
+pub(super) const LINE_CHARACTERS: usize = 4096;
+
 /// A process, as `/proc/<pid>/stat` shows it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Process {

@@ -31,7 +31,6 @@ const KILL_AGAIN_AFTER: Duration = Duration::from_millis(5);
 const KILL_AGAIN_AT_MOST: Duration = Duration::from_millis(500);
 
 const STRAGGLERS_MAX: usize = 32;
-const STRAGGLER_CHARACTERS: usize = 200;
 
 /// What to run, and until when.
 pub(super) struct Plan<'a> {
@@ -222,5 +221,8 @@ pub(super) fn not_started(why: String) -> ExitReport {
 
 fn stragglers() -> Vec<String> {
     let alive = descendants::all().into_iter().filter(|process| !process.zombie);
-    alive.filter_map(|process| descendants::command_line(process.name, STRAGGLER_CHARACTERS)).take(STRAGGLERS_MAX).collect()
+    alive
+        .filter_map(|process| descendants::command_line(process.name, descendants::LINE_CHARACTERS))
+        .take(STRAGGLERS_MAX)
+        .collect()
 }

@@ -10,7 +10,7 @@ use nix::unistd::{SysconfVar, sysconf};
 use super::super::command::Activity;
 use super::super::kernel::Reaped;
 use super::super::ledger::ProcessName;
-use super::descendants::{self, Census};
+use super::descendants::{self, Census, LINE_CHARACTERS};
 
 /// The first look is early, because most commands are short.
 const FIRST_SAMPLE_AFTER: Duration = Duration::from_millis(20);
@@ -20,11 +20,8 @@ const SAMPLE_EVERY: Duration = Duration::from_millis(200);
 /// twentieth of the time.
 const COST_TO_PAUSE: u32 = 20;
 
-const LARGEST_CHARACTERS: usize = 200;
-
-/// How many processes are named to who asks what is going on, and how much of each command line.
+/// How many processes are named to who asks what is going on.
 const LOOKED_AT: usize = 3;
-const LOOKED_AT_CHARACTERS: usize = 120;
 
 /// How many processes are written down for a successor.
 const LASTING_MAX: usize = 256;
@@ -72,7 +69,7 @@ impl Usage {
         if bytes > self.sampled_bytes {
             self.sampled_bytes = bytes;
             let largest = processes.iter().max_by_key(|process| process.rss_pages);
-            self.largest = largest.and_then(|process| descendants::command_line(process.name, LARGEST_CHARACTERS));
+            self.largest = largest.and_then(|process| descendants::command_line(process.name, LINE_CHARACTERS));
         }
         self.peak_bytes = self.peak_bytes.max(bytes);
         let seen: BTreeSet<ProcessName> = processes.iter().filter(|p| !p.zombie).map(|p| p.name).collect();
@@ -90,7 +87,7 @@ impl Usage {
         let ticks: u64 = processes.iter().map(|process| process.cpu_ticks).sum();
         processes.retain(|process| !process.zombie);
         processes.sort_by_key(|process| std::cmp::Reverse((process.name.began, process.name.pid)));
-        let lines = processes.iter().filter_map(|process| descendants::command_line(process.name, LOOKED_AT_CHARACTERS));
+        let lines = processes.iter().filter_map(|process| descendants::command_line(process.name, LINE_CHARACTERS));
         Activity { cpu_ms: self.cpu_us / 1000 + ticks * 1000 / self.ticks_per_second, processes: lines.take(LOOKED_AT).collect() }
     }
 
