@@ -87,13 +87,20 @@ pub(super) struct Look {
 impl Feed {
     /// Goes on where the store's log ends.
     pub(super) fn open(spool: &Spool, redactor: &Redactor, config: &Config, from: LogPosition) -> Result<Self, LogsError> {
-        let journal = Journal::read(spool.dir());
+        let mut journal = Journal::read(spool.dir());
+        let said = journal.tail.and_then(|tail| tail.said_at).is_some_and(|at| from.offset > at);
+        if let Some(tail) = &mut journal.tail
+            && !said
+        {
+            // It did not get into the log, and what gets there first now may be something else.
+            tail.said_at = None;
+            journal.write(spool.dir());
+        }
         let source = |stream, index: usize| -> Result<Source, LogsError> {
             let tail = journal.tail.map_or(0, |tail| tail.from[index]);
             let at = from.spool_end[index].max(tail);
             Ok(Source::new(stream, index, spool.open_to_read(stream)?, redactor, at, journal.shift[index]))
         };
-        let said = journal.tail.is_some_and(|tail| from.offset > tail.said_at);
         Ok(Self {
             part: Part::Head,
             left_out: if said { LeftOut::Said } else { LeftOut::Unsaid },
@@ -180,8 +187,11 @@ impl Feed {
         if self.journal.tail.is_none() && self.head_is_full() && rest[0] + rest[1] > self.limits.tail {
             self.plan_tail(rest, lengths);
         }
-        if let Some(tail) = self.journal.tail {
+        if let Some(mut tail) = self.journal.tail {
             if self.left_out == LeftOut::Unsaid {
+                tail.said_at = Some(self.offset);
+                self.journal.tail = Some(tail);
+                self.journal.write(self.spool.dir());
                 let data = format!("sawmill: … {} bytes left out …\n", tail.left_out).into_bytes();
                 self.give(Some(Piece { stream: Stream::System, data, spool_end: self.system.position() }), &mut pieces);
                 self.left_out = LeftOut::Said;
@@ -227,7 +237,7 @@ impl Feed {
         let half = self.limits.tail / 2;
         let err = rest[1].min(half.max(self.limits.tail.saturating_sub(rest[0])));
         let shares = [rest[0].min(self.limits.tail - err), err];
-        let mut plan = TailPlan { from: [0; 2], left_out: 0, said_at: self.offset };
+        let mut plan = TailPlan { from: [0; 2], left_out: 0, said_at: None };
         for source in &self.sources {
             let from = source.tail_start(lengths[source.index], shares[source.index]);
             plan.from[source.index] = from;

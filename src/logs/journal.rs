@@ -38,8 +38,8 @@ pub(super) struct TailPlan {
     pub from: [u64; 2],
     /// How many bytes are left out.
     pub left_out: u64,
-    /// The offset in the log at which that is said.
-    pub said_at: u64,
+    /// The offset in the log at which that is said, once it is being said.
+    pub said_at: Option<u64>,
 }
 
 impl Journal {
