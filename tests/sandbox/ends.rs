@@ -137,8 +137,7 @@ async fn the_list_of_stragglers_is_bounded() {
     let long = "x".repeat(10_000);
     let report = slot.run(&format!("for i in $(seq 40); do sh -c 'sleep 1000; : {long}' & done; exit 0")).await;
     assert_eq!(report.stragglers.len(), 32);
-    let lengths = report.stragglers.iter().map(|line| line.chars().count());
-    assert_eq!(lengths.max(), Some(4096), "the daemon cuts further what it tells");
+    assert!(report.stragglers.iter().all(|line| line.chars().count() <= 4096), "the daemon cuts further what it tells");
     slot.assert_ended();
 }
 
