@@ -154,8 +154,11 @@ impl Store {
     /// When the database cannot be asked; nothing is claimed then, or, where the answer to the commit was lost, it expires.
     pub async fn claim(&self, ask: &ClaimRequest) -> Result<Vec<ClaimedJob>, StoreError> {
         let mut claimed = Vec::new();
+        let all = ask.limit.min(LIMIT_MAX) as usize;
         for _ in 0..ROUNDS_MAX {
             match self.claim_round(ask, &mut claimed).await {
+                // It was made unseen, and others may have made routes meanwhile.
+                Ok(Round::Done) if claimed.len() < all && self.inner.flowing.swap(false, Ordering::Relaxed) => {}
                 Ok(Round::Done) => break,
                 Ok(Round::Again) => {}
                 // What was claimed before is claimed, and would wait for its lease to run out.
@@ -167,6 +170,7 @@ impl Store {
             }
         }
         if !claimed.is_empty() {
+            self.inner.flowing.store(self.db().kind() == Kind::Sqlite && claimed.len() == all, Ordering::Relaxed);
             self.inner.turns.fetch_add(claimed.len() as u64, Ordering::Relaxed);
             self.inner.hinter.progressed();
         }
@@ -251,8 +255,11 @@ impl Store {
     async fn wanted(&self, ask: &ClaimRequest, limit: usize) -> Result<Vec<Wanted>, StoreError> {
         let mut routes = self.suitable(ask);
         let aged_look = self.now() >= Timestamp(self.inner.aged_look.load(Ordering::Relaxed));
-        // Claims of one statement tell how many routes there are.
-        if let ([route], Kind::Postgres, false) = (&routes[..], self.db().kind(), aged_look) {
+        // A claim on PostgreSQL tells how many routes there are. One on a file takes the lock of all who write, so it is made unseen only
+        // where the last one found all that it wanted; a route that another process has made meanwhile waits until it does not, or
+        // until the aged are looked for.
+        let unseen = self.db().kind() == Kind::Postgres || self.inner.flowing.load(Ordering::Relaxed);
+        if let ([route], true, false) = (&routes[..], unseen, aged_look) {
             return Ok(vec![Wanted { route: *route, priority: None, count: limit }]);
         }
         // Outside of a transaction, so that an idle worker takes no lock: on SQLite there is only one for all writers.

@@ -59,7 +59,7 @@ mod walk;
 mod watcher;
 mod workers;
 
-use std::sync::atomic::{AtomicI64, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -121,6 +121,8 @@ struct Inner {
     reached: Mutex<Option<Instant>>,
     /// When it is next looked whether somebody has waited too long.
     aged_look: AtomicI64,
+    /// Whether the last claim found all that it wanted, so that there is probably more.
+    flowing: AtomicBool,
     /// None where processes see each other's changes by themselves.
     notifier: Option<Arc<Notifier>>,
     ends: Arc<Together<finish::Pending>>,
@@ -188,6 +190,7 @@ impl Store {
             walks: Walks::default(),
             reached: Mutex::new(Some(Instant::now())),
             aged_look: AtomicI64::new(0),
+            flowing: AtomicBool::new(false),
             notifier,
             ends: Arc::default(),
             arrivals: Arc::default(),
