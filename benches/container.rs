@@ -1,23 +1,32 @@
 //! What it costs to start, to end and to run a job in a container, beside what Docker's own commands cost, by turns in one run.
 //!
 //! `tests/with-services.sh cargo bench --bench container` (rounds: `SAWMILL_BENCH_ROUNDS`, 20 by default). Medians, in milliseconds.
+//! Of whole jobs: the claim is when the database says that it was made, to the millisecond; the first line is there when it is in the
+//! spool; and the end is when it is on record. They are delivered to the worker's mirror and not pushed.
 
 #[expect(dead_code, reason = "the tests use more of it")]
 #[path = "../tests/container/image.rs"]
 mod image;
+#[path = "server/mod.rs"]
+mod server;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use bytesize::ByteSize;
-use sawmill::job::spec::ContainerMode;
+use sawmill::api::wire::Page;
+use sawmill::cli::Client;
+use sawmill::clock::Timestamp;
+use sawmill::job::spec::{self, ContainerMode, Deliver, Task};
+use sawmill::job::{AttemptRecord, Job, JobSpec, JobState};
 use sawmill::sandbox::container::{Config, Containers, ContainersSetup, Network, Start, Use, Wish};
 use sawmill::sandbox::egress::Rules;
 use sawmill::sandbox::{CommandSpec, Launch, Mark, Roster, Supervisor};
+use server::Server;
 use tempfile::TempDir;
 use uuid::Uuid;
 
@@ -43,6 +52,8 @@ struct Place {
     host: Supervisor,
     /// A container of Docker's own, for `docker exec`.
     idle: String,
+    /// Daemons for whole jobs.
+    daemons: Vec<Daemon>,
 }
 
 type Figures = BTreeMap<&'static str, Vec<f64>>;
@@ -65,6 +76,7 @@ impl Place {
                 pids: 500,
                 tmp: ByteSize::mib(64),
                 disk: ByteSize(0),
+                files: 0,
                 network: Network::None,
                 egress: Rules::default(),
             };
@@ -88,7 +100,16 @@ impl Place {
         let host = Supervisor::launch(&launch).await.expect("a supervisor");
         let idle = format!("sawmill-bench-{}", Uuid::new_v4().simple());
         docker(&["run", "-d", "--network", "none", "--name", &idle, &image, "sleep", "100000"]);
-        Self { root, image, warm, cold, host, idle }
+        let remote = make_remote(root.path());
+        let daemons = [
+            (Where::Host, [HOST_CLAIM, HOST_WHOLE]),
+            (Where::Warm, [WARM_CLAIM, WARM_WHOLE]),
+            (Where::Cold, [COLD_CLAIM, COLD_WHOLE]),
+        ];
+        let daemons = daemons
+            .map(|(place, names)| Daemon::start(&root.path().join(format!("{place:?}")), &image, &remote, place, names))
+            .into();
+        Self { root, image, warm, cold, host, idle, daemons }
     }
 
     async fn compare(&self, rounds: usize) {
@@ -97,6 +118,9 @@ impl Place {
             let mut now = Figures::new();
             self.start(&mut now).await;
             self.end(&mut now).await;
+            for daemon in &self.daemons {
+                daemon.run(&mut now).await;
+            }
             if round >= 2 {
                 now.into_iter().for_each(|(name, values)| figures.entry(name).or_default().extend(values));
             }
@@ -105,9 +129,19 @@ impl Place {
             println!("  {name:<48} {:>9.2}", median(values));
         }
         let mut of = |name: &str| median(figures.get_mut(name).expect("measured"));
-        let (warm, exec, run) = (of(WARM), of(EXEC), of(RUN));
-        println!("  warm / docker exec {:.3} (to reach: 0.1), warm / docker run {:.4} (0.02)", warm / exec, warm / run);
-        println!("  cancel / docker kill {:.3} (to reach: 0.2)", of(CANCEL) / of(KILL));
+        let (exec, run, nothing) = (of(EXEC), of(RUN), of(NOTHING));
+        let ratios = [
+            ("from the wish for a container: warm / docker exec", of(WARM) / exec, 0.1),
+            ("from the wish for a container: warm / docker run", of(WARM) / run, 0.02),
+            ("from the claim, worktree included: warm / docker exec", of(WARM_CLAIM) / exec, 0.1),
+            ("from the claim, worktree included: warm / docker run", of(WARM_CLAIM) / run, 0.02),
+            ("whole job in a warm container / docker run --rm of nothing", of(WARM_WHOLE) / nothing, 0.1),
+            ("cancel / docker kill", of(CANCEL) / of(KILL), 0.2),
+        ];
+        for (name, ratio, reach) in ratios {
+            println!("  {name:<60} {ratio:>7.4}  (to reach: {reach})");
+        }
+        println!("  on the host / fork and exec {:.1}, cold / docker run {:.2}", of(HOST) / of(FORK), of(COLD) / run);
     }
 
     /// From the wish for a place to run in, until the first line of output is in the host's file.
@@ -171,15 +205,8 @@ impl Place {
     /// Waits until the next container is ready and nothing is being removed, so that nobody else is at work.
     async fn ready(&self) {
         let _first = self.warm.take(&self.wish(WARM)).await.map(|lodging| self.warm.give_back(0, lodging.container, Use::Clean));
-        loop {
-            let listed = docker(&["ps", "-a", "--filter", "label=sawmill.worker=bench", "--format", "{{.State}}"]);
-            if listed.lines().eq(["running"]) {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        // Until its supervisor answers, and it is on its shelf.
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        settled(&self.root.path().join("warm"), 1).await;
+        settled(&self.root.path().join("cold"), 0).await;
     }
 
     fn wish(&self, name: &str) -> Wish {
@@ -205,6 +232,7 @@ impl Place {
     }
 
     async fn close(self) {
+        drop(self.daemons);
         self.warm.close().await;
         self.cold.close().await;
         self.host.shutdown().await.expect("ended");
@@ -212,6 +240,126 @@ impl Place {
     }
 }
 
+/// Where a daemon runs its jobs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Where {
+    Host,
+    Warm,
+    Cold,
+}
+
+/// A daemon with one slot, and what its jobs are measured as: from the claim to the first line, and from being asked for to the end.
+struct Daemon {
+    /// It ends when this goes.
+    _server: Server,
+    client: Client,
+    state: PathBuf,
+    remote: PathBuf,
+    place: Where,
+    names: [&'static str; 2],
+}
+
+impl Daemon {
+    fn start(dir: &Path, image: &str, remote: &Path, place: Where, names: [&'static str; 2]) -> Self {
+        let containers = |warm: u32| {
+            let socket = image::socket();
+            format!("[container]\nmode = \"on\"\nimage = {image:?}\nsocket = {socket:?}\nwarm = {warm}\n")
+        };
+        let settings = match place {
+            Where::Host => "[container]\nmode = \"off\"\n".to_owned(),
+            Where::Warm => containers(1),
+            Where::Cold => containers(0),
+        };
+        let server = Server::start(dir, 1, &settings);
+        let client = Client::http(&server.address).expect("an address");
+        Self { _server: server, client, state: dir.join("worker"), remote: remote.to_owned(), place, names }
+    }
+
+    /// Runs one job, and measures it unless its container is not what it is to be.
+    async fn run(&self, figures: &mut Figures) {
+        // Before the first job there is no container that could be ready for it.
+        let expected = usize::from(self.place == Where::Warm);
+        if !owned(&self.state).is_empty() || self.place != Where::Warm {
+            settled(&self.state, expected).await;
+        }
+        let spec = JobSpec {
+            schema: spec::SCHEMA,
+            repo: Some(self.remote.to_string_lossy().into_owned()),
+            task: Task {
+                command: Some(spec::Command::Line("echo ready; echo changed >> CHANGED.txt".to_owned())),
+                ..Task::default()
+            },
+            deliver: Deliver { push: false, ..Deliver::default() },
+            ..JobSpec::default()
+        };
+        let watch = self.state.join("slots/0/run/stdout.log");
+        let seen = std::thread::spawn(move || {
+            wait_for_line(&watch);
+            Timestamp::now()
+        });
+        let job: Job = self.client.post("/v1/jobs", &spec).await.expect("enqueued");
+        let path = format!("/v1/jobs/{}", job.id);
+        let job: Job = loop {
+            let job: Job = self.client.get(&path).await.expect("the job");
+            if job.state.is_final() {
+                break job;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        };
+        assert_eq!(job.state, JobState::Succeeded, "{:?}", job.outcome);
+        let attempts: Page<AttemptRecord> = self.client.get(&format!("{path}/attempts")).await.expect("attempts");
+        let claimed = attempts.items[0].started_at;
+        let seen = seen.join().expect("its line was seen");
+        let ms = |from: Timestamp, to: Timestamp| to.since(from).as_secs_f64() * 1e3;
+        let [claim, whole] = self.names;
+        figures.entry(claim).or_default().push(ms(claimed, seen));
+        figures.entry(whole).or_default().push(ms(job.created_at, job.finished_at.expect("it has ended")));
+    }
+}
+
+/// The states of the containers of a worker.
+fn owned(state: &Path) -> Vec<String> {
+    let filter = format!("label=sawmill.state={}", state.canonicalize().unwrap_or_else(|_| state.to_owned()).display());
+    docker(&["ps", "-a", "--filter", &filter, "--format", "{{.State}}"]).lines().map(str::to_owned).collect()
+}
+
+/// Waits until a worker has so many containers, and no other one that is being made or removed.
+async fn settled(state: &Path, count: usize) {
+    loop {
+        let states = owned(state);
+        if states.len() == count && states.iter().all(|state| state == "running") {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // Until its supervisor answers, and it is on its shelf.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+}
+
+/// A bare repository with a few files.
+fn make_remote(dir: &Path) -> PathBuf {
+    let (seed, remote) = (dir.join("seed"), dir.join("remote.git"));
+    fs::create_dir_all(&seed).expect("a directory");
+    for number in 0..200 {
+        fs::write(seed.join(format!("{number}.txt")), format!("line of {number}\n").repeat(50)).expect("a file");
+    }
+    let git = |dir: &Path, args: &[&str]| {
+        let identity = ["-c", "user.name=bench", "-c", "user.email=bench@localhost"];
+        assert!(Command::new("git").args(identity).args(args).current_dir(dir).status().expect("git runs").success(), "{args:?}");
+    };
+    git(&seed, &["init", "--quiet", "-b", "main"]);
+    git(&seed, &["add", "-A"]);
+    git(&seed, &["commit", "--quiet", "-m", "files"]);
+    git(dir, &["clone", "--quiet", "--bare", "seed", "remote.git"]);
+    remote
+}
+
+const HOST_CLAIM: &str = "first line from the claim: on the host";
+const WARM_CLAIM: &str = "first line from the claim: warm container";
+const COLD_CLAIM: &str = "first line from the claim: cold container";
+const HOST_WHOLE: &str = "whole job, not pushed: on the host";
+const WARM_WHOLE: &str = "whole job, not pushed: warm container";
+const COLD_WHOLE: &str = "whole job, not pushed: cold container";
 const FORK: &str = "first line: fork and exec";
 const HOST: &str = "first line: sawmill on the host";
 const WARM: &str = "first line: sawmill, warm container";

@@ -4,17 +4,21 @@
 //! `cargo bench --bench end_to_end` (rounds: `SAWMILL_BENCH_ROUNDS`, 40 by default; in containers of the image
 //! that `SAWMILL_BENCH_IMAGE` names). Medians, in milliseconds.
 
+#[path = "server/mod.rs"]
+mod server;
+
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use sawmill::api::wire::Page;
 use sawmill::cli::Client;
 use sawmill::job::spec::{self, Deliver, Task};
 use sawmill::job::{AttemptRecord, Job, JobSpec};
+
+use server::Server;
 
 /// What the job does: it changes one file.
 const CHANGE: &str = "echo changed >> CHANGED.txt";
@@ -34,7 +38,7 @@ fn main() {
 
 /// Runs jobs and scripts by turns on one remote.
 async fn compare(name: &str, place: &Path, remote: &Path, rounds: usize) {
-    let server = Server::start(&place.join("server"), 1);
+    let server = Server::start(&place.join("server"), 1, &containers());
     let client = Client::http(&server.address).expect("an address");
     let clone = place.join("clone");
     git(place, &["clone", "--quiet", "--bare", path(remote), path(&clone)]);
@@ -109,7 +113,7 @@ fn run_script(clone: &Path, tree: &Path, round: usize) -> f64 {
 
 /// What a worker with four slots costs while it has nothing to do.
 async fn idle(place: &Path) {
-    let server = Server::start(place, 4);
+    let server = Server::start(place, 4, &containers());
     let client = Client::http(&server.address).expect("an address");
     let _: serde_json::Value = client.get("/v1/workers").await.expect("it answers");
     tokio::time::sleep(Duration::from_secs(3)).await;
@@ -132,49 +136,6 @@ fn containers() -> String {
     match std::env::var("SAWMILL_BENCH_IMAGE") {
         Ok(image) => format!("[container]\nmode = \"on\"\nimage = {image:?}\n"),
         Err(_) => "[container]\nmode = \"off\"\n".to_owned(),
-    }
-}
-
-/// A `sawmill up` in a directory of its own.
-struct Server {
-    child: Child,
-    address: String,
-}
-
-impl Server {
-    fn start(dir: &Path, slots: u32) -> Self {
-        fs::create_dir_all(dir).expect("made");
-        let config = dir.join("workers.toml");
-        let text = format!(
-            "[queue]\nurl = \"sqlite:{0}/queue.db\"\n[worker]\nstate_dir = \"{0}/worker\"\nslots = {slots}\n[server]\nlisten = \"127.0.0.1:0\"\n{1}",
-            dir.display(),
-            containers()
-        );
-        fs::write(&config, text).expect("written");
-        let mut child = Command::new(env!("CARGO_BIN_EXE_sawmill"))
-            .args(["--config", path(&config), "up"])
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("sawmill starts");
-        let mut lines = BufReader::new(child.stderr.take().expect("its log")).lines();
-        let address = lines
-            .by_ref()
-            .map_while(Result::ok)
-            .find_map(|line| {
-                line.split("serving the API on ").nth(1).map(|rest| rest.split_whitespace().next().unwrap_or(rest).to_owned())
-            })
-            .expect("it serves");
-        std::thread::spawn(move || lines.for_each(drop));
-        Self { child, address }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).expect("a pid"));
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("told to stop");
-        self.child.wait().expect("stopped");
     }
 }
 

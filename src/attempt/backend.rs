@@ -10,6 +10,7 @@ use tracing::warn;
 
 use super::halt::Halt;
 use super::open::Attempt;
+use super::place::Place;
 use super::prepare;
 use crate::backends::{AGENT_EXECUTABLE, AGENT_SUBCOMMAND, Started};
 use crate::job::OutcomeClass;
@@ -32,7 +33,12 @@ pub(super) fn argv(attempt: &Attempt, started: Started) -> Result<Vec<String>, H
     fs::write(&draft, bytes).and_then(|()| fs::rename(&draft, attempt.slot.order())).map_err(|error| failed(&error))?;
     let paths = attempt.paths();
     let path = |path: PathBuf| path.to_string_lossy().into_owned();
-    Ok(vec![AGENT_EXECUTABLE.to_owned(), AGENT_SUBCOMMAND.to_owned(), path(paths.order), path(paths.events)])
+    let mut argv = match &attempt.journal.place {
+        Some(Place::Container { container, .. }) => container.program(),
+        Some(Place::Host) | None => vec![AGENT_EXECUTABLE.to_owned()],
+    };
+    argv.extend([AGENT_SUBCOMMAND.to_owned(), path(paths.order), path(paths.events)]);
+    Ok(argv)
 }
 
 /// The events of all rounds so far that were taken out of the job's reach, by their names.

@@ -44,7 +44,7 @@ impl Attempt {
             _ if delivered => None,
             OutcomeClass::OutOfDisk => {
                 // Nor is it to fill the mirror's disk, and the remote's.
-                self.say("what it left is not salvaged: it is more than container.disk");
+                self.say("what it left is not salvaged: it is more than a job may have");
                 None
             }
             _ => self.salvage().await,

@@ -7,6 +7,7 @@ use super::halt::Halt;
 use super::journal::{Phase, Said};
 use super::judge::Judgement;
 use super::open::Attempt;
+use super::place::Place;
 use super::prepare::within;
 use super::revise::{self, Rejected};
 use super::stop::StopReason;
@@ -83,6 +84,7 @@ pub(super) async fn publish(
         commit,
         tree,
         diff,
+        runs_on: attempt.journal.place.as_ref().map(Place::runs_on),
         gates: judgement.gates,
         findings: judgement.findings,
         artifacts: attempt.journal.artifacts.iter().flatten().filter_map(Artifact::delivered).collect(),

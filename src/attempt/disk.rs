@@ -1,14 +1,14 @@
-//! What the files of a job in a container may take on the disk, and the watch over that.
+//! What the files of a job in a container may take of the disk, in room and in number, and the watch over that.
 //!
 //! No quota is asked of the filesystem: few are mounted with project quotas, only root can set one, and a filesystem of its own for each
-//! slot could not give its files to the trash by renaming. So the files are measured, on any filesystem and by any user. The disk's free
-//! space is looked at often, which costs nothing; the files are walked when it has fallen by so much that this job may be why, and
+//! slot could not give its files to the trash by renaming. So the files are measured, on any filesystem and by any user. What is free of
+//! the disk is looked at often, which costs nothing; the files are walked when that has fallen by so much that this job may be why, and
 //! now and then besides.
 //!
 //! The one rule: a job that is found to have more than its share is ended at once, without grace, and its outcome says how much it was.
 
 use std::collections::HashSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use bytesize::ByteSize;
@@ -18,6 +18,7 @@ use super::halt::Halt;
 use super::open::Attempt;
 use super::place::Place;
 use crate::job::OutcomeClass;
+use crate::sandbox::container::DiskShare;
 
 /// How often the disk's free space is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -26,19 +27,44 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 const WALK_EVERY: Duration = Duration::from_secs(15);
 const WALK_PAUSE: u32 = 4;
 
-/// Waits until the files of the attempt take more than they may, and gives what they take: for ever where no limit is set.
-pub(super) async fn exceeded(attempt: &Attempt) -> u64 {
-    let limit = attempt.tools.containers.disk().as_u64();
-    if limit == 0 || !matches!(attempt.journal.place, Some(Place::Container { .. })) {
+/// What files take: how much of the disk, and how many they are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Taken {
+    bytes: u64,
+    files: u64,
+}
+
+impl Taken {
+    /// Why that is too much, where it is.
+    fn beyond(self, share: DiskShare) -> Option<String> {
+        let DiskShare { bytes, files } = share;
+        if bytes.as_u64() > 0 && self.bytes > bytes.as_u64() {
+            let taken = ByteSize(self.bytes);
+            return Some(format!("its files took {taken} on the disk, which is more than container.disk, {bytes}"));
+        }
+        let too_many = files > 0 && self.files > files;
+        too_many.then(|| format!("it had {} files and directories, which is more than container.files, {files}", self.files))
+    }
+}
+
+/// Waits until the files of the attempt take more than they may, and says why that is too much: for ever where no limit is set.
+pub(super) async fn exceeded(attempt: &Attempt) -> String {
+    let share = attempt.tools.containers.disk_share();
+    let (bytes, files) = (share.bytes.as_u64(), share.files);
+    if (bytes, files) == (0, 0) || !matches!(attempt.journal.place, Some(Place::Container { .. })) {
         return std::future::pending().await;
     }
-    let free = || attempt.tools.state.free_space().unwrap_or(0);
-    let (mut taken, mut free_then) = (0, free());
+    let (mut taken, mut free_then) = (Taken::default(), free(attempt));
     // The first look is a walk: the job has begun already, and may have filled much.
     let (mut walked, mut took) = (None::<Instant>, Duration::ZERO);
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
-        let may_be_over = free_then.saturating_sub(free()) >= limit.saturating_sub(taken) / 2;
+        let now = free(attempt);
+        // Whether what is free has fallen by half of what the job may still have.
+        let nears =
+            |limit: u64, has: u64, then: u64, now: u64| limit > 0 && then.saturating_sub(now) >= limit.saturating_sub(has) / 2;
+        let may_be_over =
+            nears(bytes, taken.bytes, free_then.bytes, now.bytes) || nears(files, taken.files, free_then.files, now.files);
         let due = walked.is_none_or(|at| {
             let since = at.elapsed();
             since >= WALK_EVERY.max(took * WALK_PAUSE) || (may_be_over && since >= took * WALK_PAUSE)
@@ -47,25 +73,29 @@ pub(super) async fn exceeded(attempt: &Attempt) -> u64 {
             continue;
         }
         let (places, begun) = (places(attempt), Instant::now());
-        free_then = free();
+        free_then = now;
         // A walk that panicked has seen nothing; the next one is due.
-        taken = tokio::task::spawn_blocking(move || places.iter().map(|place| bytes(place)).sum()).await.unwrap_or(taken);
+        taken = tokio::task::spawn_blocking(move || measure(&places)).await.unwrap_or(taken);
         (walked, took) = (Some(Instant::now()), begun.elapsed());
-        if taken > limit {
-            return taken;
+        if let Some(why) = taken.beyond(share) {
+            return why;
         }
     }
 }
 
-/// Ends a job whose files take so much.
-pub(super) async fn end(attempt: &Attempt, taken: u64) -> Halt {
+/// What is left of the disk for everybody. Where that is not known nothing points at a job, and its files are walked now and then.
+fn free(attempt: &Attempt) -> Taken {
+    let state = &attempt.tools.state;
+    Taken { bytes: state.free_space().unwrap_or(0), files: state.free_files().ok().flatten().unwrap_or(0) }
+}
+
+/// Ends a job whose files take too much, for this reason.
+pub(super) async fn end(attempt: &Attempt, why: String) -> Halt {
     if let Some(Place::Container { container, .. }) = &attempt.journal.place {
         // What cannot be removed now is found when the attempt is closed, and removed then.
         attempt.tools.containers.destroy(container).await;
     }
-    let limit = attempt.tools.containers.disk();
-    let message = format!("its files took {} on the disk, which is more than container.disk, {limit}", ByteSize(taken));
-    Halt::failed(OutcomeClass::OutOfDisk, message)
+    Halt::failed(OutcomeClass::OutOfDisk, why)
 }
 
 /// Where a job's files are: in its directory and, where its worktree is an overlay, in the layer that has what was written to it.
@@ -74,15 +104,19 @@ fn places(attempt: &Attempt) -> [PathBuf; 3] {
     [attempt.slot.job(), attempt.slot_root().join("layer"), attempt.slot.gates().root().to_owned()]
 }
 
-/// What the files below a directory take. One with several names counts once.
-fn bytes(place: &Path) -> u64 {
-    let (mut sum, mut linked) = (0, HashSet::new());
-    files::walk(place, |_, _, about| {
-        if about.st_nlink <= 1 || files::is_dir(about) || linked.insert(about.st_ino) {
-            sum += u64::try_from(about.st_blocks).unwrap_or(0) * 512;
-        }
-        true
-    });
+/// What the files below directories take. One with several names counts once.
+fn measure(places: &[PathBuf]) -> Taken {
+    let mut sum = Taken::default();
+    for place in places {
+        let mut linked = HashSet::new();
+        files::walk(place, |_, _, about| {
+            if about.st_nlink <= 1 || files::is_dir(about) || linked.insert(about.st_ino) {
+                sum.bytes += u64::try_from(about.st_blocks).unwrap_or(0) * 512;
+                sum.files += 1;
+            }
+            true
+        });
+    }
     sum
 }
 
@@ -96,15 +130,29 @@ mod tests {
     #[test]
     fn a_file_is_counted_once_and_nothing_outside_is() {
         let (dir, outside) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
-        let empty = bytes(dir.path());
+        let look = || measure(&[dir.path().to_owned(), dir.path().join("nowhere")]);
+        let empty = look();
         fs::create_dir_all(dir.path().join("a/b")).expect("directories");
         fs::write(outside.path().join("large"), vec![1; 1 << 20]).expect("a file");
         symlink(outside.path(), dir.path().join("link")).expect("a link");
         let file = dir.path().join("a/b/file");
         fs::write(&file, vec![1; 1 << 20]).expect("a file");
         fs::hard_link(&file, dir.path().join("again")).expect("a link");
-        let full = bytes(dir.path());
-        assert!((1 << 20..(1 << 20) + (64 << 10)).contains(&(full - empty)), "{empty} {full}");
-        assert_eq!(bytes(&dir.path().join("nowhere")), 0);
+        let full = look();
+        assert!((1 << 20..(1 << 20) + (64 << 10)).contains(&(full.bytes - empty.bytes)), "{empty:?} {full:?}");
+        assert_eq!((empty.files, full.files), (0, 4), "two directories, a file with two names, and a link");
+    }
+
+    #[test]
+    fn too_much_is_said_with_what_there_was_and_the_limit() {
+        let check = |bytes: u64, files: u64, limits: (u64, u64), expected: Option<&str>| {
+            let share = DiskShare { bytes: ByteSize(limits.0), files: limits.1 };
+            assert_eq!(Taken { bytes, files }.beyond(share).as_deref(), expected, "{bytes} {files} {limits:?}");
+        };
+        check(1 << 20, 10, (1 << 20, 10), None);
+        check(1 << 30, 1000, (0, 0), None);
+        let much = "its files took 2.0 MiB on the disk, which is more than container.disk, 1.0 MiB";
+        check(2 << 20, 11, (1 << 20, 10), Some(much));
+        check(0, 11, (1 << 20, 10), Some("it had 11 files and directories, which is more than container.files, 10"));
     }
 }

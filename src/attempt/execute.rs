@@ -174,7 +174,7 @@ pub(super) async fn ended(attempt: &Attempt, id: &str, until: impl Fn(Deadline) 
                 return Err(Halt::Stopped(reason));
             }
             waited = runner.wait(&id) => break waited,
-            taken = &mut over => return Err(disk::end(attempt, taken).await),
+            why = &mut over => return Err(disk::end(attempt, why).await),
             moved = attempt.moved.moved_from(known) => {
                 known = moved;
                 attempt.say(&format!("the deadline was moved to {}", attempt.deadline().at()));

@@ -156,7 +156,7 @@ async fn lodge(attempt: &Attempt) -> Result<Result<Place, ContainerError>, Halt>
 
 fn unlodged(error: &ContainerError) -> Halt {
     let class = match error {
-        ContainerError::NoImage { .. } | ContainerError::NeverReady { .. } => OutcomeClass::Invalid,
+        ContainerError::NoImage { .. } => OutcomeClass::Invalid,
         _ => OutcomeClass::Infrastructure,
     };
     Halt::failed(class, error.to_string())

@@ -85,9 +85,8 @@ pub(super) async fn lodge<T>(
 
 async fn try_one(config: &Config) -> Result<String, Trouble> {
     let begun = Instant::now();
-    let (shared, image, took) =
-        lodge(config, async |state, lodging| Ok((propagates(state), lodging.container.image().to_owned(), begun.elapsed())))
-            .await?;
+    let (shared, container, took) =
+        lodge(config, async |state, lodging| Ok((propagates(state), lodging.container.clone(), begun.elapsed()))).await?;
     let listed = config.container.egress.iter().count();
     let network = match config.container.network {
         Network::None => "no network".to_owned(),
@@ -99,7 +98,11 @@ async fn try_one(config: &Config) -> Result<String, Trouble> {
         (false, true) => "; worktrees that are mounts are shown to each by this worker",
         (false, false) => "; worktrees that are mounts cannot be shown to them: share the mount that worker.state_dir is on",
     };
-    let short = |digest: String| digest.chars().take(19).collect::<String>();
+    let program = if container.brings_libraries() { "with this host's C library" } else { "linked statically" };
+    let digest = container.image().chars().take(19).collect::<String>();
     let name = &config.container.image;
-    Ok(format!("{name} ({}) starts in {} ms, with {network}{mounts}", short(image), took.as_millis()))
+    Ok(format!(
+        "{name} ({digest}) starts in {} ms, with {network}{mounts}; its supervisor is this program, {program}",
+        took.as_millis()
+    ))
 }

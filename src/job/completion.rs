@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::artifact::DeliveredArtifact;
+use super::attempt::RunsOn;
 use super::checks::Finding;
 use super::counts::TestCounts;
 use super::outcome::Outcome;
@@ -72,6 +73,8 @@ pub struct Completion {
     pub branch: Option<String>,
     /// What changed between base and commit.
     pub diff: DiffSummary,
+    /// Where the work was done and judged: on a host, or in a container of which image. Absent in records of earlier versions.
+    pub runs_on: Option<RunsOn>,
     /// What the gates saw.
     pub gates: Vec<GateEvidence>,
     /// What the checks flagged.

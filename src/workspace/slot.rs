@@ -42,6 +42,15 @@ impl StateDir {
         Ok(found.blocks_available() * found.fragment_size())
     }
 
+    /// How many files more its disk can have, where its filesystem has a bound for that.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn free_files(&self) -> io::Result<Option<u64>> {
+        let found = nix::sys::statvfs::statvfs(&self.root)?;
+        Ok((found.files() > 0).then(|| found.files_available()))
+    }
+
     /// Where mirrors are.
     #[must_use]
     pub fn mirrors(&self) -> PathBuf {

@@ -285,6 +285,7 @@ fn completion(claim: &Claim, outcome: &Outcome) -> Completion {
         tree: Some("3".repeat(40).parse().expect("an object id")),
         branch: Some(format!("sawmill/adhoc/job/{}", claim.job.short())),
         diff: DiffSummary { files: 1, insertions: 3, deletions: 1, per_file: vec![file] },
+        runs_on: None,
         gates: Vec::new(),
         findings: Vec::new(),
         artifacts: Vec::new(),

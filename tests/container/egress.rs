@@ -218,7 +218,7 @@ impl Bridged {
     }
 
     async fn image(&self) -> String {
-        image::image_at(&self.engine.socket(), "tools", image::TOOLS, 1).await
+        image::image_at(&self.engine.socket(), "tools", image::TOOLS).await
     }
 }
 

@@ -100,7 +100,7 @@ impl Drop for Engine {
 async fn a_restart_of_the_engine_costs_an_attempt_that_is_not_charged_and_no_job() {
     let mut engine = Engine::start(None).await;
     let socket = engine.socket();
-    let name = image::image_at(&socket, "tools", image::TOOLS, 1).await;
+    let name = image::image_at(&socket, "tools", image::TOOLS).await;
     let mut host = Host::new(On::Sqlite, LONG, 1).await.lodge(Lodging::InContainers).await;
     host.set("SAWMILL_CONTAINER__SOCKET", socket.to_str().expect("UTF-8"));
     host.set("SAWMILL_CONTAINER__IMAGE", &name);
@@ -129,7 +129,7 @@ async fn a_restart_of_the_engine_costs_an_attempt_that_is_not_charged_and_no_job
 async fn a_job_that_waits_for_a_stuck_engine_hears_of_its_cancel_and_leaves_no_container() {
     let engine = Engine::start(None).await;
     let socket = engine.socket();
-    let name = image::image_at(&socket, "tools", image::TOOLS, 1).await;
+    let name = image::image_at(&socket, "tools", image::TOOLS).await;
     let mut host = Host::new(On::Sqlite, LONG, 1).await.lodge(Lodging::InContainers).await;
     host.set("SAWMILL_CONTAINER__SOCKET", socket.to_str().expect("UTF-8"));
     host.set("SAWMILL_CONTAINER__IMAGE", &name);

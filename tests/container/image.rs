@@ -6,10 +6,10 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use bollard::query_parameters::CreateImageOptionsBuilder;
-use bollard::{API_DEFAULT_VERSION, Docker, body_full};
-use futures_util::StreamExt;
+use bollard::{API_DEFAULT_VERSION, Docker};
+use futures_util::stream;
 use nix::fcntl::{Flock, FlockArg};
+use sawmill::sandbox::container::Images;
 
 /// Where the engine listens.
 pub(crate) fn socket() -> PathBuf {
@@ -27,17 +27,22 @@ pub(super) async fn docker_at(path: &Path) -> Docker {
     docker.negotiate_version().await.expect("Docker answers")
 }
 
-/// The programs of the usual image, and this one, whose libraries it has.
-pub(crate) const TOOLS: &[&str] = &["/bin/busybox", "/usr/bin/git", env!("CARGO_BIN_EXE_sawmill")];
+/// The programs of the usual image. What this program is linked with is not all among their libraries.
+pub(crate) const TOOLS: &[&str] = &["/bin/busybox", "/usr/bin/git"];
 
 /// An image with a shell, its usual companions and git; by its name.
 pub(crate) async fn with_git() -> String {
-    image_at(&socket(), "tools", TOOLS, 1).await
+    image_at(&socket(), "tools", TOOLS).await
 }
 
-/// An image of these programs with the libraries that they need, of which the last `only_libraries` programs themselves are left out.
-pub(crate) async fn image_at(socket: &Path, kind: &str, programs: &[&str], only_libraries: usize) -> String {
-    let mut files: BTreeSet<PathBuf> = programs[..programs.len() - only_libraries].iter().map(PathBuf::from).collect();
+/// An image with a shell and its usual companions, linked statically: there is no library in it, and no loader.
+pub(super) async fn bare() -> String {
+    image_at(&socket(), "bare", &["/bin/busybox"]).await
+}
+
+/// An image of these programs with the libraries that they need.
+pub(crate) async fn image_at(socket: &Path, kind: &str, programs: &[&str]) -> String {
+    let mut files: BTreeSet<PathBuf> = programs.iter().map(PathBuf::from).collect();
     files.extend(programs.iter().flat_map(|program| libraries(program)));
     let tag = format!("sawmill-test:{kind}-{:x}", fingerprint(&files));
     let docker = docker_at(socket).await;
@@ -46,12 +51,8 @@ pub(crate) async fn image_at(socket: &Path, kind: &str, programs: &[&str], only_
     let _lock = lock.await.expect("waited").expect("locked");
     if docker.inspect_image(&tag).await.is_err() {
         let archive = tokio::task::spawn_blocking(move || archive(&files)).await.expect("an archive");
-        let (repo, name) = tag.split_once(':').expect("a tag");
-        let options = CreateImageOptionsBuilder::default().from_src("-").repo(repo).tag(name).build();
-        let mut imported = docker.create_image(Some(options), Some(body_full(archive.into())), None);
-        while let Some(step) = imported.next().await {
-            step.expect("the image is imported");
-        }
+        let images = Images::connect(socket).await.expect("the engine answers");
+        images.import(&tag, stream::iter([archive.into()]), |_| ()).await.expect("the image is imported");
     }
     tag
 }

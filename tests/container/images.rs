@@ -102,6 +102,10 @@ async fn the_record_says_whether_an_attempt_ran_on_the_host_or_in_which_image() 
         let id = job.to_string();
         assert_eq!(host.sawmill(&["job", "show", &id])["runs_on"], json!(expected));
         assert_eq!(host.sawmill(&["job", "attempts", &id])["items"][0]["runs_on"], json!(expected));
+        assert_eq!(host.completions(Some(job)).await.remove(0).completion.runs_on, Some(expected.clone()));
+        let completions = host.sawmill(&["completions", "list"]);
+        let of_job = completions["items"].as_array().expect("a list").iter().find(|entry| entry["job"] == json!(id));
+        assert_eq!(of_job.expect("it is listed")["runs_on"], json!(expected));
         let shown = host.command(&Seat::of("client"), &["job", "show", &id]).output().expect("it runs");
         let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
         assert!(shown.lines().any(|line| line.starts_with("runs on") && line.ends_with(&words)), "{shown}");

@@ -8,6 +8,7 @@ mod egress;
 mod ends;
 mod engine;
 mod escapes;
+mod foreign;
 pub(crate) mod image;
 mod images;
 mod limits;
@@ -59,6 +60,11 @@ impl Yard {
 
     /// As a daemon that comes after another one in the same directory.
     async fn again(root: Arc<TempDir>, orphan_after: Duration, edit: impl FnOnce(&mut Config)) -> Self {
+        Self::of(root, env!("CARGO_BIN_EXE_sawmill"), orphan_after, edit).await
+    }
+
+    /// As a daemon that is this program.
+    async fn of(root: Arc<TempDir>, program: &str, orphan_after: Duration, edit: impl FnOnce(&mut Config)) -> Self {
         let mut config = Config {
             mode: ContainerMode::On,
             image: image::with_git().await,
@@ -70,6 +76,7 @@ impl Yard {
             pids: 200,
             tmp: ByteSize::mib(16),
             disk: ByteSize(0),
+            files: 0,
             network: Network::None,
             egress: Rules::default(),
         };
@@ -79,7 +86,7 @@ impl Yard {
             config,
             worker: "yard".to_owned(),
             state: root.path().to_owned(),
-            executable: env!("CARGO_BIN_EXE_sawmill").into(),
+            executable: program.into(),
             orphan_after,
             roster: roster.clone(),
         };
@@ -221,7 +228,7 @@ impl Guest<'_> {
         let docker = image::docker().await;
         let top = docker.top_processes(self.name(), None).await.expect("the container runs");
         let titles = top.titles.expect("titles");
-        let at = titles.iter().position(|title| title == "CMD").expect("a column");
+        let at = titles.iter().position(|title| title == "CMD" || title == "COMMAND").expect("a column");
         top.processes.unwrap_or_default().into_iter().map(|process| process[at].clone()).collect()
     }
 

@@ -34,7 +34,7 @@ use std::time::Duration;
 
 use sawmill::clock::Timestamp;
 use sawmill::ids::{CompletionId, JobId, ObjectId, WorkerId};
-use sawmill::job::attempt::Resources;
+use sawmill::job::attempt::{Resources, RunsOn};
 use sawmill::job::spec::{Command, Priority, Task};
 use sawmill::job::{ClaimedJob, Completion, DiffSummary, Job, JobSpec, LogVerdict, Outcome, OutcomeClass, RetryPolicy};
 use sawmill::store::{ClaimRequest, CompletionAsk, Config, Finish, NewJob, Retention, Store};
@@ -296,6 +296,7 @@ fn completion(claimed: &ClaimedJob) -> Completion {
         tree: Some(object('c')),
         branch: Some(claimed.job.branch.to_string()),
         diff: DiffSummary { files: 1, insertions: 2, ..DiffSummary::default() },
+        runs_on: Some(RunsOn::Container { image: "sha256:00".to_owned() }),
         gates: Vec::new(),
         findings: Vec::new(),
         artifacts: Vec::new(),

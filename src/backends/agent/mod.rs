@@ -23,5 +23,5 @@ pub(super) use run::tests::read_all;
 /// The hidden subcommand by which the executable becomes this program. Its arguments are the order's path, and where the events go.
 pub const SUBCOMMAND: &str = "__agent";
 
-/// This executable, as a process of the supervisor's finds it: on the host, in any container, and after an upgrade.
+/// This executable, as a process of a host's supervisor finds it, also after an upgrade. A container says itself how it is started.
 pub const EXECUTABLE: &str = "/proc/self/exe";

@@ -32,10 +32,21 @@ pub struct Config {
     pub tmp: ByteSize,
     /// The most that its other files may take on the disk; no limit where it is 0.
     pub disk: ByteSize,
+    /// How many files and directories it may have there; no limit where it is 0.
+    pub files: u64,
     /// What of the network a job reaches.
     pub network: Network,
     /// With an allow-list, all that it reaches; with a bridge, the addresses that it reaches although they are not public.
     pub egress: Rules,
+}
+
+/// What the files of one job may take of the disk. No limit where a number is 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DiskShare {
+    /// How much room.
+    pub bytes: ByteSize,
+    /// How many files and directories.
+    pub files: u64,
 }
 
 /// What of the network a job in a container reaches.

@@ -33,9 +33,9 @@ const WORK_WITHIN: Duration = Duration::from_secs(300);
 const REMOVED_WITHIN: Duration = Duration::from_secs(30);
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(20);
 
-/// What the first process may do until it gives all of it up: enter the supervisor's directory, become the job's user, and
-/// take these very privileges from itself and its children for good.
-const FIRST_CAPABILITIES: [&str; 4] = ["DAC_OVERRIDE", "SETGID", "SETPCAP", "SETUID"];
+/// What the first process may do until it gives all of it up: close the way to the supervisor's directory, enter that, become the job's
+/// user, and take these very privileges from itself and its children for good.
+const FIRST_CAPABILITIES: [&str; 5] = ["CHOWN", "DAC_OVERRIDE", "SETGID", "SETPCAP", "SETUID"];
 
 /// An engine, by its socket. No connection is held open.
 #[derive(Debug, Clone)]
@@ -224,20 +224,19 @@ fn status(error: &Error) -> Option<u16> {
 
 fn body(blueprint: &Blueprint<'_>) -> ContainerCreateBody {
     let Blueprint { recipe, user: (uid, gid), .. } = blueprint;
-    let entrypoint = [
-        inside::EXECUTABLE.to_owned(),
-        INSIDE_SUBCOMMAND.to_owned(),
-        blueprint.orphan_after.as_millis().to_string(),
-        uid.to_string(),
-        gid.to_string(),
-    ];
+    let mut entrypoint = recipe.linkage.words();
+    let orphan_after = blueprint.orphan_after.as_millis().to_string();
+    entrypoint.extend([INSIDE_SUBCOMMAND.to_owned(), orphan_after, uid.to_string(), gid.to_string()]);
+    // An image may set these for its own programs; what it names would be run by the supervisor before that gives up its privileges.
+    let of_loader = ["LD_PRELOAD", "LD_AUDIT", "LD_LIBRARY_PATH", "LD_DEBUG", "GLIBC_TUNABLES"].map(|name| format!("{name}="));
+    let env = of_loader.into_iter().chain([format!("SAWMILL_MARK={}", blueprint.supervisor_dir.display())]).collect();
     ContainerCreateBody {
         hostname: Some("sawmill".to_owned()),
         // Until it has settled; see `FIRST_CAPABILITIES`.
         user: Some("0:0".to_owned()),
         image: Some(recipe.image.clone()),
-        entrypoint: Some(entrypoint.into()),
-        env: Some(vec![format!("SAWMILL_MARK={}", blueprint.supervisor_dir.display())]),
+        entrypoint: Some(entrypoint),
+        env: Some(env),
         working_dir: Some("/".to_owned()),
         labels: Some(blueprint.labels.clone().into_iter().collect()),
         healthcheck: Some(HealthConfig { test: Some(vec!["NONE".to_owned()]), ..HealthConfig::default() }),
@@ -280,20 +279,17 @@ fn mounts(blueprint: &Blueprint<'_>) -> Vec<Mount> {
     };
     let job = Mount { bind_options: Some(options), ..bind(blueprint.job_dir, inside::WORKSPACE, false) };
     let objects = blueprint.recipe.objects.iter().map(|dir| bind(dir, &dir.to_string_lossy(), true));
-    let own = [
-        bind(blueprint.executable, inside::EXECUTABLE, true),
-        bind(blueprint.supervisor_dir, inside::SUPERVISOR_DIR, false),
-        job,
-    ];
-    own.into_iter().chain(objects).collect()
+    let program = blueprint.program.files.iter().map(|(file, within)| bind(file, within, true));
+    let own = [bind(blueprint.supervisor_dir, inside::SUPERVISOR_DIR, false), job];
+    own.into_iter().chain(program).chain(objects).collect()
 }
 
 /// What can be written in a container beside its slot.
 fn scratch(blueprint: &Blueprint<'_>) -> HashMap<String, String> {
-    let own = inside::supervisor_uid(blueprint.user.0);
     let tmp = blueprint.recipe.limits.tmp_bytes;
     HashMap::from([
         ("/tmp".to_owned(), format!("rw,nosuid,nodev,exec,mode=1777,size={tmp}")),
-        (inside::PRIVATE.to_owned(), format!("rw,nosuid,nodev,noexec,mode=700,uid={own},gid={own},size=64k")),
+        // Its supervisor makes it its own.
+        (inside::PRIVATE.to_owned(), "rw,nosuid,nodev,noexec,mode=700,size=64k".to_owned()),
     ])
 }

@@ -40,10 +40,18 @@ pub enum ContainerError {
         /// Its reason.
         why: String,
     },
-    /// The supervisor does not start in the image.
+    /// This program, or what it is linked with, cannot be put where containers find it.
+    #[error("cannot make this program ready for containers in {}: {why}; see that there is room, and that it is installed whole", dir.display())]
+    Program {
+        /// The directory for it.
+        dir: PathBuf,
+        /// What the system says.
+        why: String,
+    },
+    /// The supervisor does not start in a container. It needs nothing of the image for that.
     #[error(
-        "the supervisor does not start in image {image}: {why}; use an image whose C library is at least as new as the one that \
-         this program was built with, or a program that was built statically"
+        "the supervisor does not start in a container of image {image}: {why}; see what the engine's log and the kernel's say of it \
+         (a security module, say, or an engine that maps users)"
     )]
     NeverReady {
         /// The image.

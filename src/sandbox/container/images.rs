@@ -130,12 +130,24 @@ impl Images {
         &self,
         name: &str,
         archive: impl Stream<Item = Bytes> + Send + 'static,
-        progress: impl FnMut(&str),
+        mut progress: impl FnMut(&str),
     ) -> Result<(), ContainerError> {
         let (repo, tag) = name.rsplit_once(':').unwrap_or((name, "latest"));
         let options = CreateImageOptionsBuilder::default().from_src("-").repo(repo).tag(tag).build();
         let importing = self.engine.docker().create_image(Some(options), Some(body_stream(archive)), None);
-        self.follow(format!("import image {name}"), importing.map(|step| step.map(Step::from)), progress).await
+        let mut digest = String::new();
+        let keep = |line: &str| {
+            line.trim().clone_into(&mut digest);
+            progress(line);
+        };
+        self.follow(format!("import image {name}"), importing.map(|step| step.map(Step::from)), keep).await?;
+        // Podman 4 takes the archive and leaves out its name; the last that both say is the digest.
+        if self.find(name).await?.is_none() {
+            let options = TagImageOptionsBuilder::default().repo(repo).tag(tag).build();
+            let tagged = self.engine.docker().tag_image(&digest, Some(options)).await;
+            tagged.map_err(|error| self.engine.failed(format!("tag image {digest} as {name}"), &error))?;
+        }
+        Ok(())
     }
 
     /// Builds an image, unless it is there, and gives it the tag `latest` beside its own.

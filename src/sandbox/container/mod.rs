@@ -18,11 +18,12 @@ mod leftovers;
 mod lodging;
 mod mounts;
 mod pool;
+mod program;
 mod recipe;
 mod shelf;
 mod workshop;
 
-pub use config::{Config, Network};
+pub use config::{Config, DiskShare, Network};
 pub use error::ContainerError;
 pub use images::{Built, Images, Listed, Plan};
 pub use inside::WORKSPACE;

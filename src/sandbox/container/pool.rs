@@ -9,20 +9,20 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use bytesize::ByteSize;
 use tokio::sync::{Mutex as AsyncMutex, OnceCell, oneshot};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
-use super::config::{Config, Network};
+use super::config::{Config, DiskShare, Network};
 use super::engine::Image;
 use super::error::ContainerError;
 use super::lodging::{Lodging, Start, Use, Wish};
+use super::program::{Linkage, build_of};
 use super::recipe::{Limits, Recipe};
 use super::shelf::Shelf;
-use super::workshop::{Container, Owned, Workshop, build_of};
+use super::workshop::{Container, Owned, Workshop};
 use crate::job::spec::ContainerMode;
 use crate::sandbox::egress::{Proxy, Refused};
 use crate::sandbox::{Roster, SandboxError};
@@ -84,10 +84,11 @@ impl Containers {
     /// The program's own file cannot be looked at.
     pub fn open(setup: ContainersSetup) -> io::Result<Self> {
         let ContainersSetup { config, worker, state, executable, orphan_after, roster } = setup;
-        let (build, installed) = (build_of(&executable)?, OnceCell::new());
+        let (build, linkage, installed) = (build_of(&executable)?, Linkage::of(&executable)?, OnceCell::new());
         let socket = config.socket.clone();
         let (engine, condemned) = (OnceCell::new(), Mutex::default());
-        let workshop = Workshop { socket, engine, worker, state, executable, build, installed, orphan_after, roster, condemned };
+        let workshop =
+            Workshop { socket, engine, worker, state, executable, build, linkage, installed, orphan_after, roster, condemned };
         Ok(Self {
             inner: Arc::new(Inner {
                 config,
@@ -108,10 +109,10 @@ impl Containers {
         self.inner.config.mode
     }
 
-    /// The most that the files of a job in a container may take on the disk; no limit where it is 0.
+    /// What the files of a job in a container may take of the disk.
     #[must_use]
-    pub fn disk(&self) -> ByteSize {
-        self.inner.config.disk
+    pub fn disk_share(&self) -> DiskShare {
+        DiskShare { bytes: self.inner.config.disk, files: self.inner.config.files }
     }
 
     /// Takes up what an earlier daemon left: containers that are ready are used, those whose jobs still run (`in_use`, by their names)
@@ -313,6 +314,7 @@ impl Inner {
             limits: Limits::of(&self.config),
             objects: wish.objects.clone(),
             build: self.workshop.build.clone(),
+            linkage: self.workshop.linkage,
         }
     }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::config::{Config, Network};
+use super::program::{Linkage, Program};
 use crate::sandbox::egress::Rules;
 
 /// What decides whether a container that is there will do for a job.
@@ -22,6 +23,9 @@ pub(super) struct Recipe {
     pub(super) objects: Vec<PathBuf>,
     /// Which build of this program is the supervisor.
     pub(super) build: String,
+    /// How that is started. Earlier builds needed the image's loader, and were started as if they needed none.
+    #[serde(default)]
+    pub(super) linkage: Linkage,
 }
 
 /// What one container may take.
@@ -56,8 +60,8 @@ pub(super) struct Blueprint<'a> {
     pub(super) job_dir: &'a Path,
     /// The supervisor's directory, on the host.
     pub(super) supervisor_dir: &'a Path,
-    /// This executable, on the host.
-    pub(super) executable: &'a Path,
+    /// This program, on the host.
+    pub(super) program: &'a Program,
     /// User and group of the job: those of the daemon, so that nothing in the slot belongs to anybody else.
     pub(super) user: (u32, u32),
     /// How long its supervisor waits for a daemon that stays away.

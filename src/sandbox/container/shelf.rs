@@ -65,6 +65,7 @@ impl Shelf {
 #[cfg(test)]
 mod tests {
     use super::super::config::Network;
+    use super::super::program::Linkage;
     use super::super::recipe::Limits;
     use super::*;
     use crate::sandbox::egress::Rules;
@@ -72,7 +73,8 @@ mod tests {
     fn recipe(image: &str) -> Recipe {
         let limits = Limits { memory_bytes: 1, nano_cpus: 1, pids: 1, tmp_bytes: 1 };
         let (image, egress) = (image.to_owned(), Rules::default());
-        Recipe { image, network: Network::None, egress, limits, objects: Vec::new(), build: String::new() }
+        let (objects, build, linkage) = (Vec::new(), String::new(), Linkage::Static);
+        Recipe { image, network: Network::None, egress, limits, objects, build, linkage }
     }
 
     fn container(name: &str, image: &str) -> Container {

@@ -2,7 +2,7 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -22,6 +22,7 @@ use super::guard;
 use super::inside::WORKSPACE;
 use super::labels::{self, Tag};
 use super::mounts;
+use super::program::{Linkage, Program};
 use super::recipe::{Blueprint, Recipe};
 use crate::sandbox::client::Mood;
 use crate::sandbox::supervisor::LOCK;
@@ -54,6 +55,23 @@ impl Container {
     #[must_use]
     pub fn image(&self) -> &str {
         &self.recipe.image
+    }
+
+    /// The words by which its supervisor starts this program for a job, before the program's own arguments.
+    #[must_use]
+    pub fn program(&self) -> Vec<String> {
+        match self.recipe.linkage {
+            // Wherever it was mounted when the container was made.
+            Linkage::Static => vec!["/proc/self/exe".to_owned()],
+            // The supervisor's executable is the loader there.
+            Linkage::Dynamic => self.recipe.linkage.words(),
+        }
+    }
+
+    /// Whether the program has its libraries with it there, because it is not linked statically.
+    #[must_use]
+    pub fn brings_libraries(&self) -> bool {
+        self.recipe.linkage == Linkage::Dynamic
     }
 
     /// Waits until its supervisor is gone, and with that every process in it. False when it is not within that time.
@@ -95,10 +113,11 @@ pub(super) struct Workshop {
     pub(super) state: PathBuf,
     /// This executable.
     pub(super) executable: PathBuf,
-    /// Which build that is.
+    /// Which build that is, and how it is started.
     pub(super) build: String,
+    pub(super) linkage: Linkage,
     /// Where it is for containers, once one was made.
-    pub(super) installed: OnceCell<PathBuf>,
+    pub(super) installed: OnceCell<Program>,
     pub(super) orphan_after: Duration,
     pub(super) roster: Roster,
     /// Containers that the engine did not remove when it was asked.
@@ -117,15 +136,14 @@ impl Workshop {
     }
 
     /// The program where containers find it. Only who makes containers needs the room for it.
-    async fn program(&self) -> Result<&PathBuf, SandboxError> {
+    async fn program(&self) -> Result<&Program, ContainerError> {
         self.installed
             .get_or_try_init(async || {
-                let (executable, place) = (self.executable.clone(), self.places().join(&self.build));
-                private_dir(&self.places())?;
-                let at = place.clone();
-                let installed = tokio::task::spawn_blocking(move || install(&executable, &at)).await;
+                let (executable, build, dir) = (self.executable.clone(), self.build.clone(), self.places());
+                private_dir(&dir)?;
+                let installed = tokio::task::spawn_blocking(move || Program::install(&executable, &dir, &build)).await;
                 let installed = installed.unwrap_or_else(|panic| Err(io::Error::other(panic)));
-                installed.map(|()| place.clone()).map_err(|source| SandboxError::Directory { path: place, source })
+                installed.map_err(|error| ContainerError::Program { dir: self.places(), why: error.to_string() })
             })
             .await
     }
@@ -146,7 +164,7 @@ impl Workshop {
             labels: labels::write(&self.worker, &self.state, &tag),
             job_dir,
             supervisor_dir: &dir,
-            executable: program,
+            program,
             user: (geteuid().as_raw(), getegid().as_raw()),
             orphan_after: self.orphan_after,
         };
@@ -292,38 +310,6 @@ impl Workshop {
         });
         Ok(known.collect())
     }
-}
-
-/// The name of this build of the program, as a file.
-pub(super) fn build_of(executable: &Path) -> io::Result<String> {
-    let about = fs::metadata(executable)?;
-    Ok(format!("sawmill-{:x}-{:x}-{:x}", about.ino(), about.size(), about.mtime_nsec() ^ about.mtime()))
-}
-
-/// Gives the program a place in the state directory that only this build has: what containers hold must neither change nor go when the
-/// program is upgraded. Those of earlier builds are removed; containers that hold one keep it.
-fn install(executable: &Path, place: &Path) -> io::Result<()> {
-    if place.exists() {
-        return Ok(());
-    }
-    for entry in place.parent().into_iter().map(fs::read_dir).collect::<io::Result<Vec<_>>>()?.into_iter().flatten() {
-        let path = entry?.path();
-        if path.is_file() {
-            fs::remove_file(path)?;
-        }
-    }
-    // The path may be that of a newer build by now.
-    let linked = fs::canonicalize(executable).and_then(|file| match build_of(&file) {
-        Ok(build) if place.ends_with(&build) => fs::hard_link(&file, place),
-        _ => Err(io::ErrorKind::NotFound.into()),
-    });
-    if linked.is_err() {
-        // On another filesystem, another user's, or replaced.
-        let draft = place.with_extension("new");
-        fs::copy(executable, &draft)?;
-        fs::rename(&draft, place)?;
-    }
-    Ok(())
 }
 
 fn private_dir(dir: &Path) -> Result<(), SandboxError> {

@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use nix::sys::prctl;
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{chdir, dup2_stderr, dup2_stdout};
+use nix::unistd::{chdir, chown, dup2_stderr, dup2_stdout};
 
-use super::super::container::inside::{SUPERVISOR_DIR, supervisor_uid};
+use super::super::container::inside::{PRIVATE, SUPERVISOR_DIR, supervisor_uid};
 use super::super::kernel;
 use super::detach::{DetachError, Post, User, listen, open_log, take_lock, take_signals};
 
@@ -26,9 +26,12 @@ pub(super) fn settle(args: impl Iterator<Item = OsString>) -> Result<Post, Detac
     let number = |value: u64| u32::try_from(value).map_err(|_| DetachError::Arguments);
     let user = User { uid: number(uid)?, gid: number(gid)? };
     umask(Mode::S_IRWXG | Mode::S_IRWXO);
-    // The way there is closed to the job's user, and so to us from here on; what is in it is named relative to it.
+    let own = supervisor_uid(user.uid);
+    // The way there is closed to the job's user, and so to us from here on; what is in it is named relative to it. Not every engine can
+    // make it somebody's.
+    chown(PRIVATE, Some(own.into()), Some(own.into())).map_err(|error| failed("close the way to its directory")(error.into()))?;
     chdir(SUPERVISOR_DIR).map_err(|error| failed("enter the supervisor's directory")(error.into()))?;
-    kernel::give_up_privileges(supervisor_uid(user.uid), user).map_err(|error| failed("give up privileges")(error.into()))?;
+    kernel::give_up_privileges(own, user).map_err(|error| failed("give up privileges")(error.into()))?;
     let lock = take_lock()?;
     let listener = listen().map_err(failed("listen on the supervisor's socket"))?;
     let log = open_log().map_err(failed("open the supervisor's log"))?;
