@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The floor of each room. A room names only strictly lower floors.
-const FLOORS: [(&str, u8); 26] = [
+const FLOORS: [(&str, u8); 27] = [
     ("fingerprint", 0),
     ("ids", 0),
     ("clock", 0),
@@ -13,6 +13,7 @@ const FLOORS: [(&str, u8); 26] = [
     ("job", 1),
     ("janitor", 1),
     ("artifacts", 2),
+    ("critic", 2),
     ("store", 2),
     ("git", 2),
     ("sandbox", 2),

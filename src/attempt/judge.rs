@@ -1,5 +1,5 @@
 //! Stage `judge`: the commit is checked (see [`super::inspect`]), and then the gates run, each a command whose exit status 0 passes, on
-//! a ground of its own (see [`super::ground`]).
+//! a ground of its own (see [`super::ground`]), and critics are asked (see [`super::critics`]): each only of what passed before it.
 
 use super::halt::Halt;
 use super::inspect::Inspection;
@@ -8,7 +8,7 @@ use super::open::Attempt;
 use super::place::Paths;
 use super::prepare::within;
 use super::revise::Rejected;
-use super::{counted, execute, ground, inspect, keep, printed};
+use super::{counted, critics, execute, ground, inspect, keep, printed};
 use crate::clock::Timestamp;
 use crate::git::{Committed, Worktree};
 use crate::ids::ObjectId;
@@ -29,7 +29,7 @@ pub(super) async fn run(attempt: &mut Attempt, base: ObjectId, said: Said, commi
     attempt.stages.enter(Stage::Judge, attempt.now());
     // Before anything is judged: what is rejected is looked into most.
     if let Some(message) = keep::kept(attempt, commit.as_ref()).await? {
-        let rejected = Rejected { class: OutcomeClass::Gate, message, gates: Vec::new(), findings: Vec::new(), output: None };
+        let rejected = Rejected::by(OutcomeClass::Gate, message);
         return Ok(rejected.phase(base, said, commit));
     }
     let Inspection { findings, rejected } = match &commit {
@@ -37,18 +37,33 @@ pub(super) async fn run(attempt: &mut Attempt, base: ObjectId, said: Said, commi
         None => Inspection::default(),
     };
     if let Some(message) = rejected {
-        let rejected = Rejected { class: OutcomeClass::Gate, message, gates: Vec::new(), findings, output: None };
+        let rejected = Rejected { findings, ..Rejected::by(OutcomeClass::Gate, message) };
         return Ok(rejected.phase(base, said, commit));
     }
+    if let Some(rejected) = gates(attempt, &base, commit.as_ref()).await? {
+        return Ok(Rejected { findings, ..rejected }.phase(base, said, commit));
+    }
+    let gates = attempt.journal.passed.clone();
+    // The dearest come last.
+    if let Some(message) = critics::run(attempt, commit.as_ref()).await? {
+        let critiques = attempt.journal.critiques.clone();
+        let rejected = Rejected { gates, findings, critiques, ..Rejected::by(OutcomeClass::Gate, message) };
+        return Ok(rejected.phase(base, said, commit));
+    }
+    Ok(Phase::Judged { base, said, commit, gates, findings })
+}
+
+/// Runs the gates, up to the first that does not pass: that rejects the result. What those saw that passed is in the journal.
+async fn gates(attempt: &mut Attempt, base: &ObjectId, commit: Option<&Committed>) -> Result<Option<Rejected>, Halt> {
     let wanted = attempt.gates().to_vec();
     if wanted.is_empty() {
-        return Ok(Phase::Judged { base, said, commit, gates: Vec::new(), findings });
+        return Ok(None);
     }
-    let judged = match &commit {
+    let judged = match commit {
         Some(committed) => (committed.commit.clone(), committed.tree.clone()),
         None => {
             let worktree = Worktree::open(&attempt.tools.git, attempt.slot_root())?;
-            (base.clone(), within(attempt, worktree.tree_of(&base)).await?)
+            (base.clone(), within(attempt, worktree.tree_of(base)).await?)
         }
     };
     // A daemon before this one may have seen some of them pass.
@@ -59,13 +74,12 @@ pub(super) async fn run(attempt: &mut Attempt, base: ObjectId, said: Said, commi
             let message = format!("gate {} {}", gate.name, why(&evidence));
             let gates = attempt.journal.passed.iter().cloned().chain([evidence]).collect();
             let output = printed::end(attempt).await?;
-            return Ok(Rejected { class: OutcomeClass::Gate, message, gates, findings, output }.phase(base, said, commit));
+            return Ok(Some(Rejected { gates, output, ..Rejected::by(OutcomeClass::Gate, message) }));
         }
         attempt.journal.passed.push(evidence);
         attempt.enter(attempt.journal.phase.clone())?;
     }
-    let gates = attempt.journal.passed.clone();
-    Ok(Phase::Judged { base, said, commit, gates, findings })
+    Ok(None)
 }
 
 async fn judge(attempt: &Attempt, index: usize, gate: &Gate, paths: Paths, tree: &ObjectId) -> Result<GateEvidence, Halt> {

@@ -168,6 +168,7 @@ impl Assignment {
             gates: None,
             said_before: 0,
             passed: Vec::new(),
+            critiques: Vec::new(),
             artifacts: None,
             salvage: SalvageContext {
                 git: self.tools.git_config.clone(),

@@ -10,6 +10,7 @@ use super::pauses::KnownPauses;
 use crate::artifacts::Artifacts;
 use crate::backends::Registry;
 use crate::clock::human;
+use crate::critic::Critics;
 use crate::git::{self, Git, Provisioner};
 use crate::job::RetryFrom;
 use crate::sandbox::container::Containers;
@@ -49,6 +50,8 @@ pub struct Tools {
     pub git_config: git::Config,
     /// The backends.
     pub backends: Registry,
+    /// The models that may be asked about commits.
+    pub critics: Critics,
     /// What is known of paused credentials.
     pub pauses: KnownPauses,
     /// Where artifacts are kept.

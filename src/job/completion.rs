@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 use super::artifact::DeliveredArtifact;
 use super::checks::Finding;
 use super::counts::TestCounts;
+use super::critique::Critique;
 use super::outcome::Outcome;
 use super::rejection::Rejection;
 use crate::clock::Timestamp;
@@ -77,6 +78,9 @@ pub struct Completion {
     /// What the checks flagged.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub findings: Vec<Finding>,
+    /// What came of asking critics, in order: also where one could not be asked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub critiques: Vec<Critique>,
     /// The artifacts that are kept of the attempt.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub artifacts: Vec<DeliveredArtifact>,

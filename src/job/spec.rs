@@ -104,6 +104,9 @@ pub struct JobSpec {
     /// What the result must look like, whatever the gates say: after the checks of the project, each as it stands.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub checks: Vec<Checks>,
+    /// Models that are asked about the commit once its gates have passed, by their names in the configuration: after those of the project.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub critics: Vec<String>,
     /// Files of the worktree that are kept, beside what is kept of every attempt.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub artifacts: Vec<ArtifactWish>,

@@ -1,6 +1,6 @@
 //! Real agents in the default image, against a server that follows a script: what they deliver, what their log says, and what they used.
 
-mod server;
+pub(crate) mod server;
 
 use std::fs;
 use std::fs::File;
