@@ -30,13 +30,13 @@ impl AnswerQuery {
     /// The job with what was asked for. It is enqueued, or there, whatever becomes of the forecast.
     async fn answer(&self, store: &Store, job: Job) -> JobAnswer {
         if !self.forecast || job.state != JobState::Queued {
-            return JobAnswer { job, forecast: None, runs_on: None };
+            return JobAnswer { job, forecast: None, runs_on: None, time_limit: None };
         }
         let forecast = store.forecast(job.id).await.unwrap_or_else(|error| {
             tracing::warn!(job.id = %job.id, "cannot foresee the start of job {}: {error}", job.id);
             Some(Forecast::unknown("the database could not be asked"))
         });
-        JobAnswer { job, forecast, runs_on: None }
+        JobAnswer { job, forecast, runs_on: None, time_limit: None }
     }
 }
 
@@ -122,8 +122,9 @@ pub(super) async fn show(
 ) -> Result<Json<JobAnswer>, Problem> {
     let job = state.store.job(id).await?;
     let attempts = if job.attempt.is_some() { state.store.attempts(id).await? } else { Vec::new() };
-    let runs_on = attempts.into_iter().max_by_key(|record| record.attempt).and_then(|record| record.runs_on);
-    Ok(Json(JobAnswer { runs_on, ..query.answer(&state.store, job).await }))
+    let latest = attempts.into_iter().max_by_key(|record| record.attempt);
+    let (runs_on, time_limit) = latest.map_or((None, None), |record| (record.runs_on, record.time_limit));
+    Ok(Json(JobAnswer { runs_on, time_limit, ..query.answer(&state.store, job).await }))
 }
 
 /// Asks for the end of a job. A job that waits is cancelled at once; a running one when its worker learns of the request.

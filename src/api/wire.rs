@@ -10,6 +10,7 @@ use utoipa::ToSchema;
 use crate::clock::{Timestamp, human};
 use crate::ids::{AttemptNo, ClaimToken, JobId, ObjectId};
 use crate::job::attempt::RunsOn;
+use crate::job::time_limit::TimeLimit;
 use crate::job::{CompletionEntry, DiffSummary, Forecast, Job, JobState, LogChunk, LogVerdict, Outcome, Stream};
 pub use crate::store::Because;
 
@@ -35,6 +36,9 @@ pub struct JobAnswer {
     /// Where the commands of its latest attempt run, or ran: for one job that is shown, once it is decided.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub runs_on: Option<RunsOn>,
+    /// How long its latest attempt may take, or might, where that was learnt: for one job that is shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time_limit: Option<TimeLimit>,
 }
 
 /// Why a job is cancelled, or put back.

@@ -15,7 +15,7 @@ use crate::job::attempt::Resources;
 use crate::job::checks::Finding;
 use crate::job::completion::Usage;
 use crate::job::spec::Gate;
-use crate::job::{Answer, Artifact, Claim, Critique, GateEvidence, PreviousAttempt, Rejection, StageRecord};
+use crate::job::{Answer, Artifact, Claim, Critique, GateEvidence, PreviousAttempt, Rejection, StageRecord, TimeLimit};
 use crate::workspace::Salvage;
 
 /// The journal of an attempt.
@@ -23,6 +23,9 @@ use crate::workspace::Salvage;
 pub struct Journal {
     /// The claim under which the attempt acts.
     pub claim: Claim,
+    /// How long it may take, where that was learnt: the same for each daemon that takes it up.
+    #[serde(default)]
+    pub time_limit: Option<TimeLimit>,
     /// How far it is.
     pub phase: Phase,
     /// Its stages so far.

@@ -107,9 +107,9 @@ async fn show(client: &Client, out: &Output, id: JobId) -> Result<Exit, CliError
         out.document(&answer)?;
         return Ok(Exit::Done);
     }
-    let JobAnswer { job, forecast, runs_on } = answer;
+    let JobAnswer { job, forecast, runs_on, time_limit } = answer;
     let time = |moment: Option<Timestamp>| Cell::maybe(moment);
-    let limit = job.spec.timeout.map(human::format);
+    let limit = job.spec.timeout.map(human::format).or_else(|| time_limit.map(|limit| limit.to_string()));
     let fields = [
         ("id", Cell::new(job.id)),
         ("state", Cell::state(job.state)),

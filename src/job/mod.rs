@@ -27,6 +27,7 @@ pub mod schedule;
 pub mod spec;
 pub mod stage;
 pub mod state;
+pub mod time_limit;
 pub mod worker_record;
 
 pub use artifact::{Artifact, ArtifactKind, ArtifactState, ArtifactWish, DeliveredArtifact, KeptObject};
@@ -49,3 +50,4 @@ pub use schedule::{AfterFailure, Concurrency, Hold};
 pub use spec::JobSpec;
 pub use stage::Stage;
 pub use state::JobState;
+pub use time_limit::TimeLimit;

@@ -34,6 +34,7 @@ mod hints;
 mod history;
 mod jobs;
 mod kept;
+mod learn;
 mod limits;
 mod line;
 mod listener;
@@ -71,6 +72,7 @@ use self::db::{Db, Tx};
 use self::depth::Depth;
 use self::hints::Hinter;
 use self::history::Recent;
+use self::learn::Learnt;
 use self::listener::{LeaseClock, Listener};
 use self::notifier::Notifier;
 use self::routes::Routes;
@@ -115,6 +117,7 @@ struct Inner {
     routes: Routes,
     depth: Depth,
     recent: Recent,
+    learnt: Learnt,
     turns: AtomicU64,
     walks: Walks,
     /// Since when the database has answered whoever looks for what has expired.
@@ -184,6 +187,7 @@ impl Store {
             routes: Routes::default(),
             depth: Depth::default(),
             recent: Recent::default(),
+            learnt: Learnt::default(),
             turns: AtomicU64::new(0),
             walks: Walks::default(),
             reached: Mutex::new(Some(Instant::now())),

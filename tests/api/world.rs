@@ -287,6 +287,7 @@ fn completion(claim: &Claim, outcome: &Outcome) -> Completion {
         diff: DiffSummary { files: 1, insertions: 3, deletions: 1, per_file: vec![file] },
         gates: Vec::new(),
         findings: Vec::new(),
+        critiques: Vec::new(),
         artifacts: Vec::new(),
         rejections: Vec::new(),
         summary: None,

@@ -298,6 +298,7 @@ fn completion(claimed: &ClaimedJob) -> Completion {
         diff: DiffSummary { files: 1, insertions: 2, ..DiffSummary::default() },
         gates: Vec::new(),
         findings: Vec::new(),
+        critiques: Vec::new(),
         artifacts: Vec::new(),
         rejections: Vec::new(),
         summary: Some("did \u{0}it".to_owned()),
