@@ -1,7 +1,8 @@
 //! How long attempts like a given one took, for limits that are learnt.
 //!
 //! The one rule: nobody waits for it who has set a limit. It is read after a claim, from the newest jobs of one project before the job in
-//! hand and never more than [`LOOK`] of them, and is good for [`FRESH`] to all of the same project and backend in a process.
+//! hand and never more than [`LOOK`] of them, and where it is enough it is good for [`FRESH`] to all of the same project and backend in a
+//! process.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -76,7 +77,7 @@ impl Store {
     pub async fn learn_limit(&self, job: &Job, rule: &LimitRule) -> Result<Option<TimeLimit>, StoreError> {
         let (Some(project), Some(backend)) = (&job.spec.project, &job.spec.backend) else { return Ok(None) };
         let size = TaskSize::of(&job.spec.task);
-        let samples = self.samples((project.clone(), backend.clone()), job.id).await?;
+        let samples = self.samples((project.clone(), backend.clone()), job.id, rule).await?;
         let took = samples.iter().filter(|sample| sample.size == size).map(|sample| sample.took).collect();
         let timed_out: Option<Longest> = self.db().first(TIMED_OUT, args![job.id]).await?;
         let timed_out = timed_out.and_then(|longest| longest.took).map(|ms| Timestamp(ms).since(Timestamp(0)));
@@ -95,7 +96,7 @@ impl Store {
         tx.commit().await
     }
 
-    async fn samples(&self, like: (String, String), before: JobId) -> Result<Arc<Vec<Sample>>, StoreError> {
+    async fn samples(&self, like: (String, String), before: JobId, rule: &LimitRule) -> Result<Arc<Vec<Sample>>, StoreError> {
         let learnt = &self.inner.learnt;
         let known = learnt.read.lock().unwrap_or_else(PoisonError::into_inner).get(&like).cloned();
         if let Some((at, samples)) = known
@@ -109,9 +110,12 @@ impl Store {
             Ok(Sample { size: TaskSize::of(&task), took: Timestamp(row.ended_at).since(Timestamp(row.started_at)) })
         };
         let samples: Arc<Vec<Sample>> = Arc::new(rows.into_iter().map(sample).collect::<Result<_, StoreError>>()?);
-        let mut read = learnt.read.lock().unwrap_or_else(PoisonError::into_inner);
-        read.retain(|_, (at, _)| at.elapsed() < FRESH);
-        read.insert(like, (Instant::now(), samples.clone()));
+        // Where there is little, the next one that ends may make the difference.
+        if samples.len() >= rule.samples as usize {
+            let mut read = learnt.read.lock().unwrap_or_else(PoisonError::into_inner);
+            read.retain(|_, (at, _)| at.elapsed() < FRESH);
+            read.insert(like, (Instant::now(), samples.clone()));
+        }
         Ok(samples)
     }
 }

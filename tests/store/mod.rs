@@ -19,6 +19,7 @@ mod finish;
 mod forecast;
 mod hints;
 mod jobs;
+mod learn;
 mod limits;
 mod lines;
 mod logs;
