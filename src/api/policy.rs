@@ -181,7 +181,7 @@ mod tests {
 
     fn policy() -> Policy {
         let command = crate::job::spec::Command::Line("make".to_owned());
-        let gate = Gate { name: "unit".to_owned(), command, tests: None, reports: Vec::new(), timeout: None };
+        let gate = Gate { name: "unit".to_owned(), command, tests: None, reports: Vec::new(), coverage: None, timeout: None };
         let app = Project {
             repo: "/srv/app.git".to_owned(),
             base: Some("trunk".to_owned()),

@@ -8,11 +8,12 @@ use super::open::Attempt;
 use super::place::Paths;
 use super::prepare::within;
 use super::revise::Rejected;
-use super::{counted, critics, execute, ground, inspect, keep, printed};
+use super::{counted, covered, critics, execute, ground, inspect, keep, printed};
 use crate::clock::Timestamp;
 use crate::git::{Committed, Worktree};
 use crate::ids::ObjectId;
 use crate::job::checks::Finding;
+use crate::job::counts::TestCounts;
 use crate::job::spec::Gate;
 use crate::job::{Deadline, GateEvidence, OutcomeClass, Stage};
 
@@ -71,7 +72,7 @@ async fn gates(attempt: &mut Attempt, base: &ObjectId, commit: Option<&Committed
         let paths = ground::make(attempt, index, &judged.0).await?;
         let evidence = judge(attempt, index, gate, paths, &judged.1).await?;
         if !evidence.passed {
-            let message = format!("gate {} {}", gate.name, why(&evidence));
+            let message = format!("gate {} {}", gate.name, why(gate, &evidence));
             let gates = attempt.journal.passed.iter().cloned().chain([evidence]).collect();
             let output = printed::end(attempt).await?;
             return Ok(Some(Rejected { gates, output, ..Rejected::by(OutcomeClass::Gate, message) }));
@@ -107,22 +108,41 @@ async fn judge(attempt: &Attempt, index: usize, gate: &Gate, paths: Paths, tree:
     if let Some(counts) = &tests {
         attempt.say(&format!("gate {}: {counts}", gate.name));
     }
-    let none_failed = gate.tests.is_none() || tests.is_some_and(|counts| counts.run() > 0 && counts.failed == 0);
+    // Of one that failed it says nothing.
+    let coverage = if exit == Some(0) { covered::measure(attempt, gate).await? } else { None };
+    if let Some(coverage) = &coverage {
+        attempt.say(&format!("gate {}: coverage is {coverage}", gate.name));
+    }
+    let required = gate.coverage.as_ref().is_some_and(|wish| wish.required);
+    let measured = !required || coverage.as_ref().is_some_and(|coverage| coverage.lines.is_some());
     Ok(GateEvidence {
         name: gate.name.clone(),
         argv,
         tree: tree.clone(),
         exit,
-        passed: exit == Some(0) && none_failed,
+        passed: exit == Some(0) && ran_all(gate, tests) && measured,
         tests,
+        coverage,
         duration_ms: crate::clock::millis(report.ended_at.since(report.started_at)),
         log_from,
         log_to,
     })
 }
 
+/// Whether a gate that runs tests ran some, and none failed.
+fn ran_all(gate: &Gate, tests: Option<TestCounts>) -> bool {
+    gate.tests.is_none() || tests.is_some_and(|counts| counts.run() > 0 && counts.failed == 0)
+}
+
 /// Why a gate did not pass.
-fn why(evidence: &GateEvidence) -> String {
+fn why(gate: &Gate, evidence: &GateEvidence) -> String {
+    let flaw = evidence.coverage.as_ref().and_then(|coverage| coverage.flaw.as_deref());
+    match (evidence.exit, flaw) {
+        (Some(0), Some(flaw)) if ran_all(gate, evidence.tests) => {
+            return format!("exited with status 0, and its report on coverage, which is required, cannot be used: {flaw}");
+        }
+        _ => {}
+    }
     match (evidence.exit, evidence.tests) {
         (None, _) => "did not exit".to_owned(),
         (Some(0), None) => {

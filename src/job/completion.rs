@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 use super::artifact::DeliveredArtifact;
 use super::checks::Finding;
 use super::counts::TestCounts;
+use super::coverage::Coverage;
 use super::critique::Critique;
 use super::outcome::Outcome;
 use super::rejection::Rejection;
@@ -203,6 +204,9 @@ pub struct GateEvidence {
     /// How many tests it ran, where it is one that runs tests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tests: Option<TestCounts>,
+    /// How much of the code they covered, where its report is to say that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub coverage: Option<Coverage>,
     /// How long it took, in milliseconds.
     pub duration_ms: i64,
     /// Where its output begins in the attempt's log.

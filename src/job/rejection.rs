@@ -69,6 +69,7 @@ mod tests {
             exit: Some(exit),
             passed: exit == 0,
             tests: None,
+            coverage: None,
             duration_ms,
             log_from: 0,
             log_to: duration_ms.unsigned_abs(),

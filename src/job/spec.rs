@@ -11,6 +11,7 @@ use super::branch::BranchName;
 use super::budget::Budget;
 use super::checks::Checks;
 use super::counts::TestFormat;
+use super::coverage::CoverageWish;
 use super::retry::RetryFrom;
 use super::schedule::{AfterFailure, Concurrency};
 use crate::clock::{Timestamp, human};
@@ -313,6 +314,9 @@ pub struct Gate {
     /// Patterns of the files in the form of JUnit that it writes, such as `target/**/junit.xml`, below its directory.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reports: Vec<String>,
+    /// The report on what its tests cover, where it writes one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub coverage: Option<CoverageWish>,
     /// How long it may take, within the attempt's deadline.
     #[serde(default, with = "human::option", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, example = "3m")]
@@ -401,6 +405,7 @@ mod tests {
                 command: Command::Line("make".to_owned()),
                 tests: Some(TestFormat::Cargo),
                 reports: Vec::new(),
+                coverage: None,
                 timeout: None,
             }],
             ..JobSpec::default()

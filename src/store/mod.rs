@@ -18,6 +18,7 @@ mod claims;
 mod completions;
 mod config;
 mod counts;
+mod coverage;
 mod db;
 mod deadline;
 mod dependencies;
