@@ -115,7 +115,10 @@ mod tests {
         check(r#"{"findings": []}"#, "missing field `score`");
         check(r#"{"score": 100, "findings": [], "pass": true}"#, "unknown field `pass`");
         check(r#"{"score": 9, "findings": [{"severity": "bad", "must_fix": true, "message": "m"}]}"#, "unknown variant `bad`");
-        check(r#"{"score": 9, "findings": [{"severity": "major", "must_fix": true, "message": " "}]}"#, "finding 1 has no message");
+        check(
+            r#"{"score": 9, "findings": [{"severity": "major", "must_fix": true, "message": " "}]}"#,
+            "finding 1 has no message",
+        );
     }
 
     #[test]

@@ -68,9 +68,8 @@ pub(super) fn response(kind: Kind, model: &str, price: Option<Price>, body: &Val
     let (prompt_tokens, completion_tokens) = (read.unwrap_or(0), written.unwrap_or(0));
     // Some servers that speak as OpenAI does say what it has cost.
     let said = used["cost"].as_f64().filter(|cost| cost.is_finite() && *cost >= 0.0);
-    let priced = price.map(|price| {
-        (prompt_tokens as f64 * price.prompt_usd + completion_tokens as f64 * price.completion_usd) / 1_000_000.0
-    });
+    let priced = price
+        .map(|price| (prompt_tokens as f64 * price.prompt_usd + completion_tokens as f64 * price.completion_usd) / 1_000_000.0);
     (words, Some(Usage { prompt_tokens, completion_tokens, cost_usd: said.or(priced), model: Some(model.to_owned()) }))
 }
 

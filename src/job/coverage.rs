@@ -91,7 +91,8 @@ impl fmt::Display for Coverage {
         write!(f, "{:.2} % of {} lines", lines.share() * 100.0, lines.total)?;
         match (self.delta_basis_points, &self.before) {
             (Some(delta), Some(before)) => {
-                let of = before.commit.as_ref().map_or_else(|| format!("job {}", before.job), |commit| commit.short().to_string());
+                let of =
+                    before.commit.as_ref().map_or_else(|| format!("job {}", before.job), |commit| commit.short().to_string());
                 write!(f, ", {:+.2} points against {of}", delta as f64 / 100.0)
             }
             _ => f.write_str(", the first that is on record for its base"),

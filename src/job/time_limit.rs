@@ -145,7 +145,12 @@ impl fmt::Display for TimeLimit {
         let Self { limit_ms, size, samples, percent, took_ms, timed_out_ms } = self;
         // Of a minute and more the milliseconds are no news.
         let told = |ms: i64| human::format(if ms < 60_000 { duration(ms) } else { Duration::from_secs(duration(ms).as_secs()) });
-        write!(f, "{}, learnt: of {samples} attempts at {size} tasks like it {percent} % took at most {}", told(*limit_ms), told(*took_ms))?;
+        write!(
+            f,
+            "{}, learnt: of {samples} attempts at {size} tasks like it {percent} % took at most {}",
+            told(*limit_ms),
+            told(*took_ms)
+        )?;
         match timed_out_ms {
             Some(before) => write!(f, "; one at this job met its deadline after {}", told(*before)),
             None => Ok(()),
@@ -220,7 +225,8 @@ mod tests {
     #[test]
     fn a_rule_that_cannot_be_is_refused() {
         let read = |percent: &str, factor: &str| {
-            let text = format!("mode = \"on\"\nsamples = 1\npercent = {percent}\nfactor = {factor}\nfloor = \"1s\"\nceiling = \"1m\"");
+            let text =
+                format!("mode = \"on\"\nsamples = 1\npercent = {percent}\nfactor = {factor}\nfloor = \"1s\"\nceiling = \"1m\"");
             toml::from_str::<LimitRule>(&text).map_err(|error| error.to_string())
         };
         assert!(read("100", "1.0").is_ok());

@@ -13,7 +13,8 @@ use crate::ids::{JobId, ObjectId};
 use crate::job::coverage::{CoverageBefore, CoveredLines};
 use crate::job::{Completion, Job};
 
-const BEFORE: &str = "SELECT job, commit_id, covered, total, measured_at FROM coverage WHERE repo = $1 AND base = $2 AND gate = $3";
+const BEFORE: &str =
+    "SELECT job, commit_id, covered, total, measured_at FROM coverage WHERE repo = $1 AND base = $2 AND gate = $3";
 const BASE_OF: &str = "SELECT j.base FROM jobs j WHERE j.id = $1";
 /// Of two that are delivered at once, the later one stays.
 const PUT: &str = "INSERT INTO coverage (repo, base, gate, job, commit_id, covered, total, measured_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8) \
@@ -72,16 +73,7 @@ pub(super) async fn record(tx: &mut Tx, completions: &[&Completion]) -> Result<(
     }
     rows.sort_by(|a, b| (a.0, &a.1, a.2, a.3.created_at).cmp(&(b.0, &b.1, b.2, b.3.created_at)));
     for (repo, base, gate, completion, CoveredLines { covered, total }) in rows {
-        let args = args![
-            repo,
-            &base,
-            gate,
-            completion.job,
-            completion.commit.as_ref(),
-            covered,
-            total,
-            completion.created_at,
-        ];
+        let args = args![repo, &base, gate, completion.job, completion.commit.as_ref(), covered, total, completion.created_at,];
         tx.run(PUT, args).await?;
     }
     Ok(())

@@ -34,7 +34,8 @@ const TOOK: &str = "SELECT a.started_at, a.ended_at, s.document FROM \
     (SELECT j.id, j.route FROM jobs j WHERE j.project = $1 AND j.id < $2 ORDER BY j.id DESC LIMIT $4) AS n \
     JOIN routes r ON r.id = n.route JOIN attempts a ON a.job = n.id JOIN job_specs s ON s.job = n.id \
     WHERE r.backend = $3 AND a.outcome_class IN ('succeeded', 'no_change', 'gate', 'timeout') AND a.ended_at IS NOT NULL ORDER BY n.id DESC LIMIT $5";
-const TIMED_OUT: &str = "SELECT max(a.ended_at - a.started_at) AS took FROM attempts a WHERE a.job = $1 AND a.outcome_class = 'timeout'";
+const TIMED_OUT: &str =
+    "SELECT max(a.ended_at - a.started_at) AS took FROM attempts a WHERE a.job = $1 AND a.outcome_class = 'timeout'";
 const SET: &str = "UPDATE attempts SET time_limit = $3 WHERE job = $1 AND attempt = $2";
 
 #[derive(sqlx::FromRow)]

@@ -318,7 +318,9 @@ async fn an_agent_that_destroys_what_it_can_reach_destroys_nothing_that_lasts() 
 /// An agent that asks where it may, and goes on with the answer and with what it had.
 async fn asks(which: Which, question: Turn) {
     let half = Turn::Runs("I begin with the test.", "printf 'half\\n' > notes.txt");
-    let site = Site::open_with(which, [LOOKS, half, question, WORKS, last(which)], &[("SAWMILL_BACKENDS__AGENT__QUESTIONS", "true")]).await;
+    let site =
+        Site::open_with(which, [LOOKS, half, question, WORKS, last(which)], &[("SAWMILL_BACKENDS__AGENT__QUESTIONS", "true")])
+            .await;
     let id = site.enqueue(which);
     until("it asks", async || site.host.job(id).await.held == Some(Hold::Answer)).await;
     let attempt = site.host.attempts(id).await.remove(0);

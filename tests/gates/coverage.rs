@@ -45,7 +45,8 @@ async fn a_gate_says_how_much_more_is_covered_than_in_what_was_delivered_before(
     let shown = host.sawmill(&["job", "show", &second.job.to_string()]);
     assert_eq!(shown["coverage"]["unit"]["delta_basis_points"], json!(150), "{shown}");
     let log = host.log(second.job, 1, Stream::System).await;
-    let said = format!("gate unit: coverage is 51.50 % of 200 lines, +1.50 points against {}", first.commit.expect("one").short());
+    let said =
+        format!("gate unit: coverage is 51.50 % of 200 lines, +1.50 points against {}", first.commit.expect("one").short());
     assert!(log.contains(&said), "{log}");
 
     // Another base, and a gate of another name, have a line of their own.
@@ -75,7 +76,10 @@ async fn a_report_that_cannot_be_used_is_said_and_rejects_only_where_it_is_requi
         let (completion, coverage) = of_job(&host, &job(&remote, report, &json!({ "path": path }))).await;
         assert_eq!((coverage.flaw.as_deref(), coverage.lines, completion.gates[0].passed), (Some(flaw), None, true));
         let why = rejected(&host, host.enqueue(&job(&remote, report, &json!({ "path": path, "required": true })))).await;
-        assert_eq!(why, format!("gate unit exited with status 0, and its report on coverage, which is required, cannot be used: {flaw}"));
+        assert_eq!(
+            why,
+            format!("gate unit exited with status 0, and its report on coverage, which is required, cannot be used: {flaw}")
+        );
     }
     // A link is not followed.
     let mut linked = job(&remote, "", &json!({ "path": "link.info" }));

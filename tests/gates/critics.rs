@@ -12,8 +12,12 @@ use crate::agents::server::{COMPLETION_TOKENS, PROMPT_TOKENS, Server, Turn};
 use crate::delivery::host::{Host, Lodging};
 use crate::delivery::remote::refs;
 
-const GOOD: Turn = Turn::Says(r#"{"score": 91, "summary": "It does the task.", "findings": [{"path": "work.txt", "line": 1, "severity": "minor", "must_fix": false, "message": "a blank too many"}]}"#);
-const MUST: Turn = Turn::Says(r#"{"score": 95, "summary": "Nearly.", "findings": [{"path": "work.txt", "line": 7, "severity": "critical", "must_fix": true, "message": "it loses the second line"}]}"#);
+const GOOD: Turn = Turn::Says(
+    r#"{"score": 91, "summary": "It does the task.", "findings": [{"path": "work.txt", "line": 1, "severity": "minor", "must_fix": false, "message": "a blank too many"}]}"#,
+);
+const MUST: Turn = Turn::Says(
+    r#"{"score": 95, "summary": "Nearly.", "findings": [{"path": "work.txt", "line": 7, "severity": "critical", "must_fix": true, "message": "it loses the second line"}]}"#,
+);
 const LOW: Turn = Turn::Says(r#"{"score": 40, "summary": "Half of it is missing.", "findings": []}"#);
 
 /// A host whose critic `second` is asked at that address.
@@ -160,7 +164,8 @@ async fn nothing_is_delivered_that_a_required_critic_did_not_judge() {
     let attempts = host.attempts(ended.id).await;
     let outcome = attempts[0].outcome.as_ref().expect("it has ended");
     assert_eq!((ended.state, outcome.class), (JobState::Failed, OutcomeClass::Infrastructure), "{}", outcome.message);
-    let expected = format!("critic second did not judge the commit, and it is required: cannot reach http://{closed}/v1/chat/completions");
+    let expected =
+        format!("critic second did not judge the commit, and it is required: cannot reach http://{closed}/v1/chat/completions");
     assert!(outcome.message.starts_with(&expected), "{}", outcome.message);
     assert!(outcome.message.contains("refused"), "the cause: {}", outcome.message);
     assert_eq!(refs(&remote, "refs/heads/sawmill/"), []);

@@ -23,9 +23,7 @@ async fn a_learnt_limit_ends_an_attempt_and_the_next_one_has_longer(on: On) {
     host.set("SAWMILL_ATTEMPT__ADAPTIVE__FACTOR", "1.0");
     host.set("SAWMILL_ATTEMPT__ADAPTIVE__FLOOR", "3s");
     let worker = host.start("a").await;
-    let spec = |command: &str, timeout: Option<&str>| {
-        json!({ "project": "app", "changes": "optional", "attempts": 2, "timeout": timeout, "task": { "command": command } })
-    };
+    let spec = |command: &str, timeout: Option<&str>| json!({ "project": "app", "changes": "optional", "attempts": 2, "timeout": timeout, "task": { "command": command } });
     for _ in 0..2 {
         host.succeeded(host.enqueue(&spec("true", None))).await;
     }
