@@ -114,6 +114,22 @@ async fn what_must_be_fixed_is_revised_and_a_critic_is_asked_only_of_what_its_ga
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_a_long_change_the_beginning_is_judged_and_that_is_on_record() {
+    let server = Server::judging([GOOD]).await;
+    let host = of_openai(&server).await;
+    let remote = remote(host.root(), &[("kept.txt", "kept\n")]);
+    let worker = host.start("a").await;
+    let command = "seq -f 'line %06.0f of it' 1 20000 > work.txt";
+    let (critique, completion) = critique(&host, &judged(job(&remote, command, &["true"]))).await;
+    assert_eq!((critique.verdict, critique.partial), (CritiqueVerdict::Passed, true));
+    let heard = server.heard();
+    assert!(heard.contains("line 000001 of it") && !heard.contains("line 020000 of it"));
+    let log = host.log(completion.job, 1, Stream::System).await;
+    assert!(log.contains("critic second gives 91 of 100, of the beginning of the change only"), "{log}");
+    host.close(vec![worker]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_score_below_the_least_is_not_delivered() {
     let server = Server::judging([LOW]).await;
     let host = of_openai(&server).await;
