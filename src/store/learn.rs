@@ -52,7 +52,7 @@ struct Longest {
 
 /// What of a job's document tells its size.
 #[derive(Deserialize)]
-struct Sized {
+struct OfTask {
     task: Task,
 }
 
@@ -107,7 +107,7 @@ impl Store {
         }
         let rows: Vec<Row> = self.db().all(TOOK, args![like.0.as_str(), before, like.1.as_str(), LOOK, SAMPLE]).await?;
         let sample = |row: Row| {
-            let Sized { task } = json(&row.document, || format!("a job of project {}", like.0))?;
+            let OfTask { task } = json(&row.document, || format!("a job of project {}", like.0))?;
             Ok(Sample { size: TaskSize::of(&task), took: Timestamp(row.ended_at).since(Timestamp(row.started_at)) })
         };
         let samples: Arc<Vec<Sample>> = Arc::new(rows.into_iter().map(sample).collect::<Result<_, StoreError>>()?);

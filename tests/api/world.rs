@@ -316,6 +316,8 @@ fn policy() -> Policy {
         backends: BTreeSet::from(["shell".to_owned()]),
         default_backend: "shell".to_owned(),
         attempts: 3,
+        critics: BTreeSet::new(),
+        default_critics: Vec::new(),
         checks: sawmill::job::checks::Checks::default(),
         branch: "sawmill/{execution}/{role}/{slug}".parse().expect("a legal template"),
         version: "0.1.0 (test)".to_owned(),
