@@ -10,6 +10,7 @@ pub mod backends;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod critic;
 pub mod daemon;
 pub mod demo;
 pub mod doctor;

@@ -15,6 +15,7 @@ mod liveness;
 mod logs;
 mod partition;
 mod redact;
+mod results;
 mod sandbox;
 mod store;
 mod tidy;

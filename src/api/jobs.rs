@@ -1,5 +1,7 @@
 //! `/v1/jobs`: asking for jobs, looking at them, and changing their fate.
 
+use std::collections::BTreeMap;
+
 use axum::Json;
 use axum::extract;
 use axum::http::{StatusCode, header};
@@ -13,7 +15,7 @@ use super::input::{Document, Id, OptionalDocument, Params, limit};
 use super::problem::{Kind, Problem};
 use super::wire::{JobAnswer, JobDiff, Page, ReasonRequest};
 use crate::ids::JobId;
-use crate::job::{AttemptRecord, Forecast, Job, JobSpec, JobState};
+use crate::job::{AttemptRecord, Coverage, Forecast, Job, JobSpec, JobState};
 use crate::store::{Cancel, CompletionFilter, Enqueued, JobFilter, Store};
 
 /// What else to answer.
@@ -30,13 +32,13 @@ impl AnswerQuery {
     /// The job with what was asked for. It is enqueued, or there, whatever becomes of the forecast.
     async fn answer(&self, store: &Store, job: Job) -> JobAnswer {
         if !self.forecast || job.state != JobState::Queued {
-            return JobAnswer { job, forecast: None, runs_on: None };
+            return JobAnswer::of(job, None);
         }
         let forecast = store.forecast(job.id).await.unwrap_or_else(|error| {
             tracing::warn!(job.id = %job.id, "cannot foresee the start of job {}: {error}", job.id);
             Some(Forecast::unknown("the database could not be asked"))
         });
-        JobAnswer { job, forecast, runs_on: None }
+        JobAnswer::of(job, forecast)
     }
 }
 
@@ -122,8 +124,17 @@ pub(super) async fn show(
 ) -> Result<Json<JobAnswer>, Problem> {
     let job = state.store.job(id).await?;
     let attempts = if job.attempt.is_some() { state.store.attempts(id).await? } else { Vec::new() };
-    let runs_on = attempts.into_iter().max_by_key(|record| record.attempt).and_then(|record| record.runs_on);
-    Ok(Json(JobAnswer { runs_on, ..query.answer(&state.store, job).await }))
+    let latest = attempts.into_iter().max_by_key(|record| record.attempt);
+    let (runs_on, time_limit) = latest.map_or((None, None), |record| (record.runs_on, record.time_limit));
+    let coverage = if job.state == JobState::Succeeded { coverage(&state.store, id).await? } else { BTreeMap::new() };
+    Ok(Json(JobAnswer { runs_on, time_limit, coverage, ..query.answer(&state.store, job).await }))
+}
+
+/// What the gates measured of what a job delivered.
+async fn coverage(store: &Store, job: JobId) -> Result<BTreeMap<String, Coverage>, Problem> {
+    let newest = CompletionFilter { job: Some(job), limit: 1, ..CompletionFilter::default() };
+    let gates = store.completions(&newest).await?.items.into_iter().flat_map(|entry| entry.completion.gates);
+    Ok(gates.filter_map(|gate| Some((gate.name, gate.coverage?))).collect())
 }
 
 /// Asks for the end of a job. A job that waits is cancelled at once; a running one when its worker learns of the request.

@@ -31,6 +31,10 @@ pub struct Policy {
     pub attempts: u32,
     /// What every result must look like, unless its project says otherwise.
     pub checks: Checks,
+    /// The names of the critics.
+    pub critics: BTreeSet<String>,
+    /// The critics of what belongs to no project, and of projects that do not say.
+    pub default_critics: Vec<String>,
     /// How branches are named.
     pub branch: BranchTemplate,
     /// The version of this build, with its git revision.
@@ -58,6 +62,8 @@ pub struct Project {
     pub revisions: Option<u32>,
     /// Commands that judge every result, before those of the job.
     pub gates: Vec<Gate>,
+    /// The critics of its results, before those of the job, instead of the default ones.
+    pub critics: Option<Vec<String>>,
     /// What its results must look like, over what is for all.
     pub checks: Checks,
     /// What its jobs may take of the queue.
@@ -94,6 +100,7 @@ impl Policy {
         let own_gates = std::mem::take(&mut spec.gates);
         spec.gates = project.map(|p| p.gates.clone()).unwrap_or_default();
         spec.gates.extend(own_gates);
+        spec.critics = self.critics_of(project, &spec.critics)?;
         let operators = project.map_or_else(|| self.checks.clone(), |project| project.checks.over(&self.checks));
         spec.checks.insert(0, operators);
         spec.checks.retain(|checks| !checks.is_empty());
@@ -111,6 +118,23 @@ impl Policy {
                 .unwrap_or_else(|| "none is configured: add [projects.X] to workers.toml, or give repo instead".to_owned());
             Problem::new(Kind::UnknownProject, format!("project: there is no project {name:?}; {hint}")).at("project")
         })
+    }
+
+    /// The operator's critics, and then those of the job, each once.
+    fn critics_of(&self, project: Option<&Project>, own: &[String]) -> Result<Vec<String>, Problem> {
+        let operators = project.and_then(|project| project.critics.as_ref()).unwrap_or(&self.default_critics);
+        let mut critics: Vec<String> = Vec::new();
+        for name in operators.iter().chain(own) {
+            if !self.critics.contains(name) {
+                let hint = nearest(name, self.critics.iter().map(String::as_str))
+                    .unwrap_or_else(|| "none is configured: add [critics.X] to workers.toml".to_owned());
+                return Err(invalid(&format!("critics: there is no critic {name:?}; {hint}")));
+            }
+            if !critics.contains(name) {
+                critics.push(name.clone());
+            }
+        }
+        Ok(critics)
     }
 
     fn check_backend(&self, name: &str) -> Result<(), Problem> {
@@ -157,7 +181,7 @@ mod tests {
 
     fn policy() -> Policy {
         let command = crate::job::spec::Command::Line("make".to_owned());
-        let gate = Gate { name: "unit".to_owned(), command, tests: None, reports: Vec::new(), timeout: None };
+        let gate = Gate { name: "unit".to_owned(), command, tests: None, reports: Vec::new(), coverage: None, timeout: None };
         let app = Project {
             repo: "/srv/app.git".to_owned(),
             base: Some("trunk".to_owned()),
@@ -172,6 +196,8 @@ mod tests {
             default_backend: "shell".to_owned(),
             attempts: 3,
             checks: Checks::default(),
+            critics: BTreeSet::from(["first".to_owned(), "second".to_owned()]),
+            default_critics: vec!["first".to_owned()],
             branch: "sawmill/{execution}/{role}/{slug}".parse().expect("a legal template"),
             version: "0.1.0".to_owned(),
             configuration: Vec::new(),
@@ -210,6 +236,25 @@ mod tests {
             serde_json::json!({"project": "app", "task": task, "checks": [{"leaks": "off", "files": 9}, {"leaks": "off"}]});
         assert_eq!(job(sent), [set(Some(Response::Reject), Some(3)), set(Some(Response::Off), Some(9))]);
         assert_eq!(job(serde_json::json!({"repo": "/r", "task": task})), [set(Some(Response::Reject), None)]);
+    }
+
+    #[test]
+    fn a_job_adds_critics_to_the_operators_and_takes_none_away() {
+        let mut policy = policy();
+        let task = serde_json::json!({"command": "true"});
+        let critics = |policy: &Policy, document: serde_json::Value| {
+            let accepted = policy.accept(serde_json::from_value(document).expect("well-formed"));
+            accepted.map(|job| job.spec.critics).map_err(|problem| problem.detail)
+        };
+        let ok = |names: &[&str]| Ok(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>());
+        let own = serde_json::json!({"repo": "/r", "task": task, "critics": ["second", "first"]});
+        assert_eq!(critics(&policy, own.clone()), ok(&["first", "second"]));
+        let of_project = serde_json::json!({"project": "app", "task": task});
+        assert_eq!(critics(&policy, of_project.clone()), ok(&["first"]));
+        policy.projects.get_mut("app").expect("a project").critics = Some(Vec::new());
+        assert_eq!(critics(&policy, of_project), ok(&[]));
+        let why = "critics: there is no critic \"secnd\"; did you mean \"second\"?".to_owned();
+        assert_eq!(critics(&policy, serde_json::json!({"repo": "/r", "task": task, "critics": ["secnd"]})), Err(why));
     }
 
     #[test]

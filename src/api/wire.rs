@@ -1,5 +1,6 @@
 //! The documents of the API that are not records of `job`: requests, pages, pieces of log. The CLI reads and writes the same.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -10,7 +11,8 @@ use utoipa::ToSchema;
 use crate::clock::{Timestamp, human};
 use crate::ids::{AttemptNo, ClaimToken, JobId, ObjectId};
 use crate::job::attempt::RunsOn;
-use crate::job::{CompletionEntry, DiffSummary, Forecast, Job, JobState, LogChunk, LogVerdict, Outcome, Stream};
+use crate::job::time_limit::TimeLimit;
+use crate::job::{CompletionEntry, Coverage, DiffSummary, Forecast, Job, JobState, LogChunk, LogVerdict, Outcome, Stream};
 pub use crate::store::Because;
 
 /// Some of a longer list.
@@ -35,6 +37,20 @@ pub struct JobAnswer {
     /// Where the commands of its latest attempt run, or ran: for one job that is shown, once it is decided.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub runs_on: Option<RunsOn>,
+    /// How long its latest attempt may take, or might, where that was learnt: for one job that is shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time_limit: Option<TimeLimit>,
+    /// How much of the code the tests covered in what it delivered, by gate: for one job that is shown.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub coverage: BTreeMap<String, Coverage>,
+}
+
+impl JobAnswer {
+    /// A job with its forecast, where it has one, and nothing of what is for one job that is shown.
+    #[must_use]
+    pub const fn of(job: Job, forecast: Option<Forecast>) -> Self {
+        Self { job, forecast, runs_on: None, time_limit: None, coverage: BTreeMap::new() }
+    }
 }
 
 /// Why a job is cancelled, or put back.

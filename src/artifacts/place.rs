@@ -206,6 +206,24 @@ impl Artifacts {
         Ok(removed)
     }
 
+    /// Writes a small object, reads it back and removes it.
+    ///
+    /// # Errors
+    /// What the place does not do.
+    pub async fn probe(&self) -> Result<(), ArtifactsError> {
+        self.place()?;
+        let (store, path) = (self.store()?, self.path(&format!("doctor-{}", Uuid::new_v4().simple())));
+        let probing = async {
+            store.put(&path, Bytes::from_static(b"probe").into()).await?;
+            let read = store.get(&path).await?.bytes().await;
+            // Also where it cannot be read.
+            store.delete(&path).await?;
+            read
+        };
+        let read = probing.await.map_err(|error| self.away(&error))?;
+        if read.as_ref() == b"probe" { Ok(()) } else { Err(self.away(&io::Error::from(io::ErrorKind::InvalidData))) }
+    }
+
     fn path(&self, key: &str) -> object_store::path::Path {
         match &self.home {
             Home::Bucket { prefix, .. } if !prefix.is_empty() => format!("{prefix}/{key}").into(),

@@ -63,6 +63,11 @@ fn read_output(path: &Path, from: u64) -> io::Result<String> {
 
 /// The files below a directory that match one of these patterns, as far as they can be read.
 fn read_reports(tree: &Path, wanted: &[String]) -> Vec<String> {
+    matching(tree, wanted).iter().filter_map(|path| read_report(&tree.join(path))).collect()
+}
+
+/// The paths of plain files below a directory that match one of these patterns.
+pub(super) fn matching(tree: &Path, wanted: &[String]) -> Vec<PathBuf> {
     if wanted.is_empty() {
         return Vec::new();
     }
@@ -76,7 +81,7 @@ fn read_reports(tree: &Path, wanted: &[String]) -> Vec<String> {
             if kind.is_dir() && path != Path::new(".git") {
                 ahead.push(path);
             } else if kind.is_file() && globs.matching(&path.to_string_lossy()).is_some() {
-                reports.extend(read_report(&tree.join(&path)));
+                reports.push(path);
             }
             if seen > FILES_MAX || reports.len() >= REPORTS_MAX {
                 return reports;
@@ -86,8 +91,13 @@ fn read_reports(tree: &Path, wanted: &[String]) -> Vec<String> {
     reports
 }
 
+/// Opens a report that a gate wrote; a link, or what is no file, is not waited for.
+pub(super) fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits()).open(path)
+}
+
 fn read_report(path: &Path) -> Option<String> {
-    let file = OpenOptions::new().read(true).custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits()).open(path).ok()?;
+    let file = open(path).ok()?;
     let mut bytes = Vec::new();
     file.take(REPORT_MAX).read_to_end(&mut bytes).ok()?;
     Some(String::from_utf8_lossy(&bytes).into_owned())

@@ -40,7 +40,7 @@ pub(super) async fn commit(attempt: &mut Attempt, base: ObjectId, said: Said) ->
         (Change::Commit(committed), Changes::Required | Changes::Optional) => (Some(committed), None),
     };
     if let Some((class, message)) = wrong {
-        return Ok(Rejected { class, message, gates: Vec::new(), findings: Vec::new(), output: None }.phase(base, said, commit));
+        return Ok(Rejected::by(class, message).phase(base, said, commit));
     }
     if let Some(phase) = revise::rejected_before(attempt, &base, &said, commit.as_ref()) {
         return Ok(phase);
@@ -87,6 +87,7 @@ pub(super) async fn publish(
         runs_on: attempt.journal.place.as_ref().map(Place::runs_on),
         gates: judgement.gates,
         findings: judgement.findings,
+        critiques: attempt.journal.critiques.clone(),
         artifacts: attempt.journal.artifacts.iter().flatten().filter_map(Artifact::delivered).collect(),
         rejections: attempt.journal.rejections.clone(),
         summary: said.summary,

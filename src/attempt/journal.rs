@@ -15,7 +15,7 @@ use crate::job::attempt::Resources;
 use crate::job::checks::Finding;
 use crate::job::completion::Usage;
 use crate::job::spec::Gate;
-use crate::job::{Answer, Artifact, Claim, GateEvidence, PreviousAttempt, Rejection, StageRecord};
+use crate::job::{Answer, Artifact, Claim, Critique, GateEvidence, PreviousAttempt, Rejection, StageRecord, TimeLimit};
 use crate::workspace::Salvage;
 
 /// The journal of an attempt.
@@ -23,6 +23,9 @@ use crate::workspace::Salvage;
 pub struct Journal {
     /// The claim under which the attempt acts.
     pub claim: Claim,
+    /// How long it may take, where that was learnt: the same for each daemon that takes it up.
+    #[serde(default)]
+    pub time_limit: Option<TimeLimit>,
     /// How far it is.
     pub phase: Phase,
     /// Its stages so far.
@@ -54,6 +57,9 @@ pub struct Journal {
     pub ground: Option<Ground>,
     /// What the gates saw that have passed so far.
     pub passed: Vec<GateEvidence>,
+    /// What critics said so far of the commit that is judged.
+    #[serde(default)]
+    pub critiques: Vec<Critique>,
     /// What became of the files that it was to keep, once that is on record.
     pub artifacts: Option<Vec<Artifact>>,
     /// What a process needs that salvages the slot without a configuration or a database.

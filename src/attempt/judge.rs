@@ -1,5 +1,5 @@
 //! Stage `judge`: the commit is checked (see [`super::inspect`]), and then the gates run, each a command whose exit status 0 passes, on
-//! a ground of its own (see [`super::ground`]).
+//! a ground of its own (see [`super::ground`]), and critics are asked (see [`super::critics`]): each only of what passed before it.
 
 use super::halt::Halt;
 use super::inspect::Inspection;
@@ -8,11 +8,12 @@ use super::open::Attempt;
 use super::place::Paths;
 use super::prepare::within;
 use super::revise::Rejected;
-use super::{counted, execute, ground, inspect, keep, printed};
+use super::{counted, covered, critics, execute, ground, inspect, keep, printed};
 use crate::clock::Timestamp;
 use crate::git::{Committed, Worktree};
 use crate::ids::ObjectId;
 use crate::job::checks::Finding;
+use crate::job::counts::TestCounts;
 use crate::job::spec::Gate;
 use crate::job::{Deadline, GateEvidence, OutcomeClass, Stage};
 
@@ -29,7 +30,7 @@ pub(super) async fn run(attempt: &mut Attempt, base: ObjectId, said: Said, commi
     attempt.stages.enter(Stage::Judge, attempt.now());
     // Before anything is judged: what is rejected is looked into most.
     if let Some(message) = keep::kept(attempt, commit.as_ref()).await? {
-        let rejected = Rejected { class: OutcomeClass::Gate, message, gates: Vec::new(), findings: Vec::new(), output: None };
+        let rejected = Rejected::by(OutcomeClass::Gate, message);
         return Ok(rejected.phase(base, said, commit));
     }
     let Inspection { findings, rejected } = match &commit {
@@ -37,18 +38,33 @@ pub(super) async fn run(attempt: &mut Attempt, base: ObjectId, said: Said, commi
         None => Inspection::default(),
     };
     if let Some(message) = rejected {
-        let rejected = Rejected { class: OutcomeClass::Gate, message, gates: Vec::new(), findings, output: None };
+        let rejected = Rejected { findings, ..Rejected::by(OutcomeClass::Gate, message) };
         return Ok(rejected.phase(base, said, commit));
     }
+    if let Some(rejected) = gates(attempt, &base, commit.as_ref()).await? {
+        return Ok(Rejected { findings, ..rejected }.phase(base, said, commit));
+    }
+    let gates = attempt.journal.passed.clone();
+    // The dearest come last.
+    if let Some(message) = critics::run(attempt, commit.as_ref()).await? {
+        let critiques = attempt.journal.critiques.clone();
+        let rejected = Rejected { gates, findings, critiques, ..Rejected::by(OutcomeClass::Gate, message) };
+        return Ok(rejected.phase(base, said, commit));
+    }
+    Ok(Phase::Judged { base, said, commit, gates, findings })
+}
+
+/// Runs the gates, up to the first that does not pass: that rejects the result. What those saw that passed is in the journal.
+async fn gates(attempt: &mut Attempt, base: &ObjectId, commit: Option<&Committed>) -> Result<Option<Rejected>, Halt> {
     let wanted = attempt.gates().to_vec();
     if wanted.is_empty() {
-        return Ok(Phase::Judged { base, said, commit, gates: Vec::new(), findings });
+        return Ok(None);
     }
-    let judged = match &commit {
+    let judged = match commit {
         Some(committed) => (committed.commit.clone(), committed.tree.clone()),
         None => {
             let worktree = Worktree::open(&attempt.tools.git, attempt.slot_root())?;
-            (base.clone(), within(attempt, worktree.tree_of(&base)).await?)
+            (base.clone(), within(attempt, worktree.tree_of(base)).await?)
         }
     };
     // A daemon before this one may have seen some of them pass.
@@ -56,16 +72,15 @@ pub(super) async fn run(attempt: &mut Attempt, base: ObjectId, said: Said, commi
         let paths = ground::make(attempt, index, &judged.0).await?;
         let evidence = judge(attempt, index, gate, paths, &judged.1).await?;
         if !evidence.passed {
-            let message = format!("gate {} {}", gate.name, why(&evidence));
+            let message = format!("gate {} {}", gate.name, why(gate, &evidence));
             let gates = attempt.journal.passed.iter().cloned().chain([evidence]).collect();
             let output = printed::end(attempt).await?;
-            return Ok(Rejected { class: OutcomeClass::Gate, message, gates, findings, output }.phase(base, said, commit));
+            return Ok(Some(Rejected { gates, output, ..Rejected::by(OutcomeClass::Gate, message) }));
         }
         attempt.journal.passed.push(evidence);
         attempt.enter(attempt.journal.phase.clone())?;
     }
-    let gates = attempt.journal.passed.clone();
-    Ok(Phase::Judged { base, said, commit, gates, findings })
+    Ok(None)
 }
 
 async fn judge(attempt: &Attempt, index: usize, gate: &Gate, paths: Paths, tree: &ObjectId) -> Result<GateEvidence, Halt> {
@@ -93,22 +108,41 @@ async fn judge(attempt: &Attempt, index: usize, gate: &Gate, paths: Paths, tree:
     if let Some(counts) = &tests {
         attempt.say(&format!("gate {}: {counts}", gate.name));
     }
-    let none_failed = gate.tests.is_none() || tests.is_some_and(|counts| counts.run() > 0 && counts.failed == 0);
+    // Of one that failed it says nothing.
+    let coverage = if exit == Some(0) { covered::measure(attempt, gate).await? } else { None };
+    if let Some(coverage) = &coverage {
+        attempt.say(&format!("gate {}: coverage is {coverage}", gate.name));
+    }
+    let required = gate.coverage.as_ref().is_some_and(|wish| wish.required);
+    let measured = !required || coverage.as_ref().is_some_and(|coverage| coverage.lines.is_some());
     Ok(GateEvidence {
         name: gate.name.clone(),
         argv,
         tree: tree.clone(),
         exit,
-        passed: exit == Some(0) && none_failed,
+        passed: exit == Some(0) && ran_all(gate, tests) && measured,
         tests,
+        coverage,
         duration_ms: crate::clock::millis(report.ended_at.since(report.started_at)),
         log_from,
         log_to,
     })
 }
 
+/// Whether a gate that runs tests ran some, and none failed.
+fn ran_all(gate: &Gate, tests: Option<TestCounts>) -> bool {
+    gate.tests.is_none() || tests.is_some_and(|counts| counts.run() > 0 && counts.failed == 0)
+}
+
 /// Why a gate did not pass.
-fn why(evidence: &GateEvidence) -> String {
+fn why(gate: &Gate, evidence: &GateEvidence) -> String {
+    let flaw = evidence.coverage.as_ref().and_then(|coverage| coverage.flaw.as_deref());
+    match (evidence.exit, flaw) {
+        (Some(0), Some(flaw)) if ran_all(gate, evidence.tests) => {
+            return format!("exited with status 0, and its report on coverage, which is required, cannot be used: {flaw}");
+        }
+        _ => {}
+    }
     match (evidence.exit, evidence.tests) {
         (None, _) => "did not exit".to_owned(),
         (Some(0), None) => {

@@ -7,6 +7,8 @@
 mod backend;
 mod close;
 mod counted;
+mod covered;
+mod critics;
 mod deliver;
 mod disk;
 mod egress;

@@ -24,6 +24,7 @@ use crate::clock::Timestamp;
 use crate::git::Remote;
 use crate::job::attempt::Resources;
 use crate::job::spec::Gate;
+use crate::job::time_limit::{LimitMode, TimeLimit};
 use crate::job::{Claim, ClaimedJob, Deadline, LogVerdict, Outcome, OutcomeClass, Stage};
 use crate::logs::{Shipment, Shipper, Spool};
 use crate::sandbox::{Launch, Supervisor};
@@ -94,7 +95,7 @@ impl Assignment {
                 return Err(Unopened { assignment: self, outcome });
             }
         };
-        let (journal, spool) = match self.open_slot().await {
+        let (mut journal, spool) = match self.open_slot().await {
             Ok(opened) => opened,
             Err(message) => {
                 let outcome = Outcome::new(OutcomeClass::Infrastructure, message);
@@ -102,7 +103,10 @@ impl Assignment {
             }
         };
         let Self { tools, claimed, slot, supervisor, launch, stop, moved, stage } = self;
-        let timeout = claimed.job.spec.timeout.or(backend.timeout()).unwrap_or(tools.config.timeout);
+        let timeout = match claimed.job.spec.timeout.or(backend.timeout()) {
+            Some(set) => set,
+            None => learnt(&tools, &claimed, &mut journal, &spool).await.unwrap_or(tools.config.timeout),
+        };
         let redactor = environment::redactor(&tools, &claimed.job, &backend);
         Ok(Attempt {
             stages: Stages::resume(&tools.store, &claimed.claim, journal.stages.clone(), stage),
@@ -154,6 +158,7 @@ impl Assignment {
         self.slot.reset(&self.tools.state.trash()).map_err(|error| error.to_string())?;
         let journal = Journal {
             claim: self.claimed.claim.clone(),
+            time_limit: None,
             phase: Phase::Preparing,
             stages: Vec::new(),
             answers: Vec::new(),
@@ -168,6 +173,7 @@ impl Assignment {
             gates: None,
             said_before: 0,
             passed: Vec::new(),
+            critiques: Vec::new(),
             artifacts: None,
             salvage: SalvageContext {
                 git: self.tools.git_config.clone(),
@@ -179,6 +185,23 @@ impl Assignment {
         journal.write(&self.slot.journal()).map_err(|error| chain(&error))?;
         Ok((journal, spool))
     }
+}
+
+/// How long the attempt may take by how long those like it took, where that is wanted and known. The journal has it before the backend
+/// is started, and one that is taken up then goes by the journal alone.
+async fn learnt(tools: &Tools, claimed: &ClaimedJob, journal: &mut Journal, spool: &Spool) -> Option<Duration> {
+    let fresh = matches!(journal.phase, Phase::Preparing) && journal.stages.is_empty();
+    if journal.time_limit.is_none() && fresh && tools.config.adaptive.mode == LimitMode::On {
+        match tools.store.learn_limit(&claimed.job, &tools.config.adaptive).await {
+            Ok(limit) => journal.time_limit = limit,
+            // It has the time that is for all.
+            Err(error) => warn!("cannot learn how long job {} may take: {}", claimed.claim.job, chain(&error)),
+        }
+        if let Some(limit) = &journal.time_limit {
+            spool.say(&format!("it may take {limit}"));
+        }
+    }
+    journal.time_limit.as_ref().map(TimeLimit::limit)
 }
 
 impl Attempt {

@@ -26,6 +26,9 @@ pub(super) async fn run(attempt: &mut Attempt) -> Result<Phase, Halt> {
     };
     attempt.say(&format!("worktree of {} at {} on branch {}", attempt.remote, base.short(), attempt.claimed.job.branch));
 
+    if let Some(limit) = attempt.journal.time_limit.clone() {
+        attempt.insist(|| attempt.tools.store.record_time_limit(&attempt.claimed.claim, &limit)).await?;
+    }
     attempt.journal.gates = Some(gates(attempt, &base).await?);
     find_salvage(attempt).await?;
     if let Some(previous) = &attempt.claimed.previous {

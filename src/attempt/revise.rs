@@ -12,7 +12,7 @@ use crate::git::{Committed, Worktree};
 use crate::ids::ObjectId;
 use crate::job::checks::Finding;
 use crate::job::completion::Usage;
-use crate::job::{GateEvidence, OutcomeClass, Rejection};
+use crate::job::{Critique, GateEvidence, OutcomeClass, Rejection};
 
 /// How much of the change so far a backend is shown, in bytes.
 const DIFF_MAX: usize = 48 * 1024;
@@ -23,16 +23,22 @@ pub(super) struct Rejected {
     pub(super) message: String,
     pub(super) gates: Vec<GateEvidence>,
     pub(super) findings: Vec<Finding>,
+    pub(super) critiques: Vec<Critique>,
     pub(super) output: Option<String>,
 }
 
 impl Rejected {
+    /// For this reason, with nothing else to tell.
+    pub(super) const fn by(class: OutcomeClass, message: String) -> Self {
+        Self { class, message, gates: Vec::new(), findings: Vec::new(), critiques: Vec::new(), output: None }
+    }
+
     /// The phase that an attempt is in by it.
     pub(super) fn phase(self, base: ObjectId, said: Said, commit: Option<Committed>) -> Phase {
-        let Self { class, message, gates, findings, output } = self;
+        let Self { class, message, gates, findings, critiques, output } = self;
         let (commit, tree) = commit.map(|Committed { commit, tree, .. }| (commit, tree)).unzip();
         let (summary, usage) = (said.summary.clone(), said.usage.clone());
-        let rejection = Rejection { class, message, tree, gates, findings, output, summary, usage };
+        let rejection = Rejection { class, message, tree, gates, findings, critiques, output, summary, usage };
         Phase::Rejected { base, said, commit, rejection }
     }
 }
@@ -85,7 +91,7 @@ pub(super) async fn follow(
     journal.before = Used { resources: journal.resources, usage: journal.usage.clone() };
     journal.rejections = all;
     journal.revision = Some(Revision { number, of, rejection, diff, session, session_usage });
-    (journal.ground, journal.passed, journal.artifacts) = (None, Vec::new(), None);
+    (journal.ground, journal.passed, journal.critiques, journal.artifacts) = (None, Vec::new(), Vec::new(), None);
     prepare::write_spec(attempt, &attempt.slot.spec())?;
     Ok(Phase::Prepared { base })
 }

@@ -10,20 +10,24 @@ use super::pauses::KnownPauses;
 use crate::artifacts::Artifacts;
 use crate::backends::Registry;
 use crate::clock::human;
+use crate::critic::Critics;
 use crate::git::{self, Git, Provisioner};
 use crate::job::RetryFrom;
+use crate::job::time_limit::LimitRule;
 use crate::sandbox::container::Containers;
 use crate::store::Store;
 use crate::workspace::StateDir;
 use crate::{logs, sandbox, workspace};
 
 /// `[attempt]` of the configuration.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// How long an attempt may take from claim to publish when neither job nor backend says.
+    /// How long an attempt may take from claim to publish when neither job nor backend says, and nothing is learnt.
     #[serde(with = "human")]
     pub timeout: Duration,
+    /// How that follows from how long other attempts took, where neither job, project nor backend says.
+    pub adaptive: LimitRule,
     /// How much of that is kept for committing and publishing; never more than a tenth.
     #[serde(with = "human")]
     pub publish_reserve: Duration,
@@ -49,6 +53,8 @@ pub struct Tools {
     pub git_config: git::Config,
     /// The backends.
     pub backends: Registry,
+    /// The models that may be asked about commits.
+    pub critics: Critics,
     /// What is known of paused credentials.
     pub pauses: KnownPauses,
     /// Where artifacts are kept.

@@ -142,6 +142,8 @@ pub(super) struct Report {
 pub(super) enum AgentEnd {
     /// It takes its work for done; this is its last message.
     Done(String),
+    /// It has to be answered before it can go on.
+    Asks(String),
     /// It gave up, or something failed it.
     Failed(String),
     /// The model's server lets it do no more for now, until then where that is known.

@@ -32,6 +32,9 @@ pub struct BackendConfig {
     /// For `kind = "command"`: whether the program can be started again with what was wrong, and goes on from there.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub revises: bool,
+    /// For agents: whether it may ask where it cannot go on; its job then waits for an answer.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub questions: bool,
     /// Names of variables of the daemon's environment that it gets, beyond `sandbox.env_allow`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub env: Vec<String>,
@@ -70,6 +73,7 @@ impl BackendConfig {
             stall: Stall::NEVER,
             revisions: None,
             revises: false,
+            questions: false,
             env: Vec::new(),
             capabilities: Vec::new(),
             credential: None,

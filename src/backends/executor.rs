@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::adapter::{Abilities, Adapter};
 use super::agent::Order;
 use super::config::{BackendConfig, Kind, ResultFrom, Stall};
-use super::prompt;
+use super::prompt::{self, Questions};
 use super::protocol::{self, ResultDocument, ResultError, SpecDocument};
 use crate::clock::Timestamp;
 use crate::job::artifact::NamedFile;
@@ -227,6 +227,7 @@ impl Backend {
                     ("endpoint", config.endpoint.is_some()),
                     ("prompt", config.prompt.is_some()),
                     ("version", config.version.is_some()),
+                    ("questions", config.questions),
                     ("extra_args", !config.extra_args.is_empty()),
                 ];
                 let idle = set.iter().find(|(_, is_set)| *is_set);
@@ -260,10 +261,11 @@ impl Backend {
                 let template = self.config.prompt.as_deref().unwrap_or_else(|| agent.template());
                 let session = document.revision.as_ref().and_then(|revision| revision.session.clone());
                 let session = session.filter(|_| agent.abilities().resumes);
+                let questions = if self.config.questions { Questions::Asked } else { Questions::Refused };
                 let prompt = match (&document.revision, &session) {
-                    (None, _) => prompt::fill(template, document),
+                    (None, _) => prompt::fill(template, document, questions),
                     (Some(_), Some(_)) => prompt::revise(document),
-                    (Some(_), None) => prompt::begin_anew(template, document),
+                    (Some(_), None) => prompt::begin_anew(template, document, questions),
                 };
                 let prompt = prompt.map_err(|error| lacks(format!("cannot be told the task: {error}")))?;
                 let BackendConfig { kind, command, model, endpoint, extra_args, .. } = self.config.clone();
@@ -276,6 +278,7 @@ impl Backend {
                     extra_args,
                     session,
                     session_usage: document.revision.as_ref().and_then(|revision| revision.session_usage.clone()),
+                    questions: self.config.questions,
                     prompt,
                 })))
             }

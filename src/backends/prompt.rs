@@ -16,14 +16,24 @@ pub(super) fn check(template: &str) -> Result<(), PromptError> {
     environment(template).map(|_| ())
 }
 
+/// Whether an agent may ask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Questions {
+    /// It may, and somebody will answer.
+    Asked,
+    /// It may not: nobody answers.
+    Refused,
+}
+
 /// Fills a template. It may use the fields of the document; those that a document leaves out are none.
-pub(super) fn fill(template: &str, document: &SpecDocument) -> Result<String, PromptError> {
+pub(super) fn fill(template: &str, document: &SpecDocument, questions: Questions) -> Result<String, PromptError> {
     let environment = environment(template)?;
     let mut values = serde_json::to_value(document).map_err(|error| PromptError(error.to_string()))?;
     if let Some(fields) = values.as_object_mut() {
         for left_out in ["instruction", "command", "acceptance", "inputs", "previous", "revision", "answers"] {
             fields.entry(left_out).or_insert(serde_json::Value::Null);
         }
+        fields.insert("questions".to_owned(), (questions == Questions::Asked).into());
     }
     let filled = environment
         .get_template(NAME)
@@ -38,12 +48,13 @@ pub(super) fn revise(document: &SpecDocument) -> Result<String, PromptError> {
     if let Some(revision) = &mut document.revision {
         revision.diff = None;
     }
-    fill(REVISION, &document)
+    // The session knows already.
+    fill(REVISION, &document, Questions::Refused)
 }
 
 /// What is told to who knows nothing of the work that is to be revised.
-pub(super) fn begin_anew(template: &str, document: &SpecDocument) -> Result<String, PromptError> {
-    Ok(format!("{}\n{}", fill(template, document)?, fill(REVISION, document)?))
+pub(super) fn begin_anew(template: &str, document: &SpecDocument, questions: Questions) -> Result<String, PromptError> {
+    Ok(format!("{}\n{}", fill(template, document, questions)?, fill(REVISION, document, questions)?))
 }
 
 const REVISION: &str = include_str!("prompts/revision.md");
@@ -88,15 +99,18 @@ mod tests {
     #[test]
     fn the_own_templates_say_what_the_job_says_and_nothing_of_what_it_does_not() {
         for template in [super::super::claude::TEMPLATE, super::super::miniswe::TEMPLATE] {
-            let bare = fill(template, &document()).expect("it can be filled");
+            let bare = fill(template, &document(), Questions::Refused).expect("it can be filled");
             assert!(bare.starts_with("Say {{ hello }}\n\nYou work in"), "{bare}");
+            assert!(bare.contains("Nobody answers questions") && !bare.contains("QUESTION:"), "{bare}");
+            let asks = fill(template, &document(), Questions::Asked).expect("it can be filled");
+            assert!(asks.contains("begins with the word QUESTION: and") && !asks.contains("Nobody answers"), "{asks}");
             let mut full = document();
             full.task.acceptance = vec!["it is said".to_owned()];
             full.task.inputs.insert("n".to_owned(), 7.into());
             let previous = r#"{"attempt":1,"outcome":{"class":"backend","message":"no idea"},"salvage":"27b865ca700f79bcb9273d1c7062e7b249ef4637","taken_over":false,"rejections":[{"class":"gate","message":"no","tree":null,"gates":[],"findings":[{"path":"a.rs","line":7,"rule":"secret","response":"reject","message":"a token"}],"output":"2 failed","summary":"All done","usage":null}]}"#;
             full.previous = Some(serde_json::from_str::<PreviousAttempt>(previous).expect("a previous attempt"));
             full.answers = vec![Answer { question: "Which one?".to_owned(), answer: "The first.".to_owned() }];
-            let text = fill(template, &full).expect("it can be filled");
+            let text = fill(template, &full, Questions::Refused).expect("it can be filled");
             for part in [
                 "- it is said\n",
                 "\"n\": 7",
@@ -112,7 +126,7 @@ mod tests {
 
     #[test]
     fn a_wrong_template_is_an_error_with_its_line() {
-        let error = |template: &str| fill(template, &document()).expect_err("it is wrong").to_string();
+        let error = |template: &str| fill(template, &document(), Questions::Refused).expect_err("it is wrong").to_string();
         assert_eq!(check("{% if %}").expect_err("it is wrong").to_string(), error("{% if %}"));
         assert!(error("one\n{{ instructions }}").starts_with("the prompt template is wrong: undefined value in line 2"));
     }

@@ -12,7 +12,7 @@ use super::error::CliError;
 use crate::clock::{Timestamp, human};
 use crate::ids::JobId;
 use crate::job::spec::{Changes, Command, ContainerMode, Deliver, Execution, Priority, SCHEMA, Task};
-use crate::job::{AfterFailure, BranchName, Concurrency, JobSpec, RetryFrom};
+use crate::job::{AfterFailure, ArtifactWish, BranchName, Concurrency, JobSpec, RetryFrom};
 
 /// The arguments of `enqueue`.
 #[derive(Debug, Clone, clap::Args)]
@@ -107,11 +107,20 @@ pub struct EnqueueArgs {
     /// The image of that container [default: the worker's]
     #[arg(long, value_name = "IMAGE")]
     pub image: Option<String>,
+    /// Files of the worktree to keep, by a pattern such as 'target/**/junit.xml'; may be given several times
+    #[arg(long, value_name = "PATTERN")]
+    pub artifact: Vec<String>,
+    /// As --artifact, and an attempt is rejected that leaves none; may be given several times
+    #[arg(long, value_name = "PATTERN")]
+    pub required_artifact: Vec<String>,
+    /// A model that is asked about the commit, after those of the project; may be given several times
+    #[arg(long, value_name = "CRITIC")]
+    pub critic: Vec<String>,
     /// A whole job document in JSON; - for standard input
     #[arg(long, value_name = "FILE", conflicts_with_all = [
         "project", "repo", "base", "backend", "instruction", "file", "changes", "priority", "env", "branch", "idempotency_key",
         "execution", "role", "slug", "at", "in", "start_by", "require", "after", "after_failure", "base_from", "key", "timeout",
-        "attempts", "retry_from", "revisions", "container", "image", "command",
+        "attempts", "retry_from", "revisions", "container", "image", "artifact", "required_artifact", "critic", "command",
     ])]
     pub spec: Option<PathBuf>,
     /// Where the queue is full, try again for so long
@@ -228,10 +237,16 @@ pub(super) fn document(args: EnqueueArgs) -> Result<JobSpec, CliError> {
         execution: Execution { id: args.execution, role: args.role, slug: args.slug, budget: None },
         container: args.container,
         image: args.image,
+        artifacts: wishes(args.required_artifact, true).chain(wishes(args.artifact, false)).collect(),
+        critics: args.critic,
         env: args.env.into_iter().collect::<BTreeMap<_, _>>(),
         deliver: Deliver { branch: args.branch, ..Deliver::default() },
         ..JobSpec::default()
     })
+}
+
+fn wishes(patterns: Vec<String>, required: bool) -> impl Iterator<Item = ArtifactWish> {
+    patterns.into_iter().map(move |path| ArtifactWish { path, required })
 }
 
 /// A repository as a worker will find it, wherever it runs: the path of a directory here becomes absolute. A text that can

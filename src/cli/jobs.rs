@@ -107,9 +107,10 @@ async fn show(client: &Client, out: &Output, id: JobId) -> Result<Exit, CliError
         out.document(&answer)?;
         return Ok(Exit::Done);
     }
-    let JobAnswer { job, forecast, runs_on } = answer;
+    let JobAnswer { job, forecast, runs_on, time_limit, coverage } = answer;
+    let coverage: Vec<String> = coverage.iter().map(|(gate, coverage)| format!("{gate}: {coverage}")).collect();
     let time = |moment: Option<Timestamp>| Cell::maybe(moment);
-    let limit = job.spec.timeout.map(human::format);
+    let limit = job.spec.timeout.map(human::format).or_else(|| time_limit.map(|limit| limit.to_string()));
     let fields = [
         ("id", Cell::new(job.id)),
         ("state", Cell::state(job.state)),
@@ -121,6 +122,7 @@ async fn show(client: &Client, out: &Output, id: JobId) -> Result<Exit, CliError
         ("base", Cell::new(&job.base)),
         ("branch", Cell::new(&job.branch)),
         ("commit", Cell::maybe(job.commit.as_ref())),
+        ("coverage", Cell::maybe(Some(coverage.join("; ")).filter(|told| !told.is_empty()))),
         ("backend", Cell::maybe(job.spec.backend.as_ref())),
         ("command", Cell::maybe(job.spec.task.command.as_ref())),
         ("priority", Cell::new(job.spec.priority.as_str())),

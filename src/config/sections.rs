@@ -9,7 +9,7 @@ use crate::job::RetryFrom;
 use crate::job::budget::ProjectBudget;
 use crate::job::checks::Checks;
 use crate::job::spec::Gate;
-use crate::{api, artifacts, attempt, clock, git, logs, sandbox, store, worker, workspace};
+use crate::{api, artifacts, attempt, clock, critic, git, logs, sandbox, store, worker, workspace};
 
 /// The whole configuration.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -41,6 +41,10 @@ pub struct Config {
     pub default_backend: String,
     /// What every result must look like, unless its project says otherwise.
     pub checks: Checks,
+    /// Models that can be asked about commits, by name.
+    pub critics: BTreeMap<String, critic::CriticConfig>,
+    /// Those that are asked about every commit, unless its project says otherwise.
+    pub default_critics: Vec<String>,
     /// Repositories with their policy, by name.
     pub projects: BTreeMap<String, ProjectConfig>,
 }
@@ -72,6 +76,9 @@ pub struct ProjectConfig {
     /// What judges every result, before the job's own gates.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gates: Vec<Gate>,
+    /// The critics that are asked about every commit whose gates have passed, instead of `default_critics`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub critics: Option<Vec<String>>,
     /// What every result must look like: what this does not say is as for all projects.
     #[serde(default, skip_serializing_if = "Checks::is_default")]
     pub checks: Checks,

@@ -10,6 +10,7 @@ use crate::api::{self, Policy, Project};
 use crate::artifacts::Artifacts;
 use crate::backends::Registry;
 use crate::config::{Config, Environment, Loaded, ProjectConfig};
+use crate::critic::Critics;
 use crate::store::Store;
 use crate::worker::{Daemon, Setup, Shutdown};
 
@@ -73,6 +74,7 @@ impl Composition {
             logs: config.logs,
             artifacts: config.artifacts,
             backends: Registry::new(&config.backends)?,
+            critics: Critics::new(&config.critics)?,
             environment: self.environment.variables().clone(),
             executable: executable()?,
             version: VERSION.to_owned(),
@@ -159,6 +161,8 @@ impl Composition {
             attempts: config.queue.retry.attempts,
             branch: config.workspace.branch.clone(),
             checks: config.checks.clone(),
+            critics: config.critics.keys().cloned().collect(),
+            default_critics: config.default_critics.clone(),
             version: VERSION.to_owned(),
             configuration: crate::config::settings(&self.loaded),
         }
@@ -175,6 +179,7 @@ fn project_policy(project: &ProjectConfig) -> Project {
         retry_from: project.retry_from,
         revisions: project.revisions,
         gates: project.gates.clone(),
+        critics: project.critics.clone(),
         checks: project.checks.clone(),
         limits: project.limits.clone(),
     }

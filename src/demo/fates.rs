@@ -52,6 +52,7 @@ impl Fate {
             command: Command::Line(if foreign { "test -s SAWMILL-NOTE.md" } else { "sh tests/run.sh" }.to_owned()),
             tests: None,
             reports: Vec::new(),
+            coverage: None,
             timeout: Some(Duration::from_secs(20)),
         };
         let (change, change_and_test) = if foreign { (NOTE, NOTE) } else { (SHOUT, LONGEST) };

@@ -5,7 +5,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::{Finding, State};
+use crate::artifacts::Artifacts;
 use crate::config::Config;
+use crate::critic::{Critic, Critics};
+use crate::daemon::Composition;
 use crate::git::{Git, Provisioner, Strategy};
 use crate::job::Label;
 use crate::sandbox::{Launch, Mark, Supervisor};
@@ -156,6 +159,36 @@ pub(super) async fn database(config: &Config) -> Vec<Finding> {
     ];
     store.close().await;
     findings
+}
+
+/// Whether files can be kept where the configuration says.
+pub(super) async fn artifacts(composition: &Composition) -> Finding {
+    let (config, environment) = (composition.config(), composition.environment().variables());
+    let artifacts = Artifacts::new(&config.artifacts, &config.worker.state_dir, environment);
+    let seen = match tokio::time::timeout(config.artifacts.timeout, artifacts.probe()).await {
+        Ok(Ok(())) => return good("artifacts", format!("{} takes and gives files", artifacts.at())),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => format!("{} takes longer than artifacts.timeout", artifacts.at()),
+    };
+    let remedy = "check artifacts.store and, for a bucket, the AWS_… variables; until then jobs that require a file fail";
+    flawed("artifacts", State::Bad, seen, remedy)
+}
+
+/// Whether critics have what they need to be asked. None is: that would cost something.
+pub(super) fn critics(composition: &Composition) -> Vec<Finding> {
+    let critics = match Critics::new(&composition.config().critics) {
+        Ok(critics) => critics,
+        Err(error) => return vec![flawed("critic", State::Bad, error.to_string(), "mend that section of the configuration")],
+    };
+    let check = |critic: &Critic| {
+        let about = format!("{}: {} at {}", critic.name(), critic.config().model, critic.server());
+        let state = if critic.config().required { State::Bad } else { State::Warning };
+        match critic.key(composition.environment().variables()) {
+            Ok(_) => good("critic", about),
+            Err(why) => flawed("critic", state, format!("{about}; {why}"), "give it its key; until then it judges nothing"),
+        }
+    };
+    critics.all().map(check).collect()
 }
 
 /// Starts a supervisor as a slot would, and ends it again.

@@ -36,7 +36,7 @@ pub enum State {
     Bad,
 }
 
-/// Checks everything. Nothing is changed, except that a SQLite database is made when it is not there.
+/// Checks everything. Nothing is changed, except that a SQLite database and the directory of artifacts are made when they are not there.
 pub async fn examine(composition: &Composition) -> Vec<Finding> {
     let config = composition.config();
     let mut findings = vec![checks::git(config), checks::git_lfs(config), checks::worktrees(config)];
@@ -45,9 +45,11 @@ pub async fn examine(composition: &Composition) -> Vec<Finding> {
     findings.push(checks::offer(config));
     findings.push(checks::admission(config));
     findings.extend(checks::database(config).await);
+    findings.push(checks::artifacts(composition).await);
     findings.push(checks::supervisor(config).await);
     findings.push(containers::check(config).await);
     findings.extend(backends::check(composition).await);
+    findings.extend(checks::critics(composition));
     findings
 }
 

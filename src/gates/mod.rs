@@ -1,10 +1,11 @@
-//! Judging a result by what can be read: the difference between base and commit, and what test runners print.
+//! Judging a result by what can be read: the difference between base and commit, and what test runners print and report.
 //!
 //! The one rule: everything here is a pure function of what was read elsewhere, and each finding names the file, the line where it has
 //! one, the rule, and what to do about it. Running gates is the attempt's affair.
 
 mod content;
 mod counts;
+mod coverage;
 mod globs;
 mod locks;
 mod own;
@@ -12,6 +13,7 @@ mod scope;
 mod weakened;
 
 pub use counts::count;
+pub use coverage::coverage;
 pub use globs::Globs;
 pub use locks::NAMES as LOCK_NAMES;
 pub use own::{OWN_GATES, OWN_GATES_SIZE, own};

@@ -12,6 +12,9 @@ use super::error::GitError;
 use super::worktree::Worktree;
 use crate::ids::ObjectId;
 
+/// The last line of one that was cut.
+pub const EXCERPT_CUT: &str = "… the rest is left out; `git diff HEAD` shows all of it\n";
+
 /// A larger file is shown as if it were binary.
 const FILE_MAX: i64 = 1024 * 1024;
 
@@ -48,7 +51,7 @@ fn read(mirror: &Path, base: &ObjectId, commit: &ObjectId, most: usize) -> Resul
         !is_cut
     });
     match printed {
-        _ if is_cut => text.push_str("… the rest is left out; `git diff HEAD` shows all of it\n"),
+        _ if is_cut => text.push_str(EXCERPT_CUT),
         printed => printed?,
     }
     Ok(text)

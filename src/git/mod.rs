@@ -63,6 +63,7 @@ pub use changes::{ChangedFile, Changeset, Line, Presence};
 pub use commit::{Change, Committed};
 pub use config::Config;
 pub use error::GitError;
+pub use excerpt::EXCERPT_CUT;
 pub use keepsakes::Keepsake;
 pub use maintain::Maintained;
 pub use mirror::Mirror;

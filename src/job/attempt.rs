@@ -10,6 +10,7 @@ use super::log::LogVerdict;
 use super::outcome::{Outcome, OutcomeClass};
 use super::rejection::Rejection;
 use super::stage::Stage;
+use super::time_limit::TimeLimit;
 use crate::clock::Timestamp;
 use crate::ids::{AttemptNo, ObjectId, WorkerId};
 
@@ -41,6 +42,9 @@ pub struct AttemptRecord {
     /// What was wrong with each of the results that it came to.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rejections: Vec<Rejection>,
+    /// How long it may take, where that was learnt and nobody has set it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time_limit: Option<TimeLimit>,
     /// Whether its log is whole, once that is known.
     pub log_verdict: Option<LogVerdict>,
     /// The length of its log so far, in bytes.

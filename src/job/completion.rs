@@ -9,6 +9,8 @@ use super::artifact::DeliveredArtifact;
 use super::attempt::RunsOn;
 use super::checks::Finding;
 use super::counts::TestCounts;
+use super::coverage::Coverage;
+use super::critique::Critique;
 use super::outcome::Outcome;
 use super::rejection::Rejection;
 use crate::clock::Timestamp;
@@ -80,6 +82,9 @@ pub struct Completion {
     /// What the checks flagged.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub findings: Vec<Finding>,
+    /// What came of asking critics, in order: also where one could not be asked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub critiques: Vec<Critique>,
     /// The artifacts that are kept of the attempt.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub artifacts: Vec<DeliveredArtifact>,
@@ -202,6 +207,9 @@ pub struct GateEvidence {
     /// How many tests it ran, where it is one that runs tests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tests: Option<TestCounts>,
+    /// How much of the code they covered, where its report is to say that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub coverage: Option<Coverage>,
     /// How long it took, in milliseconds.
     pub duration_ms: i64,
     /// Where its output begins in the attempt's log.

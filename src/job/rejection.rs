@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 
 use super::checks::{Finding, Response};
 use super::completion::{GateEvidence, Usage};
+use super::critique::Critique;
 use super::outcome::OutcomeClass;
 use crate::ids::ObjectId;
 
@@ -24,6 +25,9 @@ pub struct Rejection {
     pub gates: Vec<GateEvidence>,
     /// What the checks found: flagged, and reasons for rejecting.
     pub findings: Vec<Finding>,
+    /// What critics said of it. The last one rejected it, unless a gate or a check did, or the backend left too little.
+    #[serde(default)]
+    pub critiques: Vec<Critique>,
     /// The end of what that gate printed.
     pub output: Option<String>,
     /// What the backend said of its work.
@@ -65,6 +69,7 @@ mod tests {
             exit: Some(exit),
             passed: exit == 0,
             tests: None,
+            coverage: None,
             duration_ms,
             log_from: 0,
             log_to: duration_ms.unsigned_abs(),
@@ -78,6 +83,7 @@ mod tests {
             tree: Some(tree.repeat(40).parse().expect("an id")),
             gates,
             findings: Vec::new(),
+            critiques: Vec::new(),
             output: Some(output.to_owned()),
             summary: None,
             usage: None,

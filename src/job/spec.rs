@@ -11,6 +11,7 @@ use super::branch::BranchName;
 use super::budget::Budget;
 use super::checks::Checks;
 use super::counts::TestFormat;
+use super::coverage::CoverageWish;
 use super::retry::RetryFrom;
 use super::schedule::{AfterFailure, Concurrency};
 use crate::clock::{Timestamp, human};
@@ -104,6 +105,9 @@ pub struct JobSpec {
     /// What the result must look like, whatever the gates say: after the checks of the project, each as it stands.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub checks: Vec<Checks>,
+    /// Models that are asked about the commit once its gates have passed, by their names in the configuration: after those of the project.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub critics: Vec<String>,
     /// Files of the worktree that are kept, beside what is kept of every attempt.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub artifacts: Vec<ArtifactWish>,
@@ -310,6 +314,9 @@ pub struct Gate {
     /// Patterns of the files in the form of JUnit that it writes, such as `target/**/junit.xml`, below its directory.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reports: Vec<String>,
+    /// The report on what its tests cover, where it writes one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub coverage: Option<CoverageWish>,
     /// How long it may take, within the attempt's deadline.
     #[serde(default, with = "human::option", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, example = "3m")]
@@ -398,6 +405,7 @@ mod tests {
                 command: Command::Line("make".to_owned()),
                 tests: Some(TestFormat::Cargo),
                 reports: Vec::new(),
+                coverage: None,
                 timeout: None,
             }],
             ..JobSpec::default()

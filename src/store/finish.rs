@@ -16,7 +16,7 @@ use super::settle::{AttemptEnd, JobEnd, Settled, close_attempts, settle, write_j
 use super::statement::args;
 use super::together::{Batched, MOST};
 use super::types::{CredentialNews, Finish};
-use super::{Store, jobs, pauses, spending};
+use super::{Store, coverage, jobs, pauses, spending};
 use crate::job::completion::Usage;
 use crate::job::{Claim, Completion, Job, OutcomeClass};
 
@@ -190,9 +190,10 @@ impl Store {
         // Before the jobs, because nobody who has a limit's lock may wait for a line; in order, because two may end several at once.
         let mut completions: Vec<&Completion> = kept.iter().filter_map(|kept| kept.end.completion.as_ref()).collect();
         completions.sort_by_key(|completion| (&completion.repo, &completion.branch));
-        for completion in completions {
+        for completion in &completions {
             self.add_completion(tx, completion).await?;
         }
+        coverage::record(tx, &completions).await?;
         write_jobs(tx, &kept.iter().map(Kept::job_end).collect::<Vec<_>>(), now).await?;
         close_attempts(tx, &kept.iter().map(Kept::attempt_end).collect::<Vec<_>>(), now).await?;
         put_stages(tx, &kept.iter().map(|kept| (kept.claim, kept.end.stages.as_slice())).collect::<Vec<_>>()).await?;

@@ -35,7 +35,7 @@ macro_rules! migration {
 }
 
 /// All migrations, in order. The version is the number that the name begins with.
-pub const MIGRATIONS: &[Migration] = &[migration!(1, "0001_queue")];
+pub const MIGRATIONS: &[Migration] = &[migration!(1, "0001_queue"), migration!(2, "0002_judgement")];
 
 /// What a migration of the database did.
 #[derive(Debug, Clone, PartialEq, Eq)]

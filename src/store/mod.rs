@@ -18,6 +18,7 @@ mod claims;
 mod completions;
 mod config;
 mod counts;
+mod coverage;
 mod db;
 mod deadline;
 mod dependencies;
@@ -34,6 +35,7 @@ mod hints;
 mod history;
 mod jobs;
 mod kept;
+mod learn;
 mod limits;
 mod line;
 mod listener;
@@ -71,6 +73,7 @@ use self::db::{Db, Tx};
 use self::depth::Depth;
 use self::hints::Hinter;
 use self::history::Recent;
+use self::learn::Learnt;
 use self::listener::{LeaseClock, Listener};
 use self::notifier::Notifier;
 use self::routes::Routes;
@@ -115,6 +118,7 @@ struct Inner {
     routes: Routes,
     depth: Depth,
     recent: Recent,
+    learnt: Learnt,
     turns: AtomicU64,
     walks: Walks,
     /// Since when the database has answered whoever looks for what has expired.
@@ -186,6 +190,7 @@ impl Store {
             routes: Routes::default(),
             depth: Depth::default(),
             recent: Recent::default(),
+            learnt: Learnt::default(),
             turns: AtomicU64::new(0),
             walks: Walks::default(),
             reached: Mutex::new(Some(Instant::now())),

@@ -125,7 +125,8 @@ impl TryFrom<ClaimedRow> for ClaimedJob {
 
 /// The columns of an [`AttemptRow`].
 pub(super) const ATTEMPT_COLUMNS: &str = "attempt, worker, started_at, ended_at, deadline_at, outcome_class, outcome_message, base, \
-    runs_on, exit_code, signal, peak_memory_bytes, cpu_ms, salvage, prompt_tokens, completion_tokens, cost_micro_usd, model, rejections, log_verdict, log_bytes";
+    runs_on, exit_code, signal, peak_memory_bytes, cpu_ms, salvage, prompt_tokens, completion_tokens, cost_micro_usd, model, rejections, time_limit, \
+    log_verdict, log_bytes";
 
 #[derive(FromRow)]
 pub(super) struct AttemptRow {
@@ -148,6 +149,7 @@ pub(super) struct AttemptRow {
     cost_micro_usd: Option<i64>,
     model: Option<String>,
     rejections: Option<String>,
+    time_limit: Option<String>,
     log_verdict: Option<String>,
     log_bytes: i64,
 }
@@ -175,6 +177,7 @@ impl AttemptRow {
             salvage: object(self.salvage.as_deref(), what)?,
             usage: self.usage(what)?,
             rejections: self.rejections.as_deref().map(|text| json(text, what)).transpose()?.unwrap_or_default(),
+            time_limit: self.time_limit.as_deref().map(|text| json(text, what)).transpose()?,
             log_verdict: self.log_verdict.as_deref().map(|text| json(text, what)).transpose()?,
             log_bytes: number(self.log_bytes, what)?,
             stages: own.map(|stage| stage.record(what)).collect::<Result<_, _>>()?,

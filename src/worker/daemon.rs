@@ -29,6 +29,7 @@ use super::{maintenance, queue, reaper, retention};
 use crate::artifacts::{self, Artifacts};
 use crate::attempt::{self, Journal, KnownPauses, Place, StopReason, Tools};
 use crate::backends;
+use crate::critic::Critics;
 use crate::git::{self, Git, GitError, Provisioner};
 use crate::ids::WorkerId;
 use crate::sandbox::container::{self, Containers, ContainersSetup};
@@ -59,6 +60,8 @@ pub struct Setup {
     pub artifacts: artifacts::Config,
     /// `[backends]`.
     pub backends: backends::Registry,
+    /// `[critics]`.
+    pub critics: Critics,
     /// The daemon's own environment.
     pub environment: BTreeMap<String, String>,
     /// This executable, which supervisors are started from.
@@ -205,6 +208,7 @@ impl Daemon {
             provisioner,
             git_config: setup.git.clone(),
             backends: setup.backends.clone(),
+            critics: setup.critics.clone(),
             pauses,
             artifacts: Artifacts::new(&setup.artifacts, state.root(), &setup.environment),
             state,

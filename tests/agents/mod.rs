@@ -1,6 +1,6 @@
 //! Real agents in the default image, against a server that follows a script: what they deliver, what their log says, and what they used.
 
-mod server;
+pub(crate) mod server;
 
 use std::fs;
 use std::fs::File;
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
 use sawmill::ids::JobId;
-use sawmill::job::{Job, JobState, Outcome, OutcomeClass, Stream};
+use sawmill::job::{Hold, Job, JobState, Outcome, OutcomeClass, Stream};
 use serde_json::json;
 
 use crate::container::image;
@@ -313,6 +313,39 @@ async fn an_agent_that_destroys_what_it_can_reach_destroys_nothing_that_lasts() 
         let outcome = fails(Site::open_with(which, turns, &[("SAWMILL_ATTEMPT__REVISIONS", "0")]).await, which).await;
         assert!([OutcomeClass::Gate, OutcomeClass::Backend].contains(&outcome.class), "{which:?}: {outcome}");
     }
+}
+
+/// An agent that asks where it may, and goes on with the answer and with what it had.
+async fn asks(which: Which, question: Turn) {
+    let half = Turn::Runs("I begin with the test.", "printf 'half\\n' > notes.txt");
+    let site =
+        Site::open_with(which, [LOOKS, half, question, WORKS, last(which)], &[("SAWMILL_BACKENDS__AGENT__QUESTIONS", "true")])
+            .await;
+    let id = site.enqueue(which);
+    until("it asks", async || site.host.job(id).await.held == Some(Hold::Answer)).await;
+    let attempt = site.host.attempts(id).await.remove(0);
+    let outcome = attempt.outcome.expect("it has ended");
+    assert_eq!((outcome.class, outcome.message.as_str()), (OutcomeClass::Clarification, "Exact, or rounded to two places?"));
+    assert!(attempt.salvage.is_some(), "what it had is kept");
+    assert!(site.server.heard().contains("begins with the word QUESTION:"), "it was told how");
+    site.host.sawmill(&["job", "answer", &id.to_string(), "Exact, by all means"]);
+    let job = site.host.succeeded(id).await;
+    assert_eq!(job.attempts_used, 1, "asking burns none");
+    let heard = site.server.heard();
+    assert!(heard.contains("Exact, or rounded to two places?") && heard.contains("Exact, by all means"), "{heard}");
+    assert!(git(&site.remote, &["show", &format!("{}:calc.py", job.branch)]).contains("sum(values) / len"));
+    site.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn claude_code_asks_where_it_may() {
+    asks(CLAUDE, Turn::Says("QUESTION: Exact, or rounded to two places?")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mini_swe_agent_asks_where_it_may() {
+    let question = Turn::Runs("QUESTION: Exact, or rounded to two places?", "echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT");
+    asks(MINISWE, question).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 
 /// What the model does when it is asked next.
 #[derive(Debug, Clone)]
-pub(super) enum Turn {
+pub(crate) enum Turn {
     /// It says something, and is done with that.
     Says(&'static str),
     /// It says something, and runs a command.
@@ -30,11 +30,11 @@ pub(super) enum Turn {
 }
 
 /// What each turn is said to have used.
-pub(super) const PROMPT_TOKENS: u64 = 100;
-pub(super) const COMPLETION_TOKENS: u64 = 30;
+pub(crate) const PROMPT_TOKENS: u64 = 100;
+pub(crate) const COMPLETION_TOKENS: u64 = 30;
 
 /// The server, which is there for as long as its test runs.
-pub(super) struct Server {
+pub(crate) struct Server {
     port: u16,
     script: Arc<Script>,
 }
@@ -44,12 +44,25 @@ struct Script {
     turns: Mutex<VecDeque<Turn>>,
     /// What it was told: the bodies of requests for a turn.
     heard: Mutex<Vec<Value>>,
+    /// The keys that came with them.
+    keys: Mutex<Vec<String>>,
+    /// Whether requests without tools are turns, too.
+    judges: bool,
 }
 
 impl Server {
     /// Listens at an address of the loopback that is not the usual one: what a container reaches by the worker's proxy.
-    pub(super) async fn start(turns: impl IntoIterator<Item = Turn>) -> Self {
-        let script = Arc::new(Script { turns: Mutex::new(turns.into_iter().collect()), ..Script::default() });
+    pub(crate) async fn start(turns: impl IntoIterator<Item = Turn>) -> Self {
+        Self::follow(Script { turns: Mutex::new(turns.into_iter().collect()), ..Script::default() }).await
+    }
+
+    /// As [`Server::start`], of a model that is asked for its judgement: such requests have no tools.
+    pub(crate) async fn judging(turns: impl IntoIterator<Item = Turn>) -> Self {
+        Self::follow(Script { turns: Mutex::new(turns.into_iter().collect()), judges: true, ..Script::default() }).await
+    }
+
+    async fn follow(script: Script) -> Self {
+        let script = Arc::new(script);
         let listener = TcpListener::bind("127.0.0.2:0").await.expect("a port");
         let port = listener.local_addr().expect("an address").port();
         let router = Router::new().fallback(answer).with_state(script.clone());
@@ -58,17 +71,27 @@ impl Server {
     }
 
     /// Where it listens, as `container.egress` has it.
-    pub(super) fn address(&self) -> String {
+    pub(crate) fn address(&self) -> String {
         format!("127.0.0.2:{}", self.port)
     }
 
     /// How many turns are left of the script.
-    pub(super) fn left(&self) -> usize {
+    pub(crate) fn left(&self) -> usize {
         self.script.turns.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
+    /// The requests for a turn, in order.
+    pub(crate) fn requests(&self) -> Vec<Value> {
+        self.script.heard.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The keys that came with them.
+    pub(crate) fn keys(&self) -> Vec<String> {
+        self.script.keys.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// All that it was told, as one text.
-    pub(super) fn heard(&self) -> String {
+    pub(crate) fn heard(&self) -> String {
         let heard = self.script.heard.lock().unwrap_or_else(PoisonError::into_inner);
         heard.iter().map(Value::to_string).collect::<Vec<_>>().join("\n")
     }
@@ -86,7 +109,7 @@ impl Script {
     }
 }
 
-async fn answer(State(script): State<Arc<Script>>, uri: Uri, _headers: HeaderMap, body: Bytes) -> Response {
+async fn answer(State(script): State<Arc<Script>>, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
     let request: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
     let speak = match uri.path().rsplit('/').next() {
         Some("messages") => messages,
@@ -96,9 +119,11 @@ async fn answer(State(script): State<Arc<Script>>, uri: Uri, _headers: HeaderMap
         _ => return plain(StatusCode::OK, &json!({ "data": [], "models": [] })),
     };
     // Small requests beside the work, such as for a title, have no tools.
-    if request["tools"].as_array().is_none_or(Vec::is_empty) {
+    if !script.judges && request["tools"].as_array().is_none_or(Vec::is_empty) {
         return speak(&request, &Turn::Says("ok"));
     }
+    let key = ["authorization", "x-api-key"].iter().find_map(|name| headers.get(*name)?.to_str().ok());
+    script.keys.lock().unwrap_or_else(PoisonError::into_inner).extend(key.map(str::to_owned));
     match script.next(&request) {
         None => plain(StatusCode::BAD_REQUEST, &error("invalid_request_error", "the script has ended")),
         Some(Turn::Refuses(status, headers)) => {

@@ -1,6 +1,8 @@
 //! The verdict on a job's work does not rest on its word: what it leaves, hides or claims is of no use to it.
 
 mod checks;
+mod coverage;
+mod critics;
 mod own;
 mod retries;
 pub(crate) mod revisions;

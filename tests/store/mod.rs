@@ -19,6 +19,7 @@ mod finish;
 mod forecast;
 mod hints;
 mod jobs;
+mod learn;
 mod limits;
 mod lines;
 mod logs;
@@ -299,6 +300,7 @@ fn completion(claimed: &ClaimedJob) -> Completion {
         runs_on: Some(RunsOn::Container { image: "sha256:00".to_owned() }),
         gates: Vec::new(),
         findings: Vec::new(),
+        critiques: Vec::new(),
         artifacts: Vec::new(),
         rejections: Vec::new(),
         summary: Some("did \u{0}it".to_owned()),

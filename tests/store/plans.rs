@@ -10,7 +10,7 @@ use sawmill::store::{Change, CompletionFilter, JobFilter, Run, Selection, Swept}
 const BACKLOG: usize = 20_000;
 
 /// The order of the hot statements, and the index that each goes by. SQLite has no counters that would tell what was read.
-const PLANS: [(&str, &str); 32] = [
+const PLANS: [(&str, &str); 33] = [
     (
         "SELECT j.id FROM jobs j WHERE j.state = 'queued' AND j.held IS NULL AND j.route = 1 AND (j.start_by IS NULL OR j.start_by > 1) \
          ORDER BY j.priority, j.position, j.id LIMIT 1",
@@ -154,6 +154,10 @@ const PLANS: [(&str, &str); 32] = [
         "SELECT 1 AS one FROM jobs WHERE held = 'key' AND (priority, position, id) < (1, 2, x'00') AND concurrency_key = 'k' \
          AND concurrency_limit = 1 ORDER BY priority, position, id LIMIT 7",
         "SEARCH jobs USING COVERING INDEX jobs_held_by_key (concurrency_key=? AND concurrency_limit=? AND (priority,position,id)<(?,?,?))",
+    ),
+    (
+        "SELECT j.id, j.route FROM jobs j WHERE j.project = 'p' AND j.id < x'00' ORDER BY j.id DESC LIMIT 7",
+        "SEARCH j USING INDEX jobs_project (project=? AND id<?)",
     ),
 ];
 

@@ -8,6 +8,7 @@ mod explain;
 mod labels;
 mod pauses;
 mod slots;
+mod time_limit;
 
 use std::time::Duration;
 

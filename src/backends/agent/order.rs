@@ -24,6 +24,9 @@ pub struct Order {
     pub session: Option<String>,
     /// What that has used of a model.
     pub session_usage: Option<Usage>,
+    /// Whether a last message that is a question is one.
+    #[serde(default)]
+    pub questions: bool,
     /// What it is told.
     pub prompt: String,
 }

@@ -34,6 +34,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// The longest event that is read, in bytes; what is longer is cut there, and is no event any more.
 const LINE_MAX: u64 = 16 * 1024 * 1024;
 
+/// What a last message begins with that is a question, as agents are told.
+const QUESTION: &str = "QUESTION:";
+
 /// How many events may wait: an agent that writes faster than they are read waits too.
 const WAITING: usize = 64;
 
@@ -63,6 +66,8 @@ struct Run {
     log: Log,
     /// What it will say that it used, and has used before.
     before: Option<Usage>,
+    /// Whether it may ask.
+    questions: bool,
 }
 
 impl Run {
@@ -75,8 +80,8 @@ impl Run {
             write_file(path, text).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
         }
         let events = Events::create(events).map_err(|error| format!("cannot keep events at {}: {error}", events.display()))?;
-        let before = order.session.and(order.session_usage).filter(|_| agent.counts_sessions());
-        Ok(Self { agent, start, events, log: Log::default(), before })
+        let before = order.session.as_ref().and(order.session_usage).filter(|_| agent.counts_sessions());
+        Ok(Self { agent, start, events, log: Log::default(), before, questions: order.questions })
     }
 
     /// Runs it. Whatever it came to, the program that was started has ended when this returns.
@@ -100,6 +105,9 @@ impl Run {
         let mut report = reader.report();
         if let Some(before) = &self.before {
             report.usage = report.usage.map(|usage| usage.without(before));
+        }
+        if self.questions {
+            report.end = report.end.map(asking);
         }
         if report.end.is_none() {
             report.end = Some(AgentEnd::Failed(format!("it ended without a last event: {}", told(status?))));
@@ -141,6 +149,17 @@ impl Run {
         let text = self.log.take();
         let mut out = io::stdout().lock();
         out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|error| format!("cannot write the log: {error}"))
+    }
+}
+
+/// An end with a question for its last message is one that asks.
+fn asking(end: AgentEnd) -> AgentEnd {
+    match end {
+        AgentEnd::Done(said) => match said.trim_start().strip_prefix(QUESTION).map(str::trim) {
+            Some(question) if !question.is_empty() => AgentEnd::Asks(question.to_owned()),
+            _ => AgentEnd::Done(said),
+        },
+        other => other,
     }
 }
 
@@ -220,14 +239,15 @@ fn write_file(path: &PathBuf, text: &str) -> io::Result<()> {
 /// Leaves the result as the executor protocol has it.
 fn leave(path: &Path, report: Report) -> io::Result<()> {
     let end = report.end.unwrap_or_else(|| AgentEnd::Failed("it came to no end".to_owned()));
-    let (ok, summary, retry_at) = match end {
-        AgentEnd::Done(summary) => (true, summary, None),
-        AgentEnd::Failed(summary) => (false, summary, None),
+    let (ok, summary, retry_at, clarification) = match end {
+        AgentEnd::Done(summary) => (true, summary, None, None),
+        AgentEnd::Asks(question) => (false, String::new(), None, Some(question)),
+        AgentEnd::Failed(summary) => (false, summary, None, None),
         // 0 where it is not known when.
-        AgentEnd::UsageLimit(summary, reset) => (false, summary, Some(reset.unwrap_or(Timestamp(0)))),
+        AgentEnd::UsageLimit(summary, reset) => (false, summary, Some(reset.unwrap_or(Timestamp(0))), None),
     };
     let document = json!({ "schema": 1, "ok": ok, "summary": summary, "usage": report.usage, "retry_at": retry_at,
-        "session": report.session });
+        "clarification": clarification, "session": report.session });
     let draft = path.with_extension("new");
     fs::write(&draft, document.to_string())?;
     fs::rename(draft, path)
@@ -264,6 +284,7 @@ pub(in crate::backends) mod tests {
             extra_args: Vec::new(),
             session: None,
             session_usage: None,
+            questions: true,
             prompt: "do it".to_owned(),
         };
         let (path, events) = (dir.path().join("agent.json"), dir.path().join("events.jsonl"));
@@ -296,6 +317,7 @@ pub(in crate::backends) mod tests {
             extra_args: Vec::new(),
             session: Some("s-1".to_owned()),
             session_usage: Some(Usage { prompt_tokens: 100, ..Usage::default() }),
+            questions: false,
             prompt: "better".to_owned(),
         };
         let check = |kind: Kind, event: &str, flag: &str, expected: u64| {
@@ -320,6 +342,22 @@ pub(in crate::backends) mod tests {
         assert_eq!(end_of("echo no event; exit 0"), AgentEnd::Failed("it ended without a last event: exit status 0".to_owned()));
         assert_eq!(end_of("exit 3"), AgentEnd::Failed("it ended without a last event: exit status 3".to_owned()));
         assert!(matches!(end_of("kill -9 $$"), AgentEnd::Failed(why) if why.contains("signal: 9")));
+    }
+
+    #[test]
+    fn a_last_message_that_is_a_question_asks_where_that_is_allowed() {
+        let says = |text: &str| format!(r#"echo '{{"type":"result","subtype":"success","result":"{text}"}}'"#);
+        assert_eq!(end_of(&says("QUESTION: Up or down?")), AgentEnd::Asks("Up or down?".to_owned()));
+        assert_eq!(end_of(&says("QUESTION: ")), AgentEnd::Done("QUESTION: ".to_owned()));
+        let later = "Done. QUESTION: was that right?";
+        assert_eq!(end_of(&says(later)), AgentEnd::Done(later.to_owned()));
+        assert_eq!(asking(AgentEnd::Failed("QUESTION: x".to_owned())), AgentEnd::Failed("QUESTION: x".to_owned()));
+
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("result.json");
+        leave(&path, Report { end: Some(AgentEnd::Asks("Up or down?".to_owned())), ..Report::default() }).expect("written");
+        let result = crate::backends::protocol::read_result(&path).expect("a result");
+        assert_eq!((result.ok, result.clarification.as_deref()), (false, Some("Up or down?")));
     }
 
     #[test]

@@ -1,0 +1,130 @@
+//! The last of stage `judge`: critics, models that are asked about the commit once all gates have passed.
+//!
+//! The one rule: what a critic did not judge is on record as that. It passes only where the critic is not required; what it judged is in
+//! the journal before anything follows it, so that a daemon that comes after a crash does not ask again.
+
+use std::pin::pin;
+use std::time::Instant;
+
+use super::environment;
+use super::halt::Halt;
+use super::open::Attempt;
+use super::prepare::within;
+use crate::critic::{Asked, Critic, Question};
+use crate::git::{Committed, EXCERPT_CUT, Worktree};
+use crate::job::completion::Usage;
+use crate::job::{Critique, CritiqueVerdict, OutcomeClass};
+
+/// How much of a change a critic is shown, in bytes.
+const DIFF_MAX: usize = 96 * 1024;
+
+/// Asks the job's critics, one after the other, and says why the commit is rejected, where one rejects it.
+///
+/// # Errors
+/// One that is required could not judge, or this worker does not know it.
+pub(super) async fn run(attempt: &mut Attempt, commit: Option<&Committed>) -> Result<Option<String>, Halt> {
+    let wanted = attempt.claimed.job.spec.critics.clone();
+    if let Some(reason) = attempt.journal.critiques.iter().find_map(rejection) {
+        // A daemon before this one heard it, and ended before anything followed.
+        return Ok(Some(reason));
+    }
+    for name in wanted.iter().skip(attempt.journal.critiques.len()) {
+        let Some(committed) = commit else {
+            attempt.say(&format!("critic {name} is not asked: nothing changed"));
+            continue;
+        };
+        let Some(critic) = attempt.tools.critics.get(name).cloned() else {
+            let message = format!("this worker has no critic {name:?}; give all workers the same [critics]");
+            return Err(Halt::failed(OutcomeClass::Infrastructure, message));
+        };
+        let critique = ask(attempt, &critic, committed).await?;
+        tell(attempt, &critique);
+        // The model on record stays that of the backend.
+        attempt.journal.usage = Usage::sum(critique.usage.clone(), attempt.journal.usage.take());
+        if critique.verdict == CritiqueVerdict::Skipped && critic.config().required {
+            let why = critique.reason.unwrap_or_default();
+            let message = format!("critic {name} did not judge the commit, and it is required: {why}");
+            return Err(Halt::failed(OutcomeClass::Infrastructure, message));
+        }
+        let reason = rejection(&critique);
+        attempt.journal.critiques.push(critique);
+        attempt.enter(attempt.journal.phase.clone())?;
+        if reason.is_some() {
+            return Ok(reason);
+        }
+    }
+    Ok(None)
+}
+
+fn rejection(critique: &Critique) -> Option<String> {
+    (critique.verdict == CritiqueVerdict::Rejected).then(|| critique.reason.clone().unwrap_or_default())
+}
+
+async fn ask(attempt: &Attempt, critic: &Critic, committed: &Committed) -> Result<Critique, Halt> {
+    let begun = Instant::now();
+    let worktree = Worktree::open(&attempt.tools.git, attempt.slot_root())?;
+    let diff = within(attempt, worktree.excerpt(&committed.commit, DIFF_MAX)).await?;
+    let partial = diff.ends_with(EXCERPT_CUT);
+    let question = Question { task: attempt.claimed.job.spec.task.clone(), diff };
+    let mut used = None;
+    let asked = in_time(attempt, critic, &question, &mut used).await?;
+    let (verdict, reason, judged) = match asked {
+        Asked::Not(why) => (CritiqueVerdict::Skipped, Some(why), None),
+        Asked::Judged(judged) => match judged.rejected.clone() {
+            Some(why) => (CritiqueVerdict::Rejected, Some(why), Some(judged)),
+            None => (CritiqueVerdict::Passed, None, Some(judged)),
+        },
+    };
+    Ok(Critique {
+        critic: critic.name().to_owned(),
+        model: critic.config().model.clone(),
+        tree: committed.tree.clone(),
+        verdict,
+        reason,
+        score: judged.as_ref().map(|judged| judged.score),
+        min_score: critic.config().min_score,
+        summary: judged.as_ref().map(|judged| judged.summary.clone()).filter(|summary| !summary.is_empty()),
+        findings: judged.map(|judged| judged.findings).unwrap_or_default(),
+        partial,
+        usage: used,
+        duration_ms: crate::clock::millis(begun.elapsed()),
+    })
+}
+
+/// Asks for as long as the attempt's deadline leaves.
+async fn in_time(attempt: &Attempt, critic: &Critic, question: &Question, used: &mut Option<Usage>) -> Result<Asked, Halt> {
+    let redactor = environment::redactor(&attempt.tools, &attempt.claimed.job, &attempt.backend);
+    let mut asking = pin!(critic.ask(question, &attempt.tools.environment, &redactor, used));
+    loop {
+        let known = attempt.moved.at();
+        let left = attempt.deadline().work_left(attempt.now());
+        tokio::select! {
+            biased;
+            reason = attempt.stop.stopped() => return Err(Halt::Stopped(reason)),
+            asked = &mut asking => return Ok(asked),
+            _ = attempt.moved.moved_from(known) => {}
+            () = tokio::time::sleep(left) => return Ok(Asked::Not("no time was left of the attempt's deadline".to_owned())),
+        }
+    }
+}
+
+/// Says in the job's log what a critic said.
+fn tell(attempt: &Attempt, critique: &Critique) {
+    let Critique { critic, verdict, reason, score, summary, findings, partial, .. } = critique;
+    let reason = reason.as_deref().unwrap_or_default();
+    if *verdict == CritiqueVerdict::Skipped {
+        attempt.say(&format!("critic {critic} did not judge: {reason}"));
+        return;
+    }
+    let part = if *partial { ", of the beginning of the change only" } else { "" };
+    let summary = summary.as_deref().map(|summary| format!(": {summary}")).unwrap_or_default();
+    attempt.say(&format!("critic {critic} gives {} of 100{part}{}", score.unwrap_or_default(), one_line(&summary)));
+    for found in findings {
+        let must = if found.must_fix { ", must be fixed" } else { "" };
+        attempt.say(&format!("critic {critic} has found ({}{must}) {}", found.severity, one_line(&found.to_string())));
+    }
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}

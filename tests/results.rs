@@ -1,0 +1,255 @@
+//! What a program leaves as its result, and what it waits for, against the real daemon: too much, garbage, something else than a file,
+//! at another time, or nothing at all.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sawmill::job::{JobState, OutcomeClass, Stream};
+use serde_json::{Value, json};
+
+use crate::delivery::host::{Host, On, Seat, until};
+use crate::delivery::remote::{git, refs, small_remote};
+
+/// A lease that no test outlives.
+const LONG: Duration = Duration::from_secs(600);
+
+/// A host with a program of kind `command`, which runs the job's instruction as a script.
+async fn host(on: On) -> (Host, PathBuf) {
+    let mut host = Host::new(on, LONG, 1).await;
+    let program = host.root().join("program.py");
+    let text =
+        "import json, os, sys\nos.execvp('bash', ['bash', '-ec', json.load(open(os.environ['SAWMILL_SPEC']))['instruction']])\n";
+    fs::write(&program, text).expect("a program");
+    host.set("SAWMILL_BACKENDS__PROGRAM__KIND", "command");
+    host.set("SAWMILL_BACKENDS__PROGRAM__COMMAND", &format!("[\"python3\", {program:?}]"));
+    let remote = small_remote(host.root(), "remote.git");
+    (host, remote)
+}
+
+fn job(remote: &Path, script: &str) -> Value {
+    json!({ "repo": remote, "backend": "program", "attempts": 1, "task": { "instruction": format!("echo more >> README.md\n{script}") } })
+}
+
+/// A line of shell that writes this result in one go, there or as what is moved there.
+fn leave(ok: bool, summary: &str) -> String {
+    let result = json!({ "schema": 1, "ok": ok, "summary": summary });
+    format!("printf '%s' '{result}' > \"$SAWMILL_RESULT.new\"; mv \"$SAWMILL_RESULT.new\" \"$SAWMILL_RESULT\"\n")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_no_small_plain_file_with_the_document_is_no_result_and_the_worker_goes_on() {
+    let (host, remote) = host(On::Sqlite).await;
+    let worker = host.start("a").await;
+    let good = host.root().join("good.json");
+    fs::write(&good, r#"{"schema":1,"ok":true,"summary":"not its own"}"#).expect("a file");
+    let cases = [
+        ("truncate -s 1G \"$SAWMILL_RESULT\"".to_owned(), "the result file has 1073741824 bytes; 1048576 are allowed"),
+        ("head -c 5000 /dev/urandom > \"$SAWMILL_RESULT\"".to_owned(), "the result file is malformed: "),
+        (format!("ln -s {} \"$SAWMILL_RESULT\"", good.display()), "the result is not a plain file"),
+        ("mkfifo \"$SAWMILL_RESULT\"".to_owned(), "the result is not a plain file"),
+        ("ln -s /dev/zero \"$SAWMILL_RESULT\"".to_owned(), "the result is not a plain file"),
+        ("mkdir \"$SAWMILL_RESULT\"".to_owned(), "the result is not a plain file"),
+        (":".to_owned(), "no result file"),
+    ];
+    for (script, expected) in cases {
+        let ended = host.ended(host.enqueue(&job(&remote, &script))).await;
+        let outcome = ended.outcome.expect("it has ended");
+        assert_eq!((ended.state, outcome.class), (JobState::Failed, OutcomeClass::Backend), "{script}");
+        let message = outcome.message.strip_prefix("program exited with status 0, and ").unwrap_or_default();
+        assert!(message.starts_with(expected), "{script}: {}", outcome.message);
+    }
+    assert_eq!(refs(&remote, "refs/heads/sawmill/"), []);
+    // Nothing of it is in the way of the next one.
+    host.succeeded(host.enqueue(&job(&remote, &leave(true, "Did it")))).await;
+    host.close(vec![worker]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_comes_after_the_program_has_ended_counts_for_nothing() {
+    let (host, remote) = host(On::Sqlite).await;
+    let worker = host.start("a").await;
+    let wait = "until [ -e \"$HOME/never\" ]; do sleep 0.1; done";
+    // One that wrote none itself, and leaves a process that would write one when nobody looks any more.
+    let late = format!(
+        "setsid bash -c 'trap \"\" TERM; sleep 30; {}' > /dev/null 2>&1 & exit 0",
+        leave(true, "Too late").trim().replace('\'', "'\\''")
+    );
+    let ended = host.ended(host.enqueue(&job(&remote, &late))).await;
+    let outcome = ended.outcome.expect("it has ended");
+    assert_eq!(
+        (outcome.class, outcome.message.as_str()),
+        (OutcomeClass::Backend, "program exited with status 0, and no result file")
+    );
+    let log = host.log(ended.id, 1, Stream::System).await;
+    assert!(log.contains("bash"), "what was left is named: {log}");
+    // One that wrote its own, beside a process that waits to write another.
+    let both = format!("setsid bash -c '{wait}; echo late' > /dev/null 2>&1 &\n{}", leave(true, "In time"));
+    let job = host.succeeded(host.enqueue(&job(&remote, &both))).await;
+    assert_eq!(host.completions(Some(job.id)).await[0].completion.summary.as_deref(), Some("In time"));
+    host.close(vec![worker]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_a_result_that_is_written_twice_the_last_one_counts() {
+    let (host, remote) = host(On::Sqlite).await;
+    let worker = host.start("a").await;
+    let mended = format!("echo garbage > \"$SAWMILL_RESULT\"\n{}{}", leave(false, "No idea"), leave(true, "Found it after all"));
+    let job_of = |script: &str| host.enqueue(&job(&remote, script));
+    let done = host.succeeded(job_of(&mended)).await;
+    assert_eq!(host.completions(Some(done.id)).await[0].completion.summary.as_deref(), Some("Found it after all"));
+    assert!(git(&remote, &["log", "-1", "--format=%s", done.branch.as_str()]).starts_with("Found it after all"));
+    let undone = format!("{}{}", leave(true, "Done"), leave(false, "It was not"));
+    let outcome = host.ended(job_of(&undone)).await.outcome.expect("it has ended");
+    assert_eq!(outcome.message, "program reported failure: It was not");
+    host.close(vec![worker]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_prompt_on_standard_input_finds_its_end_and_hangs_nobody() {
+    let (host, remote) = host(On::Sqlite).await;
+    let worker = host.start("a").await;
+    let prompt = "if read -r -p 'Go on? [y/N] ' answer; then echo \"was told $answer\"; else echo 'nobody is there'; fi\n";
+    let script = format!("{prompt}if [ -t 0 ]; then echo a terminal; fi\n{}", leave(true, "Asked nobody"));
+    let asked = host.succeeded(host.enqueue(&job(&remote, &script))).await;
+    assert_eq!(host.log(asked.id, 1, Stream::Stdout).await, "nobody is there\n");
+    // The job's own command, and a gate, find the same.
+    let command = "cat; python3 -c 'input()' || echo went on >> README.md";
+    let spec = json!({ "repo": remote, "task": { "command": command }, "gates": [{ "name": "asks", "command": "read -r x; test -z \"$x\"" }] });
+    let plain = host.succeeded(host.enqueue(&spec)).await;
+    assert!(git(&remote, &["show", &format!("{}:README.md", plain.branch)]).ends_with("went on"));
+    host.close(vec![worker]).await;
+}
+
+async fn the_second_job_of_a_used_up_budget_is_not_started_and_explain_says_so(on: On) {
+    let (mut host, remote) = host(on).await;
+    host.set("SAWMILL_PROJECTS__APP__REPO", remote.to_str().expect("UTF-8"));
+    host.set("SAWMILL_PROJECTS__APP__BUDGET", "{ tokens = 100, per = \"all\" }");
+    let worker = host.start("a").await;
+    let uses =
+        json!({ "schema": 1, "ok": true, "summary": "Did it", "usage": { "prompt_tokens": 100, "completion_tokens": 30 } });
+    let script = format!("printf '%s' '{uses}' > \"$SAWMILL_RESULT\"");
+    let spec = || {
+        let mut spec = job(&remote, &script);
+        spec["project"] = json!("app");
+        spec.as_object_mut().expect("an object").remove("repo");
+        spec
+    };
+    let first = host.succeeded(host.enqueue(&spec())).await;
+    let used = host.completions(Some(first.id)).await.remove(0).completion.usage.expect("usage");
+    assert_eq!(used.prompt_tokens + used.completion_tokens, 130, "what runs may go beyond it");
+
+    let second = host.enqueue(&spec());
+    until("it is held by the budget", async || host.job(second).await.held.is_some_and(|held| held.as_str() == "budget")).await;
+    let told = host.sawmill(&["job", "explain", &second.to_string()]);
+    let reason =
+        told["reasons"].as_array().and_then(|all| all.iter().find(|reason| reason["kind"] == "budget")).expect("the budget");
+    assert_eq!(
+        (&reason["budget"]["name"], &reason["budget"]["spent"]["completion_tokens"]),
+        (&json!("app"), &json!(30)),
+        "{told}"
+    );
+    let said = host.command(&Seat::of("client"), &["job", "explain", &second.to_string()]).output().expect("it runs");
+    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    assert!(said.contains("130 of 100 tokens used") && said.contains("a higher budget in [projects.app]"), "{said}");
+    // What draws on no budget goes on.
+    host.succeeded(host.enqueue(&job(&remote, &leave(true, "Of no project")))).await;
+    assert_eq!(host.job(second).await.attempt, None);
+    host.close(vec![worker]).await;
+}
+
+mod the_second_job_of_a_used_up_budget_is_not_started_and_explain_says_so {
+    use super::On;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn sqlite() {
+        super::the_second_job_of_a_used_up_budget_is_not_started_and_explain_says_so(On::Sqlite).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn postgres() {
+        super::the_second_job_of_a_used_up_budget_is_not_started_and_explain_says_so(On::Postgres).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_usage_limit_without_a_reset_pauses_for_the_backoff_and_goes_on_by_itself() {
+    let (mut host, remote) = host(On::Sqlite).await;
+    host.set("SAWMILL_QUEUE__PAUSE__BACKOFF", "2s");
+    let worker = host.start("a").await;
+    // 0 is "not known when", as the protocol has it.
+    let limited = json!({ "schema": 1, "ok": false, "summary": "used up", "retry_at": 0 });
+    let script = format!(
+        "if [ $SAWMILL_ATTEMPT = 1 ]; then printf '%s' '{limited}' > \"$SAWMILL_RESULT\"; exit 0; fi\n{}",
+        leave(true, "Did it")
+    );
+    let id = host.enqueue(&job(&remote, &script));
+    let ended = host.succeeded(id).await;
+    assert_eq!(ended.attempts_used, 1, "the limit burns no attempt");
+    let attempts = host.attempts(id).await;
+    let [first, second] = attempts.as_slice() else { panic!("{attempts:?}") };
+    let outcome = first.outcome.as_ref().expect("ended");
+    assert_eq!((outcome.class, outcome.message.as_str()), (OutcomeClass::UsageLimit, "program met a usage limit: used up"));
+    let waited = second.started_at.since(first.ended_at.expect("ended"));
+    assert!(waited >= Duration::from_millis(1_900), "{waited:?}");
+    host.close(vec![worker]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn artifacts_are_asked_for_on_the_command_line_as_in_a_document() {
+    let (host, remote) = host(On::Sqlite).await;
+    let worker = host.start("a").await;
+    let line = |required: &str| {
+        let script = format!(
+            "mkdir -p out; echo one > out/a.txt; echo two > out/b.log; echo more >> README.md\n{}",
+            leave(true, "Did it")
+        );
+        let remote = remote.to_str().expect("UTF-8");
+        let args = ["enqueue", "--repo", remote, "-b", "program", "-i", &script, "--attempts", "1", "--artifact", "out/*.log"];
+        let answer = host.sawmill(&[&args[..], &["--required-artifact", required]].concat());
+        answer["id"].as_str().expect("an id").parse().expect("an id")
+    };
+    let job = host.succeeded(line("out/*.txt")).await;
+    let listed = host.sawmill(&["job", "artifacts", &job.id.to_string()]);
+    let all = listed["items"].as_array().expect("a list");
+    let of = |name: &str| all.iter().find(|one| one["name"] == name).unwrap_or_else(|| panic!("no {name} in {listed}"));
+    assert_eq!((&of("out/a.txt")["required"], &of("out/b.log")["required"]), (&json!(true), &json!(false)));
+    let short = host.ended(line("out/*.xml")).await;
+    let outcome = short.outcome.expect("it has ended");
+    assert_eq!(outcome.class, OutcomeClass::Gate);
+    assert!(outcome.message.starts_with("required artifact out/*.xml is not kept: "), "{}", outcome.message);
+    host.close(vec![worker]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn doctor_says_whether_files_can_be_kept_and_leaves_nothing_behind() {
+    let (mut host, _) = host(On::Sqlite).await;
+    let finding = |host: &Host| {
+        let output = host.command(&Seat::of("a"), &["doctor", "--json"]).output().expect("it runs");
+        let all: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        all.as_array().and_then(|all| all.iter().find(|one| one["check"] == "artifacts").cloned()).expect("a finding")
+    };
+    let place = host.root().join("kept");
+    host.set("SAWMILL_ARTIFACTS__STORE", place.to_str().expect("UTF-8"));
+    let good = finding(&host);
+    assert_eq!(good["state"], "good", "{good}");
+    assert!(good["seen"].as_str().is_some_and(|seen| seen.contains("/kept on ")), "{good}");
+    let left: Vec<_> = fs::read_dir(&place).expect("the place").flatten().map(|entry| entry.file_name()).collect();
+    assert_eq!(left, ["place"]);
+
+    let file = host.root().join("no-directory");
+    fs::write(&file, "").expect("a file");
+    host.set("SAWMILL_ARTIFACTS__STORE", file.to_str().expect("UTF-8"));
+    let bad = finding(&host);
+    assert_eq!(bad["state"], "bad", "{bad}");
+    assert!(bad["remedy"].as_str().is_some_and(|remedy| remedy.contains("artifacts.store")), "{bad}");
+    host.set("SAWMILL_ARTIFACTS__STORE", "s3://nowhere/prefix");
+    host.set("SAWMILL_ARTIFACTS__TIMEOUT", "3s");
+    host.set("AWS_ENDPOINT", "http://127.0.0.1:1");
+    host.set("AWS_ALLOW_HTTP", "true");
+    host.set("AWS_ACCESS_KEY_ID", "nobody");
+    host.set("AWS_SECRET_ACCESS_KEY", "nothing-0123456789");
+    let away = finding(&host);
+    assert_eq!(away["state"], "bad", "{away}");
+    assert!(!away.to_string().contains("nothing-0123456789"), "{away}");
+}
