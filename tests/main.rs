@@ -20,4 +20,5 @@ mod store;
 mod tidy;
 mod torture;
 mod trouble;
+mod unprivileged;
 mod workers;

@@ -5,11 +5,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The floor of each room. A room names only strictly lower floors.
-const FLOORS: [(&str, u8); 26] = [
+const FLOORS: [(&str, u8); 27] = [
     ("fingerprint", 0),
     ("ids", 0),
     ("clock", 0),
     ("redact", 0),
+    ("namespace", 0),
     ("job", 1),
     ("janitor", 1),
     ("artifacts", 2),
