@@ -70,8 +70,7 @@ echo dirt > dirt.txt";
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_is_taken_up_by_the_next_daemon_which_sees_what_it_sees() {
     let scene = Scene::set(LONG).await;
-    let latch = scene.host.latch("stage");
-    latch.close();
+    let latch = scene.latch();
     let numbers = |from: u32, to: u32| (from..=to).map(|number| format!("{number}\n")).collect::<String>();
     let command = format!("seq 1 1000; echo before > before.txt; {}; rm -r docs; seq 1001 2000", latch.here());
     let job =
@@ -98,8 +97,7 @@ async fn a_job_is_taken_up_by_the_next_daemon_which_sees_what_it_sees() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_daemon_that_stays_away_leaves_salvage_and_no_process() {
     let scene = Scene::set(SHORT).await;
-    let latch = scene.host.latch("stage");
-    latch.close();
+    let latch = scene.latch();
     let job = scene.enqueue(&format!("rm -r docs; echo half > half.txt; {}", latch.here()), &json!({}));
     let worker = scene.start().await;
     latch.reached().await;
@@ -123,8 +121,7 @@ async fn a_daemon_that_stays_away_leaves_salvage_and_no_process() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_written_outlives_the_namespace_that_it_was_mounted_in() {
     let scene = Scene::set(LONG).await;
-    let latch = scene.host.latch("stage");
-    latch.close();
+    let latch = scene.latch();
     let command = format!("rm -r docs; mkdir docs; echo half > docs/half.md; {}; exit 1", latch.here());
     let job = scene.enqueue(&command, &json!({}));
     let worker = scene.start().await;

@@ -13,7 +13,7 @@ use sawmill::ids::JobId;
 use serde_json::{Value, json};
 
 use crate::delivery::host::{Daemon, Host, On, Seat};
-use crate::delivery::remote::publish;
+use crate::delivery::remote::{Latch, publish};
 
 /// A user that has nothing: nobody of Debian's.
 const NOBODY: u32 = 65534;
@@ -38,7 +38,8 @@ impl Scene {
         let remote = remote(&root);
         // The user may reach neither this program's directory nor write to what is root's.
         let program = root.join("sawmill");
-        fs::copy(env!("CARGO_BIN_EXE_sawmill"), &program).expect("copied");
+        let built = env!("CARGO_BIN_EXE_sawmill");
+        fs::hard_link(built, &program).or_else(|_| fs::copy(built, &program).map(drop)).expect("linked or copied");
         let begin = root.join("as-nobody");
         let become_nobody = format!("setpriv --reuid={NOBODY} --regid={NOBODY} --clear-groups");
         let script = format!("#!/bin/sh\nshift\nexec {before} {become_nobody} {} \"$@\"\n", program.display());
@@ -65,6 +66,15 @@ impl Scene {
         let more = rest.as_object().expect("an object").clone();
         spec.as_object_mut().expect("an object").extend(more);
         self.host.enqueue(&spec)
+    }
+
+    /// A place at which the ordinary user's jobs are held.
+    fn latch(&self) -> Latch {
+        let latch = self.host.latch("stage");
+        latch.close();
+        let pipe = self.host.root().join("latch-stage.fifo");
+        fs::set_permissions(pipe, fs::Permissions::from_mode(0o666)).expect("rights");
+        latch
     }
 
     fn slot(&self) -> PathBuf {

@@ -9,9 +9,8 @@ use crate::delivery::host::Seat;
 
 const LEASE: Duration = Duration::from_secs(30);
 
-/// Begins the program in a namespace in which no further one may be made.
-const REFUSED: &str = "unshare --user --map-users=0,0,65536 --map-groups=0,0,65536 sh -c \
-                       'echo 0 > /proc/sys/user/max_user_namespaces; exec \"$@\"' sh";
+/// Begins the program with another root than its mounts have: there the kernel lets nobody make a namespace of users.
+const REFUSED: &str = "unshare --mount sh -c 'mkdir -p other && mount --rbind / other && exec chroot other \"$@\"' sh";
 
 /// What `sawmill doctor` says of worktrees.
 fn worktrees(scene: &Scene) -> Value {
@@ -36,7 +35,7 @@ async fn doctor_says_that_a_namespace_is_used_and_what_does_not_work_there() {
 async fn where_no_namespace_may_be_made_worktrees_are_checkouts_or_the_worker_does_not_start() {
     let mut scene = Scene::begun_by(LEASE, REFUSED).await;
     scene.host.set("SAWMILL_WORKSPACE__STRATEGY", "auto");
-    let why = "there may be no more namespaces of users: see user.max_user_namespaces";
+    let why = "this user may make no namespace: see kernel.unprivileged_userns_clone, and what confines this process";
     let found = worktrees(&scene);
     assert_eq!((&found["state"], &found["seen"]), (&json!("warning"), &json!(format!("by checkout: {why}"))));
     let job = scene.enqueue("echo work > work.txt; ! grep sawmill /proc/self/mountinfo", &json!({}));
@@ -56,8 +55,7 @@ async fn where_no_namespace_may_be_made_worktrees_are_checkouts_or_the_worker_do
 async fn a_daemon_is_where_the_supervisors_of_its_jobs_are() {
     let mut scene = Scene::set(LEASE).await;
     scene.host.set("SAWMILL_WORKSPACE__STRATEGY", "checkout");
-    let latch = scene.host.latch("stage");
-    latch.close();
+    let latch = scene.latch();
     let job = scene.enqueue(&format!("echo work > work.txt; {}", latch.here()), &json!({}));
     let worker = scene.host.start_at(&scene.seat).await;
     latch.reached().await;
