@@ -38,7 +38,7 @@ async fn where_no_namespace_may_be_made_worktrees_are_checkouts_or_the_worker_do
     let why = "this user may make no namespace: see kernel.unprivileged_userns_clone, and what confines this process";
     let found = worktrees(&scene);
     assert_eq!((&found["state"], &found["seen"]), (&json!("warning"), &json!(format!("by checkout: {why}"))));
-    let job = scene.enqueue("echo work > work.txt; ! grep sawmill /proc/self/mountinfo", &json!({}));
+    let job = scene.enqueue("echo work > work.txt; ! grep \" $PWD \" /proc/self/mountinfo", &json!({}));
     let worker = scene.host.start_at(&scene.seat).await;
     assert!(worker.log().contains(&format!("worktrees are made by checkout: {why}")), "{}", worker.log());
     scene.host.succeeded(job).await;
