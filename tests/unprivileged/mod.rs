@@ -5,14 +5,15 @@ mod rooms;
 mod without;
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sawmill::ids::JobId;
 use serde_json::{Value, json};
 
-use crate::delivery::host::{Daemon, Host, On, Seat};
+use crate::container;
+use crate::delivery::host::{Daemon, Host, Lodging, On, Seat};
 use crate::delivery::remote::{Latch, publish};
 
 /// A user that has nothing: nobody of Debian's.
@@ -33,7 +34,17 @@ impl Scene {
     /// Where the worker's program is started by another one, which becomes the ordinary user.
     async fn begun_by(lease: Duration, before: &str) -> Self {
         // On PostgreSQL, because a file would belong to the test.
-        let mut host = Host::new(On::Postgres, lease, 1).await;
+        Self::on(Host::new(On::Postgres, lease, 1).await, before, "--clear-groups")
+    }
+
+    /// Where jobs run in containers, of an engine that the user may use by a group of his.
+    async fn in_containers(lease: Duration) -> Self {
+        let host = Host::new(On::Postgres, lease, 1).await.lodge(Lodging::InContainers).await;
+        let socket = fs::metadata(container::image::socket()).expect("the engine's socket");
+        Self::on(host, "", &format!("--groups={}", socket.gid()))
+    }
+
+    fn on(mut host: Host, before: &str, groups: &str) -> Self {
         let root = host.root().to_owned();
         let remote = remote(&root);
         // The user may reach neither this program's directory nor write to what is root's.
@@ -41,7 +52,7 @@ impl Scene {
         let built = env!("CARGO_BIN_EXE_sawmill");
         fs::hard_link(built, &program).or_else(|_| fs::copy(built, &program).map(drop)).expect("linked or copied");
         let begin = root.join("as-nobody");
-        let become_nobody = format!("setpriv --reuid={NOBODY} --regid={NOBODY} --clear-groups");
+        let become_nobody = format!("setpriv --reuid={NOBODY} --regid={NOBODY} {groups}");
         let script = format!("#!/bin/sh\nshift\nexec {before} {become_nobody} {} \"$@\"\n", program.display());
         fs::write(&begin, script).expect("written");
         for path in [&root, &program, &begin] {

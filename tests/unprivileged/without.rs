@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use sawmill::job::Stream;
 use serde_json::{Value, json};
 
 use super::Scene;
@@ -70,5 +71,18 @@ async fn a_daemon_is_where_the_supervisors_of_its_jobs_are() {
     worker.signal(nix::sys::signal::Signal::SIGTERM);
     assert!(worker.exit().await.success());
     let worker = scene.start().await;
+    scene.host.close(vec![worker]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_in_a_container_has_a_checkout_because_the_engine_sees_no_mounts() {
+    let scene = Scene::in_containers(LEASE).await;
+    let gates = json!({ "gates": [{ "name": "unit", "command": "test -s work.txt && test ! -e docs && test -f README.md" }] });
+    let job = scene.enqueue("test -f src/lib.rs && echo work > work.txt && rm -r docs", &gates);
+    let worker = scene.start().await;
+    scene.host.succeeded(job).await;
+    let said = scene.host.log(job, 1, Stream::System).await;
+    let why = "the worktree is a checkout, and no overlay: others do not see what is mounted in a namespace of this worker's own";
+    assert!(said.contains(why) && said.contains("in container "), "{said}");
     scene.host.close(vec![worker]).await;
 }
