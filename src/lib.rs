@@ -22,6 +22,7 @@ pub mod images;
 pub mod janitor;
 pub mod job;
 pub mod logs;
+pub mod namespace;
 pub mod redact;
 pub mod sandbox;
 pub mod store;

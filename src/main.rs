@@ -8,7 +8,7 @@ use sawmill::backends::BackendError;
 use sawmill::cli::{self, Args, CliError, Command, Exit, Global, HostCommand};
 use sawmill::config::{self, ConfigError, Environment};
 use sawmill::daemon::{self, Audience, Composition, VERSION};
-use sawmill::git::{self, GitError};
+use sawmill::git::{self, GitError, Mounting};
 use sawmill::janitor::Mode;
 use sawmill::sandbox::container::ContainerError;
 use sawmill::store::StoreError;
@@ -26,6 +26,13 @@ fn main() -> ExitCode {
         Some(first) if first == git::TETHER_SUBCOMMAND => git::tether(args),
         Some(first) if first == backends::AGENT_SUBCOMMAND => backends::run_agent(args, Environment::read().variables()),
         Some(first) if first == attempt::SALVAGE_SUBCOMMAND => in_runtime(salvage(args.next())),
+        Some(first) if first == daemon::TRY_SUBCOMMAND => match daemon::try_mounting(args.next()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(why) => {
+                cli::talk(&why);
+                ExitCode::FAILURE
+            }
+        },
         _ => whole(),
     }
 }
@@ -33,7 +40,22 @@ fn main() -> ExitCode {
 /// All that is no helper of a job's. On the stack of `main` it would be on that of each supervisor too.
 #[inline(never)]
 fn whole() -> ExitCode {
-    in_runtime(command(cli::parse(VERSION)))
+    let (args, environment) = (cli::parse(VERSION), Environment::read());
+    // While this is the only thread: the runtime has more.
+    let mounting = make_ready(&args, &environment);
+    in_runtime(command(args, environment, mounting))
+}
+
+/// Makes the process ready to mount for what works in a state directory. A configuration that cannot be loaded is said by whoever
+/// loads it to work by it.
+fn make_ready(args: &Args, environment: &Environment) -> Mounting {
+    let Command::Host(command) = &args.command else { return Ok(()) };
+    let works = matches!(
+        command,
+        HostCommand::Up | HostCommand::Worker | HostCommand::Doctor | HostCommand::Reconcile { .. } | HostCommand::Gc { .. }
+    );
+    let loaded = works.then(|| config::load(args.global.config.as_deref(), environment, &[]));
+    loaded.and_then(Result::ok).map_or(Ok(()), |loaded| daemon::make_ready(&loaded.config))
 }
 
 /// Runs a command to its end.
@@ -53,8 +75,7 @@ fn in_runtime(command: impl Future<Output = ExitCode>) -> ExitCode {
     }
 }
 
-async fn command(args: Args) -> ExitCode {
-    let environment = Environment::read();
+async fn command(args: Args, environment: Environment, mounting: Mounting) -> ExitCode {
     let audience = match &args.command {
         Command::Host(HostCommand::Up | HostCommand::Serve | HostCommand::Worker) => Audience::Daemon,
         _ => Audience::Command,
@@ -62,14 +83,14 @@ async fn command(args: Args) -> ExitCode {
     daemon::init(audience, args.global.verbose, environment.get("RUST_LOG"));
     let for_host = environment.clone();
     let router = async move |global: &Global| {
-        let composition = compose(global, environment)?;
+        let composition = compose(global, environment, Ok(()))?;
         let store = composition.store().await.map_err(failed)?;
         Ok(composition.router(store, CancellationToken::new()))
     };
-    cli::run(args, router, async move |command, global: &Global| host(command, global, for_host).await).await.into()
+    cli::run(args, router, async move |command, global: &Global| host(command, global, for_host, mounting).await).await.into()
 }
 
-async fn host(command: HostCommand, global: &Global, environment: Environment) -> Result<Exit, CliError> {
+async fn host(command: HostCommand, global: &Global, environment: Environment, mounting: Mounting) -> Result<Exit, CliError> {
     if let HostCommand::Demo(args) = &command {
         return demo::run(args, environment).await.map_err(failed);
     }
@@ -77,7 +98,7 @@ async fn host(command: HostCommand, global: &Global, environment: Environment) -
     if matches!(command, HostCommand::Version) {
         return version(&out);
     }
-    let composition = compose(global, environment)?;
+    let composition = compose(global, environment, mounting)?;
     let shutdown = Shutdown::default();
     let done = match command {
         HostCommand::Up | HostCommand::Serve | HostCommand::Worker => {
@@ -131,9 +152,9 @@ async fn migrate(composition: &Composition, out: &cli::Output) -> anyhow::Result
     Ok(())
 }
 
-fn compose(global: &Global, environment: Environment) -> Result<Composition, CliError> {
+fn compose(global: &Global, environment: Environment, mounting: Mounting) -> Result<Composition, CliError> {
     let loaded = config::load(global.config.as_deref(), &environment, &[]).map_err(|error| failed(error.into()))?;
-    Ok(Composition::new(loaded, environment))
+    Ok(Composition::new(loaded, environment, mounting))
 }
 
 /// The last act of a supervisor whose daemon is gone.

@@ -21,4 +21,5 @@ mod store;
 mod tidy;
 mod torture;
 mod trouble;
+mod unprivileged;
 mod workers;

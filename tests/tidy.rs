@@ -10,6 +10,7 @@ const FLOORS: [(&str, u8); 27] = [
     ("ids", 0),
     ("clock", 0),
     ("redact", 0),
+    ("namespace", 0),
     ("job", 1),
     ("janitor", 1),
     ("artifacts", 2),

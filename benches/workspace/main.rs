@@ -1,10 +1,12 @@
-//! What a worktree costs: made, first looked at, committed from and removed, as an overlay and as a checkout, against git's own
+//! What a worktree costs: made, first looked at, committed from and removed, as an overlay (root's, and one in a namespace of users,
+//! as a worker that is not root mounts it) and as a checkout, against git's own
 //! commands and against the bare writing of the same files. All by turns in one run, on three sizes of repository.
 //!
 //! `cargo bench --bench workspace` (`SAWMILL_BENCH_ROUNDS`: rounds on the small one, 30 by default; the large one gets a sixth).
 //! As root it makes an ext4 with a journal on a loop device and measures there: without a journal ext4 creates files many times
 //! slower soon after many were deleted. Medians, in milliseconds.
 
+mod apart;
 mod disk;
 mod repository;
 mod ways;
@@ -13,13 +15,21 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 
+use apart::Apart;
 use repository::Sample;
 use ways::Ours;
 
 /// What was measured, by way and step.
 type Figures = BTreeMap<(&'static str, &'static str), Vec<f64>>;
 
+/// What a worktree goes through.
+const STEPS: [&str; 4] = ["ready", "first status", "commit", "removed"];
+
 fn main() {
+    let mut args = std::env::args_os().skip(1);
+    if args.next().is_some_and(|first| first == apart::ARGUMENT) {
+        return apart::serve(args);
+    }
     let rounds: usize = std::env::var("SAWMILL_BENCH_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(30);
     let disk = disk::Disk::make();
     println!("{}", disk.description());
@@ -36,14 +46,17 @@ fn main() {
         let first = runtime.block_on(overlay.warm_up());
         println!("  the base checkout, once: {first:.1}");
         runtime.block_on(checkout.warm_up());
+        let mut apart = Apart::open(&sample);
         for round in 0..rounds {
             for ours in [&overlay, &checkout] {
                 runtime.block_on(ours.round(round, &mut figures));
             }
+            apart.round(round, &mut figures);
             ways::worktree_add(&sample, round, &mut figures);
             ways::clone_shared(&sample, round, &mut figures);
             ways::bare_writing(&sample, round, &mut figures);
         }
+        apart.close();
         print(&mut figures);
         ready.push(median(figures.get_mut(&("overlay", "ready")).expect("measured")));
         runtime.block_on(many(&sample, &overlay, rounds));
@@ -53,10 +66,10 @@ fn main() {
 
 /// All steps, each against `git worktree add` and what goes with it.
 fn print(figures: &mut Figures) {
-    let steps = ["ready", "first status", "commit", "removed"];
+    let steps = STEPS;
     println!("  {:<22}{:>12}{:>14}{:>12}{:>12}   × git worktree", "", steps[0], steps[1], steps[2], steps[3]);
     let git = steps.map(|step| figures.get_mut(&("git worktree", step)).map(|values| median(values)));
-    for way in ["overlay", "checkout", "git worktree", "git clone --shared", "bare writing"] {
+    for way in ["overlay", apart::NAME, "checkout", "git worktree", "git clone --shared", "bare writing"] {
         let found = steps.map(|step| figures.get_mut(&(way, step)).map(|values| median(values)));
         let cell = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.2}"));
         let ratio = |at: usize| found[at].zip(git[at]).map_or_else(|| "-".to_owned(), |(ours, git)| format!("{:.3}", ours / git));

@@ -15,7 +15,7 @@ pub(crate) struct Sample {
 
 impl Sample {
     pub(crate) fn make(place: &Path, count: usize) -> Self {
-        let remote = place.join("remote.git");
+        let remote = Self::remote_in(place);
         std::fs::create_dir_all(&remote).expect("made");
         git(&remote, &["init", "--quiet", "--bare", "--initial-branch=main"]);
         let mut files: Vec<_> = (0..count).map(file).collect();
@@ -23,6 +23,16 @@ impl Sample {
         import(&remote, &files);
         git(&remote, &["repack", "-adq"]);
         Self { place: place.to_owned(), remote, files }
+    }
+
+    /// The repository of the sample in a place.
+    pub(crate) fn remote_in(place: &Path) -> PathBuf {
+        place.join("remote.git")
+    }
+
+    /// The file that a small job changes.
+    pub(crate) fn changed(&self) -> String {
+        self.files[self.files.len() / 2].0.clone()
     }
 
     pub(crate) fn bytes(&self) -> usize {

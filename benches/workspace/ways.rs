@@ -24,12 +24,17 @@ pub(crate) struct Ours {
 impl Ours {
     pub(crate) fn open(sample: &Sample, strategy: Strategy) -> Self {
         let name = if strategy == Strategy::Overlay { "overlay" } else { "checkout" };
-        let state = sample.place.join(name);
+        Self::at(&sample.place, name, strategy, sample.changed())
+    }
+
+    /// As [`Ours::open`], in the place of a sample in which `changed` is to be changed.
+    pub(crate) fn at(place: &Path, name: &'static str, strategy: Strategy, changed: String) -> Self {
+        let state = place.join(name);
         let executable = Path::new(env!("CARGO_BIN_EXE_sawmill"));
         let git = Git::open(&config(), executable, &state.join("mirrors")).expect("git is installed");
         let provisioner = Provisioner::open(&git, strategy, ByteSize::gib(4)).expect("overlays need root");
-        let mirror = git.mirror(&sample.remote.display().to_string().parse().expect("a path"));
-        Self { name, state, mirror, provisioner, changed: sample.files[sample.files.len() / 2].0.clone() }
+        let mirror = git.mirror(&Sample::remote_in(place).display().to_string().parse().expect("a path"));
+        Self { name, state, mirror, provisioner, changed }
     }
 
     /// Clones the mirror and makes the base, and answers what the first worktree took after that.
@@ -101,7 +106,7 @@ pub(crate) fn worktree_add(sample: &Sample, round: usize, figures: &mut Figures)
     };
     timed("ready", &|| git(&clone, &["worktree", "add", "--quiet", "--detach", text(&tree), "main"]));
     timed("first status", &|| git(&tree, &["status", "--porcelain"]));
-    change(&tree, &sample.files[sample.files.len() / 2].0, round);
+    change(&tree, &sample.changed(), round);
     timed("commit", &|| {
         git(&tree, &["add", "-A"]);
         git(&tree, &["commit", "--quiet", "-m", "A change"]);

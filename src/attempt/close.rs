@@ -67,7 +67,7 @@ impl Attempt {
             collect(&lodged.supervisor(), &commands).await;
             lodged.leave();
         }
-        place.leave(class);
+        place.leave(class).await;
         ended
     }
 
@@ -89,12 +89,12 @@ impl Attempt {
             Ok(Err(error)) => {
                 error!("cannot salvage job {}: {}", claim.job, chain(&error));
                 self.say(&format!("cannot salvage what was left: {}", chain(&error)));
-                Place::of(self).keep();
+                Place::of(self).keep().await;
                 None
             }
             Err(_) => {
                 error!("salvaging job {} took too long", claim.job);
-                Place::of(self).keep();
+                Place::of(self).keep().await;
                 None
             }
         }
@@ -176,7 +176,7 @@ impl Place {
     }
 
     /// Leaves the slot empty for the next attempt.
-    fn leave(&self, class: OutcomeClass) {
+    async fn leave(&self, class: OutcomeClass) {
         // Who cancelled it, or stopped the worker, does not ask what went wrong.
         let failed = !matches!(
             class,
@@ -188,17 +188,20 @@ impl Place {
                 | OutcomeClass::Clarification
         );
         if self.keep == Keep::Always || (self.keep == Keep::OnFailure && failed) {
-            self.keep();
+            self.keep().await;
         }
         if let Err(error) = self.slot.clear(&self.state.trash()) {
             error!("cannot clear slot {}: {error}", self.slot.number());
         }
     }
 
-    fn keep(&self) {
-        match Kept::new(self.state.kept(), self.state.trash()).keep(&self.slot, Some((self.claim.job, self.claim.attempt))) {
-            Ok(place) => info!("the workspace of job {} is kept at {}", self.claim.job, place.display()),
-            Err(error) => error!("the workspace of job {} cannot be kept: {error}", self.claim.job),
+    async fn keep(&self) {
+        let (kept, slot) = (Kept::new(self.state.kept(), self.state.trash()), self.slot.clone());
+        let of = Some((self.claim.job, self.claim.attempt));
+        match tokio::task::spawn_blocking(move || kept.keep(&slot, of)).await {
+            Ok(Ok(place)) => info!("the workspace of job {} is kept at {}", self.claim.job, place.display()),
+            Ok(Err(error)) => error!("the workspace of job {} cannot be kept: {error}", self.claim.job),
+            Err(_) => error!("keeping the workspace of job {} panicked; please report it as a defect", self.claim.job),
         }
     }
 }

@@ -66,7 +66,9 @@ pub async fn vacate(slot: &SlotDir, state: &StateDir, executable: &Path) -> io::
         Err(error) => {
             error!("cannot salvage slot {}: {error:#}; its workspace is kept", slot.number());
             let of = Journal::read(&slot.journal()).ok().flatten().map(|journal| (journal.claim.job, journal.claim.attempt));
-            let place = Kept::new(state.kept(), state.trash()).keep(slot, of).map_err(io::Error::other)?;
+            let (kept, left) = (Kept::new(state.kept(), state.trash()), slot.clone());
+            let keeping = tokio::task::spawn_blocking(move || kept.keep(&left, of));
+            let place = keeping.await?.map_err(io::Error::other)?;
             warn!("the workspace of slot {} is kept at {}", slot.number(), place.display());
         }
     }

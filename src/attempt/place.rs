@@ -64,14 +64,10 @@ pub(super) async fn choose(attempt: &mut Attempt) -> Result<(), Halt> {
     if attempt.journal.place.is_some() {
         return Ok(());
     }
-    let spec = &attempt.claimed.job.spec;
-    let asked = spec.container.unwrap_or_else(|| attempt.tools.containers.mode());
-    // A job that names an image is not to run anywhere else.
-    let insists = asked == ContainerMode::On || (asked == ContainerMode::Auto && spec.image.is_some());
-    let place = match asked {
-        ContainerMode::Off => Place::Host,
-        _ if insists => insist(attempt).await?,
-        ContainerMode::Auto | ContainerMode::On => match lodge(attempt).await? {
+    let place = match asked(attempt) {
+        Asked::Host => Place::Host,
+        Asked::Container => insist(attempt).await?,
+        Asked::Either => match lodge(attempt).await? {
             Ok(place) => place,
             // The network of the host is no place for who was to have none of it; and an engine that is there is not gone because it is
             // slow, which a job can bring about.
@@ -84,6 +80,34 @@ pub(super) async fn choose(attempt: &mut Attempt) -> Result<(), Halt> {
     };
     attempt.journal.place = Some(place);
     egress::open(attempt).await
+}
+
+/// Where the commands of an attempt are to run.
+enum Asked {
+    Host,
+    Container,
+    /// In a container where there is one to be had.
+    Either,
+}
+
+fn asked(attempt: &Attempt) -> Asked {
+    let spec = &attempt.claimed.job.spec;
+    match spec.container.unwrap_or_else(|| attempt.tools.containers.mode()) {
+        ContainerMode::Off => Asked::Host,
+        ContainerMode::On => Asked::Container,
+        // A job that names an image is not to run anywhere else.
+        ContainerMode::Auto if spec.image.is_some() => Asked::Container,
+        ContainerMode::Auto => Asked::Either,
+    }
+}
+
+/// Whether the commands of an attempt may come to run in a container, before that is decided.
+pub(super) async fn may_be_container(attempt: &Attempt) -> bool {
+    match asked(attempt) {
+        Asked::Host => false,
+        Asked::Container => true,
+        Asked::Either => attempt.tools.containers.has_image().await,
+    }
 }
 
 /// Finds a container, and waits for an engine that is away for a moment, because it is being restarted, or has trouble.

@@ -6,6 +6,7 @@ use std::path::Path;
 use super::halt::Halt;
 use super::journal::Phase;
 use super::open::Attempt;
+use super::place;
 use crate::backends::SpecDocument;
 use crate::gates::{self, OWN_GATES, OWN_GATES_SIZE};
 use crate::git::{BaseFile, GitError, TakenOver, Worktree};
@@ -86,7 +87,12 @@ async fn provision(attempt: &Attempt) -> Result<ObjectId, Halt> {
 
 async fn provision_at(attempt: &Attempt, base: &ObjectId) -> Result<(), Halt> {
     let (mirror, branch) = (attempt.tools.git.mirror(&attempt.remote), &attempt.claimed.job.branch);
-    within(attempt, mirror.provision(base, branch, attempt.slot_root(), &attempt.tools.provisioner)).await.map(drop)
+    let mut provisioner = attempt.tools.provisioner.clone();
+    if provisioner.is_private() && place::may_be_container(attempt).await {
+        provisioner = provisioner.for_others();
+        attempt.say(&format!("the worktree is a checkout, and no overlay: {}", provisioner.reason()));
+    }
+    within(attempt, mirror.provision(base, branch, attempt.slot_root(), &provisioner)).await.map(drop)
 }
 
 /// Puts what the attempt before this one left over the files of the base, where that is wanted and can be, and says whether it did.

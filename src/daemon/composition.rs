@@ -11,6 +11,7 @@ use crate::artifacts::Artifacts;
 use crate::backends::Registry;
 use crate::config::{Config, Environment, Loaded, ProjectConfig};
 use crate::critic::Critics;
+use crate::git::{Git, GitError, Mounting, Provisioner};
 use crate::store::Store;
 use crate::worker::{Daemon, Setup, Shutdown};
 
@@ -21,13 +22,14 @@ pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("SAWMILL
 pub struct Composition {
     loaded: Loaded,
     environment: Environment,
+    mounting: Mounting,
 }
 
 impl Composition {
-    /// What can be made from this one.
+    /// What can be made from this one, by a process that was made ready to mount, or could not be.
     #[must_use]
-    pub const fn new(loaded: Loaded, environment: Environment) -> Self {
-        Self { loaded, environment }
+    pub const fn new(loaded: Loaded, environment: Environment, mounting: Mounting) -> Self {
+        Self { loaded, environment, mounting }
     }
 
     /// The configuration.
@@ -40,6 +42,15 @@ impl Composition {
     #[must_use]
     pub const fn environment(&self) -> &Environment {
         &self.environment
+    }
+
+    /// How worktrees are made on this host. Blocks for some milliseconds.
+    ///
+    /// # Errors
+    /// They cannot be made as the configuration says.
+    pub fn provisioner(&self, git: &Git) -> Result<Provisioner, GitError> {
+        let config = &self.config().workspace;
+        Provisioner::open_where(git, config.strategy, config.bases, &self.mounting)
     }
 
     /// Opens the database, and brings it to this build's schema.
@@ -68,6 +79,7 @@ impl Composition {
             attempt: config.attempt,
             queue: config.queue,
             git: config.git,
+            mounting: self.mounting.clone(),
             workspace: config.workspace,
             sandbox: config.sandbox,
             container: config.container,

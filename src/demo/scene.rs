@@ -46,7 +46,7 @@ impl Scene {
             ("logs.cap", "1 MiB".to_owned()),
             ("logs.tail", "64 KiB".to_owned()),
         ];
-        let composition = Composition::new(shipped(&environment, &flags)?, environment);
+        let composition = Composition::new(shipped(&environment, &flags)?, environment, Ok(()));
         let store = composition.store().await?;
         let daemon = composition.worker(store.clone()).await?;
         let git = Git::open(&composition.config().git, &executable()?, &scratch.path().join("worker/mirrors"))?;

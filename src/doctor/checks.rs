@@ -9,7 +9,7 @@ use crate::artifacts::Artifacts;
 use crate::config::Config;
 use crate::critic::{Critic, Critics};
 use crate::daemon::Composition;
-use crate::git::{Git, Provisioner, Strategy};
+use crate::git::{Git, Strategy};
 use crate::job::Label;
 use crate::sandbox::{Launch, Mark, Supervisor};
 use crate::store::Store;
@@ -48,16 +48,19 @@ pub(super) fn git_lfs(config: &Config) -> Finding {
 }
 
 /// How worktrees would be made, and why so.
-pub(super) fn worktrees(config: &Config) -> Finding {
+pub(super) fn worktrees(composition: &Composition) -> Finding {
+    let config = composition.config();
     let git = match Git::open(&config.git, Path::new(EXECUTABLE), &config.worker.state_dir.join("mirrors")) {
         Ok(git) => git,
         Err(error) => return flawed("worktrees", State::Bad, error.to_string(), "see git"),
     };
-    match Provisioner::open(&git, config.workspace.strategy, config.workspace.bases) {
+    match composition.provisioner(&git) {
         Err(error) => flawed("worktrees", State::Bad, error.to_string(), "set workspace.strategy to auto"),
         Ok(made) => {
-            let seen = format!("by {}: {}", made.strategy(), made.reason());
-            let remedy = "each job checks out its whole tree; run the worker as root on a local ext4 or xfs to have overlays";
+            let private = if made.is_private() { "; sudo and its like do not work in jobs on the host" } else { "" };
+            let seen = format!("by {}: {}{private}", made.strategy(), made.reason());
+            let remedy = "each job checks out its whole tree; for overlays put worker.state_dir on a local ext4 or xfs, and run the worker \
+                          as root or let its user make namespaces";
             let slow = made.strategy() != Strategy::Overlay && config.workspace.strategy == Strategy::Auto;
             if slow { flawed("worktrees", State::Warning, seen, remedy) } else { good("worktrees", seen) }
         }

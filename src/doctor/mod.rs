@@ -39,7 +39,7 @@ pub enum State {
 /// Checks everything. Nothing is changed, except that a SQLite database and the directory of artifacts are made when they are not there.
 pub async fn examine(composition: &Composition) -> Vec<Finding> {
     let config = composition.config();
-    let mut findings = vec![checks::git(config), checks::git_lfs(config), checks::worktrees(config)];
+    let mut findings = vec![checks::git(config), checks::git_lfs(config), checks::worktrees(composition)];
     findings.push(checks::state_directory(config));
     findings.push(checks::disk(config));
     findings.push(checks::offer(config));

@@ -65,7 +65,7 @@ impl Worktree {
         let _held = base.lease(place)?;
         checkout.write_git_dir()?;
         fs::copy(base.index(), &checkout.index).map_err(io_error("write", &checkout.index))?;
-        let identity = place::mount(place, base)?;
+        let identity = place::mount(place, base, self.journal.marks)?;
         if checkout.base != *self.base() {
             self.bring_over(checkout).await?;
             let (index, tree, width) = (checkout.index.clone(), checkout.tree.clone(), checkout.base.as_str().len() / 2);

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::error::io_error;
+use super::marks::Marks;
 use super::{GitError, Remote};
 use crate::ids::ObjectId;
 
@@ -29,6 +30,9 @@ pub(super) struct Journal {
     pub(super) identity: Identity,
     /// The base that it is an overlay over; none where it is a checkout of its own.
     pub(super) base_dir: Option<PathBuf>,
+    /// How the layer of an overlay is marked. A journal of a time in which only root mounted does not say.
+    #[serde(default)]
+    pub(super) marks: Marks,
     /// The submodules.
     pub(super) submodules: Vec<Submodule>,
 }

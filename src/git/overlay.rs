@@ -4,7 +4,7 @@
 //! names it (see [`super::bases`]), and the layer of a worktree only after its mount is off.
 //!
 //! `volatile` leaves it to the kernel when data is written, as for any file that nobody syncs; without it unmounting would
-//! wait for all dirty data of the disk. `redirect_dir` lets a directory of the base be renamed.
+//! wait for all dirty data of the disk. What else a mount is told is in [`super::marks`].
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
@@ -18,15 +18,12 @@ use nix::fcntl::OFlag;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use super::error::{GitError, io_error};
+use super::marks::Marks;
 
 /// What stands as the source of our mounts in the list of mounts.
 const SOURCE: &str = "sawmill";
 /// How the names of places begin in which overlays were tried; the process that tried follows.
 const PROBE: &str = ".probe-";
-/// The extended attribute of a directory that was renamed.
-pub(super) const REDIRECT: &str = "trusted.overlay.redirect";
-/// That of a directory that hides the one of its name in the base.
-pub(super) const OPAQUE: &str = "trusted.overlay.opaque";
 
 /// The directories of one overlay.
 #[derive(Debug, Clone)]
@@ -40,18 +37,18 @@ pub(super) struct Layers {
 }
 
 impl Layers {
-    /// Mounts the layers at a directory.
+    /// Mounts the layers, of which the upper one has these marks, at a directory.
     ///
     /// # Errors
     /// [`GitError::Overlay`], or a full disk.
-    pub(super) fn mount(&self, at: &Path) -> Result<(), GitError> {
+    pub(super) fn mount(&self, at: &Path, marks: Marks) -> Result<(), GitError> {
         let mut options = OsString::from("lowerdir=");
         options.push(escape(&self.lower));
         options.push(",upperdir=");
         options.push(escape(&self.upper));
         options.push(",workdir=");
         options.push(escape(&self.work));
-        options.push(",volatile,redirect_dir=on,metacopy=off,index=off");
+        options.push(marks.options());
         mount(Some(SOURCE), at, Some("overlay"), MsFlags::empty(), Some(options.as_os_str())).map_err(|errno| match errno {
             Errno::EDQUOT => GitError::DiskFull { action: format!("mount an overlay at {}", at.display()) },
             errno => GitError::Overlay { at: at.to_owned(), why: errno.desc().to_lowercase() },
@@ -161,9 +158,12 @@ fn take_off(at: &Path, flags: MntFlags) -> Result<usize, GitError> {
     }
 }
 
-/// Tries in a directory below `dir`, which is made and removed, whether overlays do there what worktrees need of them. The
-/// error is a sentence.
-pub(super) fn probe(dir: &Path) -> Result<(), String> {
+/// Tries in a directory below `dir`, which is made and removed, whether overlays do there what worktrees need of them, with the
+/// marks that this process makes.
+///
+/// # Errors
+/// A sentence that says what is in the way.
+pub fn try_overlays(dir: &Path) -> Result<(), String> {
     sweep_probes(dir).map_err(|error| format!("cannot remove what a probe left in {}: {error}", dir.display()))?;
     let place = tempfile::Builder::new().prefix(&format!("{PROBE}{}-", std::process::id())).tempdir_in(dir);
     let place = place.map_err(|error| format!("cannot write to {}: {error}", dir.display()))?;
@@ -193,13 +193,14 @@ fn sweep_probes(dir: &Path) -> Result<(), GitError> {
 fn try_in(place: &Path) -> Result<(), String> {
     let said = |error: io::Error| format!("cannot try overlays in {}: {error}", place.display());
     let [lower, upper, work, merged] = ["lower", "upper", "work", "merged"].map(|name| place.join(name));
-    for directory in [&lower.join("dir"), &upper, &work, &merged] {
+    for directory in [&lower.join("dir"), &lower.join("old"), &upper, &work, &merged] {
         fs::create_dir_all(directory).map_err(said)?;
     }
     fs::write(lower.join("dir/file"), "base").map_err(said)?;
     fs::write(lower.join("gone"), "base").map_err(said)?;
     let layers = Layers { lower, upper, work };
-    layers.mount(&merged).map_err(|error| match error {
+    let marks = Marks::here();
+    layers.mount(&merged, marks).map_err(|error| match error {
         GitError::Overlay { why, .. } => format!("the kernel mounts none for this user on this filesystem ({why})"),
         error => error.to_string(),
     })?;
@@ -207,15 +208,32 @@ fn try_in(place: &Path) -> Result<(), String> {
     if inode(&merged.join("dir/file"))? != inode(&layers.lower.join("dir/file"))? {
         return Err("files have other inode numbers in an overlay here, so that git would read all of them again".to_owned());
     }
-    fs::rename(merged.join("dir"), merged.join("moved"))
-        .map_err(|error| format!("a directory cannot be renamed in an overlay here ({error})"))?;
-    let redirect = xattr::get(layers.upper.join("moved"), REDIRECT).map_err(said)?;
-    if redirect.as_deref() != Some(b"dir") {
-        return Err("an overlay here does not say where a renamed directory came from".to_owned());
+    try_marks(&layers, &merged, marks, &said)
+}
+
+/// Tries whether what is done in an overlay is marked in its layer as it is read later.
+fn try_marks(layers: &Layers, merged: &Path, marks: Marks, said: &impl Fn(io::Error) -> String) -> Result<(), String> {
+    let moved = fs::rename(merged.join("dir"), merged.join("moved"));
+    match marks {
+        Marks::Trusted => {
+            moved.map_err(|error| format!("a directory cannot be renamed in an overlay here ({error})"))?;
+            let redirect = xattr::get(layers.upper.join("moved"), marks.redirect()).map_err(said)?;
+            if redirect.as_deref() != Some(b"dir") {
+                return Err("an overlay here does not say where a renamed directory came from".to_owned());
+            }
+        }
+        // Whoever renames one is told that it is on another disk, and copies it.
+        Marks::User if moved.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::CrossesDevices) => {}
+        Marks::User => return Err("an overlay here renames directories in a way that is not known".to_owned()),
     }
     fs::remove_file(merged.join("gone")).map_err(said)?;
     if !is_whiteout(&layers.upper.join("gone").symlink_metadata().map_err(said)?) {
         return Err("an overlay here marks removed files in a way that is not known".to_owned());
+    }
+    fs::remove_dir_all(merged.join("old")).and_then(|()| fs::create_dir(merged.join("old"))).map_err(said)?;
+    let opaque = xattr::get(layers.upper.join("old"), marks.opaque()).map_err(said)?;
+    if opaque.as_deref() != Some(b"y") {
+        return Err("an overlay here marks replaced directories in a way that is not known".to_owned());
     }
     Ok(())
 }
@@ -240,7 +258,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let odd = dir.path().join(r"a:b,c\d e=f");
         fs::create_dir(&odd).expect("made");
-        probe(&odd).expect("this test mounts overlays: it must run as root, on a filesystem that can carry them");
+        try_overlays(&odd).expect("this test mounts overlays: it must run as root, on a filesystem that can carry them");
         assert_eq!(fs::read_dir(&odd).expect("read").count(), 0, "nothing is left of it");
     }
 
@@ -253,8 +271,8 @@ mod tests {
         for directory in [&lower, &upper, &work, &merged] {
             fs::create_dir_all(directory).expect("made");
         }
-        Layers { lower, upper, work }.mount(&merged).expect("this test mounts overlays: it must run as root");
-        probe(dir.path()).expect("overlays can be mounted");
+        Layers { lower, upper, work }.mount(&merged, Marks::here()).expect("this test mounts overlays: it must run as root");
+        try_overlays(dir.path()).expect("overlays can be mounted");
         assert_eq!(fs::read_dir(dir.path()).expect("read").count(), 0);
     }
 

@@ -9,6 +9,7 @@ use std::path::Path;
 use super::bases::Base;
 use super::error::{GitError, io_error};
 use super::journal::{Identity, Journal};
+use super::marks::Marks;
 use super::mirror::name_of;
 use super::overlay::{Layers, detach, detach_below, unmount};
 use super::worktree::move_to_trash;
@@ -46,13 +47,23 @@ pub fn release_below(dir: &Path) -> Result<(), GitError> {
     detach_below(dir)
 }
 
-/// Moves whatever there is of a worktree from one place to another, and mounts it there again where it was an overlay. What is
-/// not there any more was moved before.
+/// Moves whatever there is of a worktree from one place to another, and mounts it there again where it was an overlay that all
+/// see; of one that only this process and what it starts would see, the files are copied. What is not there any more was moved
+/// before. Blocks, for as long as copying the worktree takes.
 ///
 /// # Errors
-/// A part cannot be moved. An overlay that cannot be mounted in its new place is said in the log; its parts are there.
+/// A part cannot be moved or copied. An overlay that cannot be mounted is said in the log; its parts are there.
 pub fn relocate(from: &Path, to: &Path, trash: &Path) -> Result<(), GitError> {
     fs::create_dir_all(to.join(JOB)).map_err(io_error("create", to))?;
+    if let Ok(mut journal) = Journal::read(&from.join(HOST))
+        && journal.base_dir.is_some()
+        && journal.marks == Marks::User
+    {
+        match remount(from, &mut journal, trash) {
+            Ok(()) => return super::copy::copy_out(from, to, journal, trash),
+            Err(error) => tracing::error!(place = %from.display(), %error, "a worktree cannot be mounted to be copied"),
+        }
+    }
     let journal = Journal::read(&from.join(HOST)).or_else(|_| Journal::read(&to.join(HOST))).ok();
     let base = journal.as_ref().and_then(|journal| journal.base_dir.as_deref());
     let _held = base.map(|dir| Base::at(dir).lease(to)).transpose()?.flatten();
@@ -85,6 +96,10 @@ pub(super) fn remount(place: &Path, journal: &mut Journal, trash: &Path) -> Resu
     if Identity::of(&tree) == Some(journal.identity) {
         return Ok(());
     }
+    if (journal.marks, Marks::here()) == (Marks::Trusted, Marks::User) {
+        let why = "root wrote its layer, and only root can read what is marked there".to_owned();
+        return Err(GitError::Overlay { at: tree, why });
+    }
     let base = Base::at(base_dir);
     let _held = base.lease(place)?;
     if tree.symlink_metadata().is_ok_and(|meta| !meta.is_dir()) {
@@ -95,19 +110,19 @@ pub(super) fn remount(place: &Path, journal: &mut Journal, trash: &Path) -> Resu
     if work.exists() {
         move_to_trash(&work, trash)?;
     }
-    journal.identity = mount(place, &base)?;
+    journal.identity = mount(place, &base, journal.marks)?;
     journal.write(&place.join(HOST))?;
     tracing::info!(path = %tree.display(), "a worktree was mounted again");
     Ok(())
 }
 
-/// Mounts the overlay of a place over a base, and says which directory that is.
-pub(super) fn mount(place: &Path, base: &Base) -> Result<Identity, GitError> {
+/// Mounts the overlay of a place over a base, with a layer that has these marks, and says which directory that is.
+pub(super) fn mount(place: &Path, base: &Base, marks: Marks) -> Result<Identity, GitError> {
     let (layers, tree) = (layers(place, base), place.join(TREE));
     for directory in [&layers.upper, &layers.work, &tree] {
         fs::create_dir_all(directory).map_err(io_error("create", directory))?;
     }
-    layers.mount(&tree)?;
+    layers.mount(&tree, marks)?;
     Identity::of(&tree).ok_or_else(|| io_error("find", &tree)(std::io::ErrorKind::NotFound.into()))
 }
 

@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 
 use super::bases::{Bases, Held};
 use super::checkout::{Checkout, Durability};
+use super::copy::copy_directory;
 use super::error::{GitError, io_error};
 use super::job_view::{Head, write_view, write_view_but_index};
 use super::journal::{Identity, Journal, Submodule};
+use super::marks::Marks;
 use super::mirror::Mirror;
 use super::place::{self, HOST, JOB, LAYER, TREE, release};
 use super::strategy::Provisioner;
@@ -17,7 +19,7 @@ use crate::ids::ObjectId;
 use crate::job::BranchName;
 
 /// How the names of worktrees begin that are not whole yet.
-const NEW: &str = ".new-";
+pub(super) const NEW: &str = ".new-";
 
 impl Mirror {
     /// Makes `<slot>/job/tree` at `base`, which [`Mirror::resolve`] answered, with the job's own view of it on `branch`, and
@@ -76,7 +78,7 @@ impl Mirror {
         if !record.submodules.is_empty() {
             copy_directory(&held.base.git_dir().join(modules), &checkout.git_dir.join(modules))?;
         }
-        let identity = place::mount(slot, &held.base)?;
+        let identity = place::mount(slot, &held.base, Marks::here())?;
         let base_dir = Some(held.base.dir().to_owned());
         self.finish(slot, checkout, branch, identity, record.submodules, base_dir)
     }
@@ -116,7 +118,7 @@ impl Mirror {
         base_dir: Option<PathBuf>,
     ) -> Result<Worktree, GitError> {
         let (remote, base, branch) = (self.remote.clone(), checkout.base.clone(), branch.as_str().to_owned());
-        let journal = Journal { remote, base, branch, identity, base_dir, submodules };
+        let journal = Journal { remote, base, branch, identity, base_dir, marks: Marks::here(), submodules };
         journal.write(&checkout.git_dir)?;
         Ok(Worktree::new(self.clone(), slot, checkout, journal))
     }
@@ -143,23 +145,4 @@ impl Mirror {
         write_view(&self.git, checkout, head)?;
         Ok(submodules)
     }
-}
-
-/// Copies a directory of plain files, directories and links, as the host's git directories are.
-fn copy_directory(from: &Path, to: &Path) -> Result<(), GitError> {
-    fs::create_dir_all(to).map_err(io_error("create", to))?;
-    for entry in fs::read_dir(from).map_err(io_error("read", from))? {
-        let entry = entry.map_err(io_error("read", from))?;
-        let (old, new) = (entry.path(), to.join(entry.file_name()));
-        let kind = entry.file_type().map_err(io_error("look at", &old))?;
-        if kind.is_dir() {
-            copy_directory(&old, &new)?;
-        } else if kind.is_symlink() {
-            let target = fs::read_link(&old).map_err(io_error("read", &old))?;
-            std::os::unix::fs::symlink(target, &new).map_err(io_error("link", &new))?;
-        } else {
-            fs::copy(&old, &new).map_err(io_error("copy", &old))?;
-        }
-    }
-    Ok(())
 }

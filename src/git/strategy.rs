@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::bases::Bases;
 use super::error::GitError;
+use super::marks::Marks;
 use super::{Git, overlay};
 
 /// How worktrees come to be.
@@ -31,6 +32,9 @@ impl fmt::Display for Strategy {
     }
 }
 
+/// Whether this process was made ready to mount; else why it could not be, as a sentence.
+pub type Mounting = Result<(), String>;
+
 /// What makes worktrees on this host. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Provisioner {
@@ -46,11 +50,21 @@ impl Provisioner {
     /// # Errors
     /// [`GitError::NoOverlays`] where they were asked for and cannot be had; a directory that cannot be made.
     pub fn open(git: &Git, asked: Strategy, budget: ByteSize) -> Result<Self, GitError> {
+        Self::open_where(git, asked, budget, &Ok(()))
+    }
+
+    /// As [`Provisioner::open`], where it may be known already why this process cannot mount: then nothing is tried.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_where(git: &Git, asked: Strategy, budget: ByteSize, mounting: &Mounting) -> Result<Self, GitError> {
         let bases = Bases::open(git, budget)?;
         bases.shrink_once(0)?;
         let bases = match asked {
             Strategy::Checkout => Err("workspace.strategy says so".to_owned()),
-            Strategy::Auto | Strategy::Overlay => overlay::probe(bases.dir()).map(|()| bases),
+            Strategy::Auto | Strategy::Overlay => {
+                mounting.clone().and_then(|()| overlay::try_overlays(bases.dir())).map(|()| bases)
+            }
         };
         match bases {
             Err(why) if asked == Strategy::Overlay => Err(GitError::NoOverlays { why }),
@@ -68,7 +82,10 @@ impl Provisioner {
     #[must_use]
     pub fn reason(&self) -> String {
         match &self.bases {
-            Ok(bases) => format!("overlays can be mounted in {} (Linux {})", bases.dir().display(), overlay::kernel()),
+            Ok(bases) => {
+                let whose = if self.is_private() { ", in a namespace of this worker's own" } else { "" };
+                format!("overlays can be mounted in {}{whose} (Linux {})", bases.dir().display(), overlay::kernel())
+            }
             Err(why) => why.clone(),
         }
     }
@@ -77,6 +94,22 @@ impl Provisioner {
     #[must_use]
     pub fn bases(&self) -> Option<&Bases> {
         self.bases.as_ref().ok()
+    }
+
+    /// Whether worktrees are overlays that nobody sees but this worker and what it starts: not the host, nor a container.
+    #[must_use]
+    pub fn is_private(&self) -> bool {
+        self.bases.is_ok() && Marks::here() == Marks::User
+    }
+
+    /// The same for a worktree that others are to see too: then it is a checkout where overlays are private.
+    #[must_use]
+    pub fn for_others(&self) -> Self {
+        let bases = match &self.bases {
+            Ok(_) if self.is_private() => Err("others do not see what is mounted in a namespace of this worker's own".to_owned()),
+            bases => bases.clone(),
+        };
+        Self { asked: self.asked, bases }
     }
 
     /// Whether a checkout will do where an overlay fails.

@@ -126,6 +126,19 @@ pub(super) fn show_mount(source: &CStr, namespace: impl AsFd, target: &CStr) -> 
     mount(None::<&CStr>, target, None::<&CStr>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&CStr>)
 }
 
+/// The namespace of users in which one was made.
+///
+/// # Errors
+/// What the kernel reports: `EPERM` where that is out of this process's sight.
+pub(super) fn parent_of(namespace: impl AsFd) -> nix::Result<OwnedFd> {
+    /// `NS_GET_PARENT`: ioctl_ns(2).
+    const GET_PARENT: libc::Ioctl = 0xb702;
+    // SAFETY: the request takes no argument.
+    let parent = Errno::result(unsafe { libc::ioctl(namespace.as_fd().as_raw_fd(), GET_PARENT) })?;
+    // SAFETY: the kernel has just made this descriptor for us, close-on-exec, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(parent) })
+}
+
 /// Gives back the pages of the code that was run so far. What is run again is read again, from memory as a rule: the file is the
 /// daemon's too.
 pub(super) fn give_back_code() {

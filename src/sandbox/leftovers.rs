@@ -2,14 +2,17 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
+use nix::unistd::geteuid;
 use tokio::time::sleep;
 
 use super::client::Supervisor;
 use super::error::SandboxError;
+use super::kernel;
 use super::ledger::{ProcessName, boot_id, running};
 use super::protocol::SOCKET;
 use super::supervisor::{COMMAND, LOCK, SUBCOMMAND, descendants};
@@ -48,6 +51,45 @@ pub fn leftovers(state: &Path, dirs: &[PathBuf], explained: &Explained) -> Vec<O
         owned(Kind::Socket, socket.display().to_string(), lease)
     });
     supervisors.chain(strays).chain(sockets).collect()
+}
+
+/// A supervisor's process, by number and start time.
+#[derive(Debug, Clone, Copy)]
+pub struct SupervisorProcess {
+    name: ProcessName,
+}
+
+impl SupervisorProcess {
+    /// Its number.
+    #[must_use]
+    pub const fn pid(&self) -> i32 {
+        self.name.pid
+    }
+
+    /// Whether it is this very process that has the number.
+    #[must_use]
+    pub fn lives(&self) -> bool {
+        descendants::is(self.name)
+    }
+}
+
+/// The supervisors below a state directory that this user started, and that are in this process's namespace of users or in one that
+/// was made in it. A job can give itself any command line, but no namespace but one within that of its own supervisor.
+#[must_use]
+pub fn supervisors(state: &Path) -> Vec<SupervisorProcess> {
+    let own = geteuid().as_raw();
+    let is_ours = |pid: i32| fs::metadata(format!("/proc/{pid}")).is_ok_and(|about| about.uid() == own) && is_near(pid);
+    let names = living(state).into_iter().map(|found| found.name).filter(|name| is_ours(name.pid));
+    names.map(|name| SupervisorProcess { name }).collect()
+}
+
+/// Whether a process is in our namespace of users, or in one that was made there.
+fn is_near(pid: i32) -> bool {
+    let id = |about: fs::Metadata| (about.dev(), about.ino());
+    let Ok(theirs) = File::open(format!("/proc/{pid}/ns/user")) else { return false };
+    let Ok(ours) = fs::metadata("/proc/self/ns/user").map(id) else { return false };
+    let parent = kernel::parent_of(&theirs).ok().and_then(|parent| File::from(parent).metadata().ok());
+    [theirs.metadata().ok(), parent].into_iter().flatten().any(|about| id(about) == ours)
 }
 
 /// Ends a process that [`leftovers`] listed, with all that descends from it, or removes such a socket. One that is gone is fine.

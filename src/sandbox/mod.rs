@@ -31,7 +31,7 @@ pub use config::Config;
 pub use error::SandboxError;
 pub use host::{Launch, Mark};
 pub use ledger::recorded;
-pub use leftovers::{leftovers, remove_left};
+pub use leftovers::{SupervisorProcess, leftovers, remove_left, supervisors};
 pub use protocol::Refusal;
 pub use roster::Roster;
 pub use supervisor::{INSIDE_SUBCOMMAND, SUBCOMMAND, supervise, supervise_inside};

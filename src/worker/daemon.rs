@@ -48,6 +48,8 @@ pub struct Setup {
     pub queue: store::Config,
     /// `[git]`.
     pub git: git::Config,
+    /// Whether this process was made ready to mount overlays.
+    pub mounting: git::Mounting,
     /// `[workspace]`.
     pub workspace: workspace::Config,
     /// `[sandbox]`.
@@ -141,7 +143,8 @@ impl Daemon {
         let state = StateDir::create(&setup.config.state_dir).map_err(failed)?;
         let identity = Identity::take(&state, &setup.config.name)?;
         let git = Git::open(&setup.git, &setup.executable, &state.mirrors())?;
-        let provisioner = Provisioner::open(&git, setup.workspace.strategy, setup.workspace.bases)?;
+        let (strategy, budget) = (setup.workspace.strategy, setup.workspace.bases);
+        let provisioner = Provisioner::open_where(&git, strategy, budget, &setup.mounting)?;
         info!("worktrees are made by {}: {}", provisioner.strategy(), provisioner.reason());
         Kept::new(state.kept(), state.trash()).mount_again();
         let supervisors = SupervisorSetup {

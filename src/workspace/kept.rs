@@ -1,6 +1,7 @@
 //! Workspaces that are kept for a person to look at, until their time is over.
 //!
-//! A kept worktree is what it was in its slot: an overlay stays one, and its base stays leased.
+//! A kept worktree is what it was in its slot: an overlay stays one, and its base stays leased. But one that nobody would see, because
+//! the worker is not root and mounts for itself only, becomes a checkout.
 
 use std::fs;
 use std::io;
@@ -30,7 +31,7 @@ impl Kept {
     }
 
     /// Moves the worktree of an ended attempt, where it is known of which, out of its slot, and says where it is now. What is
-    /// there no more was moved before.
+    /// there no more was moved before. Blocks.
     ///
     /// # Errors
     /// A part cannot be moved.

@@ -57,6 +57,12 @@ impl StateDir {
         self.root.join("mirrors")
     }
 
+    /// Where base checkouts are.
+    #[must_use]
+    pub fn bases(&self) -> PathBuf {
+        self.root.join("bases")
+    }
+
     /// Where kept workspaces are.
     #[must_use]
     pub fn kept(&self) -> PathBuf {

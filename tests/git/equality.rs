@@ -164,10 +164,21 @@ fn apply(tree: &Path, edit: &Edit) {
                 make_room(tree, &to);
                 if fs::symlink_metadata(&from).is_ok() {
                     clear(&to);
-                    fs::rename(from, to).expect("renamed");
+                    rename(&from, &to);
                 }
             }
         }
+    }
+}
+
+/// Renames as `mv` does, which copies a directory where the kernel renames none: one of the base in a namespace.
+fn rename(from: &Path, to: &Path) {
+    match fs::rename(from, to) {
+        Err(error) if error.kind() == std::io::ErrorKind::CrossesDevices => {
+            let moved = std::process::Command::new("mv").arg("-T").args([from, to]).status().expect("mv runs");
+            assert!(moved.success(), "{} is moved", from.display());
+        }
+        renamed => renamed.expect("renamed"),
     }
 }
 

@@ -9,6 +9,7 @@ pub(crate) mod fixture;
 mod kill;
 mod lfs;
 mod maintain;
+mod marks;
 mod push;
 mod resolve;
 mod salvage;

@@ -21,6 +21,7 @@ use super::attributes::Effect;
 use super::bases::{Base, Record};
 use super::checkout::Checkout;
 use super::commit::{Change, Committed};
+use super::marks::Marks;
 use super::stage::{LISTING, LISTING_MAX};
 use super::worktree::Worktree;
 use super::{Git, diff, place};
@@ -36,6 +37,7 @@ struct Layer {
     checkout: Checkout,
     mirror: std::path::PathBuf,
     upper: std::path::PathBuf,
+    marks: Marks,
     record: Record,
     runtime: tokio::runtime::Handle,
 }
@@ -99,6 +101,7 @@ impl Worktree {
             checkout: self.checkout.clone(),
             mirror: self.mirror.dir.clone(),
             upper: place::layers(self.slot(), &base).upper,
+            marks: self.journal.marks,
             record,
             runtime: tokio::runtime::Handle::current(),
         })
@@ -116,7 +119,7 @@ impl Layer {
         let commit = Oid::from_str(self.checkout.base.as_str()).and_then(|id| repository.find_commit(id)).map_err(said)?;
         let base = commit.tree().map_err(said)?;
         let maximum = self.git.host.config.maximum_file.as_u64();
-        let mut walk = Walk::begin(repository, &base, maximum, &self.upper)?;
+        let mut walk = Walk::begin(repository, &base, maximum, (&self.upper, self.marks))?;
         let ignored = if self.record.ignores || walk.ignores { self.ask_ignored(walk.unasked())? } else { BTreeSet::new() };
         walk.go_on(|path| ignored.contains(path))?;
 

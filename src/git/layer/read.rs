@@ -14,12 +14,13 @@ use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstatat};
 use xattr::FileExt;
 
-use crate::git::overlay::{OPAQUE, REDIRECT};
+use crate::git::marks::Marks;
 
 /// A directory of a layer.
 #[derive(Debug)]
 pub(super) struct Directory {
     file: File,
+    marks: Marks,
 }
 
 /// What stands at a name of a layer.
@@ -50,16 +51,16 @@ pub(super) enum Below {
 }
 
 impl Directory {
-    /// The uppermost directory of a layer.
-    pub(super) fn open(path: &Path) -> io::Result<Self> {
+    /// The uppermost directory of a layer with these marks.
+    pub(super) fn open(path: &Path, marks: Marks) -> io::Result<Self> {
         use std::os::unix::fs::OpenOptionsExt;
         let flags = (OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW).bits();
-        Ok(Self { file: File::options().read(true).custom_flags(flags).open(path)? })
+        Ok(Self { file: File::options().read(true).custom_flags(flags).open(path)?, marks })
     }
 
     /// A directory in this one.
     pub(super) fn directory(&self, name: &[u8]) -> io::Result<Self> {
-        Ok(Self { file: self.open_at(name, OFlag::O_DIRECTORY)? })
+        Ok(Self { file: self.open_at(name, OFlag::O_DIRECTORY)?, marks: self.marks })
     }
 
     /// All entries, in no order.
@@ -73,6 +74,9 @@ impl Directory {
                 continue;
             }
             let stat = fstatat(&self.file, OsStr::from_bytes(&name), AtFlags::AT_SYMLINK_NOFOLLOW)?;
+            if self.marks == Marks::User && is_closed(&stat) {
+                return Err(io::Error::other(format!("{} is closed to its owner", String::from_utf8_lossy(&name))));
+            }
             found.push((name, to_entry(&stat)));
         }
         Ok(found)
@@ -80,12 +84,17 @@ impl Directory {
 
     /// What shows through this directory; nothing where its marks are not known.
     pub(super) fn below(&self) -> io::Result<Option<Below>> {
-        match self.file.get_xattr(OPAQUE)?.as_deref() {
+        match self.file.get_xattr(self.marks.opaque())?.as_deref() {
             Some(b"y") => return Ok(Some(Below::Nothing)),
             Some(_) => return Ok(None),
             None => {}
         }
-        Ok(Some(self.file.get_xattr(REDIRECT)?.map_or(Below::Same, Below::Renamed)))
+        Ok(match (self.file.get_xattr(self.marks.redirect())?, self.marks) {
+            (None, _) => Some(Below::Same),
+            (Some(from), Marks::Trusted) => Some(Below::Renamed(from)),
+            // The kernel has not said so.
+            (Some(_), Marks::User) => None,
+        })
     }
 
     /// The contents of a file in this directory, which has at most `max` bytes.
@@ -108,6 +117,15 @@ impl Directory {
     fn open_at(&self, name: &[u8], flags: OFlag) -> io::Result<File> {
         let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | flags;
         Ok(openat(&self.file, OsStr::from_bytes(name), flags, Mode::empty())?.into())
+    }
+}
+
+/// Whether its owner, who is no other than who reads here, could not read it: but for a capability that git has not.
+fn is_closed(stat: &FileStat) -> bool {
+    match SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits()) {
+        SFlag::S_IFREG => stat.st_mode & 0o400 == 0,
+        SFlag::S_IFDIR => stat.st_mode & 0o500 != 0o500,
+        _ => false,
     }
 }
 

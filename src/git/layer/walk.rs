@@ -13,6 +13,7 @@ use git2::{FileMode, ObjectType, Oid, Repository, Tree};
 
 use super::read::{Below, Directory, Entry};
 use crate::git::attributes::{self, Effect};
+use crate::git::marks::Marks;
 
 /// The most paths that are taken from a layer.
 const PATHS_MAX: usize = 20_000;
@@ -74,10 +75,15 @@ impl<'a> Lower<'a> {
 
 impl<'a> Walk<'a> {
     /// Walks what is at directories of the base.
-    pub(super) fn begin(repository: &'a Repository, base: &'a Tree<'a>, maximum: u64, upper: &Path) -> Result<Self, String> {
+    pub(super) fn begin(
+        repository: &'a Repository,
+        base: &'a Tree<'a>,
+        maximum: u64,
+        (upper, marks): (&Path, Marks),
+    ) -> Result<Self, String> {
         let (puts, gone, new, attributes, ignores) = (Vec::new(), Vec::new(), Vec::new(), Effect::None, false);
         let mut walk = Self { repository, base, maximum, puts, gone, new, attributes, ignores };
-        let root = Rc::new(Directory::open(upper).map_err(|error| format!("the layer cannot be read: {error}"))?);
+        let root = Rc::new(Directory::open(upper, marks).map_err(|error| format!("the layer cannot be read: {error}"))?);
         walk.directory(&root, &[], &Lower::Same(base.clone()), Descend::IntoKnown)?;
         Ok(walk)
     }

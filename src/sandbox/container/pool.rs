@@ -115,6 +115,11 @@ impl Containers {
         DiskShare { bytes: self.inner.config.disk, files: self.inner.config.files }
     }
 
+    /// Whether there is an engine with the image of jobs that name none.
+    pub async fn has_image(&self) -> bool {
+        self.inner.image(&self.inner.config.image).await.is_ok()
+    }
+
     /// Takes up what an earlier daemon left: containers that are ready are used, those whose jobs still run (`in_use`, by their names)
     /// are left to them. All others are in nobody's hands: see [`Containers::leftovers`].
     pub async fn take_up(&self, in_use: &BTreeSet<String>) {

@@ -24,6 +24,7 @@ use super::labels::{self, Tag};
 use super::mounts;
 use super::program::{Linkage, Program};
 use super::recipe::{Blueprint, Recipe};
+use crate::namespace;
 use crate::sandbox::client::Mood;
 use crate::sandbox::supervisor::LOCK;
 use crate::sandbox::{Roster, SandboxError, Status, Supervisor};
@@ -192,7 +193,16 @@ impl Workshop {
 
     /// Has a container see the worktree that is mounted on the host now, where one is and it does not by itself.
     pub(super) async fn show_tree(&self, container: &mut Container, job_dir: &Path, tree: &Path) -> Result<(), ContainerError> {
-        if !mounts::is_mounted(tree, job_dir) || mounts::propagates(job_dir) {
+        if !mounts::is_mounted(tree, job_dir) {
+            return Ok(());
+        }
+        if namespace::is_private() {
+            return Err(ContainerError::Engine {
+                what: format!("show the worktree to container {}", container.name),
+                why: "it is mounted in a namespace of this worker's own, which the engine does not see".to_owned(),
+            });
+        }
+        if mounts::propagates(job_dir) {
             return Ok(());
         }
         let within = Path::new(WORKSPACE).join(tree.strip_prefix(job_dir).unwrap_or(tree));
