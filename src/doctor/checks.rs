@@ -54,8 +54,8 @@ pub(super) fn worktrees(config: &Config) -> Finding {
         Err(error) => flawed("worktrees", State::Bad, error.to_string(), "set workspace.strategy to auto"),
         Ok(made) => {
             let seen = format!("by {}: {}", made.strategy(), made.reason());
-            let remedy = "each job checks out its whole tree; run the worker as root on a local ext4 or xfs to have overlays";
-            let slow = made.strategy() != Strategy::Overlay && config.workspace.strategy == Strategy::Auto;
+            let remedy = "each job goes through its whole tree; run the worker as root on a local ext4 or xfs to have overlays";
+            let slow = made.strategy() == Strategy::Recycled && config.workspace.strategy == Strategy::Auto;
             if slow { flawed("worktrees", State::Warning, seen, remedy) } else { good("worktrees", seen) }
         }
     }

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::error::io_error;
+use super::snapshot::SUBVOLUME;
 use super::{GitError, Remote};
 use crate::ids::ObjectId;
 
@@ -29,6 +30,9 @@ pub(super) struct Journal {
     pub(super) identity: Identity,
     /// The base that it is an overlay over; none where it is a checkout of its own.
     pub(super) base_dir: Option<PathBuf>,
+    /// The base that it is a copy of, where it is one; that may have gone since, or have been moved to another commit.
+    #[serde(default)]
+    pub(super) copied_from: Option<PathBuf>,
     /// The submodules.
     pub(super) submodules: Vec<Submodule>,
 }
@@ -67,7 +71,10 @@ impl Identity {
     /// Looks at a directory; nothing when there is none, or a link in its place.
     pub(super) fn of(directory: &Path) -> Option<Self> {
         let meta = fs::symlink_metadata(directory).ok()?;
-        meta.is_dir().then(|| Self { device: meta.dev(), inode: meta.ino() })
+        // The number of a subvolume's device is another after each start of the host; its filesystem's id has the subvolume in it.
+        let device =
+            if meta.ino() == SUBVOLUME { nix::sys::statvfs::statvfs(directory).ok()?.filesystem_id() } else { meta.dev() };
+        meta.is_dir().then(|| Self { device, inode: meta.ino() })
     }
 }
 

@@ -11,6 +11,7 @@ use super::error::{GitError, io_error};
 use super::journal::{Identity, Journal};
 use super::mirror::name_of;
 use super::overlay::{Layers, detach, detach_below, unmount};
+use super::snapshot;
 use super::worktree::move_to_trash;
 
 /// The host's git directory, with the journal.
@@ -108,6 +109,14 @@ pub(super) fn mount(place: &Path, base: &Base) -> Result<Identity, GitError> {
         fs::create_dir_all(directory).map_err(io_error("create", directory))?;
     }
     layers.mount(&tree)?;
+    Identity::of(&tree).ok_or_else(|| io_error("find", &tree)(std::io::ErrorKind::NotFound.into()))
+}
+
+/// Copies a base into a place, and says which directory that is.
+pub(super) fn copy(place: &Path, base: &Base) -> Result<Identity, GitError> {
+    let tree = place.join(TREE);
+    fs::create_dir_all(place.join(JOB)).map_err(io_error("create", place))?;
+    snapshot::copy(&base.tree(), &tree)?;
     Identity::of(&tree).ok_or_else(|| io_error("find", &tree)(std::io::ErrorKind::NotFound.into()))
 }
 

@@ -1,22 +1,28 @@
 //! How worktrees come to be on this host: chosen once, and recorded with the reason.
 
 use std::fmt;
+use std::path::Path;
 
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
 use super::bases::Bases;
 use super::error::GitError;
-use super::{Git, overlay};
+use super::{Git, overlay, snapshot};
 
 /// How worktrees come to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Strategy {
-    /// As overlays where this host can, else as checkouts.
+    /// As overlays where this host can, else as snapshots where it can, else recycled.
     Auto,
     /// Each is an overlay over a base checkout that all at its commit share. It takes the same time whatever the size.
     Overlay,
+    /// Each is a copy of a base checkout, which the filesystem makes at once and without copying a file.
+    Snapshot,
+    /// Each is what the slot's last job at the same repository left, brought to the next commit by difference; a checkout where
+    /// nothing was left that would do.
+    Recycled,
     /// Each is a checkout of its own.
     Checkout,
 }
@@ -26,6 +32,8 @@ impl fmt::Display for Strategy {
         f.write_str(match self {
             Self::Auto => "auto",
             Self::Overlay => "overlay",
+            Self::Snapshot => "snapshot",
+            Self::Recycled => "recycled",
             Self::Checkout => "checkout",
         })
     }
@@ -35,52 +43,82 @@ impl fmt::Display for Strategy {
 #[derive(Debug, Clone)]
 pub struct Provisioner {
     asked: Strategy,
-    /// Where worktrees are overlays, what they stand on; else why they are not.
-    pub(super) bases: Result<Bases, String>,
+    chosen: Strategy,
+    reason: String,
+    /// What worktrees stand on, or are copies of, where they are overlays or snapshots.
+    pub(super) bases: Option<Bases>,
 }
 
 impl Provisioner {
-    /// Tries out, beside the mirrors of `git`, whether overlays can be mounted, where `asked` does not rule them out; bases of
-    /// an earlier boot go. `budget` is what bases may take on the disk. Blocks for some milliseconds.
+    /// Tries out, beside the mirrors of `git`, what this host can, as far as `asked` leaves that open; bases of an earlier boot go.
+    /// `budget` is what bases may take on the disk. Blocks for some milliseconds.
     ///
     /// # Errors
-    /// [`GitError::NoOverlays`] where they were asked for and cannot be had; a directory that cannot be made.
+    /// [`GitError::NoOverlays`] or [`GitError::NoSnapshots`] where they were asked for and cannot be had; a directory that cannot be
+    /// made.
     pub fn open(git: &Git, asked: Strategy, budget: ByteSize) -> Result<Self, GitError> {
         let bases = Bases::open(git, budget)?;
         bases.shrink_once(0)?;
-        let bases = match asked {
-            Strategy::Checkout => Err("workspace.strategy says so".to_owned()),
-            Strategy::Auto | Strategy::Overlay => overlay::probe(bases.dir()).map(|()| bases),
+        let (chosen, reason) = choose(asked, bases.dir())?;
+        let bases = match chosen {
+            Strategy::Overlay => Some(bases),
+            Strategy::Snapshot => Some(bases.as_subvolumes()),
+            Strategy::Auto | Strategy::Recycled | Strategy::Checkout => None,
         };
-        match bases {
-            Err(why) if asked == Strategy::Overlay => Err(GitError::NoOverlays { why }),
-            bases => Ok(Self { asked, bases }),
-        }
+        Ok(Self { asked, chosen, reason, bases })
     }
 
     /// What was chosen: never [`Strategy::Auto`].
     #[must_use]
     pub const fn strategy(&self) -> Strategy {
-        if self.bases.is_ok() { Strategy::Overlay } else { Strategy::Checkout }
+        self.chosen
     }
 
     /// Why, in words.
     #[must_use]
-    pub fn reason(&self) -> String {
-        match &self.bases {
-            Ok(bases) => format!("overlays can be mounted in {} (Linux {})", bases.dir().display(), overlay::kernel()),
-            Err(why) => why.clone(),
-        }
+    pub fn reason(&self) -> &str {
+        &self.reason
     }
 
-    /// The base checkouts, where worktrees are overlays.
+    /// The base checkouts, where worktrees are made from some.
     #[must_use]
-    pub fn bases(&self) -> Option<&Bases> {
-        self.bases.as_ref().ok()
+    pub const fn bases(&self) -> Option<&Bases> {
+        self.bases.as_ref()
     }
 
-    /// Whether a checkout will do where an overlay fails.
+    /// Whether a checkout will do where what was chosen fails.
     pub(super) fn may_check_out(&self) -> bool {
-        self.asked != Strategy::Overlay
+        self.asked == Strategy::Auto
     }
+}
+
+/// What becomes of what was asked for, with the reason. `dir` is where bases are.
+fn choose(asked: Strategy, dir: &Path) -> Result<(Strategy, String), GitError> {
+    let said = || "workspace.strategy says so".to_owned();
+    match asked {
+        Strategy::Overlay => match overlays(dir) {
+            Ok(reason) => Ok((asked, reason)),
+            Err(why) => Err(GitError::NoOverlays { why }),
+        },
+        Strategy::Snapshot => match snapshots(dir) {
+            Ok(reason) => Ok((asked, reason)),
+            Err(why) => Err(GitError::NoSnapshots { why }),
+        },
+        Strategy::Recycled | Strategy::Checkout => Ok((asked, said())),
+        Strategy::Auto => Ok(match overlays(dir) {
+            Ok(reason) => (Strategy::Overlay, reason),
+            Err(no_overlays) => match snapshots(dir) {
+                Ok(reason) => (Strategy::Snapshot, format!("{reason}; no overlays: {no_overlays}")),
+                Err(no_snapshots) => (Strategy::Recycled, format!("no overlays: {no_overlays}; no snapshots: {no_snapshots}")),
+            },
+        }),
+    }
+}
+
+fn overlays(dir: &Path) -> Result<String, String> {
+    overlay::probe(dir).map(|()| format!("overlays can be mounted in {} (Linux {})", dir.display(), overlay::kernel()))
+}
+
+fn snapshots(dir: &Path) -> Result<String, String> {
+    snapshot::probe(dir).map(|()| format!("subvolumes of Btrfs can be copied at once in {}", dir.display()))
 }

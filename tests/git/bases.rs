@@ -17,7 +17,7 @@ fn overlays(place: &Place, budget: ByteSize) -> Provisioner {
     Provisioner::open(&place.git, Strategy::Overlay, budget).expect("overlays can be mounted here, by root")
 }
 
-async fn provision(place: &Place, provisioner: &Provisioner, base: &ObjectId, slot: &str) -> Worktree {
+pub(super) async fn provision(place: &Place, provisioner: &Provisioner, base: &ObjectId, slot: &str) -> Worktree {
     let base = place.mirror.resolve(base.as_str()).await.expect("it is there");
     place.mirror.provision(&base, &branch(&format!("job/{slot}")), &place.slot(slot), provisioner).await.expect("a worktree")
 }
@@ -33,7 +33,7 @@ fn commits(provisioner: &Provisioner) -> Vec<ObjectId> {
 }
 
 /// All files of a tree but git's own, with contents and modes.
-fn contents(tree: &Path) -> Vec<(PathBuf, u32, Vec<u8>)> {
+pub(super) fn contents(tree: &Path) -> Vec<(PathBuf, u32, Vec<u8>)> {
     let mut found = Vec::new();
     let mut left = vec![tree.to_owned()];
     while let Some(dir) = left.pop() {
@@ -54,7 +54,7 @@ fn contents(tree: &Path) -> Vec<(PathBuf, u32, Vec<u8>)> {
 }
 
 /// Holds a tree against a plain clone's, and its index against the files.
-fn assert_like_a_clone(place: &Place, tree: &Path, commit: &ObjectId) {
+pub(super) fn assert_like_a_clone(place: &Place, tree: &Path, commit: &ObjectId) {
     let plain = place.root.path().join("plain");
     if plain.exists() {
         fs::remove_dir_all(&plain).expect("removed");
