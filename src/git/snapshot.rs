@@ -75,7 +75,7 @@ fn is_on_btrfs(path: &Path) -> bool {
 /// a sentence.
 pub(super) fn probe(dir: &Path) -> Result<(), String> {
     if !is_on_btrfs(dir) {
-        return Err(format!("{} is not on Btrfs", dir.display()));
+        return Err("the state directory is not on Btrfs".to_owned());
     }
     let place = tempfile::Builder::new().prefix(&format!("{PROBE}{}-", std::process::id())).tempdir_in(dir);
     let place = place.map_err(|error| format!("cannot write to {}: {error}", dir.display()))?;

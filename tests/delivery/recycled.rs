@@ -12,7 +12,7 @@ use crate::crash::LONG;
 
 /// Says which file the README is, and all that is not as it was checked out.
 const LOOK: &str =
-    "stat -c %i README.md; git status --porcelain --ignored; ls .git/hooks 2>/dev/null; git config --get core.pager";
+    "stat -c %i README.md; git status --porcelain --ignored; ls -d left .git/hooks 2>/dev/null; git config --get core.pager";
 
 fn answer(host: &Host, args: &[&str]) -> Value {
     let said = host.command(&Seat::of("a"), args).arg("--json").output().expect("the program runs");
@@ -30,9 +30,9 @@ async fn the_next_job_of_a_repository_begins_with_the_last_ones_files_and_nothin
     let mut worker = host.start("a").await;
     assert!(worker.log().contains("worktrees are made by recycled: workspace.strategy says so"), "{}", worker.log());
 
-    let smuggling = "mkdir -p .git/hooks && touch .git/hooks/pre-commit left && git config core.pager evil";
+    let smuggling = "mkdir -p .git/hooks && touch .git/hooks/pre-commit && mkdir left && git config core.pager evil";
     let first = host.enqueue(&job(format!("{LOOK}; {smuggling}")));
-    let failing = "echo half > left; exit 1";
+    let failing = "mkdir left; exit 1";
     host.succeeded(first).await;
     assert!(slot.join("recycled/tree/left").exists(), "it waits as it was left");
     let second = host.enqueue(&job(format!("{LOOK}; true")));
@@ -42,8 +42,8 @@ async fn the_next_job_of_a_repository_begins_with_the_last_ones_files_and_nothin
     assert_eq!(said[0].lines().count(), 1, "{said:?}");
 
     // What a job leaves whose processes did not end by themselves in time is not used again.
-    let mut slow = job("echo half > left; sleep 600".to_owned());
-    slow["timeout"] = json!("1s");
+    let mut slow = job("mkdir left; sleep 600".to_owned());
+    slow["timeout"] = json!("5s");
     slow["attempts"] = json!(1);
     let slow = host.enqueue(&slow);
     assert_eq!(host.ended(slow).await.state, JobState::Failed);

@@ -270,7 +270,7 @@ async fn a_worktree_that_somebody_still_uses_goes_all_the_same() {
 }
 
 #[tokio::test]
-async fn where_overlays_cannot_be_had_checkouts_are_made_and_it_is_said_why() {
+async fn where_overlays_cannot_be_had_worktrees_are_recycled_and_it_is_said_why() {
     let place = Place::new();
     let main = place.seed(|_| {});
     // An overlay cannot write into another one.
@@ -280,9 +280,9 @@ async fn where_overlays_cannot_be_had_checkouts_are_made_and_it_is_said_why() {
     let error = open(Strategy::Overlay).expect_err("there are none");
     assert!(matches!(error, GitError::NoOverlays { .. }));
     insta::assert_snapshot!(error, @"cannot make worktrees by overlay: the kernel mounts none for this user on this filesystem (invalid argument); set workspace.strategy to auto or checkout");
-    let provisioner = open(Strategy::Auto).expect("checkouts");
-    assert_eq!(provisioner.strategy(), Strategy::Checkout);
-    insta::assert_snapshot!(provisioner.reason(), @"the kernel mounts none for this user on this filesystem (invalid argument)");
+    let provisioner = open(Strategy::Auto).expect("there is always a way");
+    assert_eq!(provisioner.strategy(), Strategy::Recycled);
+    insta::assert_snapshot!(provisioner.reason(), @"no overlays: the kernel mounts none for this user on this filesystem (invalid argument); no snapshots: the state directory is not on Btrfs");
     let mirror = git.mirror(place.mirror.remote());
     let base = mirror.resolve("main").await.expect("main");
     let made = mirror.provision(&base, &branch("b"), &worktree.tree().join("state/slots/1"), &provisioner).await;
