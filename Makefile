@@ -15,7 +15,7 @@ export RUST_BACKTRACE = 0
 test:
 	tests/prepare.sh
 	tests/with-services.sh cargo test --locked --quiet
-	SAWMILL_TEST_STRATEGY=checkout tests/with-services.sh cargo test --locked --quiet --test sawmill -- git:: delivery:: crash::
+	SAWMILL_TEST_STRATEGY=recycled tests/with-services.sh cargo test --locked --quiet --test sawmill -- git:: delivery:: crash::
 	SAWMILL_TEST_LODGING=containers tests/with-services.sh cargo test --locked --quiet --test sawmill -- \
 		gates:: workers:: artifacts:: crash::cancelled crash::revised crash::signalled
 

@@ -57,7 +57,7 @@ impl Apart {
                 return;
             }
             let (step, ms) = line.trim_end().rsplit_once(' ').expect("a step and its time");
-            let step = crate::STEPS.into_iter().find(|known| *known == step).expect("a step");
+            let step = crate::report::STEPS.into_iter().find(|known| *known == step).expect("a step");
             figures.entry((NAME, step)).or_default().push(ms.parse().expect("a number"));
         }
     }

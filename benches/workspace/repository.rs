@@ -21,6 +21,7 @@ impl Sample {
         let mut files: Vec<_> = (0..count).map(file).collect();
         files.push((".gitignore".to_owned(), b"/target/\n*.tmp\n".to_vec()));
         import(&remote, &files);
+        go_on(&remote, &files);
         git(&remote, &["repack", "-adq"]);
         Self { place: place.to_owned(), remote, files }
     }
@@ -40,6 +41,24 @@ impl Sample {
     }
 }
 
+/// Twenty commits on top, on a branch of their own, each of which changes three files.
+fn go_on(remote: &Path, files: &[(String, Vec<u8>)]) {
+    let mut text = Vec::new();
+    for commit in 0..20 {
+        let header = "commit refs/heads/later\ncommitter bench <bench@localhost> 1700000000 +0000\ndata 5\nlater\n";
+        text.extend_from_slice(header.as_bytes());
+        if commit == 0 {
+            text.extend_from_slice(b"from refs/heads/main^0\n");
+        }
+        for number in 0..3 {
+            let (path, _) = &files[(commit * 3 + number) * files.len() / 60];
+            let contents = format!("changed by commit {commit}\n");
+            text.extend_from_slice(format!("M 100644 inline {path}\ndata {}\n{contents}\n", contents.len()).as_bytes());
+        }
+    }
+    fast_import(remote, |input| input.write_all(&text));
+}
+
 /// A source-like text of some hundred bytes to some kilobytes, in directories of about forty.
 fn file(number: usize) -> (String, Vec<u8>) {
     let path = format!("part-{:03}/unit-{:02}/file-{number}.txt", number / 1_600, number / 40 % 40);
@@ -55,15 +74,21 @@ fn file(number: usize) -> (String, Vec<u8>) {
 }
 
 fn import(remote: &Path, files: &[(String, Vec<u8>)]) {
+    fast_import(remote, |input| {
+        input.write_all(b"commit refs/heads/main\ncommitter bench <bench@localhost> 1700000000 +0000\ndata 6\nfiles\n\n")?;
+        for (path, contents) in files {
+            input.write_all(format!("M 100644 inline {path}\ndata {}\n", contents.len()).as_bytes())?;
+            input.write_all(contents)?;
+            input.write_all(b"\n")?;
+        }
+        Ok(())
+    });
+}
+
+fn fast_import(remote: &Path, write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) {
     let mut child = git_command(remote, &["fast-import", "--quiet"]).stdin(Stdio::piped()).spawn().expect("git runs");
     let mut input = std::io::BufWriter::new(child.stdin.take().expect("a pipe"));
-    let mut write = |bytes: &[u8]| input.write_all(bytes).expect("written");
-    write(b"commit refs/heads/main\ncommitter bench <bench@localhost> 1700000000 +0000\ndata 6\nfiles\n\n");
-    for (path, contents) in files {
-        write(format!("M 100644 inline {path}\ndata {}\n", contents.len()).as_bytes());
-        write(contents);
-        write(b"\n");
-    }
+    write(&mut input).and_then(|()| input.flush()).expect("written");
     drop(input);
     assert!(child.wait().expect("an end").success(), "git imports");
 }

@@ -6,15 +6,28 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use bytesize::ByteSize;
-use sawmill::git::{Change, Config, Git, Mirror, Provisioner, Strategy};
+use sawmill::git::{Change, Config, Git, GitError, Mirror, Provisioner, Strategy, Worktree, set_aside};
 use sawmill::ids::ObjectId;
+use sawmill::workspace::Trash;
 
 use crate::repository::Sample;
 use crate::{Figures, git, git_command};
 
+/// By which name a strategy's figures go.
+const fn name_of(strategy: Strategy) -> &'static str {
+    match strategy {
+        Strategy::Auto => "auto",
+        Strategy::Overlay => "overlay",
+        Strategy::Snapshot => "snapshot",
+        Strategy::Recycled => "recycled",
+        Strategy::Checkout => "checkout",
+    }
+}
+
 /// Our own worktrees, by one strategy.
 pub(crate) struct Ours {
     name: &'static str,
+    strategy: Strategy,
     state: PathBuf,
     mirror: Mirror,
     provisioner: Provisioner,
@@ -23,8 +36,7 @@ pub(crate) struct Ours {
 
 impl Ours {
     pub(crate) fn open(sample: &Sample, strategy: Strategy) -> Self {
-        let name = if strategy == Strategy::Overlay { "overlay" } else { "checkout" };
-        Self::at(&sample.place, name, strategy, sample.changed())
+        Self::at(&sample.place, name_of(strategy), strategy, sample.changed())
     }
 
     /// As [`Ours::open`], in the place of a sample in which `changed` is to be changed.
@@ -32,27 +44,32 @@ impl Ours {
         let state = place.join(name);
         let executable = Path::new(env!("CARGO_BIN_EXE_sawmill"));
         let git = Git::open(&config(), executable, &state.join("mirrors")).expect("git is installed");
-        let provisioner = Provisioner::open(&git, strategy, ByteSize::gib(4)).expect("overlays need root");
+        let provisioner = Provisioner::open(&git, strategy, ByteSize::gib(4)).expect("this host has it");
         let mirror = git.mirror(&Sample::remote_in(place).display().to_string().parse().expect("a path"));
-        Self { name, state, mirror, provisioner, changed }
+        Self { name, strategy, state, mirror, provisioner, changed }
+    }
+
+    pub(crate) const fn name(&self) -> &'static str {
+        self.name
     }
 
     /// Clones the mirror and makes the base, and answers what the first worktree took after that.
     pub(crate) async fn warm_up(&self) -> f64 {
-        let base = self.base().await;
+        let base = self.base(1).await;
         let started = Instant::now();
-        let worktree = self.mirror.provision(&base, &branch(), &self.slot(0), &self.provisioner).await.expect("a worktree");
+        let worktree = self.provision(base, 0).await.expect("a worktree");
         let took = ms(started);
-        worktree.discard(&self.state.join("trash")).await.expect("discarded");
+        self.remove(worktree, 0).await;
+        self.empty_trash();
         took
     }
 
     /// One worktree, from nothing to nothing.
     pub(crate) async fn round(&self, round: usize, figures: &mut Figures) {
-        let base = self.base().await;
-        let mut note = |step, started| figures.entry((self.name, step)).or_default().push(ms(started));
+        let base = self.base(round).await;
+        let mut note = |step, started| figures.entry((self.name(), step)).or_default().push(ms(started));
         let started = Instant::now();
-        let worktree = self.mirror.provision(&base, &branch(), &self.slot(0), &self.provisioner).await.expect("a worktree");
+        let worktree = self.provision(base, 0).await.expect("a worktree");
         note("ready", started);
         let started = Instant::now();
         git(worktree.tree(), &["status", "--porcelain"]);
@@ -63,32 +80,56 @@ impl Ours {
         note("commit", started);
         assert!(matches!(change, Change::Commit(made) if made.diff.files == 2), "two files were changed");
         let started = Instant::now();
-        worktree.discard(&self.state.join("trash")).await.expect("discarded");
+        self.remove(worktree, 0).await;
         note("removed", started);
-        fs::remove_dir_all(self.state.join("trash")).expect("emptied");
+        self.empty_trash();
     }
 
-    /// Eight worktrees at a time.
-    pub(crate) async fn eight_at_once(&self) -> f64 {
-        let base = self.base().await;
+    /// Eight worktrees at a time: how long it took, and how many failed.
+    pub(crate) async fn eight_at_once(&self) -> (f64, usize) {
+        let base = self.base(0).await;
         let started = Instant::now();
-        let mut tasks = tokio::task::JoinSet::new();
-        for slot in 0..8 {
-            let (mirror, provisioner, base, slot) =
-                (self.mirror.clone(), self.provisioner.clone(), base.clone(), self.slot(slot));
-            tasks.spawn(async move { mirror.provision(&base, &branch(), &slot, &provisioner).await.expect("a worktree") });
-        }
-        let made = tasks.join_all().await;
+        let made = futures_util::future::join_all((0..8).map(|slot| self.provision(base.clone(), slot))).await;
         let took = ms(started);
-        for worktree in made {
+        let mut failed = 0;
+        for (slot, result) in made.into_iter().enumerate() {
+            match result {
+                Ok(worktree) => self.remove(worktree, slot).await,
+                Err(error) => {
+                    println!("    FAILED: {error}");
+                    failed += 1;
+                }
+            }
+        }
+        self.empty_trash();
+        (took, failed)
+    }
+
+    async fn provision(&self, base: ObjectId, slot: usize) -> Result<Worktree, GitError> {
+        let (mirror, provisioner, slot) = (self.mirror.clone(), self.provisioner.clone(), self.slot(slot));
+        let provisioning = tokio::spawn(async move { mirror.provision(&base, &branch(), &slot, &provisioner).await });
+        provisioning.await.expect("it does not panic")
+    }
+
+    /// Removes it as far as the job sees that.
+    async fn remove(&self, worktree: Worktree, slot: usize) {
+        if self.strategy == Strategy::Recycled {
+            assert!(set_aside(&self.slot(slot), &self.state.join("trash")).expect("set aside"), "it can be used again");
+        } else {
             worktree.discard(&self.state.join("trash")).await.expect("discarded");
         }
-        fs::remove_dir_all(self.state.join("trash")).expect("emptied");
-        took
     }
 
-    async fn base(&self) -> ObjectId {
-        self.mirror.resolve("main").await.expect("main is there")
+    fn empty_trash(&self) {
+        let trash = self.state.join("trash");
+        fs::create_dir_all(&trash).expect("made");
+        Trash::new(trash).empty_once().expect("emptied");
+    }
+
+    /// What a recycled tree is moved to is twenty commits away each time.
+    async fn base(&self, round: usize) -> ObjectId {
+        let name = if self.strategy == Strategy::Recycled && round % 2 == 1 { "later" } else { "main" };
+        self.mirror.resolve(name).await.expect("it is there")
     }
 
     fn slot(&self, number: usize) -> PathBuf {
@@ -123,6 +164,28 @@ pub(crate) fn clone_shared(sample: &Sample, round: usize, figures: &mut Figures)
     let started = Instant::now();
     fs::remove_dir_all(&tree).expect("removed");
     figures.entry(("git clone --shared", "removed")).or_default().push(ms(started));
+}
+
+/// Copying a checkout whose files share what is in them, by two processes.
+pub(crate) fn reflinks(sample: &Sample, figures: &mut Figures) {
+    let (base, copy) = (sample.place.join("reflink-base"), sample.place.join("reflink-copy"));
+    if !base.exists() {
+        git(&bare_clone(sample), &["worktree", "add", "--quiet", "--detach", text(&base), "main"]);
+    }
+    let entries: Vec<PathBuf> = fs::read_dir(&base).expect("a directory").flatten().map(|entry| entry.path()).collect();
+    fs::create_dir(&copy).expect("made");
+    let started = Instant::now();
+    let children: Vec<_> = entries
+        .chunks(entries.len().div_ceil(2))
+        .map(|part| {
+            std::process::Command::new("cp").args(["-a", "--reflink=always"]).args(part).arg(&copy).spawn().expect("cp runs")
+        })
+        .collect();
+    for mut child in children {
+        assert!(child.wait().expect("an end").success(), "cp copies");
+    }
+    figures.entry(("cp --reflink", "ready")).or_default().push(ms(started));
+    fs::remove_dir_all(&copy).expect("removed");
 }
 
 /// The limit of any checkout: the files' contents, from memory, by two threads.

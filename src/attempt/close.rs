@@ -10,6 +10,7 @@ use super::execute;
 use super::halt::{Halt, chain};
 use super::keep;
 use super::open::Attempt;
+use super::place::Processes;
 use super::stop::{Stop, StopReason};
 use crate::git::{SalvagePush, Worktree};
 use crate::ids::ObjectId;
@@ -36,7 +37,7 @@ impl Attempt {
         self.stages.end(class, detail, self.now());
 
         self.stages.enter(Stage::Cleanup, self.now());
-        self.end_processes().await;
+        let processes = self.end_processes().await;
         if let Some(refused) = self.egress.take().and_then(Egress::close) {
             self.say(&refused);
         }
@@ -67,7 +68,8 @@ impl Attempt {
             collect(&lodged.supervisor(), &commands).await;
             lodged.leave();
         }
-        place.leave(class).await;
+        let certain = processes == Processes::Ended && !matches!(ended, Ended::Lost);
+        place.leave(class, if certain { Trust::Certain } else { Trust::None }).await;
         ended
     }
 
@@ -157,6 +159,13 @@ impl Attempt {
     }
 }
 
+/// Whether a job's tree is nobody's any more with certainty.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trust {
+    Certain,
+    None,
+}
+
 /// The slot of an attempt, which outlives the attempt by what becomes of its files.
 struct Place {
     state: StateDir,
@@ -175,8 +184,8 @@ impl Place {
         }
     }
 
-    /// Leaves the slot empty for the next attempt.
-    async fn leave(&self, class: OutcomeClass) {
+    /// Leaves the slot for the next attempt: empty, but for a tree with which that may begin.
+    async fn leave(&self, class: OutcomeClass, trust: Trust) {
         // Who cancelled it, or stopped the worker, does not ask what went wrong.
         let failed = !matches!(
             class,
@@ -189,6 +198,20 @@ impl Place {
         );
         if self.keep == Keep::Always || (self.keep == Keep::OnFailure && failed) {
             self.keep().await;
+        }
+        let ended_well = matches!(
+            class,
+            OutcomeClass::Succeeded
+                | OutcomeClass::NoChange
+                | OutcomeClass::Backend
+                | OutcomeClass::Gate
+                | OutcomeClass::Conflict
+        );
+        if trust == Trust::Certain
+            && ended_well
+            && let Err(error) = self.slot.set_aside(&self.state.trash())
+        {
+            warn!("the tree in slot {} cannot be used again: {error}", self.slot.number());
         }
         if let Err(error) = self.slot.clear(&self.state.trash()) {
             error!("cannot clear slot {}: {error}", self.slot.number());

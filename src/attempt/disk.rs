@@ -98,10 +98,10 @@ pub(super) async fn end(attempt: &Attempt, why: String) -> Halt {
     Halt::failed(OutcomeClass::OutOfDisk, why)
 }
 
-/// Where a job's files are: in its directory and, where its worktree is an overlay, in the layer that has what was written to it.
-/// What its gates write counts too.
-fn places(attempt: &Attempt) -> [PathBuf; 3] {
-    [attempt.slot.job(), attempt.slot_root().join("layer"), attempt.slot.gates().root().to_owned()]
+/// Where a job's files are. What its gates write counts too.
+fn places(attempt: &Attempt) -> Vec<PathBuf> {
+    let gates = attempt.slot.gates();
+    attempt.slot.written().into_iter().chain([gates.root().to_owned()]).collect()
 }
 
 /// What the files below directories take. One with several names counts once.

@@ -126,7 +126,7 @@ enum Where {
 /// How long ago a file was changed last; none where there is none.
 async fn newest(attempt: &Attempt, within: Where) -> Option<Duration> {
     let places: Vec<PathBuf> = match within {
-        Where::Anywhere => vec![attempt.slot.job(), attempt.slot_root().join("layer")],
+        Where::Anywhere => attempt.slot.written(),
         Where::InTree => vec![attempt.slot.tree()],
     };
     let walked = tokio::task::spawn_blocking(move || {

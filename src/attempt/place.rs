@@ -254,8 +254,9 @@ impl Attempt {
     }
 
     /// Makes sure that no process of the attempt lives. A container whose supervisor cannot see to that is ended whole.
-    pub(super) async fn end_processes(&mut self) {
+    pub(super) async fn end_processes(&mut self) -> Processes {
         let ended = super::close::end_command(&self.runner()).await;
+        let of_itself = ended.is_ok();
         let failed = match (&self.journal.place, ended) {
             (_, Ok(())) => None,
             (Some(Place::Container { container, .. }), Err(error)) => {
@@ -274,7 +275,9 @@ impl Attempt {
         let failed = failed.or(self.supervisor.let_leave().await.err().map(|error| error.to_string()));
         if let Some(why) = failed {
             error!("cannot make sure that the processes of job {} have ended: {why}", self.claimed.claim.job);
+            return Processes::Unknown;
         }
+        if of_itself { Processes::Ended } else { Processes::Unknown }
     }
 
     /// The container that is to be given back when everything else of the attempt is done.
@@ -287,6 +290,15 @@ impl Attempt {
             Some(Place::Host) | None => None,
         }
     }
+}
+
+/// What is known of a job's processes when it is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Processes {
+    /// Their supervisor says that the kernel knows none any more.
+    Ended,
+    /// Their supervisor was gone, or could not be asked, whatever was done about them since.
+    Unknown,
 }
 
 /// A container in which nothing of its attempt runs any more.

@@ -59,9 +59,9 @@ pub(super) fn worktrees(composition: &Composition) -> Finding {
         Ok(made) => {
             let private = if made.is_private() { "; sudo and its like do not work in jobs on the host" } else { "" };
             let seen = format!("by {}: {}{private}", made.strategy(), made.reason());
-            let remedy = "each job checks out its whole tree; for overlays put worker.state_dir on a local ext4 or xfs, and run the worker \
-                          as root or let its user make namespaces";
-            let slow = made.strategy() != Strategy::Overlay && config.workspace.strategy == Strategy::Auto;
+            let remedy = "each job goes through its whole tree; for overlays put worker.state_dir on a local ext4 or xfs, and run the \
+                          worker as root or let its user make namespaces";
+            let slow = made.strategy() == Strategy::Recycled && config.workspace.strategy == Strategy::Auto;
             if slow { flawed("worktrees", State::Warning, seen, remedy) } else { good("worktrees", seen) }
         }
     }

@@ -97,8 +97,7 @@ impl Checkout {
                 full @ GitError::DiskFull { .. } => return Err(full),
                 error => {
                     tracing::warn!(%error, "git itself checks out");
-                    fs::remove_dir_all(&self.tree).map_err(io_error("remove", &self.tree))?;
-                    fs::create_dir(&self.tree).map_err(io_error("create", &self.tree))?;
+                    empty(&self.tree).map_err(io_error("empty", &self.tree))?;
                 }
             },
         }
@@ -144,6 +143,15 @@ impl Checkout {
         // For a person who looks: the commands here name the mirror's objects in their environment.
         write(&self.git_dir.join("objects/info/alternates"), format!("{}\n", self.objects.display()))
     }
+}
+
+/// Removes everything in a directory, which itself stays: it may be a subvolume.
+fn empty(dir: &Path) -> std::io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() { fs::remove_dir_all(entry.path())? } else { fs::remove_file(entry.path())? }
+    }
+    Ok(())
 }
 
 /// The lines of a configuration that say how object ids are made.

@@ -1,13 +1,13 @@
 //! A clean checkout of a commit, beside a worktree: the very files that will be delivered, for those who judge them.
 //!
 //! The one rule: nothing in it comes from what the job left. Where the worktree is an overlay, this is another one over the same
-//! base, and the commit's own changes are checked out into a layer of its own; else it is a checkout like any other. Its `.git` is
-//! written anew. It has a journal as a worktree has, so that whoever finds its mount knows whose that is.
+//! base, and where it is a copy of a base, another copy, if that is still there; the commit's own changes are checked out into it. Else
+//! it is a checkout like any other. Its `.git` is written anew. It has a journal as a worktree has, so that whoever finds its mount knows whose that is.
 
 use std::fs;
 use std::path::Path;
 
-use super::bases::Base;
+use super::bases::{Base, Held};
 use super::checkout::{Checkout, Durability};
 use super::error::{GitError, io_error};
 use super::index::{self, Settle};
@@ -39,12 +39,13 @@ impl Worktree {
             base: commit.clone(),
             durability: Durability::Later,
         };
-        let base_dir = self.base_dir().filter(|_| strategy != Strategy::Checkout);
-        if let Some(base) = base_dir.map(Base::at)
-            && let Some(identity) = self.lay_over(&base, &checkout, place).await?
+        let (below, copied) = (self.base_dir().map(Base::at), self.journal.copied_from.as_deref().map(Base::at));
+        if strategy != Strategy::Checkout
+            && let Some(base) = below.as_ref().or(copied.as_ref())
+            && let Some(identity) = self.lay_over(base, &checkout, place).await?
         {
-            self.write_journal(&checkout, identity, Some(&base), self.journal.submodules.clone())?;
-            return Ok(Strategy::Overlay);
+            self.write_journal(&checkout, identity, below.as_ref(), self.journal.submodules.clone())?;
+            return Ok(if below.is_some() { Strategy::Overlay } else { Strategy::Snapshot });
         }
         let submodules = self.mirror.fill(&checkout, Head::Branch(self.branch()), 0).await?;
         self.write_journal(&checkout, identity_of(&checkout.tree)?, None, submodules)?;
@@ -59,13 +60,19 @@ impl Worktree {
         Stage::empty(&self.mirror.git, &self.checkout, self.tree()).tree_of(commit).await
     }
 
-    /// Makes it as an overlay over the worktree's own base; nothing where the commit has other submodules than that.
+    /// Makes it as an overlay over the worktree's own base, or as a copy of that; nothing where the commit has other submodules than
+    /// that, or where there is nothing any more to copy.
     async fn lay_over(&self, base: &Base, checkout: &Checkout, place: &Path) -> Result<Option<Identity>, GitError> {
-        // Where it cannot be leased at this moment, the worktree's own lease holds it.
-        let _held = base.lease(place)?;
+        let held = base.lease(place)?;
+        let is_overlay = self.base_dir().is_some();
+        // Where an overlay's base cannot be leased at this moment, the worktree's own lease holds it.
+        let is_at_base = |held: &Held| held.base.record().is_ok_and(|record| record.commit == *self.base());
+        if !is_overlay && !held.as_ref().is_some_and(is_at_base) {
+            return Ok(None);
+        }
         checkout.write_git_dir()?;
         fs::copy(base.index(), &checkout.index).map_err(io_error("write", &checkout.index))?;
-        let identity = place::mount(place, base, self.journal.marks)?;
+        let identity = if is_overlay { place::mount(place, base, self.journal.marks)? } else { place::copy(place, base)? };
         if checkout.base != *self.base() {
             self.bring_over(checkout).await?;
             let (index, tree, width) = (checkout.index.clone(), checkout.tree.clone(), checkout.base.as_str().len() / 2);

@@ -153,6 +153,20 @@ pub enum GitError {
         /// What is in the way.
         why: String,
     },
+    /// The filesystem does not copy a base checkout.
+    #[error("cannot copy the base checkout to {}: {why}; set workspace.strategy to auto or recycled to do without", at.display())]
+    Snapshot {
+        /// Where to.
+        at: PathBuf,
+        /// What the filesystem's program says.
+        why: String,
+    },
+    /// Snapshots were asked for, and there are none to be had.
+    #[error("cannot make worktrees by snapshot: {why}; set workspace.strategy to auto or recycled")]
+    NoSnapshots {
+        /// What is in the way.
+        why: String,
+    },
     /// The slot still has a whole worktree: it is to be opened, salvaged and discarded first.
     #[error("cannot provision in {}: it still has a worktree", slot.display())]
     Occupied {
@@ -211,6 +225,8 @@ impl GitError {
             | Self::Lfs { .. }
             | Self::Overlay { .. }
             | Self::NoOverlays { .. }
+            | Self::Snapshot { .. }
+            | Self::NoSnapshots { .. }
             | Self::Occupied { .. }
             | Self::NoWorktree { .. }
             | Self::Command { .. }

@@ -23,6 +23,7 @@ const PAST_SECONDS: i64 = 3;
 
 const FIXED: usize = 40;
 const MTIME: usize = 8;
+const INODE: usize = 20;
 const MODE: usize = 24;
 const SIZE: usize = 36;
 /// What a file's last block takes, whatever is in it.
@@ -67,12 +68,8 @@ pub(super) struct Survey {
 /// length of an object id in bytes.
 pub(super) fn settle(index: &Path, tree: &Path, width: usize, which: Settle) -> Result<Survey, GitError> {
     let mut bytes = fs::read(index).map_err(io_error("read", index))?;
-    let damaged = || GitError::Command { action: "read the index".to_owned(), detail: format!("{} is damaged", index.display()) };
-    let version = number(&bytes, 4).ok_or_else(damaged)?;
-    let count = number(&bytes, 8).ok_or_else(damaged)?;
-    if !bytes.starts_with(b"DIRC") || !(2..=3).contains(&version) {
-        return Err(damaged());
-    }
+    let damaged = || damaged(index);
+    let count = count(&bytes).ok_or_else(damaged)?;
     let directory = File::open(tree).map_err(io_error("open", tree))?;
     let past = past();
     let mut survey = Survey { bytes: 2 * bytes.len() as u64, ..Survey::default() };
@@ -110,6 +107,47 @@ pub(super) fn settle(index: &Path, tree: &Path, width: usize, which: Settle) -> 
     Ok(survey)
 }
 
+/// What an index keeps of a file. Seconds and numbers are cut to 32 bits, as git does.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Noted<'a> {
+    pub(super) path: &'a [u8],
+    pub(super) id: &'a [u8],
+    pub(super) mode: u32,
+    pub(super) changed: (u32, u32),
+    pub(super) modified: u32,
+    pub(super) inode: u32,
+    pub(super) size: u32,
+}
+
+/// All that an index has, in its order; nothing where it is damaged. `width` is the length of an object id in bytes.
+pub(super) fn entries(bytes: &[u8], width: usize) -> Option<Vec<Noted<'_>>> {
+    let mut at = SIZE_OF_HEADER;
+    let mut found = Vec::new();
+    for _ in 0..count(bytes)? {
+        let entry = Entry::read(bytes, at, width)?;
+        found.push(Noted {
+            path: bytes.get(entry.name)?,
+            id: bytes.get(at + FIXED..at + FIXED + width)?,
+            mode: entry.mode,
+            changed: (number(bytes, at)?, number(bytes, at + 4)?),
+            modified: number(bytes, at + MTIME)?,
+            inode: number(bytes, at + INODE)?,
+            size: number(bytes, at + SIZE)?,
+        });
+        at = entry.end;
+    }
+    Some(found)
+}
+
+pub(super) fn damaged(index: &Path) -> GitError {
+    GitError::Command { action: "read the index".to_owned(), detail: format!("{} is damaged", index.display()) }
+}
+
+/// How many entries an index has; nothing where it is none that is read here.
+fn count(bytes: &[u8]) -> Option<u32> {
+    (bytes.starts_with(b"DIRC") && (2..=3).contains(&number(bytes, 4)?)).then(|| number(bytes, 8))?
+}
+
 /// The time that files of a checkout get.
 pub(super) fn past() -> TimeSpec {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(0));
@@ -142,7 +180,8 @@ fn number(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_be_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
 }
 
-fn to_id(bytes: &[u8]) -> Option<ObjectId> {
+/// An object id from its bytes.
+pub(super) fn to_id(bytes: &[u8]) -> Option<ObjectId> {
     let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     hex.parse().ok()
 }

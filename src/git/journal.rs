@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::io_error;
 use super::marks::Marks;
+use super::snapshot::SUBVOLUME;
 use super::{GitError, Remote};
 use crate::ids::ObjectId;
 
@@ -33,6 +34,9 @@ pub(super) struct Journal {
     /// How the layer of an overlay is marked. A journal of a time in which only root mounted does not say.
     #[serde(default)]
     pub(super) marks: Marks,
+    /// The base that it is a copy of, where it is one; that may have gone since, or have been moved to another commit.
+    #[serde(default)]
+    pub(super) copied_from: Option<PathBuf>,
     /// The submodules.
     pub(super) submodules: Vec<Submodule>,
 }
@@ -71,7 +75,10 @@ impl Identity {
     /// Looks at a directory; nothing when there is none, or a link in its place.
     pub(super) fn of(directory: &Path) -> Option<Self> {
         let meta = fs::symlink_metadata(directory).ok()?;
-        meta.is_dir().then(|| Self { device: meta.dev(), inode: meta.ino() })
+        // The number of a subvolume's device is another after each start of the host; its filesystem's id has the subvolume in it.
+        let device =
+            if meta.ino() == SUBVOLUME { nix::sys::statvfs::statvfs(directory).ok()?.filesystem_id() } else { meta.dev() };
+        meta.is_dir().then(|| Self { device, inode: meta.ino() })
     }
 }
 

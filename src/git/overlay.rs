@@ -23,7 +23,7 @@ use super::marks::Marks;
 /// What stands as the source of our mounts in the list of mounts.
 const SOURCE: &str = "sawmill";
 /// How the names of places begin in which overlays were tried; the process that tried follows.
-const PROBE: &str = ".probe-";
+pub(super) const PROBE: &str = ".probe-";
 
 /// The directories of one overlay.
 #[derive(Debug, Clone)]
@@ -99,9 +99,19 @@ pub(super) fn detach_below(dir: &Path) -> Result<(), GitError> {
 
 /// Where our overlays are mounted at or below a directory, in the order in which they were.
 pub(super) fn mounted_below(dir: &Path) -> Result<Vec<PathBuf>, GitError> {
+    let ours = |line: &[u8]| our_place(line).filter(|at| at.starts_with(dir));
+    Ok(mount_table()?.split(|byte| *byte == b'\n').filter_map(ours).collect())
+}
+
+/// Where anything is mounted, by whomever.
+pub(super) fn mounts() -> Result<Vec<PathBuf>, GitError> {
+    let place = |line: &[u8]| line.split(|byte| *byte == b' ').nth(1).map(|at| PathBuf::from(OsString::from_vec(unescape(at))));
+    Ok(mount_table()?.split(|byte| *byte == b'\n').filter_map(place).collect())
+}
+
+fn mount_table() -> Result<Vec<u8>, GitError> {
     let table = Path::new("/proc/self/mounts");
-    let text = fs::read(table).map_err(io_error("read", table))?;
-    Ok(text.split(|byte| *byte == b'\n').filter_map(our_place).filter(|at| at.starts_with(dir)).collect())
+    fs::read(table).map_err(io_error("read", table))
 }
 
 /// Where one of our overlays is mounted, if a line of the kernel's list tells of one.

@@ -12,6 +12,7 @@ use super::journal::{Identity, Journal};
 use super::marks::Marks;
 use super::mirror::name_of;
 use super::overlay::{Layers, detach, detach_below, unmount};
+use super::snapshot;
 use super::worktree::move_to_trash;
 
 /// The host's git directory, with the journal.
@@ -123,6 +124,14 @@ pub(super) fn mount(place: &Path, base: &Base, marks: Marks) -> Result<Identity,
         fs::create_dir_all(directory).map_err(io_error("create", directory))?;
     }
     layers.mount(&tree, marks)?;
+    Identity::of(&tree).ok_or_else(|| io_error("find", &tree)(std::io::ErrorKind::NotFound.into()))
+}
+
+/// Copies a base into a place, and says which directory that is.
+pub(super) fn copy(place: &Path, base: &Base) -> Result<Identity, GitError> {
+    let tree = place.join(TREE);
+    fs::create_dir_all(place.join(JOB)).map_err(io_error("create", place))?;
+    snapshot::copy(&base.tree(), &tree)?;
     Identity::of(&tree).ok_or_else(|| io_error("find", &tree)(std::io::ErrorKind::NotFound.into()))
 }
 

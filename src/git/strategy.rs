@@ -1,6 +1,7 @@
 //! How worktrees come to be on this host: chosen once, and recorded with the reason.
 
 use std::fmt;
+use std::path::Path;
 
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
@@ -8,16 +9,21 @@ use serde::{Deserialize, Serialize};
 use super::bases::Bases;
 use super::error::GitError;
 use super::marks::Marks;
-use super::{Git, overlay};
+use super::{Git, overlay, snapshot};
 
 /// How worktrees come to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Strategy {
-    /// As overlays where this host can, else as checkouts.
+    /// As overlays where this host can, else as snapshots where it can, else recycled.
     Auto,
     /// Each is an overlay over a base checkout that all at its commit share. It takes the same time whatever the size.
     Overlay,
+    /// Each is a copy of a base checkout, which the filesystem makes at once and without copying a file.
+    Snapshot,
+    /// Each is what the slot's last job at the same repository left, brought to the next commit by difference; a checkout where
+    /// nothing was left that would do.
+    Recycled,
     /// Each is a checkout of its own.
     Checkout,
 }
@@ -27,6 +33,8 @@ impl fmt::Display for Strategy {
         f.write_str(match self {
             Self::Auto => "auto",
             Self::Overlay => "overlay",
+            Self::Snapshot => "snapshot",
+            Self::Recycled => "recycled",
             Self::Checkout => "checkout",
         })
     }
@@ -39,16 +47,19 @@ pub type Mounting = Result<(), String>;
 #[derive(Debug, Clone)]
 pub struct Provisioner {
     asked: Strategy,
-    /// Where worktrees are overlays, what they stand on; else why they are not.
-    pub(super) bases: Result<Bases, String>,
+    chosen: Strategy,
+    reason: String,
+    /// What worktrees stand on, or are copies of, where they are overlays or snapshots.
+    pub(super) bases: Option<Bases>,
 }
 
 impl Provisioner {
-    /// Tries out, beside the mirrors of `git`, whether overlays can be mounted, where `asked` does not rule them out; bases of
-    /// an earlier boot go. `budget` is what bases may take on the disk. Blocks for some milliseconds.
+    /// Tries out, beside the mirrors of `git`, what this host can, as far as `asked` leaves that open; bases of an earlier boot go.
+    /// `budget` is what bases may take on the disk. Blocks for some milliseconds.
     ///
     /// # Errors
-    /// [`GitError::NoOverlays`] where they were asked for and cannot be had; a directory that cannot be made.
+    /// [`GitError::NoOverlays`] or [`GitError::NoSnapshots`] where they were asked for and cannot be had; a directory that cannot be
+    /// made.
     pub fn open(git: &Git, asked: Strategy, budget: ByteSize) -> Result<Self, GitError> {
         Self::open_where(git, asked, budget, &Ok(()))
     }
@@ -60,60 +71,86 @@ impl Provisioner {
     pub fn open_where(git: &Git, asked: Strategy, budget: ByteSize, mounting: &Mounting) -> Result<Self, GitError> {
         let bases = Bases::open(git, budget)?;
         bases.shrink_once(0)?;
-        let bases = match asked {
-            Strategy::Checkout => Err("workspace.strategy says so".to_owned()),
-            Strategy::Auto | Strategy::Overlay => {
-                mounting.clone().and_then(|()| overlay::try_overlays(bases.dir())).map(|()| bases)
-            }
+        let (chosen, reason) = choose(asked, bases.dir(), mounting)?;
+        let bases = match chosen {
+            Strategy::Overlay => Some(bases),
+            Strategy::Snapshot => Some(bases.as_subvolumes()),
+            Strategy::Auto | Strategy::Recycled | Strategy::Checkout => None,
         };
-        match bases {
-            Err(why) if asked == Strategy::Overlay => Err(GitError::NoOverlays { why }),
-            bases => Ok(Self { asked, bases }),
-        }
+        Ok(Self { asked, chosen, reason, bases })
     }
 
     /// What was chosen: never [`Strategy::Auto`].
     #[must_use]
     pub const fn strategy(&self) -> Strategy {
-        if self.bases.is_ok() { Strategy::Overlay } else { Strategy::Checkout }
+        self.chosen
     }
 
     /// Why, in words.
     #[must_use]
-    pub fn reason(&self) -> String {
-        match &self.bases {
-            Ok(bases) => {
-                let whose = if self.is_private() { ", in a namespace of this worker's own" } else { "" };
-                format!("overlays can be mounted in {}{whose} (Linux {})", bases.dir().display(), overlay::kernel())
-            }
-            Err(why) => why.clone(),
-        }
+    pub fn reason(&self) -> &str {
+        &self.reason
     }
 
-    /// The base checkouts, where worktrees are overlays.
+    /// The base checkouts, where worktrees are made from some.
     #[must_use]
-    pub fn bases(&self) -> Option<&Bases> {
-        self.bases.as_ref().ok()
+    pub const fn bases(&self) -> Option<&Bases> {
+        self.bases.as_ref()
     }
 
     /// Whether worktrees are overlays that nobody sees but this worker and what it starts: not the host, nor a container.
     #[must_use]
     pub fn is_private(&self) -> bool {
-        self.bases.is_ok() && Marks::here() == Marks::User
+        self.chosen == Strategy::Overlay && Marks::here() == Marks::User
     }
 
-    /// The same for a worktree that others are to see too: then it is a checkout where overlays are private.
+    /// The same for a worktree that others are to see too: then it is recycled, or a checkout, where overlays are private.
     #[must_use]
     pub fn for_others(&self) -> Self {
-        let bases = match &self.bases {
-            Ok(_) if self.is_private() => Err("others do not see what is mounted in a namespace of this worker's own".to_owned()),
-            bases => bases.clone(),
-        };
-        Self { asked: self.asked, bases }
+        if !self.is_private() {
+            return self.clone();
+        }
+        let reason = "others do not see what is mounted in a namespace of this worker's own".to_owned();
+        Self { asked: self.asked, chosen: Strategy::Recycled, reason, bases: None }
     }
 
-    /// Whether a checkout will do where an overlay fails.
+    /// Whether a checkout will do where what was chosen fails.
     pub(super) fn may_check_out(&self) -> bool {
-        self.asked != Strategy::Overlay
+        self.asked == Strategy::Auto
     }
+}
+
+/// What becomes of what was asked for, with the reason. `dir` is where bases are; where it is known that this process cannot mount, that is
+/// not tried.
+fn choose(asked: Strategy, dir: &Path, mounting: &Mounting) -> Result<(Strategy, String), GitError> {
+    let said = || "workspace.strategy says so".to_owned();
+    match asked {
+        Strategy::Overlay => match overlays(dir, mounting) {
+            Ok(reason) => Ok((asked, reason)),
+            Err(why) => Err(GitError::NoOverlays { why }),
+        },
+        Strategy::Snapshot => match snapshots(dir) {
+            Ok(reason) => Ok((asked, reason)),
+            Err(why) => Err(GitError::NoSnapshots { why }),
+        },
+        Strategy::Recycled | Strategy::Checkout => Ok((asked, said())),
+        Strategy::Auto => Ok(match overlays(dir, mounting) {
+            Ok(reason) => (Strategy::Overlay, reason),
+            Err(no_overlays) => match snapshots(dir) {
+                Ok(reason) => (Strategy::Snapshot, format!("{reason}; no overlays: {no_overlays}")),
+                Err(no_snapshots) => (Strategy::Recycled, format!("no overlays: {no_overlays}; no snapshots: {no_snapshots}")),
+            },
+        }),
+    }
+}
+
+fn overlays(dir: &Path, mounting: &Mounting) -> Result<String, String> {
+    mounting.clone()?;
+    overlay::try_overlays(dir)?;
+    let whose = if Marks::here() == Marks::User { ", in a namespace of this worker's own" } else { "" };
+    Ok(format!("overlays can be mounted in {}{whose} (Linux {})", dir.display(), overlay::kernel()))
+}
+
+fn snapshots(dir: &Path) -> Result<String, String> {
+    snapshot::probe(dir).map(|()| format!("subvolumes of Btrfs can be copied at once in {}", dir.display()))
 }

@@ -36,6 +36,8 @@ pub enum Kind {
     Ref,
     /// A workspace that is kept for a person.
     Kept,
+    /// A tree that waits in a slot for its next job.
+    Recycled,
     /// A base checkout.
     Base,
     /// What was discarded, and is being deleted.
@@ -59,6 +61,7 @@ impl fmt::Display for Kind {
             Self::Unfinished => "unfinished",
             Self::Ref => "ref",
             Self::Kept => "kept workspace",
+            Self::Recycled => "recycled tree",
             Self::Base => "base",
             Self::Trash => "trash",
             Self::Mirror => "mirror",

@@ -10,7 +10,7 @@ use crate::daemon::Composition;
 use crate::janitor::{Measured, measure};
 use crate::sandbox::container::Images;
 use crate::worker::{Costs, pressure_now};
-use crate::workspace::{SlotDir, StateDir};
+use crate::workspace::StateDir;
 
 /// How many files of a class are counted; a class with more is shown as "at least".
 const ENTRIES_MAX: u64 = 2_000_000;
@@ -106,7 +106,8 @@ fn count(state: &StateDir, database: Option<&Path>) -> std::io::Result<Vec<Class
     let below = |part: &str| measure(&state.root().join(part), ENTRIES_MAX);
     let slots = state.slots()?;
     let spools = sum(slots.iter().map(|slot| measure(&slot.run(), ENTRIES_MAX)).collect());
-    let all = sum(slots.iter().map(SlotDir::root).map(|root| measure(root, ENTRIES_MAX)).collect());
+    let all = sum(slots.iter().map(|slot| slot.measure(ENTRIES_MAX)).collect());
+    let recycled = sum(slots.iter().map(|slot| measure(&slot.recycled(), ENTRIES_MAX)).collect());
     let worktrees = Measured {
         bytes: all.bytes.saturating_sub(spools.bytes),
         entries: all.entries.saturating_sub(spools.entries),
@@ -116,6 +117,7 @@ fn count(state: &StateDir, database: Option<&Path>) -> std::io::Result<Vec<Class
         of("mirrors", "copies of remotes, which all worktrees borrow from", below("mirrors")),
         of("bases", "checkouts that worktrees stand on, up to workspace.bases", below("bases")),
         of("worktrees", "what jobs wrote, beside their bases", worktrees),
+        of("recycled", "trees of jobs that ended, with which the next ones begin", recycled),
         of("spools", "output and journals of attempts", spools),
         of("kept", "workspaces that are kept for people, until workspace.ttl", below("kept")),
         of("artifacts", "files that are kept of attempts, until their job is removed", below("artifacts")),

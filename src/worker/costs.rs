@@ -18,7 +18,6 @@ use crate::attempt::Journal;
 use crate::clock::Timestamp;
 use crate::git::repository_of;
 use crate::ids::{AttemptNo, JobId};
-use crate::janitor::measure;
 use crate::workspace::{SlotDir, StateDir};
 
 /// The file in the state directory, for the next daemon.
@@ -156,7 +155,7 @@ impl Costs {
 fn count(slot: &SlotDir) -> Option<((JobId, AttemptNo), Peak)> {
     let claim = Journal::read(&slot.journal()).ok()??.claim;
     let repository = repository_of(slot.root())?;
-    let bytes = measure(slot.root(), ENTRIES_MAX).bytes;
+    let bytes = slot.measure(ENTRIES_MAX).bytes;
     Some(((claim.job, claim.attempt), Peak { repository, bytes }))
 }
 

@@ -30,7 +30,7 @@ use crate::artifacts::{self, Artifacts};
 use crate::attempt::{self, Journal, KnownPauses, Place, StopReason, Tools};
 use crate::backends;
 use crate::critic::Critics;
-use crate::git::{self, Git, GitError, Provisioner};
+use crate::git::{self, Git, GitError, Provisioner, Strategy};
 use crate::ids::WorkerId;
 use crate::sandbox::container::{self, Containers, ContainersSetup};
 use crate::sandbox::{Roster, SandboxError, Status, Supervisor};
@@ -199,6 +199,8 @@ impl Daemon {
         let (kept, spare): (Vec<&SlotDir>, Vec<&SlotDir>) = all.iter().partition(in_use);
         join_all(spare.iter().map(|dir| close_supervisor(dir))).await;
         spare.iter().for_each(|slot| roster.remove(&slot.supervisor()));
+        let recycles = provisioner.strategy() == Strategy::Recycled;
+        drop_recycled(&state, all.iter().filter(|slot| !recycles || spare.contains(slot)));
         let supervised = kept.into_iter().cloned().collect();
         let limits = setup.config.admission.clone();
         let bases = provisioner.bases().cloned();
@@ -378,6 +380,15 @@ async fn launch_all(supervisors: &SupervisorSetup, slots: &[SlotDir]) -> Result<
         }
     }
     launched.into_iter().try_for_each(|result| result.map(drop))
+}
+
+/// Moves trees to the trash with which no job will begin.
+fn drop_recycled<'a>(state: &StateDir, slots: impl Iterator<Item = &'a SlotDir>) {
+    for slot in slots {
+        if let Err(error) = state.trash().take(&slot.recycled()) {
+            warn!("a tree with which no job will begin stays: {error}");
+        }
+    }
 }
 
 async fn close_supervisor(slot: &SlotDir) {

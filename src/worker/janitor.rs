@@ -7,6 +7,7 @@ use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::reclaim::evict_recycled;
 use crate::git::Bases;
 use crate::workspace::{Kept, StateDir};
 
@@ -17,7 +18,7 @@ const INTERVAL: Duration = Duration::from_secs(2);
 #[derive(Debug, Clone)]
 pub(super) struct Janitor {
     state: StateDir,
-    /// Base checkouts, where worktrees stand on them.
+    /// Base checkouts, where worktrees are made from them.
     bases: Option<Bases>,
     ttl: Duration,
     /// With less room than this, in bytes, it sweeps before a slot is free again.
@@ -44,25 +45,30 @@ impl Janitor {
         }
     }
 
-    /// Evicts bases until there are so many more bytes on the disk, or nobody's are left. Says whether any went.
+    /// Evicts bases, and trees that wait in slots, until there are so many more bytes on the disk, or nobody's are left. Says whether any
+    /// went.
     pub(super) async fn evict_once(&self, wanted: u64) -> bool {
-        let Some(bases) = self.bases.clone() else { return false };
-        let gone = match tokio::task::spawn_blocking(move || bases.shrink_once(wanted)).await {
+        let (state, bases) = (self.state.clone(), self.bases.clone());
+        let evict = move || -> anyhow::Result<(usize, usize)> {
+            let recycled = evict_recycled(&state, wanted)?;
+            Ok((recycled, bases.map_or(Ok(Vec::new()), |bases| bases.shrink_once(wanted))?.len()))
+        };
+        let (recycled, bases) = match tokio::task::spawn_blocking(evict).await {
             Ok(Ok(gone)) => gone,
             Ok(Err(error)) => {
-                warn!("cannot make room by evicting bases: {error}");
+                warn!("cannot make room by evicting bases and trees: {error:#}");
                 return false;
             }
             Err(_) => {
-                warn!("evicting bases panicked; please report it as a defect");
+                warn!("evicting bases and trees panicked; please report it as a defect");
                 return false;
             }
         };
-        if !gone.is_empty() {
-            info!("evicted {} bases to make room on the disk", gone.len());
+        if recycled + bases > 0 {
+            info!("evicted {bases} bases and {recycled} recycled trees to make room on the disk");
             self.sweep_once().await;
         }
-        !gone.is_empty()
+        recycled + bases > 0
     }
 
     /// One pass.

@@ -1,14 +1,16 @@
-//! Making room: the trash, kept workspaces whose time is over, and bases that are not used, each with what explains it.
+//! Making room: the trash, kept workspaces whose time is over, trees that wait for jobs, and bases that are not used, each with what
+//! explains it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
+use bytesize::ByteSize;
 
 use crate::clock::{Timestamp, human, millis};
 use crate::git::Bases;
 use crate::janitor::{Kind, Lease, Owned, Owner, measure};
-use crate::workspace::{Kept, StateDir};
+use crate::workspace::{Kept, SlotDir, StateDir};
 
 /// How much of one thing is counted.
 const ENTRIES_MAX: u64 = 200_000;
@@ -48,7 +50,17 @@ impl Reclaim {
             };
             found.push(owned(Kind::Kept, &place, lease, measure(&place, ENTRIES_MAX).bytes));
         }
-        for (base, lease) in self.bases.judged(self.wanted)? {
+        let mut freed = 0;
+        for (path, bytes) in recycled(state)? {
+            let lease = if freed < self.wanted {
+                Lease::Over(format!("the disk lacks {}", ByteSize(self.wanted - freed)))
+            } else {
+                Lease::Held("the next job in its slot may begin with it, and the disk has room".to_owned())
+            };
+            freed += bytes;
+            found.push(owned(Kind::Recycled, &path, lease, bytes));
+        }
+        for (base, lease) in self.bases.judged(self.wanted.saturating_sub(freed))? {
             found.push(owned(Kind::Base, &base.path, lease, base.bytes));
         }
         Ok(found)
@@ -60,12 +72,33 @@ impl Reclaim {
         match owned.kind {
             Kind::Trash => return state.trash().delete(path).with_context(|| format!("cannot delete {}", path.display())),
             Kind::Kept => kept(state).expire(path)?,
+            Kind::Recycled => state.trash().take(path)?,
             _ => {
                 self.bases.evict(path)?;
             }
         }
         state.trash().empty_once().map(drop).context("cannot empty the trash")
     }
+}
+
+/// The trees that wait in slots for their next jobs, with what each takes.
+fn recycled(state: &StateDir) -> anyhow::Result<Vec<(PathBuf, u64)>> {
+    let slots = state.slots().context("cannot read the slots")?;
+    let there = slots.iter().map(SlotDir::recycled).filter(|path| path.exists());
+    Ok(there.map(|path| (path.clone(), measure(&path, ENTRIES_MAX).bytes)).collect())
+}
+
+/// Moves trees that wait in slots to the trash, until so many bytes came free or none is left; says how many went. Blocks.
+pub(super) fn evict_recycled(state: &StateDir, wanted: u64) -> anyhow::Result<usize> {
+    let (mut freed, mut gone) = (0, 0);
+    for (path, bytes) in recycled(state)? {
+        if freed >= wanted {
+            break;
+        }
+        state.trash().take(&path)?;
+        (freed, gone) = (freed + bytes, gone + 1);
+    }
+    Ok(gone)
 }
 
 fn kept(state: &StateDir) -> Kept {

@@ -254,7 +254,7 @@ impl Look<'_> {
                     self.git.forget_keepsake(keepsake).await.map_err(|error| said(&error))?;
                 }
             }
-            Kind::Kept | Kind::Base | Kind::Trash => {
+            Kind::Kept | Kind::Recycled | Kind::Base | Kind::Trash => {
                 if let Some(reclaim) = self.reclaim {
                     reclaim.remove(self.state, owned).map_err(|error| format!("{error:#}"))?;
                 }

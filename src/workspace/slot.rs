@@ -6,7 +6,8 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use super::trash::Trash;
-use crate::git;
+use crate::git::{self, GitError};
+use crate::janitor::{Measured, measure};
 
 /// A worker's state directory: everything that it keeps on disk.
 #[derive(Debug, Clone)]
@@ -187,6 +188,31 @@ impl SlotDir {
         self.job().join("tmp")
     }
 
+    /// Where the tree of its last job waits for the next one, if it does.
+    #[must_use]
+    pub fn recycled(&self) -> PathBuf {
+        self.root.join(git::RECYCLED)
+    }
+
+    /// Where what a job writes is: its directory, the layer of an overlay, and a worktree that counts as a filesystem of its own.
+    #[must_use]
+    pub fn written(&self) -> Vec<PathBuf> {
+        let snapshot = Some(self.tree()).filter(|tree| git::is_subvolume(tree));
+        [self.job(), self.root.join("layer")].into_iter().chain(snapshot).collect()
+    }
+
+    /// Counts what is in it of an attempt, as [`measure`] does.
+    #[must_use]
+    pub fn measure(&self, entries_max: u64) -> Measured {
+        let (all, waiting) = (measure(&self.root, entries_max), measure(&self.recycled(), entries_max));
+        let snapshot = if git::is_subvolume(&self.tree()) { measure(&self.tree(), entries_max) } else { Measured::default() };
+        Measured {
+            bytes: all.bytes.saturating_sub(waiting.bytes) + snapshot.bytes,
+            entries: all.entries.saturating_sub(waiting.entries) + snapshot.entries,
+            whole: all.whole,
+        }
+    }
+
     /// Where gates run: laid out as a slot is, outside of what the job sees.
     #[must_use]
     pub fn gates(&self) -> Self {
@@ -219,11 +245,20 @@ impl SlotDir {
         if within.root.symlink_metadata().is_ok() { trash.take(&within.root) } else { Ok(()) }
     }
 
+    /// Sets the worktree aside for the next attempt, where it is one that can be. Only after an attempt whose processes have ended.
+    ///
+    /// # Errors
+    /// What the system says; [`SlotDir::clear`] takes what is left.
+    pub fn set_aside(&self, trash: &Trash) -> Result<bool, GitError> {
+        git::set_aside(&self.root, trash.dir())
+    }
+
     /// Whether nothing of an attempt is in it.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         let names = |dir: &Path| fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect::<Vec<_>>();
-        names(&self.root).iter().all(|path| *path == self.supervisor() || (*path == self.job() && names(path).is_empty()))
+        let stays = |path: &PathBuf| *path == self.supervisor() || *path == self.recycled();
+        names(&self.root).iter().all(|path| stays(path) || (*path == self.job() && names(path).is_empty()))
     }
 
     /// Makes the slot empty and ready for an attempt: what an earlier one left goes to the trash.
@@ -258,7 +293,7 @@ impl SlotDir {
             let path = entry?.path();
             if path == self.job() {
                 to_go.extend(fs::read_dir(&path)?.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<Vec<_>>>()?);
-            } else if path != self.supervisor() && path != self.run() {
+            } else if path != self.supervisor() && path != self.run() && path != self.recycled() {
                 to_go.push(path);
             }
         }

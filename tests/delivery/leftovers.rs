@@ -3,8 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use sawmill::git::Strategy;
+
 use super::host::Host;
-use crate::git::fixture::mounts_below;
+use crate::git::fixture::{mounts_below, strategy};
 
 impl Host {
     /// What is left on disk of attempts, in the state directories of all workers and in the remotes.
@@ -14,7 +16,8 @@ impl Host {
             let dir = entry.path();
             if dir.join("slots").is_dir() {
                 for slot in fs::read_dir(dir.join("slots")).expect("slots").flatten() {
-                    let lasting = |path: &PathBuf| path.ends_with("sup") || path.ends_with("job");
+                    let waits = |path: &PathBuf| path.ends_with("recycled") && strategy() == Strategy::Recycled;
+                    let lasting = |path: &PathBuf| path.ends_with("sup") || path.ends_with("job") || waits(path);
                     left.extend(names_in(&slot.path()).into_iter().filter(|path| !lasting(path)));
                     left.extend(names_in(&slot.path().join("job")));
                 }

@@ -17,7 +17,7 @@ fn overlays(place: &Place, budget: ByteSize) -> Provisioner {
     Provisioner::open(&place.git, Strategy::Overlay, budget).expect("overlays can be mounted here, by root")
 }
 
-async fn provision(place: &Place, provisioner: &Provisioner, base: &ObjectId, slot: &str) -> Worktree {
+pub(super) async fn provision(place: &Place, provisioner: &Provisioner, base: &ObjectId, slot: &str) -> Worktree {
     let base = place.mirror.resolve(base.as_str()).await.expect("it is there");
     place.mirror.provision(&base, &branch(&format!("job/{slot}")), &place.slot(slot), provisioner).await.expect("a worktree")
 }
@@ -33,7 +33,7 @@ fn commits(provisioner: &Provisioner) -> Vec<ObjectId> {
 }
 
 /// All files of a tree but git's own, with contents and modes.
-fn contents(tree: &Path) -> Vec<(PathBuf, u32, Vec<u8>)> {
+pub(super) fn contents(tree: &Path) -> Vec<(PathBuf, u32, Vec<u8>)> {
     let mut found = Vec::new();
     let mut left = vec![tree.to_owned()];
     while let Some(dir) = left.pop() {
@@ -54,7 +54,7 @@ fn contents(tree: &Path) -> Vec<(PathBuf, u32, Vec<u8>)> {
 }
 
 /// Holds a tree against a plain clone's, and its index against the files.
-fn assert_like_a_clone(place: &Place, tree: &Path, commit: &ObjectId) {
+pub(super) fn assert_like_a_clone(place: &Place, tree: &Path, commit: &ObjectId) {
     let plain = place.root.path().join("plain");
     if plain.exists() {
         fs::remove_dir_all(&plain).expect("removed");
@@ -270,7 +270,7 @@ async fn a_worktree_that_somebody_still_uses_goes_all_the_same() {
 }
 
 #[tokio::test]
-async fn where_overlays_cannot_be_had_checkouts_are_made_and_it_is_said_why() {
+async fn where_overlays_cannot_be_had_worktrees_are_recycled_and_it_is_said_why() {
     let place = Place::new();
     let main = place.seed(|_| {});
     // An overlay cannot write into another one.
@@ -280,9 +280,9 @@ async fn where_overlays_cannot_be_had_checkouts_are_made_and_it_is_said_why() {
     let error = open(Strategy::Overlay).expect_err("there are none");
     assert!(matches!(error, GitError::NoOverlays { .. }));
     insta::assert_snapshot!(error, @"cannot make worktrees by overlay: the kernel mounts none for this user on this filesystem (invalid argument); set workspace.strategy to auto or checkout");
-    let provisioner = open(Strategy::Auto).expect("checkouts");
-    assert_eq!(provisioner.strategy(), Strategy::Checkout);
-    insta::assert_snapshot!(provisioner.reason(), @"the kernel mounts none for this user on this filesystem (invalid argument)");
+    let provisioner = open(Strategy::Auto).expect("there is always a way");
+    assert_eq!(provisioner.strategy(), Strategy::Recycled);
+    insta::assert_snapshot!(provisioner.reason(), @"no overlays: the kernel mounts none for this user on this filesystem (invalid argument); no snapshots: the state directory is not on Btrfs");
     let mirror = git.mirror(place.mirror.remote());
     let base = mirror.resolve("main").await.expect("main");
     let made = mirror.provision(&base, &branch("b"), &worktree.tree().join("state/slots/1"), &provisioner).await;

@@ -46,8 +46,11 @@ pub(crate) struct Place {
 pub(crate) fn strategy() -> Strategy {
     match std::env::var("SAWMILL_TEST_STRATEGY").as_deref() {
         Err(_) | Ok("overlay") => Strategy::Overlay,
+        // As TMPDIR has to be on Btrfs for it.
+        Ok("snapshot") => Strategy::Snapshot,
+        Ok("recycled") => Strategy::Recycled,
         Ok("checkout") => Strategy::Checkout,
-        Ok(other) => panic!("SAWMILL_TEST_STRATEGY is {other:?}, which is neither overlay nor checkout"),
+        Ok(other) => panic!("SAWMILL_TEST_STRATEGY is {other:?}, which is no strategy"),
     }
 }
 
@@ -79,7 +82,12 @@ pub(crate) fn mounts_below(dir: &Path) -> Vec<PathBuf> {
 impl Place {
     /// A remote whose branch `main` has a few files.
     pub(crate) fn new() -> Self {
-        let place = Self::with_config(&config());
+        Self::within(&std::env::temp_dir())
+    }
+
+    /// The same, below another directory than that of temporary files.
+    pub(crate) fn within(dir: &Path) -> Self {
+        let place = Self::made(&config(), dir);
         place.seed(|seed| {
             write(seed, "README.md", "# A project\n");
             write(seed, "src/main.rs", "fn main() {}\n");
@@ -91,7 +99,11 @@ impl Place {
 
     /// A remote without a commit.
     pub(crate) fn with_config(config: &Config) -> Self {
-        let root = TempDir::with_prefix("sawmill-git-").expect("a temporary directory");
+        Self::made(config, &std::env::temp_dir())
+    }
+
+    fn made(config: &Config, dir: &Path) -> Self {
+        let root = TempDir::with_prefix_in("sawmill-git-", dir).expect("a temporary directory");
         run(root.path(), ["init", "--quiet", "--bare", "--initial-branch=main", "remote.git"]);
         run(root.path(), ["init", "--quiet", "--initial-branch=main", "seed"]);
         let git = Git::open(config, sawmill(), &root.path().join("state/mirrors")).expect("git is installed");

@@ -8,7 +8,7 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::{Base, Bases, Held, LEASES, LOCK, RECORD, Record, directories};
+use super::{Base, Bases, Held, LEASES, LOCK, RECORD, Record, directories, is_named};
 use crate::git::attributes::{self, Effect};
 use crate::git::checkout::{Checkout, Durability, write};
 use crate::git::error::{GitError, io_error};
@@ -59,7 +59,7 @@ impl Mirror {
                 if new.dir.exists() {
                     move_to_trash(&new.dir, &bases.trash)?;
                 }
-                self.fresh(&new, commit).await?
+                self.fresh(bases, &new, commit).await?
             }
         };
         new.write_record(&record)?;
@@ -84,10 +84,11 @@ impl Mirror {
         }
     }
 
-    async fn fresh(&self, new: &Base, commit: &ObjectId) -> Result<Record, GitError> {
+    async fn fresh(&self, bases: &Bases, new: &Base, commit: &ObjectId) -> Result<Record, GitError> {
         let leases = new.dir.join(LEASES);
         fs::create_dir_all(&leases).map_err(io_error("create", &leases))?;
         write(&new.dir.join(LOCK), "")?;
+        bases.make_tree(&new.tree())?;
         let checkout = self.checkout_of(new, commit);
         let mut survey = checkout.fill(&self.git, &self.remote).await?;
         let gitlinks = std::mem::take(&mut survey.gitlinks);
@@ -141,7 +142,7 @@ fn clear(dir: &Path, trash: &Path) -> Result<(), GitError> {
 fn take_older(bases: &Bases, mirror: &Mirror, new: &Base, commit: &ObjectId) -> Result<Option<Record>, GitError> {
     let last_used = |dir: &PathBuf| dir.join(LOCK).metadata().and_then(|meta| meta.modified()).ok();
     let mut candidates = directories(&bases.of(mirror))?;
-    candidates.retain(|candidate| candidate.to_string_lossy().ends_with(&bases.boot));
+    candidates.retain(|candidate| is_named(candidate, &bases.suffix(bases.form)));
     candidates.sort_by_cached_key(last_used);
     for candidate in candidates {
         let older = Base::at(&candidate);

@@ -22,11 +22,11 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
-use super::Git;
 use super::attributes::Effect;
 use super::error::{GitError, io_error};
 use super::journal::{Journal, Submodule};
 use super::mirror::{Mirror, hash};
+use super::{Git, snapshot};
 use crate::ids::ObjectId;
 
 /// The file that says that a base is whole, and what it has.
@@ -43,6 +43,16 @@ pub struct Bases {
     budget: ByteSize,
     /// Which boot of the host this is.
     boot: String,
+    form: Form,
+}
+
+/// What the files of a base are in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// A directory, over which overlays are mounted.
+    Directory,
+    /// A subvolume of Btrfs, which is copied as a whole.
+    Subvolume,
 }
 
 /// A base checkout as it is accounted for.
@@ -205,7 +215,12 @@ impl Bases {
         let dir = git.bases();
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(io_error("create", &dir))?;
         let boot = crate::janitor::boot_id().map_err(io_error("read the boot's id for", &dir))?.chars().take(8).collect();
-        Ok(Self { dir, trash: git.trash(), budget, boot })
+        Ok(Self { dir, trash: git.trash(), budget, boot, form: Form::Directory })
+    }
+
+    /// The same, whose files are in subvolumes from now on. Those that were made otherwise are not used meanwhile.
+    pub(super) fn as_subvolumes(self) -> Self {
+        Self { form: Form::Subvolume, ..self }
     }
 
     /// Where they are.
@@ -227,7 +242,7 @@ impl Bases {
                     commit: record.commit,
                     bytes: record.bytes,
                     last_used: lock.modified().map_err(io_error("look at", &dir))?,
-                    usable: dir.file_name().is_some_and(|name| name.as_bytes().ends_with(self.boot.as_bytes())),
+                    usable: [Form::Directory, Form::Subvolume].iter().any(|form| is_named(&dir, &self.suffix(*form))),
                     leases: base.leases()?,
                     path: dir,
                 });
@@ -243,8 +258,28 @@ impl Bases {
 
     /// The base of a commit, which need not be there.
     fn base(&self, mirror: &Mirror, commit: &ObjectId) -> Base {
-        Base { dir: self.of(mirror).join(format!("{commit}-{}", self.boot)) }
+        Base { dir: self.of(mirror).join(format!("{commit}{}", self.suffix(self.form))) }
     }
+
+    /// How the names of bases end that this boot can use.
+    fn suffix(&self, form: Form) -> String {
+        match form {
+            Form::Directory => format!("-{}", self.boot),
+            Form::Subvolume => format!("-{}-subvolume", self.boot),
+        }
+    }
+
+    /// Makes the empty directory that the files of a base come into.
+    fn make_tree(&self, tree: &Path) -> Result<(), GitError> {
+        match self.form {
+            Form::Directory => fs::create_dir(tree).map_err(io_error("create", tree)),
+            Form::Subvolume => snapshot::create(tree),
+        }
+    }
+}
+
+fn is_named(dir: &Path, suffix: &str) -> bool {
+    dir.file_name().is_some_and(|name| name.as_bytes().ends_with(suffix.as_bytes()))
 }
 
 /// The directories in one whose names are not hidden; none where it is not there.

@@ -5,17 +5,22 @@
 //! and git does it. Directories are made first and links last, each file only where nothing is, so nothing is written through a
 //! link, whatever a tree contains.
 //!
-//! [`list`] reads the trees, [`mod@write`] writes the files, [`mod@index`] the index.
+//! [`list`] reads the trees, [`mod@write`] writes the files, [`mod@index`] the index. [`inventory`] and [`sift`] are for a tree that begins
+//! with what a job left of another.
 
 mod index;
+pub(super) mod inventory;
 mod list;
+pub(super) mod sift;
 mod write;
 
 use std::path::Path;
 
 use super::checkout::Checkout;
 use super::index::{Survey, blocks};
+use inventory::Inventory;
 use list::Listing;
+use write::Stat;
 
 /// Why files were not written here.
 #[derive(Debug)]
@@ -30,7 +35,23 @@ pub(super) enum Obstacle {
 /// Blocks.
 pub(super) fn check_out(checkout: &Checkout, mirror: &Path) -> Result<Survey, Obstacle> {
     let listing = Listing::of(mirror, checkout.base.as_str()).map_err(Obstacle::Declined)?;
-    let stats = write::write(&listing, mirror, &checkout.tree).map_err(Obstacle::Failed)?;
+    write::make_directories(&listing, &checkout.tree).map_err(Obstacle::Failed)?;
+    finish(checkout, mirror, listing, Vec::new())
+}
+
+/// As [`check_out`], but what `old` has of the files, and a job did not touch, is moved into the tree, which is not there yet. `old` has a
+/// `tree`, and its `host.git` with index and inventory; what is not wanted stays there. Blocks.
+pub(super) fn check_out_from(old: &Path, checkout: &Checkout, mirror: &Path) -> Result<Survey, Obstacle> {
+    let width = checkout.base.as_str().len() / 2;
+    let inventory = Inventory::read(&old.join("host.git"), width).map_err(Obstacle::Declined)?;
+    let listing = Listing::of(mirror, checkout.base.as_str()).map_err(Obstacle::Declined)?;
+    let kept = sift::sift(&inventory, &listing, old, &checkout.tree)?;
+    finish(checkout, mirror, listing, kept)
+}
+
+/// Writes what is missing, and the index.
+fn finish(checkout: &Checkout, mirror: &Path, listing: Listing, kept: Vec<Option<Stat>>) -> Result<Survey, Obstacle> {
+    let stats = write::write(&listing, kept, mirror, &checkout.tree).map_err(Obstacle::Failed)?;
     let bytes = index::format(&listing, &stats);
     std::fs::write(&checkout.index, &bytes).map_err(Obstacle::Failed)?;
     let taken: u64 = stats.iter().map(|stat| blocks(u64::from(stat.size))).sum();

@@ -32,18 +32,22 @@ pub(super) struct Stat {
     pub(super) size: u32,
 }
 
-/// Writes all files of a listing below an empty directory, with times a little in the past; answers what an index keeps of
-/// each.
-pub(super) fn write(listing: &Listing, mirror: &Path, tree: &Path) -> io::Result<Vec<Stat>> {
-    for directory in &listing.directories {
-        fs::create_dir(tree.join(OsStr::from_bytes(directory)))?;
-    }
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX);
+/// Makes the directories of a listing in an empty one.
+pub(super) fn make_directories(listing: &Listing, tree: &Path) -> io::Result<()> {
+    listing.directories.iter().try_for_each(|directory| fs::create_dir(tree.join(OsStr::from_bytes(directory))))
+}
+
+/// Writes those files of a listing of which nothing is kept into directories that are there, with times a little in the past; answers
+/// what an index keeps of each file.
+pub(super) fn write(listing: &Listing, kept: Vec<Option<Stat>>, mirror: &Path, tree: &Path) -> io::Result<Vec<Stat>> {
+    let mut stats: Vec<Option<Stat>> = kept;
+    stats.resize(listing.files.len(), None);
+    let missing: Vec<usize> = (0..stats.len()).filter(|number| stats[*number].is_none()).collect();
     let (next, past) = (AtomicUsize::new(0), past());
-    let mut written: Vec<(usize, Stat)> = Vec::with_capacity(listing.files.len());
+    let mut written: Vec<(usize, Stat)> = Vec::with_capacity(missing.len());
     std::thread::scope(|scope| {
-        let work = || write_some(&listing.files, &next, mirror, tree, &past);
-        let running: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        let work = || write_some(&listing.files, &missing, &next, mirror, tree, &past);
+        let running: Vec<_> = (0..threads(missing.len() / BLOCK)).map(|_| scope.spawn(work)).collect();
         for thread in running {
             match thread.join() {
                 Ok(part) => written.extend(part?),
@@ -54,33 +58,42 @@ pub(super) fn write(listing: &Listing, mirror: &Path, tree: &Path) -> io::Result
     })?;
     let repository = open(mirror)?;
     // Last, so that nothing was written through one.
-    for (number, file) in listing.files.iter().enumerate().filter(|(_, file)| file.kind == Kind::Link) {
-        written.push((number, write_link(&repository, file, tree, &past)?));
+    for number in missing.into_iter().filter(|number| listing.files[*number].kind == Kind::Link) {
+        written.push((number, write_link(&repository, &listing.files[number], tree, &past)?));
     }
-    let mut stats = vec![Stat::default(); listing.files.len()];
     for (number, stat) in written {
-        stats[number] = stat;
+        stats[number] = Some(stat);
     }
-    Ok(stats)
+    Ok(stats.into_iter().map(Option::unwrap_or_default).collect())
 }
 
-fn write_some(files: &[File], next: &AtomicUsize, mirror: &Path, tree: &Path, past: &TimeSpec) -> io::Result<Vec<(usize, Stat)>> {
+/// How many threads so many blocks of work are for.
+pub(super) fn threads(blocks: usize) -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX).min(blocks + 1)
+}
+
+fn write_some(
+    files: &[File],
+    missing: &[usize],
+    next: &AtomicUsize,
+    mirror: &Path,
+    tree: &Path,
+    past: &TimeSpec,
+) -> io::Result<Vec<(usize, Stat)>> {
     let repository = open(mirror)?;
     let mut written = Vec::new();
     loop {
         let from = next.fetch_add(BLOCK, Ordering::Relaxed);
-        if from >= files.len() {
+        let Some(block) = missing.get(from..missing.len().min(from + BLOCK)).filter(|block| !block.is_empty()) else {
             return Ok(written);
-        }
-        for number in from..files.len().min(from + BLOCK) {
-            if files[number].kind != Kind::Link {
-                match write_file(&repository, &files[number], tree, past) {
-                    Ok(stat) => written.push((number, stat)),
-                    Err(error) => {
-                        // Nobody needs the rest.
-                        next.store(files.len(), Ordering::Relaxed);
-                        return Err(error);
-                    }
+        };
+        for number in block.iter().copied().filter(|number| files[*number].kind != Kind::Link) {
+            match write_file(&repository, &files[number], tree, past) {
+                Ok(stat) => written.push((number, stat)),
+                Err(error) => {
+                    // Nobody needs the rest.
+                    next.store(missing.len(), Ordering::Relaxed);
+                    return Err(error);
                 }
             }
         }
@@ -114,7 +127,8 @@ fn place(tree: &Path, file: &File) -> PathBuf {
     tree.join(OsStr::from_bytes(&file.path))
 }
 
-fn to_stat(meta: &fs::Metadata) -> Stat {
+/// What an index keeps of a file that is there.
+pub(super) fn to_stat(meta: &fs::Metadata) -> Stat {
     let signed = |value: i64| u32::try_from(value & 0xffff_ffff).unwrap_or(0);
     let unsigned = |value: u64| u32::try_from(value & 0xffff_ffff).unwrap_or(0);
     Stat {
