@@ -10,12 +10,14 @@ export RUST_TEST_THREADS ?= 3
 # What a failed test says is to be the end of the output, and not where it stood in the runtime (make test RUST_BACKTRACE=1).
 export RUST_BACKTRACE = 0
 
-.PHONY: test lint demo bench fmt
+.PHONY: test lint demo bench static fmt
 
 test:
 	tests/prepare.sh
 	tests/with-services.sh cargo test --locked --quiet
 	SAWMILL_TEST_STRATEGY=checkout tests/with-services.sh cargo test --locked --quiet --test sawmill -- git:: delivery:: crash::
+	SAWMILL_TEST_LODGING=containers tests/with-services.sh cargo test --locked --quiet --test sawmill -- \
+		gates:: workers:: artifacts:: crash::cancelled crash::revised crash::signalled
 
 lint:
 	cargo fmt --check
@@ -28,6 +30,10 @@ demo:
 bench:
 	tests/prepare.sh
 	SAWMILL_TEST_FSYNC=on tests/with-services.sh cargo bench --locked
+
+# A program that needs no C library of anybody's: below target/, in the directory that is named by this machine's kind.
+static:
+	RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --release --bin sawmill --target "$$(rustc -vV | sed -n 's/^host: //p')"
 
 fmt:
 	cargo fmt

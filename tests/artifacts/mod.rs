@@ -14,26 +14,18 @@ use crate::delivery::remote::{git, small_remote};
 
 /// A lease that no test outlives.
 const LONG: Duration = Duration::from_secs(600);
-/// What the backend of these tests runs: the job's instruction, as a line for the shell.
-const PROGRAM: &str = "import json, os, subprocess\n\
-    subprocess.run(['sh', '-ec', json.load(open(os.environ['SAWMILL_SPEC']))['instruction']], check=True)\n";
 
-/// A host with a program of kind `command`, which does what it is told.
 async fn host(on: On) -> Host {
     let mut host = Host::new(on, LONG, 1).await;
-    let program = host.root().join("program.py");
-    fs::write(&program, PROGRAM).expect("a program");
-    host.set("SAWMILL_BACKENDS__PROGRAM__KIND", "command");
-    host.set("SAWMILL_BACKENDS__PROGRAM__COMMAND", &format!("[\"python3\", {program:?}]"));
     host.set("SAWMILL_ARTIFACTS__FILE_SIZE", "100 KiB");
     host
 }
 
-/// A job whose program does this, and leaves a result that names these files.
+/// A job that does this, and leaves a result that names these files.
 fn job(remote: &Path, does: &str, wanted: &Value, named: &Value) -> Value {
     let result = json!({ "schema": 1, "ok": true, "summary": "Did it", "artifacts": named });
-    let instruction = format!("echo more >> README.md; {does}\ncat > \"$SAWMILL_RESULT\" <<'END'\n{result}\nEND\n");
-    json!({ "repo": remote, "backend": "program", "task": { "instruction": instruction }, "artifacts": wanted, "attempts": 1 })
+    let command = format!("set -e; echo more >> README.md; {does}\ncat > \"$SAWMILL_RESULT\" <<'END'\n{result}\nEND\n");
+    json!({ "repo": remote, "task": { "command": command }, "artifacts": wanted, "attempts": 1 })
 }
 
 async fn artifacts(host: &Host, job: JobId) -> Vec<Artifact> {

@@ -1,7 +1,7 @@
 //! Stopping a job by request that runs in another process: for good, or to give it back.
 
 use std::fs;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
 use sawmill::job::{JobState, OutcomeClass};
 use serde_json::json;
@@ -25,12 +25,13 @@ async fn a_cancel_reaches_the_whole_tree_within_two_seconds_on_postgres() {
 async fn whole_tree(on: On) {
     let host = Host::new(on, LONG, 2).await;
     let remote = small_remote(host.root(), "remote.git");
+    let ready = host.mark("ready");
     let command =
-        "echo half > work.txt; setsid sleep 1000 & (setsid sh -c 'sleep 1001' &) ; : > ../../../../../ready; sleep 1002";
+        format!("echo half > work.txt; setsid sleep 1000 & (setsid sh -c 'sleep 1001' &) ; : > {}; sleep 1002", ready.here());
     let job = host.enqueue(&json!({ "repo": remote, "task": { "command": command } }));
     let worker = host.start("a").await;
     let mark = format!("SAWMILL_JOB={job}");
-    until("the job runs", async || host.root().join("ready").exists() && host.processes(&mark).len() >= 4).await;
+    until("the job runs", async || ready.made().is_some() && host.processes(&mark).len() >= 3).await;
 
     let asked = Instant::now();
     host.sawmill(&["job", "cancel", &job.to_string(), "--reason", "no longer wanted"]);
@@ -93,12 +94,14 @@ async fn a_requeue_ends_the_attempt_at_no_charge_and_the_next_one_delivers_on_po
 async fn given_back(on: On) {
     let host = Host::new(on, LONG, 2).await;
     let remote = small_remote(host.root(), "remote.git");
-    let command = "if test -e ../../../../../again; then echo whole > work.txt; \
-                   else echo half > work.txt; : > ../../../../../ready; sleep 1000; fi";
+    let ready = host.mark("ready");
+    let command = format!(
+        "if [ \"$SAWMILL_ATTEMPT\" = 2 ]; then echo whole > work.txt; else echo half > work.txt; : > {}; sleep 1000; fi",
+        ready.here()
+    );
     let job = host.enqueue(&json!({ "repo": remote, "task": { "command": command } }));
     let worker = host.start("a").await;
-    until("the job runs", async || host.root().join("ready").exists()).await;
-    fs::write(host.root().join("again"), "").expect("written");
+    until("the job runs", async || ready.made().is_some()).await;
     host.sawmill(&["job", "requeue", &job.to_string(), "--reason", "that host is slow"]);
 
     let ended = host.succeeded(job).await;
@@ -155,12 +158,11 @@ async fn how_soon_a_cancel_is_felt_by_the_process_tree() {
 
 /// The time from the request to TERM in the job's shell, which looks every 10 ms.
 async fn felt_after(host: &Host, remote: &std::path::Path, word: Word, number: u32) -> Duration {
-    let command = format!(
-        "trap 'date +%s%N > ../../../../../felt-{number}.new; mv ../../../../../felt-{number}.new ../../../../../felt-{number}; exit 0' TERM; \
-         : > ../../../../../ready-{number}; while :; do sleep 0.01; done"
-    );
+    let (ready, felt) = (host.mark(&format!("ready-{number}")), host.mark(&format!("felt-{number}")));
+    // It goes on until it is killed, so that there is time to look at what it made.
+    let command = format!("trap ': > {}' TERM; : > {}; while :; do sleep 0.01; done", felt.here(), ready.here());
     let job = host.enqueue(&json!({ "repo": remote, "task": { "command": command } }));
-    until("the job runs", async || host.root().join(format!("ready-{number}")).exists()).await;
+    until("the job runs", async || ready.made().is_some()).await;
     // Out of step with whatever the worker does every second.
     let phase = Duration::from_millis(u64::from(number * 379 % 1000));
     drop(tokio::time::timeout(phase, std::future::pending::<()>()).await);
@@ -173,9 +175,12 @@ async fn felt_after(host: &Host, remote: &std::path::Path, word: Word, number: u
             connection.execute(sql).await.expect("written");
         }
     }
-    let path = host.root().join(format!("felt-{number}"));
-    until("the job feels it", async || path.exists()).await;
-    let nanos: u64 = fs::read_to_string(path).expect("written").trim().parse().expect("a number");
+    let mut when = None;
+    until("the job feels it", async || {
+        when = felt.made().and_then(|path| fs::metadata(path).ok()?.modified().ok());
+        when.is_some()
+    })
+    .await;
     host.ended(job).await;
-    (UNIX_EPOCH + Duration::from_nanos(nanos)).duration_since(asked).unwrap_or_default()
+    when.expect("it was made").duration_since(asked).unwrap_or_default()
 }

@@ -33,7 +33,7 @@ async fn is_taken_up(on: On, held: Held) {
 async fn what_a_job_prints_without_a_daemon_is_in_its_log() {
     let host = Host::new(On::Sqlite, LONG, 1).await;
     let remote = small_remote(host.root(), "remote.git");
-    let (first, second) = (host.latch("first"), host.latch("second"));
+    let (first, second) = (host.job_latch("first"), host.job_latch("second"));
     first.close();
     second.close();
     let numbers = |from: u32, to: u32| (from..=to).map(|number| format!("{number}\n")).collect::<String>();

@@ -6,7 +6,7 @@ use sawmill::ids::JobId;
 
 use super::{LONG, WriteLock};
 use crate::delivery::host::{Host, On, until};
-use crate::delivery::remote::git;
+use crate::delivery::remote::{Latch, git};
 use crate::gates::revisions::{job, scripted, told, with_agent};
 
 /// Where the worker is killed.
@@ -23,14 +23,16 @@ enum In {
 /// Three rounds, of which the last one is good, with a worker that is killed in the second.
 async fn goes_on(place: In) {
     let host = with_agent(Host::new(On::Sqlite, LONG, 1).await);
-    let (backend, gate) = (host.latch("backend"), host.latch("gate"));
+    let (backend, gate) = (host.job_latch("backend"), host.job_latch("gate"));
     let latch = if place == In::Backend { &backend } else { &gate };
     latch.close();
+    // In a container a latch is closed wherever it stands.
+    let held = |at: In, latch: &Latch| if (at == In::Backend) == (place == In::Backend) { latch.here() } else { ":".to_owned() };
     let in_second = |what: String| format!("if [ $round = 1 ]; then {what}; fi");
-    let remote = scripted(host.root(), &format!("echo round-$round >> work.txt; {}", in_second(backend.here())));
+    let remote = scripted(host.root(), &format!("echo round-$round >> work.txt; {}", in_second(held(In::Backend, &backend))));
     let judging = format!(
         "round=$(grep -c round work.txt); round=$((round - 1)); {}; echo judged $round; cat work.txt; [ $round = 2 ]",
-        in_second(gate.here())
+        in_second(held(In::Gate, &gate))
     );
     let id = host.enqueue(&job(&remote, &judging, 3));
     let worker = host.start("a").await;

@@ -5,14 +5,19 @@ use sawmill::job::{OutcomeClass, Stream};
 use serde_json::json;
 
 use super::{LONG, assert_delivered_once, told};
-use crate::delivery::host::{Host, On, until};
+use crate::delivery::host::{Host, Lodging, On, until};
 use crate::delivery::remote::{refs, small_remote};
+
+/// A container dies with its supervisor: that is the subject of `container::daemon`.
+async fn host() -> Host {
+    Host::new(On::Sqlite, LONG, 1).await.lodge(Lodging::OnTheHost).await
+}
 
 /// Infrastructure's fault is not the job's. Of the first attempt no process is left, also none that the supervisor never
 /// had the time to write down, and its work is salvaged.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_supervisor_that_is_killed_costs_a_reset_and_not_an_attempt() {
-    let host = Host::new(On::Sqlite, LONG, 1).await;
+    let host = host().await;
     let remote = small_remote(host.root(), "remote.git");
     let command = "printf 'told %s\\n' \"$(tr -d '\\n' < \"$SAWMILL_SPEC\")\" >&2; echo work >> work.txt; \
         if [ $SAWMILL_ATTEMPT = 1 ]; then setsid sleep 1000 & (setsid sleep 1001 &); : > ../../../../../ready; sleep 1002; fi";
@@ -38,7 +43,7 @@ async fn a_supervisor_that_is_killed_costs_a_reset_and_not_an_attempt() {
 /// Also when daemon and supervisor are killed together, and the daemon comes back.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_daemon_that_finds_its_supervisor_dead_ends_what_is_left_of_the_job() {
-    let host = Host::new(On::Sqlite, LONG, 1).await;
+    let host = host().await;
     let remote = small_remote(host.root(), "remote.git");
     let command = "echo work >> work.txt; if [ $SAWMILL_ATTEMPT = 1 ]; then (setsid sleep 1001 &); : > ../../../../../ready; sleep 1002; fi";
     let job = host.enqueue(&json!({ "repo": remote, "task": { "command": command } }));

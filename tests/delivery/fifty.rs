@@ -10,7 +10,7 @@ use sawmill::job::{Job, JobState};
 use sawmill::store::JobFilter;
 use serde_json::json;
 
-use super::host::{Host, Lodging, On, PATIENCE, until_within};
+use super::host::{Host, Lodging, On, PATIENCE, lodging, until_within};
 use super::real::Real;
 use super::remote::{fsck, git, git_command, refs};
 
@@ -19,7 +19,7 @@ const WORKERS: [&str; 4] = ["a", "b", "c", "d"];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fifty_jobs_over_four_workers_on_one_file() {
-    every_job_is_delivered_once(On::Sqlite, Lodging::OnTheHost).await;
+    every_job_is_delivered_once(On::Sqlite, lodging()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -29,7 +29,7 @@ async fn fifty_jobs_over_four_workers_in_containers() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fifty_jobs_over_four_workers_on_postgres() {
-    every_job_is_delivered_once(On::Postgres, Lodging::OnTheHost).await;
+    every_job_is_delivered_once(On::Postgres, lodging()).await;
 }
 
 /// What a job does to its tree: files changed, removed, renamed, made, made executable and linked, each job others.

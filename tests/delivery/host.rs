@@ -3,6 +3,7 @@
 //! Everything of one test has the path of its directory in its arguments or its environment; by that it is found again. Only
 //! such processes are ever ended, each by its number.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -20,7 +21,8 @@ use tempfile::TempDir;
 use uuid::Uuid;
 
 use super::leftovers::names_in;
-use super::processes::{about, contains, describe, processes};
+use super::mark::Mark;
+use super::processes::{contains, describe, with_descendants};
 use super::remote::{Latch, find_git};
 use crate::container;
 use crate::git::fixture::{strategy, unmount_below};
@@ -40,6 +42,15 @@ pub(crate) enum On {
 pub(crate) enum Lodging {
     OnTheHost,
     InContainers,
+}
+
+/// Where jobs run in tests that do not say: what `SAWMILL_TEST_LODGING` says, on the host where it says nothing.
+pub(crate) fn lodging() -> Lodging {
+    match std::env::var("SAWMILL_TEST_LODGING").as_deref() {
+        Err(_) | Ok("host") => Lodging::OnTheHost,
+        Ok("containers") => Lodging::InContainers,
+        Ok(other) => panic!("SAWMILL_TEST_LODGING is {other:?}, which is neither host nor containers"),
+    }
 }
 
 /// What the workers of a host are told.
@@ -155,7 +166,7 @@ impl Host {
             store,
         };
         host.write_git();
-        host
+        host.lodge(lodging()).await
     }
 
     pub(crate) fn root(&self) -> &Path {
@@ -167,14 +178,17 @@ impl Host {
         self.settings.push((variable, value.to_owned()));
     }
 
-    /// Has jobs run there from now on.
+    /// Has jobs run there from now on. Without it they run where `SAWMILL_TEST_LODGING` says.
     pub(crate) async fn lodge(mut self, lodging: Lodging) -> Self {
         self.lodging = lodging;
-        if lodging == Lodging::InContainers {
-            let image = container::image::with_git().await;
-            self.set("SAWMILL_CONTAINER__MODE", "on");
-            self.set("SAWMILL_CONTAINER__IMAGE", &image);
-            self.set("SAWMILL_CONTAINER__SOCKET", container::image::socket().to_str().expect("UTF-8"));
+        match lodging {
+            Lodging::OnTheHost => self.set("SAWMILL_CONTAINER__MODE", "off"),
+            Lodging::InContainers => {
+                let image = container::image::with_git().await;
+                self.set("SAWMILL_CONTAINER__MODE", "on");
+                self.set("SAWMILL_CONTAINER__IMAGE", &image);
+                self.set("SAWMILL_CONTAINER__SOCKET", container::image::socket().to_str().expect("UTF-8"));
+            }
         }
         self
     }
@@ -193,6 +207,14 @@ impl Host {
         match self.lodging {
             Lodging::OnTheHost => self.latch(name),
             Lodging::InContainers => Latch::within(self.root(), name),
+        }
+    }
+
+    /// A file by which jobs tell something, wherever they run.
+    pub(crate) fn mark(&self, name: &str) -> Mark {
+        match self.lodging {
+            Lodging::OnTheHost => Mark::Outside(self.root().join(name)),
+            Lodging::InContainers => Mark::Inside { workers: self.root().to_owned(), name: name.to_owned() },
         }
     }
 
@@ -336,22 +358,23 @@ impl Host {
         }
     }
 
-    /// The processes of this test whose arguments or environment have `text`.
+    /// The processes of this test whose arguments or environment have `text`. What is in a container knows nothing of the host's paths,
+    /// but descends from its supervisor, which does.
     pub(crate) fn processes(&self, text: &str) -> Vec<Pid> {
         let ours = self.root().to_str().expect("UTF-8");
-        let found = processes().filter(|(_, about)| contains(about, ours) && contains(about, text));
-        found.map(|(pid, _)| pid).collect()
+        with_descendants(|about| contains(about, ours)).filter(|(_, about)| contains(about, text)).map(|(pid, _)| pid).collect()
     }
 
     /// The processes of a worker's own host: daemon, supervisors, jobs, git. What runs in a remote is on another one.
     pub(crate) fn processes_of(&self, worker: &str) -> Vec<Pid> {
         let state_dir = self.state_dir(worker);
         let (mark, configuration) = (format!("{}/", state_dir.display()), format!("/{worker}.toml"));
+        let on_this_host = with_descendants(|about| contains(about, &mark) || contains(about, &configuration));
+        let on_this_host: BTreeSet<Pid> = on_this_host.map(|(pid, _)| pid).collect();
         let is_here = |pid: &Pid| {
             let cwd = fs::read_link(format!("/proc/{pid}/cwd")).unwrap_or_default();
             let in_repository = cwd.ancestors().any(|dir| dir.extension().is_some_and(|extension| extension == "git"));
-            let about = about(*pid);
-            cwd.starts_with(&state_dir) || (!in_repository && (contains(&about, &mark) || contains(&about, &configuration)))
+            cwd.starts_with(&state_dir) || (!in_repository && on_this_host.contains(pid))
         };
         self.processes("").into_iter().filter(is_here).collect()
     }

@@ -3,6 +3,7 @@
 mod fifty;
 pub(crate) mod host;
 pub(crate) mod leftovers;
+mod mark;
 pub(crate) mod processes;
 mod real;
 pub(crate) mod remote;

@@ -10,6 +10,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
 use super::host::until;
+use super::mark::in_a_slot;
 
 /// A place at which processes are held while it is closed.
 pub(crate) enum Latch {
@@ -48,12 +49,8 @@ impl Latch {
         match self {
             Self::Outside(place) => Some(PathBuf::from(format!("{}.{part}", place.display()))),
             Self::Inside { workers, name } => {
-                let dirs = |path: &Path| fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
-                let slots = dirs(workers).flat_map(|worker| dirs(&worker.join("slots")).collect::<Vec<_>>());
-                // What a gate sees is another directory than what its job saw.
-                let mut seen = slots.flat_map(|slot| [slot.join("job"), slot.join("gates/job")]);
-                let held = seen.find(|job| job.join(format!("{name}.reached")).exists());
-                held.map(|job| job.join(format!("{name}.{part}")))
+                let reached = in_a_slot(workers, &format!("{name}.reached"));
+                reached.map(|path| path.with_file_name(format!("{name}.{part}")))
             }
         }
     }

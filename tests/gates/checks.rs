@@ -5,7 +5,7 @@ use sawmill::job::checks::{Response, Rule};
 use serde_json::{Value, json};
 
 use super::{delivered, host, job, rejected, remote};
-use crate::delivery::host::Lodging;
+use crate::delivery::host::lodging;
 
 const TESTS: &str = "def test_one():\n    assert 1\n\ndef test_two():\n    assert 2\n";
 
@@ -18,7 +18,7 @@ fn checked(remote: &std::path::Path, command: &str, checks: &Value) -> Value {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_rule_rejects_with_its_reason() {
-    let host = host(Lodging::OnTheHost).await;
+    let host = host(lodging()).await;
     let files =
         [("src/a.txt", "1\n2\n"), ("Cargo.toml", "[dependencies]\n"), ("Cargo.lock", "version = 4\n"), ("test_a.py", TESTS)];
     let remote = remote(host.root(), &files);
@@ -55,7 +55,7 @@ async fn each_rule_rejects_with_its_reason() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_flagged_is_delivered_and_on_the_record() {
-    let host = host(Lodging::OnTheHost).await;
+    let host = host(lodging()).await;
     let remote = remote(host.root(), &[("tests/test_a.py", TESTS), ("kept", "1\n")]);
     let worker = host.start("a").await;
     let id = host.enqueue(&job(&remote, "rm tests/test_a.py; echo '=======' > kept", &[]));
@@ -70,7 +70,7 @@ async fn what_is_flagged_is_delivered_and_on_the_record() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_large_file_is_delivered_and_said_to_be_unread() {
-    let host = host(Lodging::OnTheHost).await;
+    let host = host(lodging()).await;
     let remote = remote(host.root(), &[("kept", "1\n")]);
     let worker = host.start("a").await;
     let completion = delivered(&host, host.enqueue(&job(&remote, "head -c 5000000 /dev/zero > large", &[]))).await;
@@ -81,7 +81,7 @@ async fn a_large_file_is_delivered_and_said_to_be_unread() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_jobs_own_checks_cannot_make_those_of_the_operator_milder() {
-    let host = host(Lodging::OnTheHost).await;
+    let host = host(lodging()).await;
     let remote = remote(host.root(), &[("kept", "1\n")]);
     let worker = host.start("a").await;
     let milder = json!({ "conflict_markers": "off", "leaks": "flag", "allow": ["**"] });

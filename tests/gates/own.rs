@@ -6,7 +6,7 @@ use sawmill::job::{JobState, OutcomeClass, Stream};
 use serde_json::json;
 
 use super::{delivered, host, rejected, remote};
-use crate::delivery::host::Lodging;
+use crate::delivery::host::{Lodging, lodging};
 use crate::delivery::remote::{git, publish};
 
 const OWN: &str = "[[gates]]\nname = \"own\"\ncommand = \"test ! -e bad\"\n";
@@ -45,7 +45,7 @@ async fn gates_of_the_base_commit_hold_in_a_container() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_base_commit_with_a_file_that_is_no_list_of_gates_ends_its_jobs_before_they_begin() {
-    let host = host(Lodging::OnTheHost).await;
+    let host = host(lodging()).await;
     let malformed = remote(host.root(), &[(".sawmill/gates.toml", "[[gates]]\nname = \"own\"\n")]);
     let seed = host.root().join("linked-seed");
     std::fs::create_dir_all(seed.join(".sawmill")).expect("directories");

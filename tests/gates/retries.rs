@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::revisions::{job, scripted, told, with_agent};
 use super::{delivered, host};
-use crate::delivery::host::{Host, Lodging};
+use crate::delivery::host::{Host, Lodging, lodging};
 use crate::delivery::remote::git;
 
 /// What the first attempt does: it adds, changes and removes, and is rejected.
@@ -37,7 +37,7 @@ async fn second(host: &Host, spec: &Value) -> (Value, String, Vec<String>) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_next_attempt_hears_what_the_last_one_tried_and_begins_clean() {
-    let host = with_agent(host(Lodging::OnTheHost).await);
+    let host = with_agent(host(lodging()).await);
     let rounds = format!("{FIRST}else test -z \"$(git status --porcelain)\" || exit 9; echo whole > whole.txt; fi");
     let remote = scripted(host.root(), &rounds);
     let worker = host.start("a").await;
@@ -53,7 +53,7 @@ async fn the_next_attempt_hears_what_the_last_one_tried_and_begins_clean() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_what_the_last_one_left_all_of_it_is_delivered_as_one_commit() {
-    let host = with_agent(host(Lodging::OnTheHost).await);
+    let host = with_agent(host(lodging()).await);
     let rounds = format!(
         "{FIRST}else set -e; test -x kept.txt; test ! -e gone.txt; test \"$(cat dir/half.txt)\" = half; echo whole > whole.txt; fi"
     );
@@ -68,6 +68,7 @@ async fn with_what_the_last_one_left_all_of_it_is_delivered_as_one_commit() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn where_the_base_moved_it_begins_clean_and_says_why() {
+    // Its job moves the branch of the remote, which it does not reach from a container.
     let mut host = with_agent(host(Lodging::OnTheHost).await);
     host.set("SAWMILL_ATTEMPT__RETRY_FROM", "salvage");
     let bare = host.root().join("remote.git");

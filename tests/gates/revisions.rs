@@ -9,7 +9,7 @@ use sawmill::job::{JobState, OutcomeClass, Stream};
 use serde_json::{Value, json};
 
 use super::{delivered, host, rejected, remote};
-use crate::delivery::host::{Host, Lodging};
+use crate::delivery::host::{Host, Lodging, lodging};
 use crate::delivery::remote::{git, refs};
 
 /// What every round begins with: it knows its number, and says what it was told.
@@ -101,7 +101,7 @@ async fn in_a_container_a_revision_sees_its_own_files_again_after_the_gates() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_check_finds_is_told_with_file_and_line() {
-    let host = with_agent(host(Lodging::OnTheHost).await);
+    let host = with_agent(host(lodging()).await);
     let rounds = "case $round in\n0) printf 'one\\n<<<<<<< HEAD\\n' > work.txt;;\n1) echo one > work.txt;;\nesac";
     let remote = scripted(host.root(), rounds);
     let worker = host.start("a").await;
@@ -117,7 +117,7 @@ async fn what_a_check_finds_is_told_with_file_and_line() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rounds_that_end_alike_are_the_last() {
-    let host = with_agent(host(Lodging::OnTheHost).await);
+    let host = with_agent(host(lodging()).await);
     // The same tree; other trees with the same output, numbers aside; and no change at all.
     let cases = [
         ("echo bad > work.txt", "echo judged; false", "gate unit exited with status 1"),
@@ -144,7 +144,7 @@ async fn rounds_that_end_alike_are_the_last() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn there_are_no_more_rounds_than_allowed_and_nothing_of_them_is_delivered() {
-    let host = with_agent(host(Lodging::OnTheHost).await);
+    let host = with_agent(host(lodging()).await);
     let remote = scripted(host.root(), "for n in 0 $(seq $round); do echo x >> work.txt; done");
     let worker = host.start("a").await;
     let id = host.enqueue(&job(&remote, "cat work.txt; false", 2));
@@ -159,7 +159,7 @@ async fn there_are_no_more_rounds_than_allowed_and_nothing_of_them_is_delivered(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_budget_that_is_used_up_ends_the_rounds() {
-    let host = with_agent(host(Lodging::OnTheHost).await);
+    let host = with_agent(host(lodging()).await);
     let remote = scripted(host.root(), "echo $round > work.txt");
     let worker = host.start("a").await;
     let mut spec = job(&remote, "cat work.txt; exit $(cat work.txt)1", 5);
@@ -172,7 +172,7 @@ async fn a_budget_that_is_used_up_ends_the_rounds() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_result_is_of_its_own_round() {
-    let host = with_agent(host(Lodging::OnTheHost).await);
+    let host = with_agent(host(lodging()).await);
     // The second round says nothing, and what the first one said is not taken for its word. Links are not followed.
     let rounds =
         "echo $round > work.txt; if [ $round = 1 ]; then exit 0; fi; rm \"$SAWMILL_SPEC\"; ln -s /dev/null \"$SAWMILL_SPEC\"";
@@ -187,7 +187,7 @@ async fn a_result_is_of_its_own_round() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_command_that_knows_nothing_of_revisions_is_not_run_again() {
-    let host = host(Lodging::OnTheHost).await;
+    let host = host(lodging()).await;
     let remote = remote(host.root(), &[("kept.txt", "kept\n")]);
     let worker = host.start("a").await;
     let spec = |revisions: Option<u32>| {

@@ -3,7 +3,7 @@
 use sawmill::job::Stream;
 
 use super::{delivered, host, job, rejected, remote};
-use crate::delivery::host::Lodging;
+use crate::delivery::host::{Lodging, lodging};
 use crate::delivery::remote::{git, refs};
 
 /// What a job does beside its work: everything in it is left out of a commit.
@@ -70,7 +70,7 @@ async fn a_gate_in_a_container_keeps_its_ground_while_that_of_the_gate_before_is
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_check_that_passes_with_ignored_files_only_rejects_and_the_jobs_own_tree_is_salvaged() {
-    let host = host(Lodging::OnTheHost).await;
+    let host = host(lodging()).await;
     let files = [(".gitignore", "settings\n"), ("check.sh", "RESULT=bad; . ./settings; test \"$RESULT\" = good\n")];
     let remote = remote(host.root(), &files);
     let worker = host.start("a").await;
@@ -87,7 +87,7 @@ async fn a_check_that_passes_with_ignored_files_only_rejects_and_the_jobs_own_tr
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_gate_sees_what_another_gate_wrote() {
-    let host = host(Lodging::OnTheHost).await;
+    let host = host(lodging()).await;
     let remote = remote(host.root(), &[(".gitignore", "target/\n"), ("kept", "1\n")]);
     let worker = host.start("a").await;
     let spoil = "mkdir target; echo bad > target/unit; echo bad > work.txt; rm kept; echo bad > \"$HOME/.x\"; git config a.b c";
@@ -101,7 +101,7 @@ async fn no_gate_sees_what_another_gate_wrote() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn where_nothing_changed_gates_judge_the_base() {
-    let host = host(Lodging::OnTheHost).await;
+    let host = host(lodging()).await;
     let remote = remote(host.root(), &[(".gitignore", "junk\n"), ("kept", "1\n")]);
     let worker = host.start("a").await;
     let mut spec = job(&remote, "echo > junk", &["test -e kept && test ! -e junk"]);

@@ -4,7 +4,7 @@ use sawmill::job::counts::{TestCounts, TestFormat};
 use serde_json::{Value, json};
 
 use super::{delivered, host, rejected, remote};
-use crate::delivery::host::Lodging;
+use crate::delivery::host::lodging;
 
 /// A job with one gate, which runs tests as `tests` says.
 fn tested(remote: &std::path::Path, gate: &str, tests: &str) -> Value {
@@ -14,7 +14,7 @@ fn tested(remote: &std::path::Path, gate: &str, tests: &str) -> Value {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_gate_that_runs_no_tests_rejects_although_it_exits_with_0() {
-    let host = host(Lodging::OnTheHost).await;
+    let host = host(lodging()).await;
     let remote = remote(host.root(), &[("kept", "1\n")]);
     let worker = host.start("a").await;
     let none = "test result: ok. 0 passed; 0 failed; 2 ignored; 0 measured; 9 filtered out";
@@ -36,7 +36,7 @@ async fn a_gate_that_runs_no_tests_rejects_although_it_exits_with_0() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_run_is_in_the_evidence_and_is_the_gates_own() {
-    let host = host(Lodging::OnTheHost).await;
+    let host = host(lodging()).await;
     let remote = remote(host.root(), &[("kept", "1\n")]);
     let worker = host.start("a").await;
     let case = "<testcase name='a'/><testcase name='b'><skipped/></testcase>";

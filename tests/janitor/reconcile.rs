@@ -10,12 +10,17 @@ use serde_json::json;
 
 use super::{about, plant, reconcile, text, with_fate};
 use crate::crash::LONG;
-use crate::delivery::host::{Host, On, until};
+use crate::delivery::host::{Host, Lodging, On, until};
 use crate::delivery::remote::{git, refs, small_remote};
 use crate::git::fixture::mounts_below;
 
 /// A lease that is waited out.
 const SHORT: Duration = Duration::from_secs(4);
+
+/// What is left of containers is the subject of `janitor::containers`.
+async fn host(lease: Duration) -> Host {
+    Host::new(On::Sqlite, lease, 1).await.lodge(Lodging::OnTheHost).await
+}
 
 fn mirror(state: &Path) -> std::path::PathBuf {
     let entries = fs::read_dir(state.join("mirrors")).expect("mirrors").flatten().map(|entry| entry.path());
@@ -32,7 +37,7 @@ fn waiting(host: &Host, remote: &Path, go: &str) -> JobId {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_killed_worker_left_goes_and_nothing_of_the_one_beside_it() {
-    let host = Host::new(On::Sqlite, SHORT, 1).await;
+    let host = host(SHORT).await;
     let remote = small_remote(host.root(), "remote.git");
     let (state, other) = (host.state_dir("a"), host.state_dir("b"));
     let lost = waiting(&host, &remote, "never");
@@ -113,7 +118,7 @@ async fn what_a_killed_worker_left_goes_and_nothing_of_the_one_beside_it() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_that_starts_removes_what_an_earlier_one_left() {
-    let host = Host::new(On::Sqlite, LONG, 1).await;
+    let host = host(LONG).await;
     let state = host.state_dir("a");
     let left = plant::directory(&state.join("mirrors/.incoming-app-0123.git-xyz"));
     plant::mount(&state, 7);
@@ -125,7 +130,7 @@ async fn a_worker_that_starts_removes_what_an_earlier_one_left() {
 
 #[tokio::test]
 async fn only_a_process_that_is_proven_dead_is_taken_for_dead() {
-    let host = Host::new(On::Sqlite, LONG, 1).await;
+    let host = host(LONG).await;
     let state = host.state_dir("a");
     let left = plant::directory(&state.join("bases/app-0/.new-1"));
     let own = Process::own();

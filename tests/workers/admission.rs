@@ -6,9 +6,14 @@ use sawmill::store::WorkerState;
 use serde_json::json;
 
 use super::LEASE;
-use crate::delivery::host::{Daemon, Host, On, until};
+use crate::delivery::host::{Daemon, Host, Lodging, On, until};
 use crate::delivery::remote::small_remote;
 use crate::trouble::disk::{Small, noise};
+
+/// On these disks there is no room for the program that containers are given.
+async fn host() -> Host {
+    Host::new(On::Sqlite, LEASE, 1).await.lodge(Lodging::OnTheHost).await
+}
 
 /// Ends the worker before its disk goes, and the disk before its directory does.
 async fn end(host: Host, mut worker: Daemon, small: Small) {
@@ -20,7 +25,7 @@ async fn end(host: Host, mut worker: Daemon, small: Small) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_stops_claims_and_room_lets_them_go_on() {
-    let mut host = Host::new(On::Sqlite, LEASE, 1).await;
+    let mut host = host().await;
     host.set("SAWMILL_WORKER__ADMISSION__DISK_FREE", "4 MiB");
     host.set("SAWMILL_WORKER__ADMISSION__DISK_JOB", "0 B");
     host.set("SAWMILL_WORKER__ADMISSION__INODES_FREE", "10");
@@ -46,7 +51,7 @@ async fn a_full_disk_stops_claims_and_room_lets_them_go_on() {
 /// What attempts have left is deleted before a disk counts as short.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn trash_is_emptied_before_a_disk_is_called_short() {
-    let mut host = Host::new(On::Sqlite, LEASE, 1).await;
+    let mut host = host().await;
     host.set("SAWMILL_WORKER__ADMISSION__DISK_FREE", "4 MiB");
     host.set("SAWMILL_WORKER__ADMISSION__DISK_JOB", "0 B");
     host.set("SAWMILL_WORKER__ADMISSION__INODES_FREE", "10");

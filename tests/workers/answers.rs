@@ -1,6 +1,6 @@
 //! A backend that asks, and goes on with the answer.
 
-use sawmill::job::{Hold, OutcomeClass};
+use sawmill::job::{Hold, OutcomeClass, Stream};
 use serde_json::json;
 
 use super::{LEASE, on_both};
@@ -14,13 +14,9 @@ on_both! {
 async fn a_job_that_asks_goes_on_with_the_answer_and_with_what_it_had(on: On) {
     let host = Host::new(on, LEASE, 1).await;
     let remote = small_remote(host.root(), "remote.git");
-    let kept = host.root().join("second.json");
-    let command = format!(
-        "if [ \"$SAWMILL_ATTEMPT\" = 1 ]; then echo half > half; \
-         printf '{{\"schema\":1,\"ok\":false,\"clarification\":\"Left or right?\"}}' > \"$SAWMILL_RESULT\"; \
-         else cp \"$SAWMILL_SPEC\" {}; fi",
-        kept.display()
-    );
+    let command = "if [ \"$SAWMILL_ATTEMPT\" = 1 ]; then echo half > half; \
+         printf '{\"schema\":1,\"ok\":false,\"clarification\":\"Left or right?\"}' > \"$SAWMILL_RESULT\"; \
+         else cat \"$SAWMILL_SPEC\"; fi";
     let job = host.enqueue(&json!({ "repo": remote, "changes": "optional", "task": { "command": command } }));
     let worker = host.start("a").await;
     until("it asks", async || host.job(job).await.held == Some(Hold::Answer)).await;
@@ -31,7 +27,7 @@ async fn a_job_that_asks_goes_on_with_the_answer_and_with_what_it_had(on: On) {
     assert_eq!(ended.attempts_used, 1, "the one that succeeded");
     let attempts = host.attempts(job).await;
     assert_eq!(attempts[0].outcome.as_ref().map(|outcome| outcome.class), Some(OutcomeClass::Clarification));
-    let spec: serde_json::Value = serde_json::from_slice(&std::fs::read(&kept).expect("kept")).expect("JSON");
+    let spec: serde_json::Value = serde_json::from_str(&host.log(job, 2, Stream::Stdout).await).expect("JSON");
     assert_eq!(spec["answers"], json!([{ "question": "Left or right?", "answer": "Left" }]));
     assert_eq!(spec["previous"]["salvage"], json!(attempts[0].salvage.as_ref().expect("what it had")));
     host.close(vec![worker]).await;

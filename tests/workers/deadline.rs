@@ -17,8 +17,7 @@ on_both! {
 
 /// A job that says when it runs, and then takes so many seconds.
 fn job(host: &Host, timeout: &str, seconds: u32) -> Value {
-    let ready = host.root().join("ready");
-    let command = format!(": > {}; sleep {seconds}", ready.display());
+    let command = format!(": > {}; sleep {seconds}", host.mark("ready").here());
     json!({
         "repo": small_remote(host.root(), "remote.git"),
         "changes": "none",
@@ -28,7 +27,7 @@ fn job(host: &Host, timeout: &str, seconds: u32) -> Value {
 }
 
 async fn runs(host: &Host) {
-    until("the job runs", async || host.root().join("ready").exists()).await;
+    until("the job runs", async || host.mark("ready").made().is_some()).await;
 }
 
 async fn a_job_that_is_given_more_time_succeeds(on: On) {

@@ -21,7 +21,7 @@ on_both! {
 async fn a_drained_worker_finishes_leaves_and_takes_nothing_when_it_is_started_again(on: On) {
     let host = Host::new(on, LEASE, 2).await;
     let remote = small_remote(host.root(), "remote.git");
-    let latch = host.latch("job");
+    let latch = host.job_latch("job");
     latch.close();
     let first = host.enqueue(&json!({ "repo": remote, "changes": "none", "task": { "command": latch.here() } }));
     let mut worker = host.start("a").await;
@@ -69,7 +69,7 @@ async fn an_idle_worker_leaves_within_two_seconds(on: On) {
 async fn a_worker_that_is_resumed_in_time_goes_on(on: On) {
     let host = Host::new(on, LEASE, 2).await;
     let remote = small_remote(host.root(), "remote.git");
-    let latch = host.latch("job");
+    let latch = host.job_latch("job");
     latch.close();
     let first = host.enqueue(&json!({ "repo": remote, "changes": "none", "task": { "command": latch.here() } }));
     let worker = host.start("a").await;
@@ -89,7 +89,7 @@ async fn a_worker_that_is_resumed_in_time_goes_on(on: On) {
 async fn a_worker_that_crashed_in_its_drain_finishes_what_it_had_and_takes_nothing(on: On) {
     let host = Host::new(on, LEASE, 2).await;
     let remote = small_remote(host.root(), "remote.git");
-    let latch = host.latch("job");
+    let latch = host.job_latch("job");
     latch.close();
     let first = host.enqueue(&json!({ "repo": remote, "changes": "none", "task": { "command": latch.here() } }));
     let worker = host.start("a").await;
@@ -132,7 +132,7 @@ async fn without_hints_an_idle_worker_hears_with_its_next_report() {
 async fn without_hints_a_busy_worker_hears_while_its_job_runs() {
     let host = Host::new(On::Postgres, LEASE, 1).await;
     let remote = small_remote(host.root(), "remote.git");
-    let latch = host.latch("job");
+    let latch = host.job_latch("job");
     latch.close();
     let job = host.enqueue(&json!({ "repo": remote, "changes": "none", "task": { "command": latch.here() } }));
     let mut worker = host.start("a").await;

@@ -26,7 +26,7 @@ async fn what_keeps_a_job_from_its_only_worker_is_named_as_it_comes_and_goes(on:
     let mut host = Host::new(on, LEASE, 1).await;
     host.set("SAWMILL_WORKER__REPORT", "300ms");
     let remote = small_remote(host.root(), "remote.git");
-    let latch = host.latch("job");
+    let latch = host.job_latch("job");
     latch.close();
     let first = host.enqueue(&json!({ "repo": remote, "changes": "none", "task": { "command": latch.here() } }));
     assert_eq!(explain(&host, first)["reasons"][0]["kind"], json!("no_worker"));
@@ -69,7 +69,7 @@ async fn what_keeps_a_job_from_its_only_worker_is_named_as_it_comes_and_goes(on:
 async fn jobs_that_others_wait_for_are_named_until_they_end(on: On) {
     let host = Host::new(on, LEASE, 3).await;
     let remote = small_remote(host.root(), "remote.git");
-    let latch = host.latch("job");
+    let latch = host.job_latch("job");
     latch.close();
     let command = |command: &str| json!({ "repo": remote, "changes": "none", "task": { "command": command } });
     let with = |mut document: Value, field: &str, value: Value| {

@@ -1,7 +1,5 @@
 //! Usage limits, with real workers: what is paused, who goes on meanwhile, and who goes on afterwards.
 
-use std::fs;
-
 use sawmill::clock::Timestamp;
 use sawmill::ids::JobId;
 use sawmill::job::{JobState, OutcomeClass};
@@ -36,15 +34,13 @@ async fn is_limited(host: &Host, job: JobId) -> bool {
 async fn nothing_of_a_paused_credential_starts_and_all_else_goes_on(on: On) {
     let host = host(on).await;
     let remote = small_remote(host.root(), "remote.git");
-    let limit = host.root().join("limit");
     let reset = Timestamp(Timestamp::now().0 + 3_600_000);
-    fs::write(&limit, format!(r#"{{"schema":1,"ok":false,"summary":"5-hour limit","retry_at":{}}}"#, reset.0)).expect("written");
-    let path = limit.display();
-    let command = format!("if [ -e {path} ]; then cat {path} > \"$SAWMILL_RESULT\"; fi");
-    let enqueue = |backend: &str| {
+    let limit = format!(r#"{{"schema":1,"ok":false,"summary":"5-hour limit","retry_at":{}}}"#, reset.0);
+    let meets_it = format!("if [ \"$SAWMILL_ATTEMPT\" = 1 ]; then echo '{limit}' > \"$SAWMILL_RESULT\"; fi");
+    let enqueue = |backend: &str, command: &str| {
         host.enqueue(&json!({ "repo": remote, "backend": backend, "changes": "none", "task": { "command": command } }))
     };
-    let first = enqueue("paid");
+    let first = enqueue("paid", &meets_it);
     let (a, b) = (host.start("a").await, host.start("b").await);
     until("the limit is met", async || is_limited(&host, first).await).await;
     for worker in [&a, &b] {
@@ -53,7 +49,7 @@ async fn nothing_of_a_paused_credential_starts_and_all_else_goes_on(on: On) {
     let waits = host.job(first).await;
     assert_eq!((waits.attempts_used, waits.resets, waits.ready_at), (0, 0, reset));
 
-    let second = enqueue("twin");
+    let second = enqueue("twin", "true");
     let free = host.enqueue(&json!({ "repo": remote, "changes": "none", "task": { "command": "true" } }));
     host.succeeded(free).await;
     assert_eq!(host.job(second).await.attempt, None, "older than the one that has ended");
@@ -65,7 +61,6 @@ async fn nothing_of_a_paused_credential_starts_and_all_else_goes_on(on: On) {
     let listed = host.sawmill(&["pauses"]);
     assert_eq!((&listed["items"][0]["until"], &listed["items"][0]["times"]), (&json!(reset), &json!(1)), "{listed}");
 
-    fs::remove_file(&limit).expect("removed");
     host.sawmill(&["pauses", "lift", "team"]);
     host.succeeded(second).await;
     assert_eq!(host.succeeded(first).await.attempt.map(|attempt| attempt.0), Some(2));
@@ -77,7 +72,7 @@ async fn when_a_pause_is_over_its_job_goes_on_by_itself(on: On) {
     let host = host(on).await;
     let remote = small_remote(host.root(), "remote.git");
     let command = "if [ \"$SAWMILL_ATTEMPT\" = 1 ]; then \
-        printf '{\"schema\":1,\"ok\":false,\"retry_at\":%s}' $(($(date +%s%3N) + 1500)) > \"$SAWMILL_RESULT\"; fi";
+        printf '{\"schema\":1,\"ok\":false,\"retry_at\":%s}' $(($(date +%s) * 1000 + 2500)) > \"$SAWMILL_RESULT\"; fi";
     let job = host.enqueue(&json!({ "repo": remote, "backend": "paid", "changes": "none", "task": { "command": command } }));
     let worker = host.start("a").await;
     until("the limit is met", async || is_limited(&host, job).await || host.job(job).await.state.is_final()).await;

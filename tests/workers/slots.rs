@@ -19,7 +19,7 @@ async fn a_slot_shows_the_job_in_it_with_its_stage(on: On) {
     host.set("SAWMILL_WORKER__LABELS", "[\"linux\", \"gpu=a100\", \"linux\"]");
     host.set("SAWMILL_BACKENDS__SHELL__CAPABILITIES", "[\"posix\"]");
     let remote = small_remote(host.root(), "remote.git");
-    let latch = host.latch("job");
+    let latch = host.job_latch("job");
     latch.close();
     let id = host.enqueue(&json!({ "repo": remote, "changes": "none", "task": { "command": latch.here() } }));
     let worker = host.start("a").await;
