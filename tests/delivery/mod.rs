@@ -5,5 +5,4 @@ pub(crate) mod host;
 pub(crate) mod leftovers;
 pub(crate) mod processes;
 mod real;
-mod recycled;
 pub(crate) mod remote;
