@@ -74,7 +74,7 @@ impl Provisioner {
         let (chosen, reason) = choose(asked, bases.dir(), mounting)?;
         let bases = match chosen {
             Strategy::Overlay => Some(bases),
-            Strategy::Snapshot => Some(bases.as_subvolumes()),
+            Strategy::Snapshot => Some(bases.into_subvolumes()),
             Strategy::Auto | Strategy::Recycled | Strategy::Checkout => None,
         };
         Ok(Self { asked, chosen, reason, bases })

@@ -6,5 +6,4 @@ pub(crate) mod leftovers;
 mod mark;
 pub(crate) mod processes;
 mod real;
-mod recycled;
 pub(crate) mod remote;

@@ -219,7 +219,7 @@ impl Bases {
     }
 
     /// The same, whose files are in subvolumes from now on. Those that were made otherwise are not used meanwhile.
-    pub(super) fn as_subvolumes(self) -> Self {
+    pub(super) fn into_subvolumes(self) -> Self {
         Self { form: Form::Subvolume, ..self }
     }
 
