@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The floor of each room. A room names only strictly lower floors.
-const FLOORS: [(&str, u8); 26] = [
+const FLOORS: [(&str, u8); 27] = [
     ("fingerprint", 0),
     ("ids", 0),
     ("clock", 0),
@@ -17,6 +17,7 @@ const FLOORS: [(&str, u8); 26] = [
     ("git", 2),
     ("sandbox", 2),
     ("workspace", 3),
+    ("caches", 3),
     ("logs", 3),
     ("backends", 3),
     ("gates", 3),
