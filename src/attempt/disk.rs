@@ -68,10 +68,11 @@ pub(super) async fn end(attempt: &Attempt, taken: u64) -> Halt {
     Halt::failed(OutcomeClass::OutOfDisk, message)
 }
 
-/// Where a job's files are: in its directory and, where its worktree is an overlay, in the layer that has what was written to it.
-/// What its gates write counts too.
-fn places(attempt: &Attempt) -> [PathBuf; 3] {
-    [attempt.slot.job(), attempt.slot_root().join("layer"), attempt.slot.gates().root().to_owned()]
+/// Where a job's files are: in its directory and, where its worktree is an overlay, in the layer that has what was written to it; and in
+/// those of its caches. What its gates write counts too.
+fn places(attempt: &Attempt) -> [PathBuf; 4] {
+    let beside = |part| attempt.slot_root().join(part);
+    [attempt.slot.job(), beside("layer"), beside("caches"), attempt.slot.gates().root().to_owned()]
 }
 
 /// What the files below a directory take. One with several names counts once.

@@ -1,5 +1,6 @@
 //! The janitor: empties the trash and ends the time of kept workspaces, off every job's path.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -7,6 +8,7 @@ use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::caches::Shelf;
 use crate::git::Bases;
 use crate::workspace::{Kept, StateDir};
 
@@ -19,6 +21,8 @@ pub(super) struct Janitor {
     state: StateDir,
     /// Base checkouts, where worktrees stand on them.
     bases: Option<Bases>,
+    /// Saved caches.
+    caches: Shelf,
     ttl: Duration,
     /// With less room than this, in bytes, it sweeps before a slot is free again.
     little_room: u64,
@@ -26,8 +30,8 @@ pub(super) struct Janitor {
 }
 
 impl Janitor {
-    pub(super) fn new(state: StateDir, bases: Option<Bases>, ttl: Duration, little_room: u64) -> Self {
-        Self { state, bases, ttl, little_room, sweeping: Arc::default() }
+    pub(super) fn new(state: StateDir, (bases, caches): (Option<Bases>, Shelf), ttl: Duration, little_room: u64) -> Self {
+        Self { state, bases, caches, ttl, little_room, sweeping: Arc::default() }
     }
 
     /// Runs [`Janitor::sweep_once`] now and then until the token is cancelled.
@@ -44,22 +48,36 @@ impl Janitor {
         }
     }
 
-    /// Evicts bases until there are so many more bytes on the disk, or nobody's are left. Says whether any went.
+    /// Evicts bases until there are so many more bytes on the disk or, where nobody's are left, saved caches, which cost more to make again.
+    /// Says whether any went.
     pub(super) async fn evict_once(&self, wanted: u64) -> bool {
-        let Some(bases) = self.bases.clone() else { return false };
-        let gone = match tokio::task::spawn_blocking(move || bases.shrink_once(wanted)).await {
+        if let Some(bases) = self.bases.clone()
+            && self.evicted("bases", move || bases.shrink_once(wanted)).await
+        {
+            return true;
+        }
+        let caches = self.caches.clone();
+        self.evicted("saved caches", move || caches.shrink_once(wanted)).await
+    }
+
+    async fn evicted<E: std::error::Error + Send + 'static>(
+        &self,
+        what: &str,
+        shrink: impl FnOnce() -> Result<Vec<PathBuf>, E> + Send + 'static,
+    ) -> bool {
+        let gone = match tokio::task::spawn_blocking(shrink).await {
             Ok(Ok(gone)) => gone,
             Ok(Err(error)) => {
-                warn!("cannot make room by evicting bases: {error}");
+                warn!("cannot make room by evicting {what}: {error}");
                 return false;
             }
             Err(_) => {
-                warn!("evicting bases panicked; please report it as a defect");
+                warn!("evicting {what} panicked; please report it as a defect");
                 return false;
             }
         };
         if !gone.is_empty() {
-            info!("evicted {} bases to make room on the disk", gone.len());
+            info!("evicted {} {what} to make room on the disk", gone.len());
             self.sweep_once().await;
         }
         !gone.is_empty()

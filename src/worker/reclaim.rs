@@ -1,10 +1,11 @@
-//! Making room: the trash, kept workspaces whose time is over, and bases that are not used, each with what explains it.
+//! Making room: the trash, kept workspaces whose time is over, bases and saved caches that are not used, each with what explains it.
 
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 
+use crate::caches::Shelf;
 use crate::clock::{Timestamp, human, millis};
 use crate::git::Bases;
 use crate::janitor::{Kind, Lease, Owned, Owner, measure};
@@ -18,6 +19,8 @@ const ENTRIES_MAX: u64 = 200_000;
 pub struct Reclaim {
     /// The base checkouts, with what they may take.
     pub bases: Bases,
+    /// The saved caches, with what they may take.
+    pub caches: Shelf,
     /// How long a kept workspace stays.
     pub ttl: Duration,
     /// What the disk lacks, in bytes.
@@ -48,8 +51,15 @@ impl Reclaim {
             };
             found.push(owned(Kind::Kept, &place, lease, measure(&place, ENTRIES_MAX).bytes));
         }
+        let mut wanted = self.wanted;
         for (base, lease) in self.bases.judged(self.wanted)? {
+            if matches!(lease, Lease::Over(_)) {
+                wanted = wanted.saturating_sub(base.bytes);
+            }
             found.push(owned(Kind::Base, &base.path, lease, base.bytes));
+        }
+        for (saved, lease) in self.caches.judged(wanted)? {
+            found.push(owned(Kind::Cache, &saved.dir, lease, saved.record.bytes));
         }
         Ok(found)
     }
@@ -60,6 +70,9 @@ impl Reclaim {
         match owned.kind {
             Kind::Trash => return state.trash().delete(path).with_context(|| format!("cannot delete {}", path.display())),
             Kind::Kept => kept(state).expire(path)?,
+            Kind::Cache => {
+                self.caches.evict(path)?;
+            }
             _ => {
                 self.bases.evict(path)?;
             }
