@@ -7,6 +7,7 @@ pub mod api;
 pub mod artifacts;
 pub mod attempt;
 pub mod backends;
+pub mod caches;
 pub mod cli;
 pub mod clock;
 pub mod config;

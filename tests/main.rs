@@ -3,6 +3,7 @@
 mod agents;
 mod api;
 mod artifacts;
+mod caches;
 mod container;
 mod crash;
 mod delivery;

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The floor of each room. A room names only strictly lower floors.
-const FLOORS: [(&str, u8); 28] = [
+const FLOORS: [(&str, u8); 29] = [
     ("fingerprint", 0),
     ("ids", 0),
     ("clock", 0),
@@ -19,6 +19,7 @@ const FLOORS: [(&str, u8); 28] = [
     ("git", 2),
     ("sandbox", 2),
     ("workspace", 3),
+    ("caches", 3),
     ("logs", 3),
     ("backends", 3),
     ("gates", 3),

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tracing::{error, info, warn};
 
 use super::Ended;
+use super::carry;
 use super::egress::Egress;
 use super::execute;
 use super::halt::{Halt, chain};
@@ -15,7 +16,7 @@ use super::stop::{Stop, StopReason};
 use crate::git::{SalvagePush, Worktree};
 use crate::ids::ObjectId;
 use crate::job::spec::Keep;
-use crate::job::{Claim, Completion, LogVerdict, Outcome, OutcomeClass, Stage};
+use crate::job::{Claim, Completion, JobState, LogVerdict, Outcome, OutcomeClass, Stage};
 use crate::logs::LogsError;
 use crate::sandbox::{Refusal, SandboxError, Status, Supervisor};
 use crate::store::{CredentialNews, Finish, Store, StoreError};
@@ -41,6 +42,8 @@ impl Attempt {
         if let Some(refused) = self.egress.take().and_then(Egress::close) {
             self.say(&refused);
         }
+        // Nothing of a cache is salvaged, or kept with a worktree.
+        self.take_out_caches().await;
         let salvage = match class {
             _ if delivered => None,
             OutcomeClass::OutOfDisk => {
@@ -51,11 +54,14 @@ impl Attempt {
             _ => self.salvage().await,
         };
         if !delivered {
+            carry::put_back(&self).await;
             keep::left(&mut self, class, salvage.as_ref()).await;
+            self.take_out_caches().await;
         }
         if let Some(outcome) = &outcome {
             self.say(&outcome.to_string());
         }
+        let pending = completion.as_ref().and_then(|completion| carry::pending(&self, &completion.base));
         let lost = outcome.is_none() || self.stop.reason() == Some(StopReason::LeaseLost);
         let place = Place::of(&self);
         let (supervisor, commands, lodged) = (self.supervisor.clone(), execute::command_ids(&self), self.lodged());
@@ -68,9 +74,20 @@ impl Attempt {
             collect(&lodged.supervisor(), &commands).await;
             lodged.leave();
         }
+        if let (Some(pending), Ended::Recorded(job)) = (pending, &ended)
+            && job.state == JobState::Succeeded
+        {
+            pending.save().await;
+        }
         let certain = processes == Processes::Ended && !matches!(ended, Ended::Lost);
         place.leave(class, if certain { Trust::Certain } else { Trust::None }).await;
         ended
+    }
+
+    async fn take_out_caches(&self) {
+        if let Err(halt) = carry::take_out(self).await {
+            error!("job {}: {}", self.claimed.claim.job, halt.outcome().map_or_else(String::new, |outcome| outcome.message));
+        }
     }
 
     async fn salvage(&self) -> Option<ObjectId> {

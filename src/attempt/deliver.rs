@@ -3,6 +3,7 @@
 use std::pin::pin;
 use std::time::Duration;
 
+use super::carry;
 use super::halt::Halt;
 use super::journal::{Phase, Said};
 use super::judge::Judgement;
@@ -26,7 +27,10 @@ pub(super) async fn commit(attempt: &mut Attempt, base: ObjectId, said: Said) ->
     let worktree = Worktree::open(&attempt.tools.git, attempt.slot_root())?;
     let spec = &attempt.claimed.job.spec;
     let message = commit_message(&attempt.claimed.claim, spec, attempt.backend.name(), said.summary.as_deref());
+    carry::take_out(attempt).await?;
     let change = within(attempt, worktree.commit(&message)).await?;
+    // What was built may be kept, or be gone on with.
+    carry::put_back(attempt).await;
     let name = attempt.backend.name();
     let (commit, wrong) = match (change, spec.changes) {
         (Change::None, Changes::Required) => {

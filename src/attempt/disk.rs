@@ -98,10 +98,10 @@ pub(super) async fn end(attempt: &Attempt, why: String) -> Halt {
     Halt::failed(OutcomeClass::OutOfDisk, why)
 }
 
-/// Where a job's files are. What its gates write counts too.
+/// Where a job's files are, those of its caches too. What its gates write counts as well.
 fn places(attempt: &Attempt) -> Vec<PathBuf> {
     let gates = attempt.slot.gates();
-    attempt.slot.written().into_iter().chain([gates.root().to_owned()]).collect()
+    attempt.slot.written().into_iter().chain([attempt.slot.caches(), gates.root().to_owned()]).collect()
 }
 
 /// What the files below directories take. One with several names counts once.

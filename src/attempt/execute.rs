@@ -3,6 +3,7 @@
 use tracing::warn;
 
 use super::backend;
+use super::carry;
 use super::disk;
 use super::environment;
 use super::halt::Halt;
@@ -36,6 +37,7 @@ pub(super) async fn start(attempt: &mut Attempt, base: ObjectId) -> Result<Phase
     // Whoever cannot be started for this job is not to have a container made for it.
     let started = backend::start(attempt)?;
     place::choose(attempt).await?;
+    carry::bring(attempt).await?;
     let argv = backend::argv(attempt, started)?;
     if attempt.round() > 0 {
         place::uncover(attempt).await?;

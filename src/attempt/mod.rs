@@ -5,6 +5,7 @@
 //! Claiming, leases and slots are the worker's affair.
 
 mod backend;
+mod carry;
 mod close;
 mod counted;
 mod covered;

@@ -9,6 +9,7 @@ use tracing::{error, warn};
 use super::close;
 use super::journal::{Journal, Phase};
 use super::place::Place;
+use crate::caches::Carried;
 use crate::git::{Git, GitError, SalvagePush, Worktree};
 use crate::ids::ObjectId;
 use crate::sandbox::{SandboxError, Supervisor};
@@ -44,6 +45,9 @@ pub async fn salvage_orphan(slot: &SlotDir, executable: &Path) -> anyhow::Result
         Err(GitError::NoWorktree { .. }) if matches!(journal.phase, Phase::Preparing) => return Ok(None),
         worktree => worktree?,
     };
+    if let Some(carried) = Carried::find(slot.root()) {
+        carried.take_out()?;
+    }
     let push = match journal.salvage.to {
         Salvage::Remote => SalvagePush::Remote,
         Salvage::Mirror => SalvagePush::Local,

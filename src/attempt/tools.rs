@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::pauses::KnownPauses;
 use crate::artifacts::Artifacts;
 use crate::backends::Registry;
+use crate::caches::{ProjectCaches, Shelf};
 use crate::clock::human;
 use crate::critic::Critics;
 use crate::git::{self, Git, Provisioner};
@@ -69,6 +70,10 @@ pub struct Tools {
     pub sandbox: sandbox::Config,
     /// The worker's containers.
     pub containers: Containers,
+    /// The caches that jobs have saved.
+    pub caches: Shelf,
+    /// What caches projects have, by their names.
+    pub project_caches: BTreeMap<String, ProjectCaches>,
     /// `[logs]`.
     pub logs: logs::Config,
     /// The daemon's own environment, of which jobs get what the allow-lists name.

@@ -9,7 +9,7 @@ use crate::job::RetryFrom;
 use crate::job::budget::ProjectBudget;
 use crate::job::checks::Checks;
 use crate::job::spec::Gate;
-use crate::{api, artifacts, attempt, clock, critic, git, logs, sandbox, store, worker, workspace};
+use crate::{api, artifacts, attempt, caches, clock, critic, git, logs, sandbox, store, worker, workspace};
 
 /// The whole configuration.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -23,6 +23,8 @@ pub struct Config {
     pub attempt: attempt::Config,
     /// Making, names and keeping of workspaces.
     pub workspace: workspace::Config,
+    /// What is kept from job to job.
+    pub caches: caches::Config,
     /// How commands run.
     pub sandbox: sandbox::Config,
     /// Which jobs run in containers, and what one may take.
@@ -85,6 +87,9 @@ pub struct ProjectConfig {
     /// What its jobs may take of the queue.
     #[serde(default, skip_serializing_if = "store::ProjectLimits::are_none")]
     pub limits: store::ProjectLimits,
+    /// What its jobs find as an earlier one left it.
+    #[serde(default, deserialize_with = "caches::entries", skip_serializing_if = "Vec::is_empty")]
+    pub caches: Vec<caches::CacheConfig>,
     /// How much its jobs may use of models.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget: Option<ProjectBudget>,

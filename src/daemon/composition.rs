@@ -1,5 +1,6 @@
 //! The rooms put together, as the configuration says.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::api::{self, Policy, Project};
 use crate::artifacts::Artifacts;
 use crate::backends::Registry;
+use crate::caches::ProjectCaches;
 use crate::config::{Config, Environment, Loaded, ProjectConfig};
 use crate::critic::Critics;
 use crate::git::{Git, GitError, Mounting, Provisioner};
@@ -81,6 +83,8 @@ impl Composition {
             git: config.git,
             mounting: self.mounting.clone(),
             workspace: config.workspace,
+            caches: config.caches,
+            project_caches: project_caches(&config.projects),
             sandbox: config.sandbox,
             container: config.container,
             logs: config.logs,
@@ -179,6 +183,13 @@ impl Composition {
             configuration: crate::config::settings(&self.loaded),
         }
     }
+}
+
+/// What caches projects have, where they have any.
+fn project_caches(projects: &BTreeMap<String, ProjectConfig>) -> BTreeMap<String, ProjectCaches> {
+    let with_some = projects.iter().filter(|(_, project)| !project.caches.is_empty());
+    let of = |project: &ProjectConfig| ProjectCaches { base: project.base.clone(), entries: project.caches.clone() };
+    with_some.map(|(name, project)| (name.clone(), of(project))).collect()
 }
 
 fn project_policy(project: &ProjectConfig) -> Project {

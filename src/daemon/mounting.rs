@@ -39,7 +39,7 @@ pub fn make_ready(config: &Config) -> Mounting {
         let joined = namespace::join(one.pid(), || one.lives());
         return joined.map_err(|error| format!("the namespace of supervisor {} cannot be entered: {error}", one.pid()));
     }
-    if config.workspace.strategy == Strategy::Checkout {
+    if !matches!(config.workspace.strategy, Strategy::Auto | Strategy::Overlay) {
         return Ok(());
     }
     try_apart(dir)?;

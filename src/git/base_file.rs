@@ -38,6 +38,31 @@ impl Worktree {
     }
 }
 
+impl Worktree {
+    /// The objects that the base has at these paths, in their order; nothing where it has none. What is at a path is the same where its
+    /// object is.
+    ///
+    /// # Errors
+    /// The mirror cannot be read.
+    pub async fn base_objects(&self, paths: Vec<String>) -> Result<Vec<Option<ObjectId>>, GitError> {
+        let (mirror, base) = (self.mirror.dir.clone(), self.base().clone());
+        super::blocking(move || objects(&mirror, &base, &paths)).await.map_err(|error| GitError::Command {
+            action: "look for files in the base commit".to_owned(),
+            detail: error.message().to_owned(),
+        })
+    }
+}
+
+fn objects(mirror: &Path, base: &ObjectId, paths: &[String]) -> Result<Vec<Option<ObjectId>>, git2::Error> {
+    let repository = Repository::open_bare(mirror)?;
+    let base = tree(&repository, base)?;
+    let find = |path: &String| match base.get_path(Path::new(path)) {
+        Err(error) if error.code() == ErrorCode::NotFound => Ok(None),
+        found => found.map(|entry| entry.id().to_string().parse().ok()),
+    };
+    paths.iter().map(find).collect()
+}
+
 fn read(mirror: &Path, base: &ObjectId, path: &Path, most: u64) -> Result<BaseFile, git2::Error> {
     const LINK: i32 = 0o120_000;
     let repository = Repository::open_bare(mirror)?;

@@ -30,7 +30,7 @@ pub enum Kind {
     Mount,
     /// A worktree's hold on a base.
     BaseLease,
-    /// What a git, a clone or a checkout that was killed had not finished, lock files among it.
+    /// What a git, a clone, a checkout or the saving of a cache that was killed had not finished, lock files among it.
     Unfinished,
     /// A ref that Sawmill made in a mirror.
     Ref,
@@ -40,6 +40,8 @@ pub enum Kind {
     Recycled,
     /// A base checkout.
     Base,
+    /// What a job saved for later ones.
+    Cache,
     /// What was discarded, and is being deleted.
     Trash,
     /// A mirror.
@@ -63,6 +65,7 @@ impl fmt::Display for Kind {
             Self::Kept => "kept workspace",
             Self::Recycled => "recycled tree",
             Self::Base => "base",
+            Self::Cache => "saved cache",
             Self::Trash => "trash",
             Self::Mirror => "mirror",
         })

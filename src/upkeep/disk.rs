@@ -116,6 +116,7 @@ fn count(state: &StateDir, database: Option<&Path>) -> std::io::Result<Vec<Class
     let mut classes = vec![
         of("mirrors", "copies of remotes, which all worktrees borrow from", below("mirrors")),
         of("bases", "checkouts that worktrees stand on, up to workspace.bases", below("bases")),
+        of("caches", "what jobs saved for later ones, up to caches.size", below("caches")),
         of("worktrees", "what jobs wrote, beside their bases", worktrees),
         of("recycled", "trees of jobs that ended, with which the next ones begin", recycled),
         of("spools", "output and journals of attempts", spools),

@@ -2,6 +2,7 @@
 
 use bytesize::ByteSize;
 
+use crate::caches::Shelf;
 use crate::cli::{Cell, Exit, Output};
 use crate::daemon::{Composition, executable};
 use crate::git::{Bases, Git};
@@ -20,8 +21,8 @@ pub async fn reconcile(composition: &Composition, mode: Mode, out: &Output) -> a
     report(&worker::reconcile(&visitor(composition).await?, None, mode).await?, out)
 }
 
-/// As [`reconcile`], and makes room: the trash, kept workspaces whose time is over, bases beyond their budget or where the disk lacks
-/// room. Then the mirrors that are due are maintained.
+/// As [`reconcile`], and makes room: the trash, kept workspaces whose time is over, bases and saved caches beyond their budgets or
+/// where the disk lacks room. Then the mirrors that are due are maintained.
 ///
 /// # Errors
 /// The directory cannot be used, or the output cannot be written.
@@ -32,6 +33,7 @@ pub async fn gc(composition: &Composition, mode: Mode, out: &Output) -> anyhow::
     let target = target.saturating_add(target / 4);
     let reclaim = Reclaim {
         bases: Bases::open(&visitor.git, config.workspace.bases)?,
+        caches: visitor.caches.clone(),
         ttl: config.workspace.ttl,
         wanted: limits.disk_free_bytes.map_or(0, |free| target.saturating_sub(free)),
     };
@@ -78,6 +80,7 @@ async fn visitor(composition: &Composition) -> anyhow::Result<Visitor> {
     })?;
     Ok(Visitor {
         git: Git::open(&config.git, &executable, &state.mirrors())?,
+        caches: Shelf::open(state.root(), &config.caches)?,
         containers,
         store: composition.store().await.map_err(|error| format!("{error:#}")),
         executable,

@@ -29,6 +29,7 @@ use super::{maintenance, queue, reaper, retention};
 use crate::artifacts::{self, Artifacts};
 use crate::attempt::{self, Journal, KnownPauses, Place, StopReason, Tools};
 use crate::backends;
+use crate::caches::{self, CacheError, ProjectCaches, Shelf};
 use crate::critic::Critics;
 use crate::git::{self, Git, GitError, Provisioner, Strategy};
 use crate::ids::WorkerId;
@@ -52,6 +53,10 @@ pub struct Setup {
     pub mounting: git::Mounting,
     /// `[workspace]`.
     pub workspace: workspace::Config,
+    /// `[caches]`.
+    pub caches: caches::Config,
+    /// What caches projects have, by their names.
+    pub project_caches: BTreeMap<String, ProjectCaches>,
     /// `[sandbox]`.
     pub sandbox: sandbox::Config,
     /// `[container]`.
@@ -101,6 +106,9 @@ pub enum WorkerError {
     /// The database cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Saved caches cannot be used.
+    #[error(transparent)]
+    Caches(#[from] CacheError),
     /// A supervisor cannot be started.
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
@@ -147,6 +155,8 @@ impl Daemon {
         let provisioner = Provisioner::open_where(&git, strategy, budget, &setup.mounting)?;
         info!("worktrees are made by {}: {}", provisioner.strategy(), provisioner.reason());
         Kept::new(state.kept(), state.trash()).mount_again();
+        let shelf = Shelf::open(state.root(), &setup.caches)?;
+        shelf.shrink_once(0)?;
         let supervisors = SupervisorSetup {
             executable: setup.executable.clone(),
             worker: identity.id().clone(),
@@ -204,7 +214,7 @@ impl Daemon {
         let supervised = kept.into_iter().cloned().collect();
         let limits = setup.config.admission.clone();
         let bases = provisioner.bases().cloned();
-        let janitor = Janitor::new(state.clone(), bases, setup.workspace.ttl, limits.disk_free.as_u64());
+        let janitor = Janitor::new(state.clone(), (bases, shelf.clone()), setup.workspace.ttl, limits.disk_free.as_u64());
         let costs = Costs::open(state.root(), limits.disk_job);
         let admission = Admission::new(limits, (&state, costs.clone()), janitor.clone(), &store, gate.clone());
         let tools = Arc::new(Tools {
@@ -221,6 +231,8 @@ impl Daemon {
             workspace: setup.workspace.clone(),
             sandbox: setup.sandbox.clone(),
             containers,
+            caches: shelf,
+            project_caches: setup.project_caches.clone(),
             logs: setup.logs.clone(),
             environment: setup.environment.clone(),
             executable: setup.executable.clone(),

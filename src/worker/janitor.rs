@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::reclaim::evict_recycled;
+use crate::caches::Shelf;
 use crate::git::Bases;
 use crate::workspace::{Kept, StateDir};
 
@@ -20,6 +21,8 @@ pub(super) struct Janitor {
     state: StateDir,
     /// Base checkouts, where worktrees are made from them.
     bases: Option<Bases>,
+    /// Saved caches.
+    caches: Shelf,
     ttl: Duration,
     /// With less room than this, in bytes, it sweeps before a slot is free again.
     little_room: u64,
@@ -27,8 +30,8 @@ pub(super) struct Janitor {
 }
 
 impl Janitor {
-    pub(super) fn new(state: StateDir, bases: Option<Bases>, ttl: Duration, little_room: u64) -> Self {
-        Self { state, bases, ttl, little_room, sweeping: Arc::default() }
+    pub(super) fn new(state: StateDir, (bases, caches): (Option<Bases>, Shelf), ttl: Duration, little_room: u64) -> Self {
+        Self { state, bases, caches, ttl, little_room, sweeping: Arc::default() }
     }
 
     /// Runs [`Janitor::sweep_once`] now and then until the token is cancelled.
@@ -45,30 +48,40 @@ impl Janitor {
         }
     }
 
-    /// Evicts bases, and trees that wait in slots, until there are so many more bytes on the disk, or nobody's are left. Says whether any
-    /// went.
+    /// Evicts trees that wait in slots, bases and, where nobody's are left of these, saved caches, which cost most to make again, until there
+    /// are so many more bytes on the disk. Says whether any went.
     pub(super) async fn evict_once(&self, wanted: u64) -> bool {
-        let (state, bases) = (self.state.clone(), self.bases.clone());
-        let evict = move || -> anyhow::Result<(usize, usize)> {
-            let recycled = evict_recycled(&state, wanted)?;
-            Ok((recycled, bases.map_or(Ok(Vec::new()), |bases| bases.shrink_once(wanted))?.len()))
-        };
-        let (recycled, bases) = match tokio::task::spawn_blocking(evict).await {
+        let (state, bases, caches) = (self.state.clone(), self.bases.clone(), self.caches.clone());
+        if self
+            .evicted("trees and bases", move || {
+                let recycled = evict_recycled(&state, wanted)?;
+                let bases = bases.map_or(Ok(Vec::new()), |bases| bases.shrink_once(wanted))?;
+                Ok(recycled + bases.len())
+            })
+            .await
+        {
+            return true;
+        }
+        self.evicted("saved caches", move || Ok(caches.shrink_once(wanted)?.len())).await
+    }
+
+    async fn evicted(&self, what: &str, shrink: impl FnOnce() -> anyhow::Result<usize> + Send + 'static) -> bool {
+        let gone = match tokio::task::spawn_blocking(shrink).await {
             Ok(Ok(gone)) => gone,
             Ok(Err(error)) => {
-                warn!("cannot make room by evicting bases and trees: {error:#}");
+                warn!("cannot make room by evicting {what}: {error:#}");
                 return false;
             }
             Err(_) => {
-                warn!("evicting bases and trees panicked; please report it as a defect");
+                warn!("evicting {what} panicked; please report it as a defect");
                 return false;
             }
         };
-        if recycled + bases > 0 {
-            info!("evicted {bases} bases and {recycled} recycled trees to make room on the disk");
+        if gone > 0 {
+            info!("evicted {gone} {what} to make room on the disk");
             self.sweep_once().await;
         }
-        recycled + bases > 0
+        gone > 0
     }
 
     /// One pass.

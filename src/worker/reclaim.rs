@@ -1,5 +1,5 @@
-//! Making room: the trash, kept workspaces whose time is over, trees that wait for jobs, and bases that are not used, each with what
-//! explains it.
+//! Making room: the trash, kept workspaces whose time is over, trees that wait for jobs, and bases and saved caches that are not used, each
+//! with what explains it.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::Context;
 use bytesize::ByteSize;
 
+use crate::caches::Shelf;
 use crate::clock::{Timestamp, human, millis};
 use crate::git::Bases;
 use crate::janitor::{Kind, Lease, Owned, Owner, measure};
@@ -20,6 +21,8 @@ const ENTRIES_MAX: u64 = 200_000;
 pub struct Reclaim {
     /// The base checkouts, with what they may take.
     pub bases: Bases,
+    /// The saved caches, with what they may take.
+    pub caches: Shelf,
     /// How long a kept workspace stays.
     pub ttl: Duration,
     /// What the disk lacks, in bytes.
@@ -60,8 +63,15 @@ impl Reclaim {
             freed += bytes;
             found.push(owned(Kind::Recycled, &path, lease, bytes));
         }
-        for (base, lease) in self.bases.judged(self.wanted.saturating_sub(freed))? {
+        let mut wanted = self.wanted.saturating_sub(freed);
+        for (base, lease) in self.bases.judged(wanted)? {
+            if matches!(lease, Lease::Over(_)) {
+                wanted = wanted.saturating_sub(base.bytes);
+            }
             found.push(owned(Kind::Base, &base.path, lease, base.bytes));
+        }
+        for (saved, lease) in self.caches.judged(wanted)? {
+            found.push(owned(Kind::Cache, &saved.dir, lease, saved.record.bytes));
         }
         Ok(found)
     }
@@ -73,6 +83,9 @@ impl Reclaim {
             Kind::Trash => return state.trash().delete(path).with_context(|| format!("cannot delete {}", path.display())),
             Kind::Kept => kept(state).expire(path)?,
             Kind::Recycled => state.trash().take(path)?,
+            Kind::Cache => {
+                self.caches.evict(path)?;
+            }
             _ => {
                 self.bases.evict(path)?;
             }

@@ -16,6 +16,7 @@ use super::leases::Leases;
 use super::reclaim::Reclaim;
 use super::slots::Slots;
 use crate::attempt::{Journal, Place, Tools, vacate};
+use crate::caches::Shelf;
 use crate::clock::Timestamp;
 use crate::git::{Git, Keepsake};
 use crate::janitor::{Explained, Fate, Finding, Kind, Lease, Master, Mode, Owned, Owner, judge, measure};
@@ -43,6 +44,8 @@ pub struct Visitor {
     pub state: StateDir,
     /// git, with the mirrors there.
     pub git: Git,
+    /// The saved caches there.
+    pub caches: Shelf,
     /// The engine, with the containers of that directory.
     pub containers: Containers,
     /// The database, or why it cannot be asked.
@@ -60,11 +63,11 @@ pub struct Visitor {
 /// The directory cannot be used.
 pub async fn reconcile(visitor: &Visitor, reclaim: Option<Reclaim>, mode: Mode) -> Result<Reconciled, IdentityError> {
     let visit = Visit::pay(&visitor.state)?;
-    let Visitor { state, git, containers, store, executable, salvage_ttl } = visitor;
+    let Visitor { state, git, caches, containers, store, executable, salvage_ttl } = visitor;
     let salvage_ttl = *salvage_ttl;
     let standing = Standing::Visitor(visit.master.clone());
     let reclaim = reclaim.as_ref();
-    let look = Look { state, git, containers, executable, salvage_ttl, reclaim };
+    let look = Look { state, git, caches, containers, executable, salvage_ttl, reclaim };
     let store = store.as_ref().map_err(String::as_str);
     Ok(look.once(&standing, store, mode).await)
 }
@@ -91,9 +94,9 @@ impl Reconciler {
     }
 
     async fn reconcile_once(&self, standing: &Standing) {
-        let Tools { state, git, containers, executable, workspace, store, .. } = &*self.tools;
+        let Tools { state, git, caches, containers, executable, workspace, store, .. } = &*self.tools;
         let (salvage_ttl, reclaim) = (workspace.salvage_ttl, None);
-        let look = Look { state, git, containers, executable, salvage_ttl, reclaim };
+        let look = Look { state, git, caches, containers, executable, salvage_ttl, reclaim };
         let found = look.once(standing, Ok(store), Mode::Apply).await;
         for Finding { kind, name, why, .. } in found.findings.iter().filter(|finding| finding.fate == Fate::Removed) {
             match kind {
@@ -118,6 +121,7 @@ enum Standing {
 struct Look<'a> {
     state: &'a StateDir,
     git: &'a Git,
+    caches: &'a Shelf,
     containers: &'a Containers,
     executable: &'a PathBuf,
     salvage_ttl: Retention,
@@ -145,6 +149,11 @@ impl Look<'_> {
                 unseen.extend(mounts);
             }
             Err(_) => unseen.push("what is on the disk: looking panicked; please report it as a defect".to_owned()),
+        }
+        let caches = self.caches.clone();
+        match tokio::task::spawn_blocking(move || caches.leftovers()).await {
+            Ok(found) => all.extend(found),
+            Err(_) => unseen.push("saved caches: looking panicked; please report it as a defect".to_owned()),
         }
         if self.containers.were_used() {
             match self.containers.leftovers(&explained).await {
@@ -244,6 +253,11 @@ impl Look<'_> {
             Kind::Container | Kind::Network | Kind::Volume | Kind::ContainerDir => {
                 self.containers.remove_left(owned).await.map_err(|error| said(&error))?;
             }
+            Kind::Unfinished if self.caches.owns(owned) => {
+                let (caches, owned) = (self.caches.clone(), owned.clone());
+                let removed = tokio::task::spawn_blocking(move || caches.remove_left(&owned)).await;
+                removed.map_err(|panic| said(&panic))?.map_err(|error| said(&error))?;
+            }
             Kind::Mount | Kind::BaseLease | Kind::Unfinished => {
                 let (git, owned) = (self.git.clone(), owned.clone());
                 let removed = tokio::task::spawn_blocking(move || git.remove_left(&owned)).await;
@@ -254,7 +268,7 @@ impl Look<'_> {
                     self.git.forget_keepsake(keepsake).await.map_err(|error| said(&error))?;
                 }
             }
-            Kind::Kept | Kind::Recycled | Kind::Base | Kind::Trash => {
+            Kind::Kept | Kind::Recycled | Kind::Base | Kind::Cache | Kind::Trash => {
                 if let Some(reclaim) = self.reclaim {
                     reclaim.remove(self.state, owned).map_err(|error| format!("{error:#}"))?;
                 }

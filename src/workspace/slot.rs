@@ -213,6 +213,12 @@ impl SlotDir {
         }
     }
 
+    /// The parts of the caches that its job has.
+    #[must_use]
+    pub fn caches(&self) -> PathBuf {
+        self.root.join("caches")
+    }
+
     /// Where gates run: laid out as a slot is, outside of what the job sees.
     #[must_use]
     pub fn gates(&self) -> Self {
@@ -239,7 +245,7 @@ impl SlotDir {
     fn clear_gates(&self, trash: &Trash) -> io::Result<()> {
         let (own, within) = (self.gates(), self.gates_within());
         if own.root.symlink_metadata().is_ok() {
-            git::release(&own.root).map_err(io::Error::other)?;
+            own.release().map_err(io::Error::other)?;
             trash.take(&own.root)?;
         }
         if within.root.symlink_metadata().is_ok() { trash.take(&within.root) } else { Ok(()) }
@@ -274,6 +280,13 @@ impl SlotDir {
         Ok(())
     }
 
+    /// Takes off what is mounted: the worktree and, where it has them, the caches of its job.
+    fn release(&self) -> Result<(), git::GitError> {
+        git::release(&self.root)?;
+        // The list of all mounts is read for that.
+        if self.caches().exists() { git::release_below(&self.root) } else { Ok(()) }
+    }
+
     /// Moves everything of an attempt to the trash. Afterwards no journal is there. The journal's directory goes last: a
     /// daemon that is killed half-way finds it and clears the slot again.
     ///
@@ -284,8 +297,8 @@ impl SlotDir {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             entries => entries?,
         };
-        git::release(&self.root).map_err(io::Error::other)?;
-        git::release(&self.gates().root).map_err(io::Error::other)?;
+        self.release().map_err(io::Error::other)?;
+        self.gates().release().map_err(io::Error::other)?;
         // Whatever is there beside the supervisor: the host's side of a worktree, or what is left of one whose making was cut
         // short.
         let mut to_go = Vec::new();

@@ -72,6 +72,7 @@ async fn what_a_killed_worker_left_goes_and_nothing_of_the_one_beside_it() {
         ("base_lease", plant::lease(&state)),
         ("unfinished", plant::directory(&state.join("mirrors/.incoming-app-0123.git-xyz"))),
         ("unfinished", plant::directory(&state.join("bases/app-0/.new-1"))),
+        ("unfinished", plant::directory(&state.join("caches/app-0/target-0/.new-2"))),
         ("unfinished", plant::directory(&state.join("bases/.probe-4294967294-x"))),
         ("unfinished", plant::file(&mirror.join("refs/heads/main.lock"), plant::OLD)),
         ("unfinished", plant::file(&mirror.join("objects/pack/tmp_pack_x"), plant::OLD)),

@@ -76,6 +76,19 @@ fn a_value_that_cannot_be_is_answered_with_what_would_do() {
     exit 2
     error: own.toml: logs.cap: invalid value string "much", expected a size such as "64 KiB" or "2 GiB"
     "#);
+    let caches = |caches: &str| with_file(&format!("[projects.app]\nrepo = \"/r\"\ncaches = [{caches}]\n"));
+    insta::assert_snapshot!(caches("\"target\", \"/var/cache\""), @r#"
+    exit 2
+    error: own.toml: projects.app.caches.1: "/var/cache" is an absolute path; write a path below the worktree, as "target", or below ~/
+    "#);
+    insta::assert_snapshot!(caches("\"target\", \"target/debug\""), @r#"
+    exit 2
+    error: own.toml: projects.app.caches: target and target/debug are in one another; list the outer one alone
+    "#);
+    insta::assert_snapshot!(caches("{ path = \"target\", keys = [\"a\"] }"), @r#"
+    exit 2
+    error: own.toml: unknown key projects.app.caches.0.keys; did you mean projects.app.caches.0.key?
+    "#);
     let limits = |limits: &str| with_file(&format!("[projects.app]\nrepo = \"/r\"\nlimits = {{ {limits} }}\n"));
     insta::assert_snapshot!(limits("running = 0"), @r#"
     exit 2

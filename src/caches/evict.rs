@@ -1,0 +1,93 @@
+//! Saved caches go when they take more room than they may, or than the disk has: the one that was not used for longest first, never one on
+//! which an attempt stands.
+
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use bytesize::ByteSize;
+
+use super::error::CacheError;
+use super::saved::Saved;
+use super::shelf::{SavedUse, Shelf};
+use crate::clock::Timestamp;
+use crate::janitor::Lease;
+
+impl Shelf {
+    /// All that are whole, each with what explains that it stays, or why it goes: it is of an earlier boot; all of them take more than
+    /// they may; `wanted` bytes are lacking on the disk. Blocks.
+    ///
+    /// # Errors
+    /// A directory cannot be read.
+    pub fn judged(&self, wanted: u64) -> Result<Vec<(SavedUse, Lease)>, CacheError> {
+        self.judged_but(None, wanted)
+    }
+
+    /// Moves to the trash what goes (see [`Shelf::judged`]); answers which. Blocks.
+    ///
+    /// # Errors
+    /// A directory cannot be read, or a cache cannot be moved.
+    pub fn shrink_once(&self, wanted: u64) -> Result<Vec<PathBuf>, CacheError> {
+        self.shrink_but(None, wanted)
+    }
+
+    /// Moves a saved cache to the trash unless it is used. Says whether.
+    ///
+    /// # Errors
+    /// It cannot be moved.
+    pub fn evict(&self, dir: &Path) -> Result<bool, CacheError> {
+        Saved::at(dir).move_unused(&self.trash_place()?, || !self.standing_on(dir).is_empty())
+    }
+
+    /// As [`Shelf::evict`], whether or not something in the slot `own` stands on it.
+    pub(super) fn evict_but(&self, dir: &Path, own: &Path) -> Result<bool, CacheError> {
+        let is_named = || self.standing_on(dir).iter().any(|slot| slot != own);
+        Saved::at(dir).move_unused(&self.trash_place()?, is_named)
+    }
+
+    pub(super) fn shrink_but(&self, fresh: Option<&Path>, wanted: u64) -> Result<Vec<PathBuf>, CacheError> {
+        let mut gone = Vec::new();
+        for (saved, lease) in self.judged_but(fresh, wanted)? {
+            if let Lease::Over(why) = lease
+                && self.evict(&saved.dir)?
+            {
+                tracing::debug!(path = %saved.dir.display(), bytes = saved.record.bytes, %why, "saved cache evicted");
+                gone.push(saved.dir);
+            }
+        }
+        Ok(gone)
+    }
+
+    fn judged_but(&self, fresh: Option<&Path>, wanted: u64) -> Result<Vec<(SavedUse, Lease)>, CacheError> {
+        let mut all = self.list()?;
+        let mut total: u64 = all.iter().map(|saved| saved.record.bytes).sum();
+        let (budget, mut freed) = (self.config.size, 0);
+        all.sort_by_key(|saved| (saved.usable, saved.last_used));
+        let judged = all.into_iter().map(|saved| {
+            let lease = if let Some(slot) = saved.slots.first() {
+                Lease::Held(format!("the attempt in {} stands on it", slot.display()))
+            } else if fresh == Some(&saved.dir) {
+                Lease::Held("it was just saved".to_owned())
+            } else if !saved.usable {
+                Lease::Over("it is of an earlier boot of the host, whose crash may have damaged it".to_owned())
+            } else if total > budget.as_u64() {
+                let takes = ByteSize(total);
+                Lease::Over(format!("saved caches take {takes}, and may take {budget} (caches.size); {}", since(&saved)))
+            } else if freed < wanted {
+                Lease::Over(format!("the disk lacks {}; {}", ByteSize(wanted - freed), since(&saved)))
+            } else {
+                Lease::Held(format!("saved caches are within {budget} (caches.size), and the disk has room"))
+            };
+            if matches!(lease, Lease::Over(_)) {
+                total = total.saturating_sub(saved.record.bytes);
+                freed += saved.record.bytes;
+            }
+            (saved, lease)
+        });
+        Ok(judged.collect())
+    }
+}
+
+fn since(saved: &SavedUse) -> String {
+    let since = saved.last_used.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    format!("no other was unused for longer: since {}", Timestamp(i64::try_from(since.as_millis()).unwrap_or(i64::MAX)))
+}
