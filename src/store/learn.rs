@@ -63,10 +63,16 @@ struct Sample {
     took: Duration,
 }
 
-/// What this process read last, by project and backend.
+/// A project and a backend.
+type Like = (String, String);
+
+/// What was read of attempts, and when.
+type Known = (Instant, Arc<Vec<Sample>>);
+
+/// What this process read last.
 #[derive(Debug, Default)]
 pub(super) struct Learnt {
-    read: Mutex<BTreeMap<(String, String), (Instant, Arc<Vec<Sample>>)>>,
+    read: Mutex<BTreeMap<Like, Known>>,
 }
 
 impl Store {
@@ -97,7 +103,7 @@ impl Store {
         tx.commit().await
     }
 
-    async fn samples(&self, like: (String, String), before: JobId, rule: &LimitRule) -> Result<Arc<Vec<Sample>>, StoreError> {
+    async fn samples(&self, like: Like, before: JobId, rule: &LimitRule) -> Result<Arc<Vec<Sample>>, StoreError> {
         let learnt = &self.inner.learnt;
         let known = learnt.read.lock().unwrap_or_else(PoisonError::into_inner).get(&like).cloned();
         if let Some((at, samples)) = known
