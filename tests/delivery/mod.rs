@@ -6,4 +6,5 @@ pub(crate) mod leftovers;
 mod mark;
 pub(crate) mod processes;
 mod real;
+mod recycled;
 pub(crate) mod remote;
