@@ -171,6 +171,7 @@ fn messages(request: &Value, turn: &Turn) -> Response {
         let mut whole = message;
         whole["content"] = content.into();
         whole["stop_reason"] = reason.into();
+        whole["usage"]["output_tokens"] = COMPLETION_TOKENS.into();
         return plain(StatusCode::OK, &whole);
     }
     let mut events = vec![json!({ "type": "message_start", "message": message })];
