@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use sawmill::janitor::{Explained, Fate, Kind, Lease, Master, judge};
 use sawmill::sandbox::container::{ContainerError, Start, Use};
@@ -51,9 +52,10 @@ async fn a_container_is_used_again_only_where_that_is_asked_for_and_nothing_runs
     let yard = Yard::with(|config| config.reuse = 2).await;
     let first = yard.take(0).await;
     first.run("touch /tmp/left").await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(yard.all().await.len(), 1, "no other is made ready for one that comes back");
     let name = first.name().to_owned();
     first.leave();
-    until("the container is back", async || yard.roster.all().len() == 1 && yard.all().await.len() == 1).await;
     let second = yard.take(0).await;
     assert_eq!((second.lodging.start, second.name()), (Start::Warm, name.as_str()));
     assert_eq!(second.run("ls /tmp").await.1, "left\n", "which is why it is not the default");

@@ -75,7 +75,7 @@ async fn a_schema_that_is_newer_than_the_program_is_left_alone() {
     let site = Site::new();
     insta::assert_snapshot!(site.says(&["migrate"]), @r#"
     exit 0
-    sqlite:[site]/queue.db is now at schema 1: applied 0001_queue
+    sqlite:[site]/queue.db is now at schema 2: applied 0001_queue, 0002_judgement
     "#);
     let mut file =
         SqliteConnection::connect(&format!("sqlite:{}", site.path("queue.db").display())).await.expect("the file opens");
@@ -83,15 +83,15 @@ async fn a_schema_that_is_newer_than_the_program_is_left_alone() {
     file.close().await.expect("closed");
     insta::assert_snapshot!(site.says(&["jobs"]), @r#"
     exit 5
-    error: cannot use database sqlite:[site]/queue.db: its schema is version 999, and this build of sawmill knows versions up to 1; run a newer sawmill, or point [queue] url at another database
+    error: cannot use database sqlite:[site]/queue.db: its schema is version 999, and this build of sawmill knows versions up to 2; run a newer sawmill, or point [queue] url at another database
     "#);
     insta::assert_snapshot!(site.says(&["worker"]), @r#"
     exit 5
-    error: cannot use database sqlite:[site]/queue.db: its schema is version 999, and this build of sawmill knows versions up to 1; run a newer sawmill, or point [queue] url at another database
+    error: cannot use database sqlite:[site]/queue.db: its schema is version 999, and this build of sawmill knows versions up to 2; run a newer sawmill, or point [queue] url at another database
     "#);
     insta::assert_snapshot!(site.says(&["migrate"]), @r#"
     exit 5
-    error: cannot use database sqlite:[site]/queue.db: its schema is version 999, and this build of sawmill knows versions up to 1; run a newer sawmill, or point [queue] url at another database
+    error: cannot use database sqlite:[site]/queue.db: its schema is version 999, and this build of sawmill knows versions up to 2; run a newer sawmill, or point [queue] url at another database
     "#);
     let doctor = site.says(&["doctor"]);
     let database = doctor.lines().find(|line| line.starts_with("database")).expect("a finding").to_owned();

@@ -33,15 +33,16 @@ async fn doctor_says_that_a_namespace_is_used_and_what_does_not_work_there() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn where_no_namespace_may_be_made_worktrees_are_checkouts_or_the_worker_does_not_start() {
+async fn where_no_namespace_may_be_made_worktrees_are_recycled_or_the_worker_does_not_start() {
     let mut scene = Scene::begun_by(LEASE, REFUSED).await;
     scene.host.set("SAWMILL_WORKSPACE__STRATEGY", "auto");
     let why = "this user may make no namespace: see kernel.unprivileged_userns_clone, and what confines this process";
+    let both = format!("no overlays: {why}; no snapshots: the state directory is not on Btrfs");
     let found = worktrees(&scene);
-    assert_eq!((&found["state"], &found["seen"]), (&json!("warning"), &json!(format!("by checkout: {why}"))));
+    assert_eq!((&found["state"], &found["seen"]), (&json!("warning"), &json!(format!("by recycled: {both}"))));
     let job = scene.enqueue("echo work > work.txt; ! grep \" $PWD \" /proc/self/mountinfo", &json!({}));
     let worker = scene.host.start_at(&scene.seat).await;
-    assert!(worker.log().contains(&format!("worktrees are made by checkout: {why}")), "{}", worker.log());
+    assert!(worker.log().contains(&format!("worktrees are made by recycled: {both}")), "{}", worker.log());
     scene.host.succeeded(job).await;
 
     scene.host.set("SAWMILL_WORKSPACE__STRATEGY", "overlay");

@@ -56,6 +56,8 @@ struct Inner {
     filling: AsyncMutex<()>,
     images: Mutex<HashMap<String, (Instant, Image)>>,
     job_dirs: Mutex<BTreeMap<u32, PathBuf>>,
+    /// Of each slot: held while a container that is used again comes back to its shelf.
+    returning: Mutex<BTreeMap<u32, Arc<AsyncMutex<()>>>>,
     tasks: TaskTracker,
     closing: CancellationToken,
 }
@@ -97,6 +99,7 @@ impl Containers {
                 filling: AsyncMutex::default(),
                 images: Mutex::default(),
                 job_dirs: Mutex::default(),
+                returning: Mutex::default(),
                 tasks: TaskTracker::new(),
                 closing: CancellationToken::new(),
             }),
@@ -168,7 +171,9 @@ impl Containers {
             self.destroy_later(container);
             return Err(error);
         }
-        self.refill_soon(wish.slot);
+        if !self.inner.comes_back(&container) {
+            self.refill_soon(wish.slot);
+        }
         Ok(Lodging { container, env: image.env, start })
     }
 
@@ -190,6 +195,7 @@ impl Containers {
     }
 
     async fn take_ready(&self, slot: u32, recipe: &Recipe) -> Option<Container> {
+        let _come_back = self.inner.returning(slot).lock_owned().await;
         loop {
             let keep = self.inner.config.warm as usize;
             let container = self.inner.shelves().entry(slot).or_default().take(recipe, keep)?;
@@ -224,12 +230,15 @@ impl Containers {
     /// Hears that a job no longer needs its container. What is to be done then is done in the background.
     pub fn give_back(&self, slot: u32, container: Container, left: Use) {
         let containers = self.clone();
+        // The slot's next job waits for it, if it comes at once.
+        let again = left == Use::Clean && self.inner.comes_back(&container);
+        let returning = again.then(|| self.inner.returning(slot).try_lock_owned().ok()).flatten();
         self.inner.tasks.spawn(async move {
             let inner = &containers.inner;
-            let again = left == Use::Clean && !container.mounted && container.jobs < inner.config.reuse && inner.config.warm > 0;
-            if again && inner.workshop.is_ready(&container).await {
-                inner.shelve(slot, container).await;
-            } else {
+            let ready = again && inner.workshop.is_ready(&container).await;
+            let over = if ready { inner.shelve(slot, container) } else { Some(container) };
+            drop(returning);
+            if let Some(container) = over {
                 inner.workshop.destroy(&container).await;
             }
             inner.fill_once(slot).await;
@@ -311,6 +320,15 @@ impl Inner {
         self.job_dirs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn returning(&self, slot: u32) -> Arc<AsyncMutex<()>> {
+        self.returning.lock().unwrap_or_else(PoisonError::into_inner).entry(slot).or_default().clone()
+    }
+
+    /// Whether a container is there for another job after the one that it has, unless that one spoils it.
+    fn comes_back(&self, container: &Container) -> bool {
+        !container.mounted && container.jobs < self.config.reuse && self.config.warm > 0
+    }
+
     fn recipe(&self, image: &Image, wish: &Wish) -> Recipe {
         Recipe {
             image: image.digest.clone(),
@@ -336,16 +354,15 @@ impl Inner {
         Ok(image)
     }
 
-    /// Has a container ready for the next job of its slot; none is once the worker leaves.
-    async fn shelve(&self, slot: u32, container: Container) {
-        // Who empties the shelves holds this, and has said before that the worker leaves.
-        let filling = self.filling.lock().await;
-        if !self.closing.is_cancelled() {
-            self.shelves().entry(slot).or_default().put(container);
-            return;
+    /// Has a container ready for the next job of its slot; hands it back once the worker leaves.
+    fn shelve(&self, slot: u32, container: Container) -> Option<Container> {
+        // Who empties the shelves has said before that the worker leaves.
+        let mut shelves = self.shelves();
+        if self.closing.is_cancelled() {
+            return Some(container);
         }
-        drop(filling);
-        self.workshop.destroy(&container).await;
+        shelves.entry(slot).or_default().put(container);
+        None
     }
 
     /// Makes what a slot's shelf lacks, and removes what it does not want.

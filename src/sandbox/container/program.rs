@@ -6,7 +6,6 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -92,9 +91,9 @@ impl Libraries {
     /// Asks the loader what it would load: this is what `ldd` does.
     fn of(executable: &Path, loader: PathBuf) -> io::Result<Self> {
         let file = File::open(executable)?;
-        // By the path that it was given it may be another file there: `/proc/self/exe` is the loader itself.
-        let open = format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
-        let output = Command::new(&loader).arg("--list").arg(open).output()?;
+        // By the path that it was given it may be another file there: `/proc/self/exe` is the loader itself. And it may not look at
+        // what this process has open, which has more rights where it mounts in a namespace of its own.
+        let output = Command::new(&loader).arg("--list").arg("/proc/self/fd/0").stdin(file).output()?;
         let said = String::from_utf8_lossy(&output.stdout);
         let listed = if output.status.success() { listed(&said) } else { None };
         let others = listed.ok_or_else(|| {
