@@ -29,6 +29,8 @@ stop() {
 }
 trap stop EXIT
 
+# Daemons of other users get to the sockets in it.
+chmod 711 "$dir"
 if [ "$(id -u)" -eq 0 ]; then
     chown postgres "$dir"
 fi

@@ -90,7 +90,7 @@ async fn provision_at(attempt: &Attempt, base: &ObjectId) -> Result<(), Halt> {
     let mut provisioner = attempt.tools.provisioner.clone();
     if provisioner.is_private() && place::may_be_container(attempt).await {
         provisioner = provisioner.for_others();
-        attempt.say(&format!("the worktree is a checkout, and no overlay: {}", provisioner.reason()));
+        attempt.say(&format!("the worktree is recycled, and no overlay: {}", provisioner.reason()));
     }
     within(attempt, mirror.provision(base, branch, attempt.slot_root(), &provisioner)).await.map(drop)
 }

@@ -104,7 +104,7 @@ impl Provisioner {
         self.chosen == Strategy::Overlay && Marks::here() == Marks::User
     }
 
-    /// The same for a worktree that others are to see too: then it is recycled, or a checkout, where overlays are private.
+    /// The same for a worktree that others are to see too: it is recycled then where overlays are private.
     #[must_use]
     pub fn for_others(&self) -> Self {
         if !self.is_private() {

@@ -1,5 +1,6 @@
 //! Where there is no namespace to be had, or none is wanted, the worker says why and does without.
 
+use std::fs;
 use std::time::Duration;
 
 use sawmill::job::Stream;
@@ -19,6 +20,13 @@ fn worktrees(scene: &Scene) -> Value {
     let found: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     let found = found.as_array().expect("a list").iter().find(|finding| finding["check"] == "worktrees");
     found.expect("a finding").clone()
+}
+
+/// The worktree that waits for the slot's next job, as the one before left it.
+fn take_away_recycled(scene: &Scene) {
+    let waits = scene.host.state_dir("a").join("slots/0/recycled");
+    assert!(waits.join("tree/work.txt").exists(), "none waits");
+    fs::remove_dir_all(waits).expect("root may");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -50,6 +58,7 @@ async fn where_no_namespace_may_be_made_worktrees_are_recycled_or_the_worker_doe
     let mut refused = scene.host.spawn_at(&other, &["worker"]);
     assert!(!refused.exit().await.success());
     assert!(refused.log().contains(&format!("cannot make worktrees by overlay: {why}")), "{}", refused.log());
+    take_away_recycled(&scene);
     scene.host.close(vec![worker]).await;
 }
 
@@ -76,14 +85,15 @@ async fn a_daemon_is_where_the_supervisors_of_its_jobs_are() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_job_in_a_container_has_a_checkout_because_the_engine_sees_no_mounts() {
+async fn a_job_in_a_container_has_a_recycled_worktree_because_the_engine_sees_no_mounts() {
     let scene = Scene::in_containers(LEASE).await;
     let gates = json!({ "gates": [{ "name": "unit", "command": "test -s work.txt && test ! -e docs && test -f README.md" }] });
     let job = scene.enqueue("test -f src/lib.rs && echo work > work.txt && rm -r docs", &gates);
     let worker = scene.start().await;
     scene.host.succeeded(job).await;
     let said = scene.host.log(job, 1, Stream::System).await;
-    let why = "the worktree is a checkout, and no overlay: others do not see what is mounted in a namespace of this worker's own";
+    let why = "the worktree is recycled, and no overlay: others do not see what is mounted in a namespace of this worker's own";
     assert!(said.contains(why) && said.contains("in container "), "{said}");
+    take_away_recycled(&scene);
     scene.host.close(vec![worker]).await;
 }

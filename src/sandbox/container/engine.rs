@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use std::{fs, io};
 
 use bollard::errors::Error;
 use bollard::models::{
@@ -67,6 +68,12 @@ impl Engine {
     pub(super) fn at(socket: &Path) -> Result<Self, ContainerError> {
         let unreachable = |why: String| ContainerError::Unreachable { socket: socket.to_owned(), why };
         let path = socket.to_str().ok_or_else(|| unreachable("its path is not UTF-8".to_owned()))?;
+        // The client takes a socket in a directory that this user may not look into for none.
+        if let Err(error) = fs::metadata(socket)
+            && error.kind() == io::ErrorKind::PermissionDenied
+        {
+            return Err(unreachable(error.to_string()));
+        }
         let docker = Docker::connect_with_unix(path, ANSWER_WITHIN.as_secs(), API_DEFAULT_VERSION);
         Ok(Self::with(docker.map_err(|error| unreachable(error.to_string()))?, socket.to_owned()))
     }
