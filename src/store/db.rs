@@ -16,7 +16,7 @@ use super::address::Address;
 use super::error::StoreError;
 use super::kept::Kept;
 use super::listener::LeaseClock;
-use super::statement::{Arg, Row, for_postgres, for_sqlite};
+use super::statement::{Arg, Row, for_postgres, for_sqlite, text_for_sqlite};
 use crate::clock::Timestamp;
 
 /// How long a caller waits for a connection.
@@ -35,6 +35,10 @@ const SERVER_CONNECTIONS: u32 = 10;
 const SERVER_KEPT: usize = 3;
 /// Statements that each connection to PostgreSQL keeps prepared: more than there are, with their lists of common lengths.
 const STATEMENTS: usize = 256;
+/// Forgets what was counted of a SQLite file (`ANALYZE`, `PRAGMA optimize`). Where it knows that a queue is one long row of jobs that are
+/// all alike it reads them all to find the first, and no more goes by the index whose end that is; without, it always does.
+const FORGET: &str = "DROP TABLE IF EXISTS sqlite_stat1; DROP TABLE IF EXISTS sqlite_stat4";
+
 /// Connections that read a SQLite file, for each process.
 const FILE_READERS: u32 = 4;
 /// Of these, kept between statements.
@@ -251,13 +255,10 @@ async fn open_file(options: SqliteConnectOptions) -> Result<Pools, sqlx::Error> 
     let options = options.busy_timeout(BUSY).foreign_keys(true).synchronous(SqliteSynchronous::Full);
     let pool =
         || SqlitePoolOptions::new().acquire_timeout(ACQUIRE).idle_timeout(None).max_lifetime(None).test_before_acquire(false);
-    let writing = options
-        .clone()
-        .create_if_missing(true)
-        .journal_mode(SqliteJournalMode::Wal)
-        .pragma("journal_size_limit", "67108864")
-        .optimize_on_close(true, 400);
+    let writing =
+        options.clone().create_if_missing(true).journal_mode(SqliteJournalMode::Wal).pragma("journal_size_limit", "67108864");
     let writer = in_time(pool().max_connections(1).connect_with(writing)).await?;
+    in_time(sqlx::raw_sql(FORGET).execute(&writer)).await?;
     // Opened for writing all the same: a connection opened read-only cannot recover the log of a process that died.
     let readers = pool().max_connections(FILE_READERS).connect_lazy_with(options.pragma("query_only", "on"));
     Ok(Pools::Sqlite { writer, readers, kept: Arc::new(Kept::new(FILE_KEPT)) })
@@ -426,7 +427,7 @@ impl Lock {
 // outside is bound. Hence `AssertSqlSafe`.
 
 async fn sqlite_run(tx: &mut Transaction<'static, Sqlite>, sql: &str, args: Vec<Arg>) -> Result<u64, sqlx::Error> {
-    let query = sqlx::query_with(AssertSqlSafe(sql), for_sqlite(args)?);
+    let query = sqlx::query_with(AssertSqlSafe(&*text_for_sqlite(sql)), for_sqlite(args)?);
     Ok(in_time(query.execute(&mut **tx)).await?.rows_affected())
 }
 
@@ -440,7 +441,7 @@ async fn sqlite_all<'c, R: Row>(
     sql: &str,
     args: Vec<Arg>,
 ) -> Result<Vec<R>, sqlx::Error> {
-    in_time(sqlx::query_as_with(AssertSqlSafe(sql), for_sqlite(args)?).fetch_all(executor)).await
+    in_time(sqlx::query_as_with(AssertSqlSafe(&*text_for_sqlite(sql)), for_sqlite(args)?).fetch_all(executor)).await
 }
 
 async fn postgres_all<'c, R: Row>(

@@ -1,5 +1,7 @@
-//! Statements with their arguments, in the form in which they are written once for both databases.
+//! Statements with their arguments, in the form in which they are written once for both databases. What is in `/*! … */` is for SQLite,
+//! and a comment to PostgreSQL.
 
+use std::borrow::Cow;
 use std::fmt::Write;
 
 use sqlx::Arguments;
@@ -90,6 +92,18 @@ pub(super) fn for_postgres(args: Vec<Arg>) -> Result<PgArguments, sqlx::Error> {
     bind_all!(PgArguments, args)
 }
 
+/// The statement as SQLite has it.
+pub(super) fn text_for_sqlite(statement: &str) -> Cow<'_, str> {
+    if statement.contains(FOR_SQLITE) {
+        Cow::Owned(statement.replace(FOR_SQLITE, "").replace("*/", ""))
+    } else {
+        Cow::Borrowed(statement)
+    }
+}
+
+/// How that begins.
+const FOR_SQLITE: &str = "/*!";
+
 /// A row that both databases can yield.
 pub(super) trait Row: Send + Unpin + for<'r> sqlx::FromRow<'r, SqliteRow> + for<'r> sqlx::FromRow<'r, PgRow> {}
 
@@ -118,5 +132,11 @@ mod tests {
     fn placeholders_are_numbered_through() {
         assert_eq!(tuples(1, 1, 1), "($1)");
         assert_eq!(tuples(3, 2, 2), "($3, $4), ($5, $6)");
+    }
+
+    #[test]
+    fn what_is_for_sqlite_alone_is_uncovered_there() {
+        assert_eq!(text_for_sqlite("SELECT 1 FROM a /*! INDEXED BY i */ WHERE b"), "SELECT 1 FROM a  INDEXED BY i  WHERE b");
+        assert_eq!(text_for_sqlite("SELECT 1"), "SELECT 1");
     }
 }

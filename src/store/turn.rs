@@ -6,6 +6,8 @@
 //! read from the ends of two indexes (of one for each route, where none of the job's own waits), so it costs the same whatever
 //! waits, and nobody waits for a counter.
 //!
+//! SQLite is told which indexes those are: by what it may have counted it would read all that waits, where that is all alike.
+//!
 //! What comes back into the queue (a backoff that is over, a limit that has room) comes in level with the job that is next; the
 //! older of two is first.
 
@@ -25,12 +27,12 @@ pub(super) fn stride(weight: u32) -> i64 {
 macro_rules! level {
     ($route:literal, $priority:literal) => {
         concat!(
-            "(SELECT h.position FROM jobs h WHERE h.state = 'queued' AND h.held IS NULL AND h.route = ",
+            "(SELECT h.position FROM jobs h /*! INDEXED BY jobs_claim */ WHERE h.state = 'queued' AND h.held IS NULL AND h.route = ",
             $route,
             " AND h.priority = ",
             $priority,
             " ORDER BY h.position, h.id LIMIT 1), \
-             (SELECT min((SELECT h.position FROM jobs h WHERE h.state = 'queued' AND h.held IS NULL AND h.route = r.id \
+             (SELECT min((SELECT h.position FROM jobs h /*! INDEXED BY jobs_claim */ WHERE h.state = 'queued' AND h.held IS NULL AND h.route = r.id \
              AND h.priority = ",
             $priority,
             " ORDER BY h.position, h.id LIMIT 1)) FROM routes r)"
@@ -41,7 +43,7 @@ pub(super) use level;
 
 /// The position of a new job: `$1` is its route, `$2` its priority, `$3` its share, `$4` the stride.
 pub(super) const NEW: &str = concat!(
-    "coalesce((SELECT t.position + $4 FROM jobs t WHERE t.state = 'queued' AND t.held IS NULL AND t.route = $1 \
+    "coalesce((SELECT t.position + $4 FROM jobs t /*! INDEXED BY jobs_turn */ WHERE t.state = 'queued' AND t.held IS NULL AND t.route = $1 \
      AND t.priority = $2 AND t.share = $3 ORDER BY t.position DESC LIMIT 1), ",
     level!("$1", "$2"),
     ", 0)"
@@ -55,3 +57,35 @@ macro_rules! back {
     };
 }
 pub(super) use back;
+
+#[cfg(test)]
+mod tests {
+    use sqlx::{AssertSqlSafe, Connection, Row, SqliteConnection};
+
+    use super::super::enqueue::insert_job;
+    use super::super::statement::{Arg, args, for_sqlite, text_for_sqlite};
+    use super::STRIDE;
+
+    #[tokio::test]
+    async fn sqlite_reads_the_ends_of_two_indexes_whatever_it_has_counted() {
+        let mut file = SqliteConnection::connect("sqlite::memory:").await.expect("a database");
+        let backlog = "INSERT INTO routes (id, backend, requires) VALUES (1, 'shell', ''), (2, 'other', ''); \
+            WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000) INSERT INTO jobs (id, repo, base, branch, \
+            route, priority, position, share, state, ready_at, attempts_max, created_at) \
+            SELECT randomblob(16), 'r', 'b', 'n' || i, 1, 1, 0, '', 'queued', 1, 1, 1 FROM n; ANALYZE";
+        for statements in [include_str!("../../migrations/sqlite/0001_queue.sql"), backlog] {
+            sqlx::raw_sql(statements).execute(&mut file).await.expect("legal");
+        }
+        let insert = insert_job();
+        for route in [1, 2] {
+            let mut args = args![route, 1, "", STRIDE];
+            args.resize(23, Arg::Int(Some(1)));
+            let explain = format!("EXPLAIN QUERY PLAN {}", text_for_sqlite(&insert));
+            let explain = sqlx::query_with(AssertSqlSafe(explain), for_sqlite(args).expect("bound"));
+            let plan: Vec<String> =
+                explain.fetch_all(&mut file).await.expect("explained").iter().map(|row| row.get("detail")).collect();
+            assert!(plan.iter().any(|step| step.contains("INDEX jobs_turn (route=? AND priority=? AND share=?)")), "{plan:?}");
+            assert!(!plan.iter().any(|step| step.starts_with("SCAN h") || step.contains("TEMP B-TREE")), "{plan:?}");
+        }
+    }
+}

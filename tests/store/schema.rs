@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use sqlx::{Connection, SqliteConnection};
+
 use sawmill::store::{MIGRATIONS, Store, StoreError};
 
 use super::{Place, Queue, config, on_both, server};
@@ -113,6 +115,24 @@ async fn an_empty_file_is_migrated_once_by_many_processes() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_empty_schema_is_migrated_once_by_many_processes() {
     an_empty_database_is_migrated_once_by_many(Place::schema().await).await;
+}
+
+/// What it has counted makes SQLite read whole tables for what is at the end of an index.
+#[tokio::test]
+async fn what_sqlite_has_counted_is_forgotten() {
+    let queue = Queue::on_sqlite().await;
+    queue.enqueue().await;
+    queue.place.tamper("ANALYZE").await;
+    let counted = async || {
+        let mut file = SqliteConnection::connect(&queue.place.url()).await.expect("the file can be opened");
+        let counted = sqlx::query("SELECT name FROM sqlite_schema WHERE name LIKE 'sqlite_stat%'").fetch_all(&mut file).await;
+        file.close().await.expect("closed");
+        counted.expect("answered").len()
+    };
+    assert_ne!(counted().await, 0);
+    queue.other(|_| ()).await.close().await;
+    assert_eq!(counted().await, 0);
+    queue.end().await;
 }
 
 #[tokio::test]
