@@ -125,6 +125,11 @@ impl Critic {
         if !matches!(to.scheme(), "http" | "https") || to.host().is_none() {
             return Err(flaw("endpoint does not begin with http:// or https://".to_owned()));
         }
+        if !to.username().is_empty() || to.password().is_some() {
+            return Err(flaw(
+                "endpoint has a user or a password in it, which logs would show; give the key by key or key_file".to_owned(),
+            ));
+        }
         // An error means that an implementation of TLS is installed already, and all are the same.
         drop(rustls::crypto::ring::default_provider().install_default());
         let mut builder = reqwest::Client::builder().connect_timeout(CONNECT).redirect(reqwest::redirect::Policy::none());
@@ -305,6 +310,10 @@ mod tests {
         let ftp = Url::parse("ftp://models.example.org").expect("a URL");
         let wrong = "critics.second: endpoint does not begin with http:// or https://";
         check(CriticConfig { endpoint: Some(ftp), ..config() }, wrong);
+        let known = Url::parse("https://me:secret@models.example.org/v1").expect("a URL");
+        let wrong =
+            "critics.second: endpoint has a user or a password in it, which logs would show; give the key by key or key_file";
+        check(CriticConfig { endpoint: Some(known), ..config() }, wrong);
     }
 
     #[test]

@@ -95,9 +95,7 @@ async fn try_one(config: &Config) -> Result<String, Trouble> {
         Network::Bridge => format!("a bridge, closed to private addresses but for {listed} in container.egress"),
     };
     let mounts = match (shared, nix::unistd::geteuid().is_root()) {
-        _ if namespace::is_private() => {
-            "; worktrees of jobs in them are checkouts, since they do not see what this worker mounts"
-        }
+        _ if namespace::is_private() => "; worktrees of jobs in them are recycled, since they do not see what this worker mounts",
         (true, _) => "",
         (false, true) => "; worktrees that are mounts are shown to each by this worker",
         (false, false) => "; worktrees that are mounts cannot be shown to them: share the mount that worker.state_dir is on",

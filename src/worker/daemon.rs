@@ -209,7 +209,8 @@ impl Daemon {
         let (kept, spare): (Vec<&SlotDir>, Vec<&SlotDir>) = all.iter().partition(in_use);
         join_all(spare.iter().map(|dir| close_supervisor(dir))).await;
         spare.iter().for_each(|slot| roster.remove(&slot.supervisor()));
-        let recycles = provisioner.strategy() == Strategy::Recycled;
+        // Those of jobs in containers are, where overlays are private.
+        let recycles = provisioner.strategy() == Strategy::Recycled || provisioner.is_private();
         drop_recycled(&state, all.iter().filter(|slot| !recycles || spare.contains(slot)));
         let supervised = kept.into_iter().cloned().collect();
         let limits = setup.config.admission.clone();

@@ -1,8 +1,8 @@
 //! Where things are in a worker's state directory.
 
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, Permissions};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::trash::Trash;
@@ -280,6 +280,23 @@ impl SlotDir {
         Ok(())
     }
 
+    /// Gives the worker what is the worker's of the directory that a job sees: it is the job's own, who may shut everybody out, or leave rights
+    /// there that what is made in it later has too. Nothing is in its place that is no directory: who made that would need the slot.
+    fn take_back(&self) -> io::Result<()> {
+        let job = self.job();
+        let mode = match job.symlink_metadata() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            meta => meta?.mode() & 0o7777,
+        };
+        if mode != 0o700 {
+            fs::set_permissions(&job, Permissions::from_mode(0o700))?;
+        }
+        for name in xattr::list(&job)?.filter(|name| name.to_string_lossy().starts_with("system.posix_acl")) {
+            xattr::remove(&job, &name)?;
+        }
+        Ok(())
+    }
+
     /// Takes off what is mounted: the worktree and, where it has them, the caches of its job.
     fn release(&self) -> Result<(), git::GitError> {
         git::release(&self.root)?;
@@ -299,6 +316,7 @@ impl SlotDir {
         };
         self.release().map_err(io::Error::other)?;
         self.gates().release().map_err(io::Error::other)?;
+        self.take_back()?;
         // Whatever is there beside the supervisor: the host's side of a worktree, or what is left of one whose making was cut
         // short.
         let mut to_go = Vec::new();
@@ -322,4 +340,34 @@ fn private_dir(path: &Path) -> io::Result<()> {
         .mode(0o700)
         .create(path)
         .map_err(|error| io::Error::new(error.kind(), format!("cannot make {}: {error}", path.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_that_its_job_has_shut_is_open_for_the_next_one() {
+        let root = tempfile::tempdir().expect("a directory");
+        let state = StateDir::create(root.path()).expect("made");
+        let (slot, trash) = (state.slot(0), state.trash());
+        slot.reset(&trash).expect("reset");
+        fs::write(slot.job().join("left"), "").expect("written");
+        let mode = || slot.job().metadata().expect("it is there").mode() & 0o7777;
+        for shut in [0o000, 0o500, 0o2777] {
+            fs::set_permissions(slot.job(), Permissions::from_mode(shut)).expect("set");
+            slot.clear(&trash).expect("cleared");
+            assert_eq!(mode(), 0o700);
+            assert!(slot.is_empty());
+            slot.reset(&trash).expect("reset");
+        }
+        // What setfacl -d -m o::rwx makes of it.
+        let acl = [2u32.to_le_bytes(), [1, 0, 7, 0], [255; 4], [4, 0, 7, 0], [255; 4], [32, 0, 7, 0], [255; 4]].concat();
+        let name = "system.posix_acl_default";
+        // Not every filesystem has them.
+        if xattr::set(slot.job(), name, &acl).is_ok() {
+            slot.clear(&trash).expect("cleared");
+            assert_eq!(xattr::get(slot.job(), name).expect("answered"), None);
+        }
+    }
 }

@@ -122,6 +122,21 @@ async fn git_works_in_a_container() {
     host.close(vec![worker]).await;
 }
 
+/// The directory that a job sees is its slot's, for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_that_shuts_its_workspace_shuts_no_other_out() {
+    let host = Host::new(On::Sqlite, LONG, 1).await.lodge(Lodging::InContainers).await;
+    let remote = small_remote(host.root(), "remote.git");
+    let worker = host.start("a").await;
+    let enqueue = |command: &str| host.enqueue(&json!({ "repo": remote, "changes": "optional", "task": { "command": command } }));
+    let shut = enqueue("chmod 000 /workspace");
+    assert!(host.ended(shut).await.outcome.is_some());
+    let next = enqueue("pwd");
+    host.succeeded(next).await;
+    assert_eq!(host.log(next, 1, Stream::Stdout).await, "/workspace/tree\n");
+    host.close(vec![worker]).await;
+}
+
 /// By default a worker uses containers where it can; a job may ask for more, or for less.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_the_image_a_job_runs_on_the_host_and_says_why_unless_it_insists() {

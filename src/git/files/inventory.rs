@@ -3,7 +3,8 @@
 //! The one rule: only the time of an inode's last change is believed, with its number. A job can set every other time, and bring a file's
 //! content, mode or attributes back to what they were, but each of these makes that time the present. So what has the time
 //! that it had, and had it before the inventory was written, was not touched since. What is as young as the inventory may
-//! have been, and counts as touched.
+//! have been, and counts as touched. There are ways to change a file's content all the same, so that is looked at besides (see
+//! [`super::sift`]).
 //!
 //! Files are known by the host's index; directories, which an index does not have, are noted here.
 

@@ -1,6 +1,7 @@
 //! Moving what a job did not touch of a tree into a new one.
 //!
-//! The one rule: nothing that was touched is kept, whatever it is like now. A file that was is left behind and written anew; a
+//! The one rule: nothing that was touched is kept, whatever it is like now, and no file whose content is not the commit's: there are ways to
+//! write to a file that leave no trace in its times. A file that was is left behind and written anew; a
 //! directory that was is left behind too, and what is untouched in it goes into one that is made for it. So no mode, attribute,
 //! link, ignored file or nested repository of a job's has to be found to be removed: what is in the new tree is either as the host
 //! wrote it, or was just made. The uppermost directory, which has `.git`, is always made.
@@ -177,7 +178,7 @@ impl Sieve<'_> {
                     fs::create_dir(&to)?;
                     sifted.ahead.push(Task { path, from, to });
                 }
-                Some(Wanted::File(number)) if self.is_untouched(*number, &meta) => {
+                Some(Wanted::File(number)) if self.is_untouched(*number, &from, &meta)? => {
                     if !stays {
                         fs::rename(&from, &to)?;
                     }
@@ -192,9 +193,13 @@ impl Sieve<'_> {
         Ok(())
     }
 
-    fn is_untouched(&self, number: usize, meta: &Metadata) -> bool {
-        let kind = meta.is_file() || meta.is_symlink();
-        kind && self.noted[number].as_ref().is_some_and(|noted| self.inventory.has_file(noted, meta))
+    fn is_untouched(&self, number: usize, path: &Path, meta: &Metadata) -> io::Result<bool> {
+        match self.noted[number].as_ref().filter(|noted| self.inventory.has_file(noted, meta)) {
+            Some(noted) if meta.is_file() => has_content(path, noted.id),
+            // The target of a link is never written to: that takes another link.
+            Some(_) => Ok(meta.is_symlink()),
+            None => Ok(false),
+        }
     }
 
     /// Moves what is not wanted out of a directory that is kept.
@@ -208,6 +213,15 @@ impl Sieve<'_> {
     }
 }
 
+/// Whether a file has the content of a blob, as it is stored. What filters make of one is another content, and so is any where ids are not
+/// SHA-1: such files are written anew.
+fn has_content(path: &Path, id: &[u8]) -> io::Result<bool> {
+    let found = git2::Oid::hash_file(git2::ObjectType::Blob, path);
+    found
+        .map(|found| found.as_bytes() == id)
+        .map_err(|error| io::Error::other(format!("cannot read {}: {error}", path.display())))
+}
+
 /// Lets the owner of a directory move what is in it, and itself.
 pub(in crate::git) fn make_accessible(dir: &Path, meta: &Metadata) -> io::Result<()> {
     let mode = meta.permissions().mode();
@@ -216,4 +230,24 @@ pub(in crate::git) fn make_accessible(dir: &Path, meta: &Metadata) -> io::Result
 
 fn join(path: &[u8], name: &[u8]) -> Vec<u8> {
     if path.is_empty() { name.to_vec() } else { [path, b"/", name].concat() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_is_told_from_other_content_whatever_the_times_say() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("file");
+        let id = git2::Oid::hash_object(git2::ObjectType::Blob, b"good\n").expect("an id");
+        fs::write(&path, "good\n").expect("written");
+        assert!(has_content(&path, id.as_bytes()).expect("read"));
+        assert!(!has_content(&path, &[0; 32]).expect("read"), "an id of another kind");
+        fs::write(&path, "evil\n").expect("written");
+        assert!(!has_content(&path, id.as_bytes()).expect("read"));
+        fs::remove_file(&path).expect("removed");
+        let error = has_content(&path, id.as_bytes()).expect_err("it is gone");
+        assert!(error.to_string().contains("file"), "{error}");
+    }
 }

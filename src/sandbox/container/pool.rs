@@ -167,7 +167,11 @@ impl Containers {
             None => (inner.workshop.make(wish.slot, &wish.job_dir, &recipe).await?, Start::Cold),
         };
         container.jobs += 1;
-        if let Err(error) = inner.workshop.show_tree(&mut container, &wish.job_dir, &wish.tree).await {
+        let shown = match Workshop::mark_used(&container) {
+            Ok(()) => inner.workshop.show_tree(&mut container, &wish.job_dir, &wish.tree).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = shown {
             self.destroy_later(container);
             return Err(error);
         }
@@ -395,7 +399,7 @@ impl Inner {
                     info!("container {name} goes on with its job");
                     self.workshop.roster.add(&container.dir);
                 }
-                Some((slot, container)) if self.is_as_configured(&container) && self.workshop.is_ready(&container).await => {
+                Some((slot, container)) if self.is_free(&container) && self.workshop.is_ready(&container).await => {
                     self.workshop.roster.add(&container.dir);
                     let mut shelves = self.shelves();
                     let shelf = shelves.entry(slot).or_default();
@@ -409,10 +413,15 @@ impl Inner {
         Ok(())
     }
 
-    fn is_as_configured(&self, container: &Container) -> bool {
+    /// Whether a container that an earlier daemon made had no job, and is what this one makes.
+    fn is_free(&self, container: &Container) -> bool {
         let Recipe { network, egress, limits, build, .. } = &container.recipe;
         let config = &self.config;
         let same_network = *network == config.network && *egress == config.egress;
-        config.warm > 0 && same_network && *limits == Limits::of(config) && *build == self.workshop.build
+        !Workshop::is_used(container)
+            && config.warm > 0
+            && same_network
+            && *limits == Limits::of(config)
+            && *build == self.workshop.build
     }
 }

@@ -125,6 +125,9 @@ pub(super) struct Workshop {
     pub(super) condemned: Mutex<Vec<Container>>,
 }
 
+/// The file in a container's directory that says that it was a job's.
+const USED: &str = "used";
+
 impl Workshop {
     /// The engine, once it has answered.
     pub(super) async fn engine(&self) -> Result<&Engine, ContainerError> {
@@ -298,6 +301,18 @@ impl Workshop {
 
     fn condemned(&self) -> MutexGuard<'_, Vec<Container>> {
         self.condemned.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that a container is a job's from now on, for a later daemon: when the job has ended it looks like one that never had any.
+    pub(super) fn mark_used(container: &Container) -> Result<(), ContainerError> {
+        let path = container.dir.join(USED);
+        let marked = File::create(&path).and_then(|file| file.sync_all());
+        Ok(marked.map_err(|source| SandboxError::Directory { path, source })?)
+    }
+
+    /// Whether it was some job's.
+    pub(super) fn is_used(container: &Container) -> bool {
+        container.dir.join(USED).exists()
     }
 
     /// Whether a container that was made ahead, or by an earlier daemon, can take a job.
