@@ -7,7 +7,7 @@ use sawmill::job::Stream;
 use serde_json::{Value, json};
 
 use super::Scene;
-use crate::delivery::host::Seat;
+use crate::delivery::host::{Seat, until};
 
 const LEASE: Duration = Duration::from_secs(30);
 
@@ -23,9 +23,10 @@ fn worktrees(scene: &Scene) -> Value {
 }
 
 /// The worktree that waits for the slot's next job, as the one before left it.
-fn take_away_recycled(scene: &Scene) {
+async fn take_away_recycled(scene: &Scene) {
     let waits = scene.host.state_dir("a").join("slots/0/recycled");
-    assert!(waits.join("tree/work.txt").exists(), "none waits");
+    // The slot is cleared when the job's end is on record.
+    until("a worktree waits", async || waits.join("tree/work.txt").exists()).await;
     fs::remove_dir_all(waits).expect("root may");
 }
 
@@ -58,7 +59,7 @@ async fn where_no_namespace_may_be_made_worktrees_are_recycled_or_the_worker_doe
     let mut refused = scene.host.spawn_at(&other, &["worker"]);
     assert!(!refused.exit().await.success());
     assert!(refused.log().contains(&format!("cannot make worktrees by overlay: {why}")), "{}", refused.log());
-    take_away_recycled(&scene);
+    take_away_recycled(&scene).await;
     scene.host.close(vec![worker]).await;
 }
 
@@ -94,6 +95,6 @@ async fn a_job_in_a_container_has_a_recycled_worktree_because_the_engine_sees_no
     let said = scene.host.log(job, 1, Stream::System).await;
     let why = "the worktree is recycled, and no overlay: others do not see what is mounted in a namespace of this worker's own";
     assert!(said.contains(why) && said.contains("in container "), "{said}");
-    take_away_recycled(&scene);
+    take_away_recycled(&scene).await;
     scene.host.close(vec![worker]).await;
 }
