@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 use sawmill::job::{JobState, Stream};
 use serde_json::{Value, json};
 
-use super::host::{Host, On, Seat};
+use super::host::{Host, On, Seat, until};
 use super::remote::small_remote;
 use crate::crash::LONG;
 
@@ -34,7 +34,8 @@ async fn the_next_job_of_a_repository_begins_with_the_last_ones_files_and_nothin
     let first = host.enqueue(&job(format!("{LOOK}; {smuggling}")));
     let failing = "mkdir left; exit 1";
     host.succeeded(first).await;
-    assert!(slot.join("recycled/tree/left").exists(), "it waits as it was left");
+    // The slot is cleared when the job's end is on record.
+    until("it waits as it was left", async || slot.join("recycled/tree/left").exists()).await;
     let second = host.enqueue(&job(format!("{LOOK}; true")));
     host.succeeded(second).await;
     let said = [host.log(first, 1, Stream::Stdout).await, host.log(second, 1, Stream::Stdout).await];
@@ -52,7 +53,7 @@ async fn the_next_job_of_a_repository_begins_with_the_last_ones_files_and_nothin
     failed["attempts"] = json!(1);
     let failed = host.enqueue(&failed);
     assert_eq!(host.ended(failed).await.state, JobState::Failed);
-    assert!(slot.join("recycled").exists(), "one that failed by itself is");
+    until("one that failed by itself is", async || slot.join("recycled").exists()).await;
     worker.signal(Signal::SIGTERM);
     assert!(worker.exit().await.success());
 
