@@ -5,7 +5,6 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use sawmill::janitor::{Explained, Fate, Kind, Lease, Master, judge};
 use sawmill::sandbox::container::{ContainerError, Start, Use};
@@ -51,8 +50,8 @@ async fn each_job_gets_a_container_of_its_own_that_was_ready_before() {
 async fn a_container_is_used_again_only_where_that_is_asked_for_and_nothing_runs_in_it() {
     let yard = Yard::with(|config| config.reuse = 2).await;
     let first = yard.take(0).await;
-    first.run("touch /tmp/left").await;
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    // For as long as it would take to make another ready.
+    first.run("touch /tmp/left; sleep 1").await;
     assert_eq!(yard.all().await.len(), 1, "no other is made ready for one that comes back");
     let name = first.name().to_owned();
     first.leave();

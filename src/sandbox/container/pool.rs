@@ -167,9 +167,9 @@ impl Containers {
             None => (inner.workshop.make(wish.slot, &wish.job_dir, &recipe).await?, Start::Cold),
         };
         container.jobs += 1;
-        let shown = match Workshop::mark_used(&container) {
+        let shown = match container.mark_used() {
             Ok(()) => inner.workshop.show_tree(&mut container, &wish.job_dir, &wish.tree).await,
-            Err(error) => Err(error),
+            Err(error) => Err(error.into()),
         };
         if let Err(error) = shown {
             self.destroy_later(container);
@@ -418,10 +418,6 @@ impl Inner {
         let Recipe { network, egress, limits, build, .. } = &container.recipe;
         let config = &self.config;
         let same_network = *network == config.network && *egress == config.egress;
-        !Workshop::is_used(container)
-            && config.warm > 0
-            && same_network
-            && *limits == Limits::of(config)
-            && *build == self.workshop.build
+        !container.is_used() && config.warm > 0 && same_network && *limits == Limits::of(config) && *build == self.workshop.build
     }
 }

@@ -51,7 +51,22 @@ pub struct Container {
     pub(super) mounted: bool,
 }
 
+/// The file in a container's directory that says that it was a job's.
+const USED: &str = "used";
+
 impl Container {
+    /// Notes that it is a job's from now on, for a later daemon: when the job has ended it looks like one that never had any.
+    pub(super) fn mark_used(&self) -> Result<(), SandboxError> {
+        let path = self.dir.join(USED);
+        let marked = File::create(&path).and_then(|file| file.sync_all());
+        marked.map_err(|source| SandboxError::Directory { path, source })
+    }
+
+    /// Whether it was some job's.
+    pub(super) fn is_used(&self) -> bool {
+        self.dir.join(USED).exists()
+    }
+
     /// The digest of its image.
     #[must_use]
     pub fn image(&self) -> &str {
@@ -124,9 +139,6 @@ pub(super) struct Workshop {
     /// Containers that the engine did not remove when it was asked.
     pub(super) condemned: Mutex<Vec<Container>>,
 }
-
-/// The file in a container's directory that says that it was a job's.
-const USED: &str = "used";
 
 impl Workshop {
     /// The engine, once it has answered.
@@ -301,18 +313,6 @@ impl Workshop {
 
     fn condemned(&self) -> MutexGuard<'_, Vec<Container>> {
         self.condemned.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Notes that a container is a job's from now on, for a later daemon: when the job has ended it looks like one that never had any.
-    pub(super) fn mark_used(container: &Container) -> Result<(), ContainerError> {
-        let path = container.dir.join(USED);
-        let marked = File::create(&path).and_then(|file| file.sync_all());
-        Ok(marked.map_err(|source| SandboxError::Directory { path, source })?)
-    }
-
-    /// Whether it was some job's.
-    pub(super) fn is_used(container: &Container) -> bool {
-        container.dir.join(USED).exists()
     }
 
     /// Whether a container that was made ahead, or by an earlier daemon, can take a job.
