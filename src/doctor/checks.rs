@@ -12,7 +12,7 @@ use crate::daemon::Composition;
 use crate::git::{Git, Strategy};
 use crate::job::Label;
 use crate::sandbox::{Launch, Mark, Supervisor};
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 use crate::worker;
 use crate::workspace::StateDir;
 
@@ -143,6 +143,7 @@ pub(super) async fn database(config: &Config) -> Vec<Finding> {
         let (ours, theirs) = (crate::clock::Timestamp::now(), store.now());
         ours.since(theirs).max(theirs.since(ours))
     };
+    let broken = store.broken_rows().await;
     let findings = vec![
         match version {
             Ok(version) => good("database", format!("{} at schema {version}", store.label())),
@@ -159,9 +160,21 @@ pub(super) async fn database(config: &Config) -> Vec<Finding> {
         } else {
             good("clock", "in step with the database's")
         },
+        rows(broken),
     ];
     store.close().await;
     findings
+}
+
+/// Whether rows of the queue contradict themselves.
+fn rows(broken: Result<Vec<String>, StoreError>) -> Finding {
+    const REMEDY: &str = "no statement of Sawmill writes such a row: look who else writes to this database, restore the rows or delete their \
+                          jobs, and report it if nobody does";
+    match broken {
+        Ok(broken) if broken.is_empty() => good("queue's rows", "none contradicts itself"),
+        Ok(broken) => flawed("queue's rows", State::Bad, format!("they contradict themselves: {}", broken.join(", ")), REMEDY),
+        Err(error) => flawed("queue's rows", State::Warning, error.to_string(), "let retention remove old jobs, or ask at a quiet hour"),
+    }
 }
 
 /// Whether files can be kept where the configuration says.

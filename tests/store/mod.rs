@@ -206,6 +206,7 @@ impl Queue {
     }
 
     async fn end(self) {
+        assert_eq!(self.store.broken_rows().await.expect("read"), <[String; 0]>::default());
         self.store.close().await;
         self.place.remove().await;
     }

@@ -62,6 +62,20 @@ on_both! {
         other.close().await;
     }
 
+    async fn rows_that_contradict_themselves_are_found(queue) {
+        let job = queue.enqueue().await;
+        let found = async || queue.store.broken_rows().await.expect("read");
+        assert!(found().await.is_empty());
+        let unchecked = matches!(queue.place, Place::File { .. }).then_some("PRAGMA ignore_check_constraints = on;").unwrap_or_default();
+        queue.place.tamper(&format!("{unchecked} UPDATE jobs SET outcome_message = 'of no outcome'")).await;
+        let broken = found().await;
+        assert!(broken.len() == 1 && broken[0].contains("jobs"), "{broken:?}");
+        if matches!(queue.place, Place::Schema { .. }) {
+            assert_eq!(broken[0], format!("jobs {}", job.id));
+        }
+        queue.place.tamper(&format!("{unchecked} UPDATE jobs SET outcome_message = NULL")).await;
+    }
+
     async fn a_newer_schema_is_refused_with_what_to_do(queue) {
         queue.place.tamper("INSERT INTO sawmill_migrations VALUES (999, '0999_future', 0, 0)").await;
         for answer in [Store::connect(&queue.config).await.map(drop), queue.store.check_schema().await] {
