@@ -252,7 +252,8 @@ impl<'a> Invocation<'a> {
         self.patient()
     }
 
-    /// Runs the command to its end. Dropping the future kills the command and everything that it started.
+    /// Runs the command to its end. Dropping the future kills the command and everything that it started; where that talks to a
+    /// remote, it has a few seconds to remove its locks there.
     ///
     /// # Errors
     /// It cannot be started, takes too long, or answers more than is allowed. A failure that the command itself reports is
@@ -263,7 +264,11 @@ impl<'a> Invocation<'a> {
             Reach::Network => self.git.host.config.network_timeout,
         };
         let stdin = self.stdin.take();
-        let mut group = Group { child: self.spawn(stdin.is_some())? };
+        let end = match self.reach {
+            Reach::Local => Signal::SIGKILL,
+            Reach::Network => Signal::SIGTERM,
+        };
+        let mut group = Group { child: self.spawn(stdin.is_some())?, end };
         tracing::debug!(action = %self.action, args = ?self.args, "git runs");
         let Ok(result) = tokio::time::timeout(limit, group.talk(stdin, self.stdout_max)).await else {
             return Err(GitError::Timeout { action: self.action, after: limit });
@@ -318,7 +323,7 @@ impl<'a> Invocation<'a> {
         }
         command.env("GIT_CONFIG_COUNT", count.to_string());
         command.stdin(if piped { Stdio::piped() } else { Stdio::null() }).stdout(Stdio::piped()).stderr(Stdio::piped());
-        command.process_group(0).kill_on_drop(true);
+        command.process_group(0);
         command.spawn().map_err(|source| {
             let program = match self.reach {
                 Reach::Local => host.program.clone(),
@@ -329,9 +334,11 @@ impl<'a> Invocation<'a> {
     }
 }
 
-/// A command in a process group of its own, which dies with this.
+/// A command in a process group of its own, which ends with this.
 struct Group {
     child: Child,
+    /// The signal that does it: a tether sees to the rest of a SIGTERM.
+    end: Signal,
 }
 
 struct Ended {
@@ -368,9 +375,9 @@ impl Drop for Group {
     fn drop(&mut self) {
         // The id is absent once the child was waited for, so that it cannot name a stranger.
         if let Some(pid) = self.child.id().and_then(|id| i32::try_from(id).ok())
-            && let Err(error) = killpg(Pid::from_raw(pid), Signal::SIGKILL)
+            && let Err(error) = killpg(Pid::from_raw(pid), self.end)
         {
-            tracing::warn!(pid, %error, "a git command could not be killed");
+            tracing::warn!(pid, %error, "a git command could not be ended");
         }
     }
 }

@@ -60,6 +60,12 @@ pub(super) fn remote_says(stderr: &str) -> String {
     cut(&lines.join("; "))
 }
 
+/// The lock file that was in the way, which whoever holds it removes.
+pub(super) fn lock_in_the_way(stderr: &str) -> Option<&str> {
+    let before = &stderr[..stderr.find(".lock': File exists")? + ".lock".len()];
+    Some(&before[before.rfind('\'')? + 1..])
+}
+
 /// The lines that say why, joined: those marked as errors, or else the last.
 pub(super) fn detail(stderr: &str) -> String {
     let lines: Vec<&str> = stderr.split(['\n', '\r']).map(str::trim).filter(|line| !line.is_empty()).collect();
@@ -143,6 +149,13 @@ mod tests {
             "cannot reach https://example.com/a.git: fatal: unable to access 'https://example.com/a.git/': Could not resolve host: example.com",
         );
         check("fatal: write error: No space left on device\n", "cannot fetch: no space left on the disk");
+    }
+
+    #[test]
+    fn a_lock_in_the_way_is_named() {
+        let said = "remote: error: cannot lock ref 'refs/heads/busy': Unable to create '/srv/a b/./refs/heads/busy.lock': File exists.        \nremote: \n";
+        assert_eq!(lock_in_the_way(said), Some("/srv/a b/./refs/heads/busy.lock"));
+        assert_eq!(lock_in_the_way("remote: error: cannot lock ref 'refs/heads/busy': is at 1 but expected 2\n"), None);
     }
 
     #[test]

@@ -117,6 +117,18 @@ pub enum GitError {
         /// What the remote says.
         message: String,
     },
+    /// Another push holds the ref on the remote, or has left its lock there.
+    #[error(
+        "cannot push {branch} to {remote}: {lock} is there; if no git runs there that holds it, an earlier push has left it: remove the file on the remote's host"
+    )]
+    RemoteLocked {
+        /// The remote.
+        remote: Remote,
+        /// The ref.
+        branch: String,
+        /// The lock, as the remote's host names it.
+        lock: String,
+    },
     /// The repository keeps files in LFS, and `git-lfs` is not installed.
     #[error("cannot {action}: the repository uses Git LFS, and git-lfs is not in git.search_path")]
     LfsMissing {
@@ -219,6 +231,7 @@ impl GitError {
             | Self::Version { .. }
             | Self::Identity(_)
             | Self::Unreachable { .. }
+            | Self::RemoteLocked { .. }
             | Self::Timeout { .. }
             | Self::DiskFull { .. }
             | Self::LfsMissing { .. }

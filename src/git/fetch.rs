@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::checkout::write;
+use super::diagnose;
 use super::error::{GitError, io_error};
 use super::lock::Lock;
 use super::mirror::{Mirror, RemoteRef, fetch_error, is_not_given};
@@ -134,7 +135,7 @@ impl Mirror {
             if finished.code == Some(0) {
                 return Ok(());
             }
-            let stale = finished.stderr.contains(".lock': File exists");
+            let stale = diagnose::lock_in_the_way(&finished.stderr).is_some();
             if !stale || tries == TRIES {
                 return Err(fetch_error(&self.remote, &action, &finished.stderr));
             }

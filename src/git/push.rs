@@ -16,7 +16,7 @@ use crate::ids::{AttemptNo, JobId, ObjectId};
 use crate::job::{BranchName, Claim};
 
 /// How often a push is tried while the remote has a lock on the ref, and the first wait; each further one is twice as long. Nobody
-/// else writes refs of ours: it is an earlier push, which the remote goes on with after its git was killed here.
+/// else writes refs of ours: it is an earlier push, which the remote goes on with after its git was ended here.
 const TRIES: u32 = 6;
 const WAIT: Duration = Duration::from_millis(100);
 
@@ -47,8 +47,8 @@ impl Worktree {
     ///
     /// # Errors
     /// [`GitError::BranchMoved`] when the branch is there at another commit; [`GitError::PushRefused`] with the remote's
-    /// reason; [`GitError::Unreachable`], [`GitError::NeedsPassword`], [`GitError::RemoteMissing`]; LFS files that cannot be
-    /// uploaded.
+    /// reason; [`GitError::RemoteLocked`] when its lock stays there; [`GitError::Unreachable`], [`GitError::NeedsPassword`],
+    /// [`GitError::RemoteMissing`]; LFS files that cannot be uploaded.
     pub async fn push(&self, commit: &ObjectId, branch: &BranchName) -> Result<Pushed, GitError> {
         let pushed = push_ref(&self.mirror, &self.checkout, commit, &branch.to_ref(), Expected::Absent).await?;
         self.note_delivered(commit)?;
@@ -118,8 +118,8 @@ pub(super) async fn push_ref(
     let mut wait = WAIT;
     for _ in 1..TRIES {
         match push_once(mirror, checkout, commit, target, expected).await {
-            Err(GitError::PushRefused { message, .. }) if message.contains(".lock': File exists") => {
-                tracing::debug!("waiting for the remote's lock on {target}: {message}");
+            Err(GitError::RemoteLocked { lock, .. }) => {
+                tracing::debug!("waiting for the remote's lock {lock}");
                 tokio::time::sleep(wait).await;
                 wait *= 2;
             }
@@ -152,7 +152,7 @@ async fn push_once(
         .await?;
     match Answer::read(&finished, target) {
         Some(Answer::Done(pushed)) => Ok(pushed),
-        Some(Answer::Rejected(reason)) => why_rejected(mirror, commit, target, &reason, &finished).await,
+        Some(Answer::Rejected(reason)) => why_rejected(mirror, commit, target, expected, &reason, &finished).await,
         None => Err(diagnose::network(remote, &action, &finished.stderr)),
     }
 }
@@ -186,18 +186,22 @@ async fn why_rejected(
     mirror: &Mirror,
     commit: &ObjectId,
     target: &str,
+    expected: Expected<'_>,
     reason: &str,
     finished: &Finished,
 ) -> Result<Pushed, GitError> {
     let (remote, branch) = (mirror.remote.clone(), target.strip_prefix("refs/heads/").unwrap_or(target).to_owned());
     let now = mirror.remote_refs(&[target.to_owned()]).await?.into_iter().find(|one| one.name == target);
-    match now {
-        Some(found) if found.commit == *commit => Ok(Pushed::Already),
-        Some(found) => Err(GitError::BranchMoved { remote, branch, found: found.commit }),
-        None => {
-            let said = diagnose::remote_says(&finished.stderr);
-            let message = if said.is_empty() { reason.to_owned() } else { format!("{reason}: {said}") };
-            Err(GitError::PushRefused { remote, branch, message })
-        }
+    match (now, expected) {
+        (Some(found), _) if found.commit == *commit => return Ok(Pushed::Already),
+        (Some(found), Expected::At(old)) if found.commit == *old => {}
+        (Some(found), _) => return Err(GitError::BranchMoved { remote, branch, found: found.commit }),
+        (None, _) => {}
     }
+    if let Some(lock) = diagnose::lock_in_the_way(&finished.stderr) {
+        return Err(GitError::RemoteLocked { remote, branch, lock: lock.to_owned() });
+    }
+    let said = diagnose::remote_says(&finished.stderr);
+    let message = if said.is_empty() { reason.to_owned() } else { format!("{reason}: {said}") };
+    Err(GitError::PushRefused { remote, branch, message })
 }

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt;
 
 use super::checkout::Checkout;
+use super::diagnose;
 use super::diff::Changes;
 use super::error::{GitError, io_error};
 use super::fetch::remove_if_there;
@@ -108,7 +109,7 @@ impl Worktree {
             update.args(["update-ref", name, commit.as_str()]).finish().await
         };
         let first = update().await?;
-        if !first.stderr.contains(".lock': File exists") {
+        if diagnose::lock_in_the_way(&first.stderr).is_none() {
             return first.success().map(drop);
         }
         remove_if_there(&mirror.dir.join(format!("{name}.lock")))?;

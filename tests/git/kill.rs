@@ -1,13 +1,13 @@
 //! A daemon that is killed, or a future that is dropped, at any moment.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use sawmill::git::{Git, GitError, Worktree};
+use sawmill::git::{Git, GitError, Pushed, Worktree};
 
-use super::fixture::{Place, branch, committed, config, provisioner, run, sawmill, write};
+use super::fixture::{Place, branch, committed, config, make_executable, provisioner, run, sawmill, write};
 
 /// Set in the process that the test starts and kills.
 const CHILD: &str = "SAWMILL_TEST_GIT_KILLED";
@@ -93,13 +93,81 @@ async fn a_dropped_commit_leaves_no_process_and_no_lock() {
         result = worktree.commit("x") => panic!("too fast: {result:?}"),
         () = tokio::time::sleep(Duration::from_millis(10)) => {}
     }
-    let until = Instant::now() + Duration::from_secs(10);
-    while git_works_in(&place.slot("1")) {
-        assert!(Instant::now() < until, "git still runs");
-        tokio::task::yield_now().await;
-    }
+    until("git has ended", || !git_works_in(&place.slot("1"))).await;
     assert_eq!(committed(&worktree).await.diff.files, 2_000);
     run(place.mirror.directory(), ["fsck", "--strict"]);
+}
+
+/// Has the remote stop in a push while it holds the lock on the ref, and do there what the script says.
+fn hold_the_lock(place: &Place, script: &str) -> (PathBuf, PathBuf) {
+    let (hook, held) = (place.remote_dir().join("hooks/reference-transaction"), place.root.path().join("held"));
+    let text =
+        format!("#!/bin/sh\n[ \"$1\" = prepared ] || exit 0\n{script}\ntouch '{}'\nsleep 600\nsleep 600\n", held.display());
+    fs::write(&hook, text).expect("a hook");
+    make_executable(&hook);
+    (hook, held)
+}
+
+async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let until = Instant::now() + Duration::from_secs(60);
+    while !is_so() {
+        assert!(Instant::now() < until, "not within a minute: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+fn locks(place: &Place) -> String {
+    let found = Command::new("find").arg(place.remote_dir()).args(["-name", "*.lock"]).output().expect("it runs");
+    String::from_utf8_lossy(&found.stdout).into_owned()
+}
+
+#[tokio::test]
+async fn a_push_that_is_dropped_leaves_no_lock_on_a_remote_of_this_host() {
+    let place = Place::new();
+    let worktree = place.worktree("1").await;
+    write(worktree.tree(), "new", "new\n");
+    let made = committed(&worktree).await;
+    let (hook, held) = hold_the_lock(&place, "");
+    let name = branch("b");
+    tokio::select! {
+        result = worktree.push(&made.commit, &name) => panic!("it is held: {result:?}"),
+        () = async {
+            until("the ref is locked", || held.exists()).await;
+            assert!(locks(&place).contains("refs/heads/b.lock"));
+        } => {}
+    }
+    until("nobody works on the remote", || !git_works_in(&place.remote_dir())).await;
+    assert_eq!(locks(&place), "");
+    fs::remove_file(hook).expect("removed");
+    assert_eq!(worktree.push(&made.commit, &name).await.expect("pushed"), Pushed::New);
+}
+
+#[tokio::test]
+async fn a_daemon_that_is_killed_in_a_push_leaves_no_lock_on_a_remote_of_this_host() {
+    let place = Place::new();
+    let (_, held) = hold_the_lock(&place, "");
+    let mut child = start(&place);
+    until("the ref is locked", || held.exists()).await;
+    assert!(locks(&place).contains("refs/heads/killed/0.lock"));
+    child.kill().expect("killed");
+    child.wait().expect("an end");
+    until("nobody works on the remote", || !git_works_in(&place.remote_dir())).await;
+    assert_eq!(locks(&place), "");
+}
+
+#[tokio::test]
+async fn what_does_not_end_when_a_push_is_dropped_is_killed() {
+    let place = Place::new();
+    let worktree = place.worktree("1").await;
+    write(worktree.tree(), "new", "new\n");
+    let made = committed(&worktree).await;
+    let (_, held) = hold_the_lock(&place, "trap '' TERM");
+    let name = branch("b");
+    tokio::select! {
+        result = worktree.push(&made.commit, &name) => panic!("it is held: {result:?}"),
+        () = until("the ref is locked", || held.exists()) => {}
+    }
+    until("nobody works on the remote", || !git_works_in(&place.remote_dir())).await;
 }
 
 fn git_works_in(slot: &Path) -> bool {
