@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 
 use bytesize::ByteSize;
 
-use super::files;
 use super::halt::Halt;
 use super::open::Attempt;
 use super::place::Place;
+use crate::janitor::{Way, is_dir, walk};
 use crate::job::OutcomeClass;
 use crate::sandbox::container::DiskShare;
 
@@ -109,12 +109,13 @@ fn measure(places: &[PathBuf]) -> Taken {
     let mut sum = Taken::default();
     for place in places {
         let mut linked = HashSet::new();
-        files::walk(place, |_, _, about| {
-            if about.st_nlink <= 1 || files::is_dir(about) || linked.insert(about.st_ino) {
+        walk(place, |_, _, about| {
+            // Files of two subvolumes may have the same number.
+            if about.st_nlink <= 1 || is_dir(about) || linked.insert((about.st_dev, about.st_ino)) {
                 sum.bytes += u64::try_from(about.st_blocks).unwrap_or(0) * 512;
                 sum.files += 1;
             }
-            true
+            Way::Into
         });
     }
     sum

@@ -14,10 +14,10 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::debug;
 
 use super::environment;
-use super::files;
 use super::open::Attempt;
 use crate::backends::Stall;
 use crate::clock::human;
+use crate::janitor::{Way, walk};
 use crate::sandbox::Activity;
 
 /// It is looked twenty times within the shortest time that there is to meet, and not more or less often than that.
@@ -134,13 +134,13 @@ async fn newest(attempt: &Attempt, within: Where) -> Option<Duration> {
         for place in &places {
             let own = fs::symlink_metadata(place).ok().map(|about| (about.ctime(), about.ctime_nsec()));
             newest = newest.max(own);
-            files::walk(place, |depth, name, about| {
+            walk(place, |depth, name, about| {
                 if within == Where::InTree && depth == 0 && name == c".git" {
-                    return false;
+                    return Way::Past;
                 }
                 // Unlike that of its content, nobody can set the time of its last change of any kind.
                 newest = newest.max(Some((about.st_ctime, about.st_ctime_nsec)));
-                true
+                Way::Into
             });
         }
         newest

@@ -15,7 +15,6 @@ mod disk;
 mod egress;
 mod environment;
 mod execute;
-mod files;
 mod ground;
 mod halt;
 mod insist;

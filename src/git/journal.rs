@@ -11,9 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use super::error::io_error;
 use super::marks::Marks;
-use super::snapshot::SUBVOLUME;
 use super::{GitError, Remote};
 use crate::ids::ObjectId;
+use crate::janitor::SUBVOLUME;
 
 const NAME: &str = "worktree.json";
 

@@ -16,9 +16,8 @@ use nix::sys::statfs::{BTRFS_SUPER_MAGIC, statfs};
 
 use super::error::{GitError, io_error};
 use super::overlay::PROBE;
+use crate::janitor::SUBVOLUME;
 
-/// The inode number of the uppermost directory of every subvolume (btrfs-dev-docs, "BTRFS_FIRST_FREE_OBJECTID").
-pub(super) const SUBVOLUME: u64 = 256;
 /// Where the program is looked for.
 const DIRECTORIES: [&str; 4] = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"];
 
@@ -58,6 +57,11 @@ pub fn delete_subvolumes(discarded: &Path) {
             tracing::debug!(path = %path.display(), %why, "a subvolume is deleted file by file");
         }
     }
+}
+
+/// Takes back that a subvolume is read-only, if it is. The error is a sentence.
+pub(super) fn make_writable(subvolume: &Path) -> Result<(), String> {
+    run(&["property", "set", "-t", "subvol"], &[subvolume, Path::new("ro"), Path::new("false")])
 }
 
 /// Whether a directory is the uppermost one of a subvolume, so that its files count as another device's.

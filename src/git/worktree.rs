@@ -1,11 +1,11 @@
 //! A worktree: a tree of files at a base commit, in a slot, that a job may change.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::bases::Base;
 use super::checkout::{Checkout, Durability};
+use super::closed::move_away;
 use super::error::{GitError, io_error};
 use super::journal::{Identity, Journal, Submodule};
 use super::mirror::Mirror;
@@ -137,13 +137,7 @@ impl Worktree {
 /// Renames `path` into the trash.
 pub(super) fn move_to_trash(path: &Path, trash: &Path) -> Result<(), GitError> {
     let place = trash_place(path, trash)?;
-    let meta = path.symlink_metadata().map_err(io_error("find", path))?;
-    if meta.is_dir() && meta.permissions().mode() & 0o700 != 0o700 {
-        // A directory moves to another parent only when it can itself be written to.
-        let mode = fs::Permissions::from_mode(meta.permissions().mode() | 0o700);
-        fs::set_permissions(path, mode).map_err(io_error("open up", path))?;
-    }
-    fs::rename(path, &place).map_err(io_error("move to the trash", path))
+    move_away(path, &place).map_err(io_error("move to the trash", path))
 }
 
 /// A name for `path` in the trash that nothing there has.

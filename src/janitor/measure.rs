@@ -1,11 +1,12 @@
 //! What a directory takes on the disk: allocated blocks, each file once however many names it has, at a bounded cost.
 
 use std::collections::HashSet;
-use std::fs::{self, Metadata};
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use nix::sys::stat::{FileStat, lstat};
 use serde::Serialize;
+
+use super::walk::{LEVELS, Way, is_dir, walk};
 
 /// What was counted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -14,7 +15,7 @@ pub struct Measured {
     pub bytes: u64,
     /// Files and directories.
     pub entries: u64,
-    /// Whether that is all: false where counting stopped at its limit, so that there is more.
+    /// Whether that is all: false where counting stopped at its limit, or a tree is too deep, so that there may be more.
     pub whole: bool,
 }
 
@@ -23,41 +24,36 @@ pub struct Measured {
 #[must_use]
 pub fn measure(path: &Path, entries_max: u64) -> Measured {
     let mut found = Measured { whole: true, ..Measured::default() };
-    let Ok(root) = path.symlink_metadata() else { return found };
+    let Ok(root) = lstat(path) else { return found };
     let mut linked = HashSet::new();
-    let mut ahead: Vec<PathBuf> = Vec::new();
     count(&mut found, &mut linked, &root);
-    if root.is_dir() {
-        ahead.push(path.to_owned());
-    }
-    while let Some(dir) = ahead.pop() {
-        for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
+    if is_dir(&root) {
+        walk(path, |depth, _, about| {
             if found.entries >= entries_max {
-                return Measured { whole: false, ..found };
+                found.whole = false;
+                return Way::Out;
             }
-            let Ok(meta) = entry.metadata() else { continue };
-            if meta.dev() != root.dev() {
-                continue;
-            }
-            count(&mut found, &mut linked, &meta);
-            if meta.is_dir() {
-                ahead.push(entry.path());
-            }
-        }
+            count(&mut found, &mut linked, about);
+            found.whole &= !is_dir(about) || depth + 1 < LEVELS;
+            Way::Into
+        });
     }
     found
 }
 
-fn count(found: &mut Measured, linked: &mut HashSet<u64>, meta: &Metadata) {
+/// Files of two subvolumes may have the same number.
+fn count(found: &mut Measured, linked: &mut HashSet<(u64, u64)>, about: &FileStat) {
     found.entries += 1;
-    if meta.is_dir() || meta.nlink() < 2 || linked.insert(meta.ino()) {
+    if is_dir(about) || about.st_nlink < 2 || linked.insert((about.st_dev, about.st_ino)) {
         // stat(2): in units of 512 bytes, whatever the filesystem's own.
-        found.bytes += meta.blocks() * 512;
+        found.bytes += u64::try_from(about.st_blocks).unwrap_or(0) * 512;
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -194,21 +194,19 @@ impl SlotDir {
         self.root.join(git::RECYCLED)
     }
 
-    /// Where what a job writes is: its directory, the layer of an overlay, and a worktree that counts as a filesystem of its own.
+    /// Where what a job writes is: its directory, and the layer of an overlay.
     #[must_use]
     pub fn written(&self) -> Vec<PathBuf> {
-        let snapshot = Some(self.tree()).filter(|tree| git::is_subvolume(tree));
-        [self.job(), self.root.join("layer")].into_iter().chain(snapshot).collect()
+        vec![self.job(), self.root.join("layer")]
     }
 
     /// Counts what is in it of an attempt, as [`measure`] does.
     #[must_use]
     pub fn measure(&self, entries_max: u64) -> Measured {
         let (all, waiting) = (measure(&self.root, entries_max), measure(&self.recycled(), entries_max));
-        let snapshot = if git::is_subvolume(&self.tree()) { measure(&self.tree(), entries_max) } else { Measured::default() };
         Measured {
-            bytes: all.bytes.saturating_sub(waiting.bytes) + snapshot.bytes,
-            entries: all.entries.saturating_sub(waiting.entries) + snapshot.entries,
+            bytes: all.bytes.saturating_sub(waiting.bytes),
+            entries: all.entries.saturating_sub(waiting.entries),
             whole: all.whole,
         }
     }

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
@@ -33,7 +32,7 @@ impl Trash {
     /// # Errors
     /// What the system says of the rename, with the path.
     pub fn take(&self, path: &Path) -> io::Result<()> {
-        match fs::rename(path, self.dir.join(Uuid::new_v4().to_string())) {
+        match git::move_away(path, &self.dir.join(Uuid::new_v4().to_string())) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(io::Error::new(error.kind(), format!("cannot move {} to the trash: {error}", path.display()))),
             Ok(()) => Ok(()),
@@ -86,7 +85,7 @@ impl Trash {
     }
 }
 
-/// Deletes a tree, also one in which a job made directories read-only.
+/// Deletes a tree, also one in which a job has closed directories or made subvolumes.
 fn delete(path: &Path) -> io::Result<()> {
     if !path.symlink_metadata()?.is_dir() {
         return fs::remove_file(path);
@@ -96,7 +95,7 @@ fn delete(path: &Path) -> io::Result<()> {
         return Ok(());
     }
     match fs::remove_dir_all(path) {
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+        Err(error) if git::is_closed(&error) => {
             open_up(path)?;
             fs::remove_dir_all(path)
         }
@@ -105,7 +104,7 @@ fn delete(path: &Path) -> io::Result<()> {
 }
 
 fn open_up(dir: &Path) -> io::Result<()> {
-    fs::set_permissions(dir, fs::Permissions::from_mode(0o700))?;
+    git::open_up(dir)?;
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
         if entry.file_type()?.is_dir() {
@@ -117,6 +116,8 @@ fn open_up(dir: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]

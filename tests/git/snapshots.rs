@@ -7,6 +7,7 @@ use std::process::Command;
 
 use bytesize::ByteSize;
 use sawmill::git::{GitError, Provisioner, Strategy, Worktree, is_subvolume};
+use sawmill::janitor::measure;
 use sawmill::workspace::Trash;
 use tempfile::TempDir;
 
@@ -108,6 +109,53 @@ async fn a_subvolume_with_others_in_it_is_deleted_all_the_same() {
     trash.empty_once().expect("emptied");
     assert_eq!(fs::read_dir(trash.dir()).expect("the trash").count(), 0);
     assert_eq!(disk.subvolumes(), 1);
+}
+
+/// A subvolume with a file in it, as a job makes one.
+fn own_subvolume(at: &Path) {
+    ran(Command::new("btrfs").args(["subvolume", "create"]).arg(at));
+    write(at, "file", vec![1; 1 << 20]);
+}
+
+fn make_read_only(subvolume: &Path) {
+    ran(Command::new("btrfs").args(["property", "set", "-t", "subvol"]).arg(subvolume).args(["ro", "true"]));
+}
+
+#[tokio::test]
+async fn read_only_subvolumes_of_a_job_leave_its_slot_and_the_trash() {
+    let disk = Btrfs::make();
+    let place = Place::within(&disk.path());
+    let base = place.seed(|_| {});
+    let worktree = provision(&place, &snapshots(&place), &base, "1").await;
+    let (tree, home) = (worktree.tree().to_owned(), place.slot("1").join("job/home"));
+    fs::create_dir(&home).expect("made");
+    let all = [tree.join("own/deeper"), tree.join("own"), home.join("closed/deeper"), home.join("closed")];
+    all.iter().rev().for_each(|at| own_subvolume(at));
+    all.iter().chain([&tree]).for_each(|at| make_read_only(at));
+    let trash = Trash::new(place.trash());
+    worktree.discard(trash.dir()).await.expect("discarded");
+    trash.take(&home.join("closed")).expect("taken");
+    assert_eq!(trash.empty_once().expect("emptied"), 3, "the host's side, the tree, and what was beside it");
+    assert_eq!(fs::read_dir(trash.dir()).expect("the trash").count(), 0);
+    assert_eq!(disk.subvolumes(), 1, "the base is left");
+}
+
+#[test]
+fn what_a_job_has_in_subvolumes_counts_and_what_is_mounted_does_not() {
+    let (disk, other) = (Btrfs::make(), Btrfs::make());
+    let dir = disk.path().join("job");
+    fs::create_dir_all(dir.join("mounted")).expect("made");
+    let before = measure(&dir, 100);
+    for at in [dir.join("own"), dir.join("own/deeper")] {
+        own_subvolume(&at);
+    }
+    write(&other.path(), "file", vec![1; 1 << 20]);
+    ran(Command::new("mount").arg("--bind").arg(other.path()).arg(dir.join("mounted")));
+    let found = measure(&dir, 100);
+    // Files in two subvolumes have the same numbers, and what something is mounted over is not met.
+    assert_eq!((before.entries, found.entries), (2, 1 + 4));
+    let more = found.bytes - before.bytes;
+    assert!((2 << 20..(2 << 20) + (64 << 10)).contains(&more), "{more}");
 }
 
 #[tokio::test]
