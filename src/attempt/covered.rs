@@ -35,23 +35,47 @@ pub(super) async fn measure(attempt: &Attempt, gate: &Gate) -> Result<Option<Cov
     }))
 }
 
+/// Adds up what the reports say. Each is let go when it has been read: there may be many, and large ones.
 fn read(tree: &Path, wish: &CoverageWish) -> Result<CoveredLines, String> {
     let found = counted::matching(tree, std::slice::from_ref(&wish.path));
     if found.is_empty() {
         return Err(format!("the gate wrote no file {}", wish.path));
     }
-    let mut reports = Vec::new();
-    for path in found {
-        let failed = |why: String| format!("{}: {why}", path.display());
-        let file = counted::open(&tree.join(&path)).map_err(|error| failed(error.to_string()))?;
-        let mut bytes = Vec::new();
-        file.take(REPORT_MAX + 1).read_to_end(&mut bytes).map_err(|error| failed(error.to_string()))?;
-        if bytes.len() as u64 > REPORT_MAX {
-            return Err(failed(format!("it has more than {REPORT_MAX} bytes")));
-        }
-        reports.push(String::from_utf8_lossy(&bytes).into_owned());
-        // Each by itself first: so that it is known which one is wrong.
-        gates::coverage(&reports[reports.len() - 1..]).map_err(failed)?;
+    found.iter().try_fold(CoveredLines::NONE, |sum, path| {
+        let lines = read_one(&tree.join(path)).map_err(|why| format!("{}: {why}", path.display()))?;
+        sum.and(lines).ok_or_else(|| format!("{}: its numbers are too large", path.display()))
+    })
+}
+
+fn read_one(path: &Path) -> Result<CoveredLines, String> {
+    let said = |error: std::io::Error| error.to_string();
+    let file = counted::open(path).map_err(said)?;
+    let mut bytes = Vec::new();
+    file.take(REPORT_MAX + 1).read_to_end(&mut bytes).map_err(said)?;
+    if bytes.len() as u64 > REPORT_MAX {
+        return Err(format!("it has more than {REPORT_MAX} bytes"));
     }
-    gates::coverage(&reports)
+    gates::coverage(&String::from_utf8_lossy(&bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn reports_are_added_up_and_one_that_is_wrong_is_named() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).expect("written");
+        let wish = CoverageWish { path: "*.info".to_owned(), required: false };
+        assert_eq!(read(dir.path(), &wish).expect_err("none"), "the gate wrote no file *.info");
+        write("a.info", "SF:a\nLF:3\nLH:2\nend_of_record\n");
+        write("b.info", "SF:b\nLF:10\nLH:7\nend_of_record\n");
+        assert_eq!(read(dir.path(), &wish), Ok(CoveredLines { covered: 9, total: 13 }));
+        write("c.info", &format!("SF:c\nLF:{0}\nLH:{0}\nend_of_record\n", u64::MAX));
+        assert_eq!(read(dir.path(), &wish).expect_err("too large"), "c.info: its numbers are too large");
+        write("b.info", "SF:b\n");
+        assert_eq!(read(dir.path(), &wish).expect_err("cut"), "b.info: it is cut off in the middle of a record");
+    }
 }

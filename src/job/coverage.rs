@@ -63,6 +63,15 @@ pub struct CoverageBefore {
 }
 
 impl CoveredLines {
+    /// None.
+    pub const NONE: Self = Self { covered: 0, total: 0 };
+
+    /// These and others; nothing where they are too many to count.
+    #[must_use]
+    pub fn and(self, others: Self) -> Option<Self> {
+        Some(Self { covered: self.covered.checked_add(others.covered)?, total: self.total.checked_add(others.total)? })
+    }
+
     /// How much of them is covered, of 1; all of nothing is.
     #[must_use]
     pub fn share(self) -> f64 {
