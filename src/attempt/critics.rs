@@ -37,10 +37,12 @@ pub(super) async fn run(attempt: &mut Attempt, commit: Option<&Committed>) -> Re
             let message = format!("this worker has no critic {name:?}; give all workers the same [critics]");
             return Err(Halt::failed(OutcomeClass::Infrastructure, message));
         };
-        let critique = ask(attempt, &critic, committed).await?;
+        let mut used = None;
+        let asked = ask(attempt, &critic, committed, &mut used).await;
+        // Also where the attempt is stopped meanwhile: what was answered is paid for. The model on record stays that of the backend.
+        attempt.journal.usage = Usage::sum(used, attempt.journal.usage.take());
+        let critique = asked?;
         tell(attempt, &critique);
-        // The model on record stays that of the backend.
-        attempt.journal.usage = Usage::sum(critique.usage.clone(), attempt.journal.usage.take());
         if critique.verdict == CritiqueVerdict::Skipped && critic.config().required {
             let why = critique.reason.unwrap_or_default();
             let message = format!("critic {name} did not judge the commit, and it is required: {why}");
@@ -60,14 +62,13 @@ fn rejection(critique: &Critique) -> Option<String> {
     (critique.verdict == CritiqueVerdict::Rejected).then(|| critique.reason.clone().unwrap_or_default())
 }
 
-async fn ask(attempt: &Attempt, critic: &Critic, committed: &Committed) -> Result<Critique, Halt> {
+async fn ask(attempt: &Attempt, critic: &Critic, committed: &Committed, used: &mut Option<Usage>) -> Result<Critique, Halt> {
     let begun = Instant::now();
     let worktree = Worktree::open(&attempt.tools.git, attempt.slot_root())?;
     let diff = within(attempt, worktree.excerpt(&committed.commit, DIFF_MAX)).await?;
     let partial = diff.ends_with(EXCERPT_CUT);
     let question = Question { task: attempt.claimed.job.spec.task.clone(), diff };
-    let mut used = None;
-    let asked = in_time(attempt, critic, &question, &mut used).await?;
+    let asked = in_time(attempt, critic, &question, used).await?;
     let (verdict, reason, judged) = match asked {
         Asked::Not(why) => (CritiqueVerdict::Skipped, Some(why), None),
         Asked::Judged(judged) => match judged.rejected.clone() {
@@ -86,7 +87,7 @@ async fn ask(attempt: &Attempt, critic: &Critic, committed: &Committed) -> Resul
         summary: judged.as_ref().map(|judged| judged.summary.clone()).filter(|summary| !summary.is_empty()),
         findings: judged.map(|judged| judged.findings).unwrap_or_default(),
         partial,
-        usage: used,
+        usage: used.clone(),
         duration_ms: crate::clock::millis(begun.elapsed()),
     })
 }

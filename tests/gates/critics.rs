@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::revisions::{scripted, told, with_agent};
 use super::{delivered, host, job, rejected, remote};
 use crate::agents::server::{COMPLETION_TOKENS, PROMPT_TOKENS, Server, Turn};
-use crate::delivery::host::{Host, Lodging};
+use crate::delivery::host::{Host, Lodging, until};
 use crate::delivery::remote::refs;
 
 const GOOD: Turn = Turn::Says(
@@ -185,6 +185,21 @@ async fn nothing_is_delivered_that_a_required_critic_did_not_judge() {
     assert!(outcome.message.starts_with(&expected), "{}", outcome.message);
     assert!(outcome.message.contains("refused"), "the cause: {}", outcome.message);
     assert_eq!(refs(&remote, "refs/heads/sawmill/"), []);
+    host.close(vec![worker]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_used_is_on_record_also_where_the_job_is_cancelled_meanwhile() {
+    let server = Server::judging([Turn::Says("Looks good to me!"), Turn::Hangs]).await;
+    let host = of_openai(&server).await;
+    let remote = remote(host.root(), &[("kept.txt", "kept\n")]);
+    let worker = host.start("a").await;
+    let id = host.enqueue(&judged(job(&remote, "echo made > work.txt", &["true"])));
+    until("it is asked again", async || server.requests().len() == 2).await;
+    host.sawmill(&["job", "cancel", &id.to_string()]);
+    assert_eq!(host.ended(id).await.state, JobState::Cancelled);
+    let usage = host.attempts(id).await[0].usage.clone().expect("what the critic used");
+    assert_eq!((usage.prompt_tokens, usage.completion_tokens), (PROMPT_TOKENS, COMPLETION_TOKENS));
     host.close(vec![worker]).await;
 }
 
