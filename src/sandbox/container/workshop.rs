@@ -208,25 +208,25 @@ impl Workshop {
 
     /// Has a container see the worktree that is mounted on the host now, where one is and it does not by itself.
     pub(super) async fn show_tree(&self, container: &mut Container, job_dir: &Path, tree: &Path) -> Result<(), ContainerError> {
-        if !mounts::is_mounted(tree, job_dir) {
+        let failed = |why: String| {
+            let what = format!("show the worktree to container {}", container.name);
+            ContainerError::Engine { what, why }
+        };
+        if !mounts::is_mounted(tree).map_err(|error| failed(error.to_string()))? {
             return Ok(());
         }
         if namespace::is_private() {
-            return Err(ContainerError::Engine {
-                what: format!("show the worktree to container {}", container.name),
-                why: "it is mounted in a namespace of this worker's own, which the engine does not see".to_owned(),
-            });
+            return Err(failed("it is mounted in a namespace of this worker's own, which the engine does not see".to_owned()));
         }
         if mounts::propagates(job_dir) {
             return Ok(());
         }
         let within = Path::new(WORKSPACE).join(tree.strip_prefix(job_dir).unwrap_or(tree));
         let pid = container.supervisor().pid().await?;
+        let shown = mounts::show(tree, pid, &within)
+            .map_err(|error| failed(format!("{error}; only root can, where mounts of {} are not shared", job_dir.display())));
         container.mounted = true;
-        mounts::show(tree, pid, &within).map_err(|error| ContainerError::Engine {
-            what: format!("show the worktree to container {}", container.name),
-            why: format!("{error}; only root can, where mounts of {} are not shared", job_dir.display()),
-        })
+        shown
     }
 
     /// Has a container see a directory of the host, with what is mounted in it, over what it sees at `target` now.
