@@ -4,34 +4,46 @@
 //! begun again, and a daemon that is killed meanwhile loses nothing.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::Path;
 
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
-use nix::unistd::mkfifo;
+use nix::unistd::{Whence, lseek, mkfifo};
 
 use super::bases::Base;
 use super::error::{GitError, io_error};
 use super::journal::{Identity, Journal};
-use super::place::{HOST, JOB, PARTS, TREE, release};
+use super::place::{HOST, JOB, PARTS, TREE, release, remount};
 use super::provision::NEW;
 use super::worktree::move_to_trash;
 
-/// Copies the worktree that is mounted in `from`, whose journal this is, to `to`, where it is a checkout; then `from` has none.
+/// Copies the worktree that the journal in `from` tells of, mounted if need be, to `to`, where it is a checkout.
 ///
 /// # Errors
-/// A file cannot be copied; no room. `from` is as it was.
-pub(super) fn copy_out(from: &Path, to: &Path, journal: Journal, trash: &Path) -> Result<(), GitError> {
-    if !Journal::exists(&to.join(HOST)) {
-        let new = to.join(format!("{NEW}{}", uuid::Uuid::now_v7().simple()));
-        if let Err(error) = copy_whole(from, to, &new, journal, trash) {
-            // What it is that failed matters more than a copy that stays in the way of nobody.
-            move_to_trash(&new, trash).ok();
-            return Err(error);
+/// It cannot be mounted; a file cannot be copied; no room. `from` is as it was, and `to` has nothing of it.
+pub(super) fn copy_out(from: &Path, to: &Path, mut journal: Journal, trash: &Path) -> Result<(), GitError> {
+    if Journal::exists(&to.join(HOST)) {
+        return Ok(());
+    }
+    let new = to.join(format!("{NEW}{}", uuid::Uuid::now_v7().simple()));
+    let copied = remount(from, &mut journal, trash).and_then(|()| copy_whole(from, to, &new, journal, trash));
+    if copied.is_err() {
+        // Also that of a copy that was killed.
+        for left in [new, to.join(TREE), to.join(HOST)].iter().filter(|path| path.symlink_metadata().is_ok()) {
+            move_to_trash(left, trash)?;
         }
     }
+    copied
+}
+
+/// Moves what was copied out of a place to the trash.
+///
+/// # Errors
+/// What the system says.
+pub(super) fn drop_copied(from: &Path, trash: &Path) -> Result<(), GitError> {
     release(from)?;
     let parts = PARTS.map(|part| from.join(part));
     parts.iter().filter(|path| path.symlink_metadata().is_ok()).try_for_each(|path| move_to_trash(path, trash))
@@ -58,7 +70,7 @@ fn copy_whole(from: &Path, to: &Path, new: &Path, journal: Journal, trash: &Path
     fs::remove_dir(new).map_err(io_error("remove", new))
 }
 
-/// Copies a directory with what is in it: files, directories, links and pipes, with their rights and, of files, their times.
+/// Copies a directory with what is in it: files, directories, links and pipes, with their rights and, of files, their times and holes.
 /// Sockets and devices are left out.
 ///
 /// # Errors
@@ -88,16 +100,35 @@ pub(super) fn copy_directory(from: &Path, to: &Path) -> Result<(), GitError> {
 /// Copies a file. None that a link leads to, and no pipe is waited for: a job may have swapped it.
 fn copy_file(from: &Path, to: &Path) -> io::Result<()> {
     let flags = (OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits();
-    let mut source = File::options().read(true).custom_flags(flags).open(from)?;
+    let source = File::options().read(true).custom_flags(flags).open(from)?;
     let about = source.metadata()?;
-    let mut target = File::options().write(true).create_new(true).mode(0o600).open(to)?;
-    io::copy(&mut source, &mut target)?;
+    let target = File::options().write(true).create_new(true).mode(0o600).open(to)?;
+    copy_data(&source, &target)?;
+    target.set_len(about.len())?;
     target.set_permissions(fs::Permissions::from_mode(about.mode() & 0o7777))?;
     target.set_modified(about.modified()?)
 }
 
+/// Copies what is between the holes of a file, which may make it look far larger than the room that it takes.
+fn copy_data(source: &File, mut target: &File) -> io::Result<()> {
+    let mut at = 0;
+    loop {
+        let begin = match lseek(source, at, Whence::SeekData) {
+            Err(Errno::ENXIO) => return Ok(()),
+            begin => begin?,
+        };
+        at = lseek(source, begin, Whence::SeekHole)?;
+        let length = u64::try_from(at - begin).map_err(io::Error::other)?;
+        lseek(source, begin, Whence::SeekSet)?;
+        lseek(target, begin, Whence::SeekSet)?;
+        io::copy(&mut source.take(length), &mut target)?;
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::FileExt;
+
     use super::*;
 
     #[test]
@@ -124,5 +155,32 @@ mod tests {
         assert!(!to.join("socket").exists());
         rights(&from.join("closed"), 0o700);
         rights(&to.join("closed"), 0o700);
+    }
+
+    #[test]
+    fn holes_stay_holes_and_what_is_between_them_is_the_same() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+        let check = |text: &str, places: &[u64], length: u64| {
+            let file = File::create(&from).expect("a file");
+            places.iter().for_each(|at| file.write_all_at(text.as_bytes(), *at).expect("written"));
+            file.set_len(length).expect("a hole at the end");
+            copy_file(&from, &to).expect("copied");
+            let copy = File::open(&to).expect("a file");
+            let about = copy.metadata().expect("there");
+            assert_eq!(about.len(), length);
+            assert!(about.blocks() * 512 < 1 << 20, "{} blocks", about.blocks());
+            for at in places {
+                let mut found = vec![0; text.len()];
+                copy.read_exact_at(&mut found, *at).expect("read");
+                assert_eq!(found, text.as_bytes(), "{at}");
+            }
+            fs::remove_file(&to).expect("removed");
+        };
+        check("some text", &[0, 1 << 20, (1 << 30) - 1000], 1 << 30);
+        check("some text", &[1 << 20], 1 << 30);
+        check("", &[], 1 << 30);
+        check("some text", &[0], 9);
+        check("", &[], 0);
     }
 }

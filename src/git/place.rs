@@ -7,6 +7,8 @@ use std::fs;
 use std::path::Path;
 
 use super::bases::Base;
+use super::closed::move_away;
+use super::copy::{copy_out, drop_copied};
 use super::error::{GitError, io_error};
 use super::journal::{Identity, Journal};
 use super::marks::Marks;
@@ -49,20 +51,22 @@ pub fn release_below(dir: &Path) -> Result<(), GitError> {
 }
 
 /// Moves whatever there is of a worktree from one place to another, and mounts it there again where it was an overlay that all
-/// see; of one that only this process and what it starts would see, the files are copied. What is not there any more was moved
-/// before. Blocks, for as long as copying the worktree takes.
+/// see; of one that only this process and what it starts would see, the files are copied, if they can be. What is not there any more
+/// was moved before. Blocks, for as long as copying the worktree takes.
 ///
 /// # Errors
-/// A part cannot be moved or copied. An overlay that cannot be mounted is said in the log; its parts are there.
+/// A part cannot be moved. An overlay that cannot be mounted is said in the log; its parts are there.
 pub fn relocate(from: &Path, to: &Path, trash: &Path) -> Result<(), GitError> {
     fs::create_dir_all(to.join(JOB)).map_err(io_error("create", to))?;
-    if let Ok(mut journal) = Journal::read(&from.join(HOST))
+    if let Ok(journal) = Journal::read(&from.join(HOST))
         && journal.base_dir.is_some()
         && journal.marks == Marks::User
     {
-        match remount(from, &mut journal, trash) {
-            Ok(()) => return super::copy::copy_out(from, to, journal, trash),
-            Err(error) => tracing::error!(place = %from.display(), %error, "a worktree cannot be mounted to be copied"),
+        match copy_out(from, to, journal, trash) {
+            Ok(()) => return drop_copied(from, trash),
+            Err(error) => {
+                tracing::error!(place = %to.display(), %error, "a worktree cannot be copied; what was written is in layer/upper");
+            }
         }
     }
     let journal = Journal::read(&from.join(HOST)).or_else(|_| Journal::read(&to.join(HOST))).ok();
@@ -71,7 +75,7 @@ pub fn relocate(from: &Path, to: &Path, trash: &Path) -> Result<(), GitError> {
     unmount(&from.join(TREE))?;
     for part in PARTS {
         let (old, new) = (from.join(part), to.join(part));
-        match fs::rename(&old, &new) {
+        match move_away(&old, &new) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io_error("move", &old)(error)),
             _ => {}
         }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -169,6 +170,27 @@ async fn a_kept_workspace_is_there_for_everybody_whole_and_a_repository() {
     until("the slot is empty", async || !scene.slot().join("run").exists()).await;
     let dropped = scene.host.root().join("dropped");
     fs::rename(&kept, &dropped).expect("moved");
+    scene.host.close(vec![worker]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_a_workspace_that_cannot_be_copied_what_was_written_is_kept() {
+    let scene = Scene::set(LONG).await;
+    // Its path is longer than the kernel takes one.
+    let command = "echo work > work.txt; name=$(printf 'd%.0s' $(seq 200)); \
+                   for _ in $(seq 25); do mkdir $name && cd -P $name; done; echo deep > deep.txt; exit 3";
+    let job = scene.enqueue(command, &json!({ "workspace": { "keep": "always" } }));
+    let worker = scene.start().await;
+    assert_eq!(scene.host.ended(job).await.state, JobState::Failed);
+    let kept = scene.host.state_dir("a").join(format!("kept/{job}-1"));
+    until("it is kept", async || kept.join("layer/upper").exists()).await;
+    assert_eq!(fs::read_to_string(kept.join("layer/upper/work.txt")).expect("a file"), "work\n");
+    let deep = Command::new("find").arg(&kept).args(["-name", "deep.txt"]).output().expect("it runs");
+    assert_eq!(deep.stdout.iter().filter(|byte| **byte == b'\n').count(), 1, "{deep:?}");
+    until("the slot is empty", async || !scene.slot().join("run").exists()).await;
+    let log = worker.log();
+    assert!(log.contains("a worktree cannot be copied; what was written is in layer/upper"), "{log}");
+    fs::rename(&kept, scene.host.root().join("dropped")).expect("moved");
     scene.host.close(vec![worker]).await;
 }
 
