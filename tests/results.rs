@@ -8,7 +8,8 @@ use std::time::Duration;
 use sawmill::job::{JobState, OutcomeClass, Stream};
 use serde_json::{Value, json};
 
-use crate::delivery::host::{Host, On, Seat, until};
+use crate::delivery::daemon::Seat;
+use crate::delivery::host::{Host, On, until};
 use crate::delivery::remote::{git, refs, small_remote};
 
 /// A lease that no test outlives.

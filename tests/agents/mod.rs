@@ -13,7 +13,8 @@ use sawmill::job::{Hold, Job, JobState, Outcome, OutcomeClass, Stream};
 use serde_json::json;
 
 use crate::container::image;
-use crate::delivery::host::{Daemon, Host, Lodging, On, Seat, until};
+use crate::delivery::daemon::{Daemon, Seat};
+use crate::delivery::host::{Host, Lodging, On, until};
 use crate::delivery::remote::{git, publish, refs};
 use server::{COMPLETION_TOKENS, PROMPT_TOKENS, Server, Turn};
 

@@ -9,7 +9,8 @@ use sawmill::ids::JobId;
 use sawmill::job::{Artifact, ArtifactState, JobState, OutcomeClass, Stream};
 use serde_json::{Value, json};
 
-use crate::delivery::host::{Host, On, Seat, until};
+use crate::delivery::daemon::Seat;
+use crate::delivery::host::{Host, On, until};
 use crate::delivery::remote::{git, small_remote};
 
 /// A lease that no test outlives.

@@ -13,7 +13,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::Scene;
-use crate::delivery::host::{Lodging, Seat};
+use crate::delivery::daemon::Seat;
+use crate::delivery::host::Lodging;
 
 fn cache(path: &str) -> CacheConfig {
     let path = CachePath::try_from(path.to_owned()).expect("a path");

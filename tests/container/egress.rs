@@ -283,7 +283,7 @@ async fn a_job_whose_bridge_cannot_be_closed_is_refused() {
     let why = "cannot close private addresses to a container with a bridge: iptables-restore: ";
     let said = attempts.iter().filter_map(|one| one.outcome.as_ref()).all(|outcome| outcome.message.contains(why));
     assert!(said, "{attempts:?}");
-    let doctor = host.command(&crate::delivery::host::Seat::of("a-doctor"), &["doctor"]).output().expect("it runs");
+    let doctor = host.command(&crate::delivery::daemon::Seat::of("a-doctor"), &["doctor"]).output().expect("it runs");
     let doctor = String::from_utf8_lossy(&doctor.stdout).replace('\n', " ");
     assert!(doctor.contains("cannot close private addresses"), "{doctor}");
     let owned = host.state_dir("a");

@@ -7,7 +7,8 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::{LONG, Yard, image, until};
-use crate::delivery::host::{Host, Lodging, On, Seat};
+use crate::delivery::daemon::Seat;
+use crate::delivery::host::{Host, Lodging, On};
 use crate::delivery::remote::small_remote;
 
 async fn remove(name: &str) {

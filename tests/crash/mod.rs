@@ -18,7 +18,8 @@ use sawmill::job::{Job, LogVerdict, Stream};
 use serde_json::{Value, json};
 use sqlx::{Connection, Executor, PgConnection, SqliteConnection};
 
-use crate::delivery::host::{Daemon, Host, On, until};
+use crate::delivery::daemon::Daemon;
+use crate::delivery::host::{Host, On, until};
 use crate::delivery::remote::{Latch, git, hold_pushes, refs, small_remote};
 
 /// A lease that does not run out within a test.

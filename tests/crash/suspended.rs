@@ -4,7 +4,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::{Held, SHORT, Scene, WriteLock, each};
-use crate::delivery::host::{Daemon, On, until};
+use crate::delivery::daemon::Daemon;
+use crate::delivery::host::{On, until};
 
 each! { writes_nothing:
     a_worker_that_wakes_up_too_late_writes_nothing(Sqlite, Execute)

@@ -1,12 +1,12 @@
-//! Daemons as processes of their own, with a database, remotes, and the proof that nothing of them is left.
+//! The host of a test: where its daemons run, with a database, remotes, and the proof that nothing of them is left.
 //!
 //! Everything of one test has the path of its directory in its arguments or its environment; by that it is found again. Only
 //! such processes are ever ended, each by its number.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,7 @@ use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use tempfile::TempDir;
 use uuid::Uuid;
 
+use super::daemon::{Daemon, Seat};
 use super::leftovers::names_in;
 use super::mark::Mark;
 use super::processes::{contains, describe, with_descendants};
@@ -72,23 +73,6 @@ pub(crate) enum GitProgram {
     Plain,
 }
 
-/// Where a worker runs, and how it reaches the database.
-#[derive(Debug, Clone)]
-pub(crate) struct Seat {
-    pub(crate) worker: String,
-    /// Its own address of the database, where that is not the one that the test uses.
-    pub(crate) url: Option<String>,
-    /// What its program is started with, before its own name.
-    pub(crate) prefix: Vec<String>,
-}
-
-impl Seat {
-    /// A place that is like that of the test itself.
-    pub(crate) fn of(worker: &str) -> Self {
-        Self { worker: worker.to_owned(), url: None, prefix: Vec::new() }
-    }
-}
-
 /// A host with a database of its own.
 pub(crate) struct Host {
     root: TempDir,
@@ -99,13 +83,6 @@ pub(crate) struct Host {
     settings: Vec<(&'static str, String)>,
     lodging: Lodging,
     pub(crate) store: Store,
-}
-
-/// A daemon's process. It is killed when this goes.
-pub(crate) struct Daemon {
-    name: String,
-    child: Child,
-    log: PathBuf,
 }
 
 impl Host {
@@ -270,9 +247,7 @@ impl Host {
     /// Starts a daemon in a place without waiting for it.
     pub(crate) fn spawn_at(&self, seat: &Seat, args: &[&str]) -> Daemon {
         let log = self.root().join(format!("{}-{}.log", seat.worker, self.starts.fetch_add(1, Ordering::Relaxed)));
-        let mut command = self.command(seat, args);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(&log).expect("a log"));
-        Daemon { name: seat.worker.clone(), child: command.spawn().expect("the daemon starts"), log }
+        Daemon::spawn(&seat.worker, self.command(seat, args), log)
     }
 
     /// Starts a worker, which has taken up what it was to take up when this returns.
@@ -406,7 +381,7 @@ impl Host {
         }
         for mut daemon in daemons {
             let status = daemon.exit().await;
-            assert!(status.success(), "worker {} ended with {status}\n{}", daemon.name, self.logs());
+            assert!(status.success(), "worker {} ended with {status}\n{}", daemon.name(), self.logs());
         }
         until(&format!("no process is left: {:?}", describe(&self.processes(""))), async || self.processes("").is_empty()).await;
         for worker in self.lodged() {
@@ -457,49 +432,6 @@ impl Drop for Host {
             .join()
             .ok();
         }
-    }
-}
-
-impl Daemon {
-    pub(crate) fn pid(&self) -> Pid {
-        Pid::from_raw(self.child.id().cast_signed())
-    }
-
-    pub(crate) fn signal(&self, signal: Signal) {
-        kill(self.pid(), signal).expect("the daemon is there");
-    }
-
-    /// Kills it, and nothing else.
-    pub(crate) fn kill(mut self) {
-        self.child.kill().expect("killed");
-        self.child.wait().expect("a child");
-    }
-
-    /// How it ended, if it has.
-    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
-        self.child.try_wait().expect("a child")
-    }
-
-    pub(crate) fn log(&self) -> String {
-        fs::read_to_string(&self.log).expect("a log")
-    }
-
-    pub(crate) async fn exit(&mut self) -> ExitStatus {
-        let mut status = None;
-        until(&format!("worker {} exits", self.name), async || {
-            status = self.ended();
-            status.is_some()
-        })
-        .await;
-        status.expect("it has exited")
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        // It may have ended.
-        self.child.kill().ok();
-        self.child.wait().ok();
     }
 }
 

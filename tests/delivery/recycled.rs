@@ -6,7 +6,8 @@ use nix::sys::signal::Signal;
 use sawmill::job::{JobState, Stream};
 use serde_json::{Value, json};
 
-use super::host::{Host, On, Seat, until};
+use super::daemon::Seat;
+use super::host::{Host, On, until};
 use super::remote::small_remote;
 use crate::crash::LONG;
 

@@ -9,7 +9,8 @@ use std::process::Output;
 
 use serde_json::Value;
 
-use crate::delivery::host::{Host, Seat};
+use crate::delivery::daemon::Seat;
+use crate::delivery::host::Host;
 
 /// What `sawmill reconcile` answers for a worker's directory.
 fn reconcile(host: &Host, worker: &str, args: &[&str]) -> Vec<Value> {

@@ -12,7 +12,8 @@ use serde_json::json;
 
 use self::network::Network;
 use crate::crash::{Held, Scene};
-use crate::delivery::host::{Daemon, GitProgram, Host, Seat, Terms, until};
+use crate::delivery::daemon::{Daemon, Seat};
+use crate::delivery::host::{GitProgram, Host, Terms, until};
 use crate::delivery::remote::refs;
 use crate::torture::alone::Alone;
 use crate::torture::server::{Server, free_port};

@@ -13,7 +13,8 @@ use tokio::task::JoinHandle;
 use super::proxy::{Link, Proxy};
 use super::schedule::Event;
 use super::server::{Server, restart};
-use crate::delivery::host::{Daemon, Host, Seat, until_within};
+use crate::delivery::daemon::{Daemon, Seat};
+use crate::delivery::host::{Host, until_within};
 
 /// After how long a worker is started again that ended by itself.
 const INIT_WAITS: Duration = Duration::from_millis(300);

@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 
 use super::orders::{Kind, Order};
 use super::server::free_port;
-use crate::delivery::host::{Daemon, Host, PATIENCE, Seat, until};
+use crate::delivery::daemon::{Daemon, Seat};
+use crate::delivery::host::{Host, PATIENCE, until};
 
 /// How long one request may take. The database may be away, and then the answer is that it is.
 const REQUEST: Duration = Duration::from_secs(30);

@@ -13,7 +13,8 @@ use sawmill::ids::JobId;
 use serde_json::{Value, json};
 
 use crate::container;
-use crate::delivery::host::{Daemon, Host, Lodging, On, Seat};
+use crate::delivery::daemon::{Daemon, Seat};
+use crate::delivery::host::{Host, Lodging, On};
 use crate::delivery::remote::{Latch, publish};
 
 /// A user that has nothing: nobody of Debian's.

@@ -7,7 +7,8 @@ use sawmill::job::Stream;
 use serde_json::{Value, json};
 
 use super::Scene;
-use crate::delivery::host::{Seat, until};
+use crate::delivery::daemon::Seat;
+use crate::delivery::host::until;
 
 const LEASE: Duration = Duration::from_secs(30);
 

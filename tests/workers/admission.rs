@@ -6,7 +6,8 @@ use sawmill::store::WorkerState;
 use serde_json::json;
 
 use super::LEASE;
-use crate::delivery::host::{Daemon, Host, Lodging, On, until};
+use crate::delivery::daemon::Daemon;
+use crate::delivery::host::{Host, Lodging, On, until};
 use crate::delivery::remote::small_remote;
 use crate::trouble::disk::{Small, noise};
 
