@@ -54,8 +54,8 @@ impl Janitor {
         let (state, bases, caches) = (self.state.clone(), self.bases.clone(), self.caches.clone());
         if self
             .evicted("trees and bases", move || {
-                let recycled = evict_recycled(&state, wanted)?;
-                let bases = bases.map_or(Ok(Vec::new()), |bases| bases.shrink_once(wanted))?;
+                let (recycled, freed) = evict_recycled(&state, wanted)?;
+                let bases = bases.map_or(Ok(Vec::new()), |bases| bases.shrink_once(wanted.saturating_sub(freed)))?;
                 Ok(recycled + bases.len())
             })
             .await
@@ -104,5 +104,57 @@ fn sweep(state: &StateDir, ttl: Duration) {
     }
     if let Err(error) = trash.empty_once() {
         warn!("cannot empty the trash: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use bytesize::ByteSize;
+    use serde::de::DeserializeOwned;
+
+    use super::*;
+    use crate::git::Git;
+    use crate::janitor::boot_id;
+
+    /// A section of the configuration that is shipped.
+    fn shipped<T: DeserializeOwned>(section: &str) -> T {
+        let all: toml::Table = include_str!("../../workers.toml").parse().expect("a configuration");
+        all[section].clone().try_into().expect("a section")
+    }
+
+    /// A base that nobody uses, of this boot.
+    fn base(state: &StateDir, bytes: u64) {
+        let (boot, commit) = (boot_id().expect("its id"), "a".repeat(40));
+        let dir = state.bases().join(format!("mirror/{commit}-{}", &boot[..8]));
+        fs::create_dir_all(dir.join("leases")).expect("made");
+        let record = serde_json::json!({
+            "commit": commit, "bytes": bytes, "submodules": [], "attributes": "none", "attribute_files": [], "ignores": false,
+        });
+        fs::write(dir.join("lock"), "").expect("written");
+        fs::write(dir.join("base.json"), record.to_string()).expect("written");
+    }
+
+    #[tokio::test]
+    async fn of_bases_goes_what_evicted_trees_did_not_make_room_for() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let state = StateDir::create(dir.path()).expect("made");
+        let config = crate::git::Config { search_path: "/usr/local/bin:/usr/bin:/bin".to_owned(), ..shipped("git") };
+        let git = Git::open(&config, Path::new("/nowhere"), &state.mirrors()).expect("git");
+        let bases = Bases::open(&git, ByteSize::gib(1)).expect("opened");
+        let caches = Shelf::open(state.root(), &shipped("caches")).expect("opened");
+        let janitor = Janitor::new(state.clone(), (Some(bases.clone()), caches), Duration::from_secs(60), 0);
+        base(&state, 1 << 20);
+        let recycled = state.slot(0).recycled();
+        fs::create_dir_all(&recycled).expect("made");
+        fs::write(recycled.join("file"), vec![1; 4 << 20]).expect("written");
+        let left = || bases.list().expect("listed").len();
+
+        assert!(janitor.evict_once(2 << 20).await);
+        assert_eq!((recycled.exists(), left()), (false, 1), "the tree was enough");
+        assert!(janitor.evict_once(2 << 20).await);
+        assert_eq!(left(), 0);
     }
 }

@@ -101,8 +101,9 @@ fn recycled(state: &StateDir) -> anyhow::Result<Vec<(PathBuf, u64)>> {
     Ok(there.map(|path| (path.clone(), measure(&path, ENTRIES_MAX).bytes)).collect())
 }
 
-/// Moves trees that wait in slots to the trash, until so many bytes came free or none is left; says how many went. Blocks.
-pub(super) fn evict_recycled(state: &StateDir, wanted: u64) -> anyhow::Result<usize> {
+/// Moves trees that wait in slots to the trash, until so many bytes came free or none is left; says how many went, and how many bytes
+/// that were. Blocks.
+pub(super) fn evict_recycled(state: &StateDir, wanted: u64) -> anyhow::Result<(usize, u64)> {
     let (mut freed, mut gone) = (0, 0);
     for (path, bytes) in recycled(state)? {
         if freed >= wanted {
@@ -111,7 +112,7 @@ pub(super) fn evict_recycled(state: &StateDir, wanted: u64) -> anyhow::Result<us
         state.trash().take(&path)?;
         (freed, gone) = (freed + bytes, gone + 1);
     }
-    Ok(gone)
+    Ok((gone, freed))
 }
 
 fn kept(state: &StateDir) -> Kept {

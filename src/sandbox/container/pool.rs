@@ -36,10 +36,12 @@ const IMAGE_HOLDS: Duration = Duration::from_secs(5);
 /// How long an engine that does not answer holds up the daemon's start.
 const GREET_WITHIN: Duration = Duration::from_secs(10);
 
-/// How often it is tried to remove what could not be removed; how often, and how long, when the worker leaves.
+/// How often it is tried to remove what could not be removed, and how often when the worker leaves.
 const PURGE_EVERY: Duration = Duration::from_secs(5);
 const PURGE_AGAIN_AFTER: Duration = Duration::from_millis(500);
-const PURGE_AT_LAST: Duration = Duration::from_secs(10);
+
+/// How long the engine may take when the worker leaves. It may be at something that it has minutes for.
+const CLOSE_WITHIN: Duration = Duration::from_secs(30);
 
 /// The containers of a worker. All clones are the same.
 #[derive(Debug, Clone)]
@@ -86,11 +88,9 @@ impl Containers {
     /// The program's own file cannot be looked at.
     pub fn open(setup: ContainersSetup) -> io::Result<Self> {
         let ContainersSetup { config, worker, state, executable, orphan_after, roster } = setup;
-        let (build, linkage, installed) = (build_of(&executable)?, Linkage::of(&executable)?, OnceCell::new());
-        let socket = config.socket.clone();
-        let (engine, condemned) = (OnceCell::new(), Mutex::default());
-        let workshop =
-            Workshop { socket, engine, worker, state, executable, build, linkage, installed, orphan_after, roster, condemned };
+        let (build, socket) = (build_of(&executable)?, config.socket.clone());
+        let (engine, installed, condemned) = (OnceCell::new(), OnceCell::new(), Mutex::default());
+        let workshop = Workshop { socket, engine, worker, state, executable, build, installed, orphan_after, roster, condemned };
         Ok(Self {
             inner: Arc::new(Inner {
                 config,
@@ -160,7 +160,7 @@ impl Containers {
         let inner = &self.inner;
         let name = wish.image.as_deref().unwrap_or(&inner.config.image);
         let image = inner.image(name).await?;
-        let recipe = inner.recipe(&image, &wish);
+        let recipe = inner.recipe(&image, &wish, inner.workshop.program().await?.linkage);
         inner.job_dirs().insert(wish.slot, wish.job_dir.clone());
         let (mut container, start) = match self.take_ready(wish.slot, &recipe).await {
             Some(container) => (container, Start::Warm),
@@ -275,10 +275,20 @@ impl Containers {
         });
     }
 
-    /// Removes what is ready, and waits until everything that was to be removed is.
+    /// Removes what is ready, and waits until everything that was to be removed is, for half a minute at most.
     pub async fn close(&self) {
+        self.close_within(CLOSE_WITHIN).await;
+    }
+
+    async fn close_within(&self, limit: Duration) {
+        self.inner.closing.cancel();
+        if timeout(limit, self.remove_all()).await.is_err() {
+            warn!("containers may be left, which the engine does not remove; the next daemon of this worker does");
+        }
+    }
+
+    async fn remove_all(&self) {
         let inner = &self.inner;
-        inner.closing.cancel();
         // One that is being made is put on its shelf before this goes on.
         let filling = inner.filling.lock().await;
         let left: Vec<Container> = inner.shelves().values_mut().flat_map(Shelf::clear).collect();
@@ -288,13 +298,8 @@ impl Containers {
         drop(filling);
         inner.tasks.close();
         inner.tasks.wait().await;
-        let purge = async {
-            while !inner.workshop.purge_once().await {
-                tokio::time::sleep(PURGE_AGAIN_AFTER).await;
-            }
-        };
-        if timeout(PURGE_AT_LAST, purge).await.is_err() {
-            warn!("containers are left, which the engine does not remove; the next daemon of this worker does");
+        while !inner.workshop.purge_once().await {
+            tokio::time::sleep(PURGE_AGAIN_AFTER).await;
         }
     }
 }
@@ -333,7 +338,7 @@ impl Inner {
         !container.mounted && container.jobs < self.config.reuse && self.config.warm > 0
     }
 
-    fn recipe(&self, image: &Image, wish: &Wish) -> Recipe {
+    fn recipe(&self, image: &Image, wish: &Wish, linkage: Linkage) -> Recipe {
         Recipe {
             image: image.digest.clone(),
             network: self.config.network,
@@ -341,7 +346,7 @@ impl Inner {
             limits: Limits::of(&self.config),
             objects: wish.objects.clone(),
             build: self.workshop.build.clone(),
-            linkage: self.workshop.linkage,
+            linkage,
         }
     }
 
@@ -419,5 +424,70 @@ impl Inner {
         let config = &self.config;
         let same_network = *network == config.network && *egress == config.egress;
         !container.is_used() && config.warm > 0 && same_network && *limits == Limits::of(config) && *build == self.workshop.build
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::Router;
+    use axum::http::Uri;
+    use bytesize::ByteSize;
+    use tempfile::TempDir;
+    use tokio::net::UnixListener;
+
+    use super::*;
+    use crate::sandbox::egress::Rules;
+
+    fn open(dir: &TempDir, executable: &Path) -> io::Result<Containers> {
+        let (size, socket) = (ByteSize::gib(1), dir.path().join("socket"));
+        let config = Config {
+            mode: ContainerMode::Off,
+            image: "tools".to_owned(),
+            socket,
+            warm: 1,
+            reuse: 1,
+            memory: size,
+            cpus: 1.0,
+            pids: 100,
+            tmp: size,
+            disk: size,
+            files: 0,
+            network: Network::None,
+            egress: Rules::default(),
+        };
+        Containers::open(ContainersSetup {
+            config,
+            worker: "a".to_owned(),
+            state: dir.path().to_owned(),
+            executable: executable.to_owned(),
+            orphan_after: Duration::from_secs(1),
+            roster: Roster::default(),
+        })
+    }
+
+    #[tokio::test]
+    async fn how_this_program_is_started_in_containers_is_not_asked_where_there_are_none() {
+        let dir = tempfile::tempdir().expect("a directory");
+        open(&dir, Path::new("/etc/passwd")).expect("no program is needed").close().await;
+    }
+
+    #[tokio::test]
+    async fn an_engine_that_hangs_does_not_hold_up_a_leaving_worker() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let listener = UnixListener::bind(dir.path().join("socket")).expect("a socket");
+        let answer = async |uri: Uri| {
+            if uri.path().ends_with("/version") { r#"{"ApiVersion":"1.47"}"# } else { std::future::pending().await }
+        };
+        tokio::spawn(async move { axum::serve(listener, Router::new().fallback(answer)).await });
+        let containers = open(&dir, &std::env::current_exe().expect("this program")).expect("opened");
+        containers.inner.workshop.engine().await.expect("it answers");
+        let wish = Wish { slot: 0, job_dir: PathBuf::new(), tree: PathBuf::new(), image: None, objects: Vec::new() };
+        let image = Image { digest: "tools".to_owned(), env: Vec::new() };
+        let recipe = containers.inner.recipe(&image, &wish, Linkage::Static);
+        let container = Container { name: "one".to_owned(), dir: dir.path().join("one"), recipe, jobs: 1, mounted: false };
+        containers.give_back(0, container, Use::Spoilt);
+        let begun = Instant::now();
+        containers.close_within(Duration::from_millis(200)).await;
+        assert!(begun.elapsed() < CLOSE_WITHIN, "{:?}", begun.elapsed());
     }
 }

@@ -26,14 +26,6 @@ pub(super) enum Linkage {
 }
 
 impl Linkage {
-    /// The linkage of a program.
-    ///
-    /// # Errors
-    /// It cannot be read, or is not a program of this kind of machine.
-    pub(super) fn of(executable: &Path) -> io::Result<Self> {
-        Ok(if loader_of(executable)?.is_some() { Self::Dynamic } else { Self::Static })
-    }
-
     /// The words by which the program is started in a container, before its own arguments.
     pub(super) fn words(self) -> Vec<String> {
         let words: &[&str] = match self {
@@ -49,6 +41,7 @@ impl Linkage {
 pub(super) struct Program {
     /// Each with the path that it has within.
     pub(super) files: Vec<(PathBuf, String)>,
+    pub(super) linkage: Linkage,
 }
 
 impl Program {
@@ -56,10 +49,11 @@ impl Program {
     /// the program, or a library of this host, is upgraded. Those of earlier builds are removed; containers that hold them keep them.
     ///
     /// # Errors
-    /// It cannot be written there, or its libraries are not found.
+    /// It cannot be written there, its libraries are not found, or it is not a program of this kind of machine.
     pub(super) fn install(executable: &Path, dir: &Path, build: &str) -> io::Result<Self> {
         let place = dir.join(build);
         let loader = loader_of(executable)?;
+        let linkage = if loader.is_some() { Linkage::Dynamic } else { Linkage::Static };
         let libraries =
             loader.map(|loader| Libraries::of(executable, loader)).transpose()?.map_or_else(Vec::new, Libraries::files);
         let beside = |name: &str| dir.join(format!("{build}.{name}"));
@@ -70,7 +64,7 @@ impl Program {
             libraries.iter().try_for_each(|(name, file)| copy(file, &beside(name)))?;
             link_or_copy(executable, &place)?;
         }
-        Ok(Self { files })
+        Ok(Self { files, linkage })
     }
 }
 
@@ -168,9 +162,11 @@ fn link_or_copy(executable: &Path, place: &Path) -> io::Result<()> {
     if linked.is_err() { copy(executable, place) } else { Ok(()) }
 }
 
+/// A file that has its name has its content, also after the host has crashed: who finds it takes it for complete.
 fn copy(file: &Path, place: &Path) -> io::Result<()> {
     let draft = place.with_extension("new");
     fs::copy(file, &draft)?;
+    File::open(&draft)?.sync_all()?;
     fs::rename(&draft, place)
 }
 
@@ -199,10 +195,9 @@ mod tests {
     fn the_loader_of_a_program_is_known_and_what_is_no_program_has_none() {
         let own = std::env::current_exe().expect("this program");
         // Tests are linked as the program is.
-        let expected = if cfg!(target_feature = "crt-static") { Linkage::Static } else { Linkage::Dynamic };
-        assert_eq!(Linkage::of(&own).expect("a program"), expected);
-        assert_eq!(Linkage::of(Path::new("/bin/busybox")).expect("a program"), Linkage::Static);
-        assert!(Linkage::of(Path::new("/etc/passwd")).is_err());
+        assert_eq!(loader_of(&own).expect("a program").is_none(), cfg!(target_feature = "crt-static"));
+        assert_eq!(loader_of(Path::new("/bin/busybox")).expect("a program"), None);
+        assert!(loader_of(Path::new("/etc/passwd")).is_err());
     }
 
     #[test]

@@ -129,9 +129,8 @@ pub(super) struct Workshop {
     pub(super) state: PathBuf,
     /// This executable.
     pub(super) executable: PathBuf,
-    /// Which build that is, and how it is started.
+    /// Which build that is.
     pub(super) build: String,
-    pub(super) linkage: Linkage,
     /// Where it is for containers, once one was made.
     pub(super) installed: OnceCell<Program>,
     pub(super) orphan_after: Duration,
@@ -152,7 +151,7 @@ impl Workshop {
     }
 
     /// The program where containers find it. Only who makes containers needs the room for it.
-    async fn program(&self) -> Result<&Program, ContainerError> {
+    pub(super) async fn program(&self) -> Result<&Program, ContainerError> {
         self.installed
             .get_or_try_init(async || {
                 let (executable, build, dir) = (self.executable.clone(), self.build.clone(), self.places());
@@ -169,10 +168,13 @@ impl Workshop {
         let nonce = Uuid::new_v4().simple().to_string();
         let name = format!("sawmill-{}-{slot}-{}", plain(&self.worker), &nonce[..12]);
         let dir = self.places().join(&nonce);
-        let program = self.program().await?;
+        let (engine, program) = (self.engine().await?, self.program().await?);
         // First, so that nobody takes the directory for one that an earlier daemon left.
         self.roster.add(&dir);
-        private_dir(&dir)?;
+        if let Err(error) = private_dir(&dir) {
+            self.roster.remove(&dir);
+            return Err(error.into());
+        }
         let tag = Tag { slot, nonce, recipe: recipe.clone() };
         let blueprint = Blueprint {
             name: &name,
@@ -185,7 +187,7 @@ impl Workshop {
             orphan_after: self.orphan_after,
         };
         let container = Container { name: name.clone(), dir: dir.clone(), recipe: recipe.clone(), jobs: 0, mounted: false };
-        let made = match self.engine().await?.create(&blueprint).await {
+        let made = match engine.create(&blueprint).await {
             Ok(()) => self.wait_until_ready(&container).await,
             Err(error) => Err(error),
         };
