@@ -52,7 +52,7 @@ impl Worktree {
             }
         }
         let stage = Stage::open(&self.mirror.git, &self.checkout)?;
-        submodules::stage_all(&stage, &self.journal.submodules).await?;
+        submodules::stage_all(&stage, &self.journal.submodules, self.kept_out()).await?;
         let (listing, tree) = tokio::try_join!(stage.listing(self.base().as_str()), stage.write_tree())?;
         let changes = Changes::parse(&listing);
         if changes.is_empty() {

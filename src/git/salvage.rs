@@ -121,10 +121,11 @@ impl Worktree {
         let git = &self.mirror.git;
         let checkout = self.checkout.durable();
         let stage = Stage::open(git, &checkout)?;
-        let mut kept_out = Vec::new();
+        let own = self.kept_out();
+        let mut kept_out = own.clone();
         let mut changed = Vec::new();
         for submodule in &self.journal.submodules {
-            match inspect(git, &self.checkout, submodule).await {
+            match inspect(git, &self.checkout, submodule, &own).await {
                 Ok(State::Gone) => continue,
                 Ok(State::Unchanged) => {}
                 Ok(State::Moved(_) | State::Dirty(_)) => changed.push(submodule.path.clone()),
@@ -138,7 +139,7 @@ impl Worktree {
         let unborn = stage.add_what_can_be(&kept_out).await?;
         let linked = Changes::parse(&stage.listing(self.base().as_str()).await?).gitlinks;
         for path in nested::all(unborn, linked).iter().chain(&changed) {
-            nested::flatten(&stage, &checkout, path, 0).await?;
+            nested::flatten(&stage, &checkout, path, &own, 0).await?;
         }
         let tree = stage.write_tree().await?;
         let known = tree == stage.tree_of(self.base()).await?;

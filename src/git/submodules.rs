@@ -16,7 +16,7 @@ use super::job_view::{Head, read_head};
 use super::journal::{Source, Submodule};
 use super::mirror::Mirror;
 use super::stage::Stage;
-use super::tree_path::{Found, directory, is_empty};
+use super::tree_path::{Found, directory, is_empty, within};
 use crate::ids::ObjectId;
 
 /// How deep submodules may be within submodules.
@@ -97,8 +97,13 @@ pub(super) enum State {
     Dirty(String),
 }
 
-/// Looks at one submodule of the parent's tree.
-pub(super) async fn inspect(git: &Git, parent: &Checkout, submodule: &Submodule) -> Result<State, GitError> {
+/// Looks at one submodule of the parent's tree, but not at what of that is kept out.
+pub(super) async fn inspect(
+    git: &Git,
+    parent: &Checkout,
+    submodule: &Submodule,
+    kept_out: &[Vec<u8>],
+) -> Result<State, GitError> {
     let Found::Directory(place) = directory(&parent.tree, &submodule.path) else { return Ok(State::Gone) };
     if is_empty(&place) {
         return Ok(State::Unchanged);
@@ -117,7 +122,7 @@ pub(super) async fn inspect(git: &Git, parent: &Checkout, submodule: &Submodule)
         durability: Durability::Later,
     };
     let stage = Stage::open(git, &checkout)?;
-    if let Err(error) = Box::pin(stage_all(&stage, &source.submodules)).await {
+    if let Err(error) = Box::pin(stage_all(&stage, &source.submodules, within(&submodule.path, kept_out))).await {
         return match error {
             GitError::Refused { path, why } => Ok(State::Dirty(format!("in it, {path}: {why}"))),
             error => Err(error),
@@ -152,15 +157,18 @@ async fn has_on_remote(mirror: &Mirror, commit: &ObjectId) -> Result<bool, GitEr
     }
 }
 
-/// Stages the whole tree of `stage`, submodules by the commits that they are at.
+/// Stages the whole tree of `stage` but for what is kept out, submodules by the commits that they are at.
 ///
 /// # Errors
 /// [`GitError::Refused`] for what cannot be committed.
-pub(super) async fn stage_all(stage: &Stage<'_>, submodules: &[Submodule]) -> Result<(), GitError> {
-    let mut kept_out = Vec::new();
-    let mut moved = Vec::new();
+pub(super) async fn stage_all(
+    stage: &Stage<'_>,
+    submodules: &[Submodule],
+    mut kept_out: Vec<Vec<u8>>,
+) -> Result<(), GitError> {
+    let (own, mut moved) = (kept_out.clone(), Vec::new());
     for submodule in submodules {
-        match inspect(stage.git(), stage.checkout(), submodule).await? {
+        match inspect(stage.git(), stage.checkout(), submodule, &own).await? {
             State::Gone => continue,
             State::Unchanged => {}
             State::Moved(commit) => moved.push((submodule.path.clone(), commit)),

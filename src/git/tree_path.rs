@@ -1,6 +1,8 @@
 //! Paths below a tree that a job could write: they are never followed through a link.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 /// What is at a path, without following a link anywhere on the way.
@@ -23,6 +25,18 @@ pub(super) fn directory(tree: &Path, path: &Path) -> Found {
         }
     }
     Found::Directory(at)
+}
+
+/// Those of some paths that are in the directory at `dir`, as they are from there: empty for what the directory is itself, or is in.
+pub(super) fn within(dir: &Path, paths: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    let below = |path: &Vec<u8>| {
+        let path = Path::new(OsStr::from_bytes(path));
+        if dir.starts_with(path) {
+            return Some(Vec::new());
+        }
+        Some(path.strip_prefix(dir).ok()?.as_os_str().as_bytes().to_vec())
+    };
+    paths.iter().filter_map(below).collect()
 }
 
 /// Whether the directory has no entry.

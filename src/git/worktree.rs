@@ -1,6 +1,7 @@
 //! A worktree: a tree of files at a base commit, in a slot, that a job may change.
 
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::bases::Base;
@@ -20,11 +21,12 @@ pub struct Worktree {
     pub(super) checkout: Checkout,
     pub(super) journal: Journal,
     slot: PathBuf,
+    kept_out: Vec<PathBuf>,
 }
 
 impl Worktree {
     pub(super) fn new(mirror: Mirror, slot: &Path, checkout: Checkout, journal: Journal) -> Self {
-        Self { mirror, checkout, journal, slot: slot.to_owned() }
+        Self { mirror, checkout, journal, slot: slot.to_owned(), kept_out: Vec::new() }
     }
 
     /// Finds the worktree in a slot after a restart of the daemon, or of the host: an overlay that is not mounted any more is
@@ -49,6 +51,18 @@ impl Worktree {
         };
         checkout.obey_attributes();
         Ok(Self::new(mirror, slot, checkout, journal))
+    }
+
+    /// The same, of which nothing at or below these paths of the tree is committed or salvaged: what somebody else has put there. A commit
+    /// from the layer of an overlay has nothing of what is mounted in it, and heeds no others.
+    #[must_use]
+    pub fn keeping_out(self, paths: Vec<PathBuf>) -> Self {
+        Self { kept_out: paths, ..self }
+    }
+
+    /// What is neither committed nor salvaged, as git is told of it.
+    pub(super) fn kept_out(&self) -> Vec<Vec<u8>> {
+        self.kept_out.iter().map(|path| path.as_os_str().as_bytes().to_vec()).collect()
     }
 
     /// The directory that the job works in.
