@@ -6,17 +6,19 @@
 //! ones of its project, toolchain and path.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use bytesize::ByteSize;
 use tokio::process::Command;
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::halt::Halt;
 use super::open::Attempt;
-use super::place::Place;
+use super::place::{Chosen, Place, Processes};
 use super::prepare::within;
 use crate::caches::{
     CacheConfig, CacheError, CachePath, Carried, Entry, Facts, Key, ProjectCaches, Saving, Shelf, Way, key_files,
@@ -24,6 +26,7 @@ use crate::caches::{
 use crate::clock::{Timestamp, human};
 use crate::git::Worktree;
 use crate::ids::ObjectId;
+use crate::job::OutcomeClass;
 use crate::sandbox::container::{WORKSPACE, propagates};
 
 /// How long a command may take that tells of a toolchain.
@@ -38,30 +41,31 @@ fn project(attempt: &Attempt) -> Option<(&str, &ProjectCaches)> {
     attempt.tools.project_caches.get(name).filter(|project| !project.entries.is_empty()).map(|project| (name, project))
 }
 
-/// Puts the caches into the tree and the home directory of the attempt, unless a daemon before this one has, and says what is in them.
-/// Where its commands run is decided by then.
+/// Puts the caches into the tree and the home directory of the attempt, unless a daemon before this one has for the same place, and says
+/// what is in them. What that one had for another place, or before the host was started again, goes. No command runs.
 ///
 /// # Errors
-/// The attempt is to stop.
-pub(super) async fn bring(attempt: &mut Attempt) -> Result<(), Halt> {
+/// The attempt is to stop, or meets its deadline.
+pub(super) async fn bring(attempt: &mut Attempt, chosen: Chosen) -> Result<(), Halt> {
     let Some((name, caches)) = project(attempt) else { return Ok(()) };
     let root = attempt.slot_root().to_owned();
-    if let Some(carried) = Carried::find(&root) {
+    let before = Carried::find(&root).filter(|carried| chosen == Chosen::Before && carried.past.is_empty());
+    if let Some(carried) = before {
         tell(attempt, put_in(carried).await);
         return Ok(());
     }
     let (name, entries, begun) = (name.to_owned(), caches.entries.clone(), Instant::now());
     let wanted = keyed(attempt, entries).await?;
     let (shelf, way) = (attempt.tools.caches.clone(), way(attempt));
-    let brought = blocking(move || {
+    let brought = unless_halted(attempt, move |cancel| {
         if Carried::is_begun(&root) {
             shelf.clear(&root)?;
         }
-        let (carried, mut refused) = shelf.bring(&root, way, &name, wanted)?;
+        let (carried, mut refused) = shelf.bring(&root, way, &name, wanted, cancel)?;
         refused.extend(carried.put_in());
         Ok((carried, refused))
     });
-    let (carried, refused) = match brought.await {
+    let (carried, refused) = match brought.await? {
         Ok(brought) => brought,
         Err(error) => {
             attempt.say(&format!("there are no caches: {error}"));
@@ -77,17 +81,35 @@ pub(super) async fn bring(attempt: &mut Attempt) -> Result<(), Halt> {
     Ok(())
 }
 
-/// Takes the caches out of the attempt's tree: a commit is to be made of what is in it otherwise.
+/// Takes the caches out of the attempt's tree, and answers what of them is in it all the same: that is no part of what is made of the tree.
+/// No process of the job may run.
 ///
 /// # Errors
-/// The first that cannot be taken out.
-pub(super) async fn take_out(attempt: &Attempt) -> Result<(), Halt> {
-    let Some(carried) = Carried::find(attempt.slot_root()) else { return Ok(()) };
-    let taken = blocking(move || carried.take_out()).await;
-    taken.map_err(|error| Halt::infrastructure("the caches cannot be taken out of the worktree", &error))
+/// It cannot be told what of the tree is a cache.
+pub(super) async fn take_out(attempt: &Attempt) -> Result<Vec<PathBuf>, Halt> {
+    let Some(carried) = Carried::find(attempt.slot_root()) else { return Ok(Vec::new()) };
+    let taken = blocking(move || Ok((carried.take_out()?, carried.left_in()?))).await;
+    let (refused, left) = taken.map_err(|error| untold(&error))?;
+    for (path, error) in refused {
+        attempt.say(&format!("cache {path} stays where the job has it, and is left out of what is made of the tree: {error}"));
+    }
+    Ok(left)
 }
 
-/// Puts them back, for whoever looks for what was built or goes on building.
+/// What of the caches is in the attempt's tree, where a process of the job may still be at work.
+///
+/// # Errors
+/// As of [`take_out`].
+pub(super) async fn left_in(attempt: &Attempt) -> Result<Vec<PathBuf>, Halt> {
+    let Some(carried) = Carried::find(attempt.slot_root()) else { return Ok(Vec::new()) };
+    blocking(move || carried.left_in()).await.map_err(|error| untold(&error))
+}
+
+fn untold(error: &CacheError) -> Halt {
+    Halt::infrastructure("the caches cannot be taken out of the worktree", error)
+}
+
+/// Puts them back, for whoever looks for what was built or goes on building. No process of the job may run.
 pub(super) async fn put_back(attempt: &Attempt) {
     if let Some(carried) = Carried::find(attempt.slot_root()) {
         tell(attempt, put_in(carried).await);
@@ -96,25 +118,27 @@ pub(super) async fn put_back(attempt: &Attempt) {
 
 /// Puts onto the ground of a gate what the attempt itself began with: what its job wrote to a cache is not there. `below` says whether the
 /// ground is within what the job sees, where nothing is mounted.
-pub(super) async fn onto_ground(attempt: &Attempt, ground: &Path, below: bool) {
-    let (Some(carried), Some((_, caches))) = (Carried::find(attempt.slot_root()), project(attempt)) else { return };
+///
+/// # Errors
+/// The attempt is to stop, or meets its deadline.
+pub(super) async fn onto_ground(attempt: &Attempt, ground: &Path, below: bool) -> Result<(), Halt> {
+    let (Some(carried), Some((_, caches))) = (Carried::find(attempt.slot_root()), project(attempt)) else { return Ok(()) };
     let for_gates = |path: &CachePath| caches.entries.iter().any(|cache| cache.gates && cache.path == *path);
     let entries: Vec<Entry> = carried.entries.into_iter().filter(|entry| for_gates(&entry.path)).collect();
-    let Some(way) = entries.first().map(|entry| entry.way) else { return };
-    if below && way == Way::Overlay {
+    if entries.is_empty() {
+        return Ok(());
+    }
+    if below && entries.iter().any(|entry| entry.way == Way::Overlay) {
         attempt.say("gates find no caches: none can be mounted where they run");
-        return;
+        return Ok(());
     }
     let ground = ground.to_owned();
-    let made = blocking(move || {
-        let (carried, mut refused) = Carried::make(&ground, way, entries.into_iter().map(Entry::again).collect())?;
-        refused.extend(carried.put_in());
-        Ok(refused)
-    });
-    match made.await {
-        Ok(refused) => tell(attempt, refused),
+    let made = unless_halted(attempt, move |cancel| Carried::repeat(&ground, entries, cancel));
+    match made.await? {
+        Ok((_, refused)) => tell(attempt, refused),
         Err(error) => attempt.say(&format!("the gate finds no caches: {error}")),
     }
+    Ok(())
 }
 
 /// How caches come to be here: as the attempt's worktree did. A mount that a container would not see is none of the two then.
@@ -231,16 +255,25 @@ pub(super) struct Pending {
     saving: Saving,
 }
 
-/// What an attempt that has succeeded is to save, which its log says; with the reason, where that is not everything.
-pub(super) fn pending(attempt: &Attempt, commit: &ObjectId) -> Option<Pending> {
+/// What an attempt that has succeeded is to save, which its log says; with the reason, where that is not everything. What comes of it is known
+/// when that log has ended, and is in the daemon's.
+pub(super) fn pending(attempt: &Attempt, commit: &ObjectId, processes: Processes) -> Option<Pending> {
     let (carried, (name, caches)) = (Carried::find(attempt.slot_root())?, project(attempt)?);
+    for entry in &carried.past {
+        attempt.say(&format!("cache {} is not saved: {}", entry.path, CacheError::Past));
+    }
     let mut entries = Vec::new();
     for entry in &carried.entries {
         let Some(cache) = caches.entries.iter().find(|cache| cache.path == entry.path) else { continue };
-        match unsaved(attempt, caches, cache, entry, &carried) {
+        let why = if processes == Processes::Ended {
+            unsaved(attempt, caches, cache, entry, &carried)
+        } else {
+            Some("it is not known whether all processes of the job have ended".to_owned())
+        };
+        match why {
             Some(why) => attempt.say(&format!("cache {} is not saved: {why}", entry.path)),
             None => {
-                attempt.say(&format!("cache {} is saved for key {}", entry.path, entry.key.short()));
+                attempt.say(&format!("cache {} is to be saved for key {}, once the job is done", entry.path, entry.key.short()));
                 entries.push(entry.clone());
             }
         }
@@ -259,6 +292,9 @@ fn unsaved(attempt: &Attempt, caches: &ProjectCaches, cache: &CacheConfig, entry
     if let Some(by) = cache.save_by.as_ref().filter(|by| !by.iter().any(|one| one == backend)) {
         return Some(format!("{backend} is none of the backends that save it ({})", by.join(", ")));
     }
+    if !carried.is_complete(entry) {
+        return Some("it cannot be taken out of the tree, or the job has removed it".to_owned());
+    }
     let exact = entry.origin.as_ref().filter(|origin| origin.exact);
     if carried.is_untouched(entry) && (exact.is_some() || entry.origin.is_none()) {
         return Some("nothing was written to it".to_owned());
@@ -275,14 +311,18 @@ impl Pending {
         let Self { shelf, carried, entries, saving } = self;
         let job = saving.job;
         let saved = blocking(move || {
-            carried.take_out()?;
+            // What cannot be taken out is not among what is saved.
+            drop(carried.take_out()?);
             for entry in &entries {
                 match shelf.save(&carried, entry, &saving) {
                     Ok(Some(saved)) => {
                         let (size, key) = (ByteSize(saved.bytes), saved.key.short());
                         info!("saved cache {} of project {} for key {key}: {size}", saved.path, saved.project);
                     }
-                    Ok(None) => info!("cache {} is not saved: it is empty, or another job saves it just now", entry.path),
+                    Ok(None) => info!(
+                        "cache {} of job {job} is not saved: it is empty, or as it was, or another job saves it just now",
+                        entry.path
+                    ),
                     Err(error) => warn!("cannot save cache {} of job {job}: {error}", entry.path),
                 }
             }
@@ -290,6 +330,41 @@ impl Pending {
         });
         if let Err(error) = saved.await {
             warn!("cannot save the caches of job {job}: {error}");
+        }
+    }
+}
+
+/// Runs what blocks, and hears by a token when the attempt is to halt: it is waited for all the same, since nothing is to be moved away
+/// under it.
+async fn unless_halted<T: Send + 'static>(
+    attempt: &Attempt,
+    work: impl FnOnce(&CancellationToken) -> Result<T, CacheError> + Send + 'static,
+) -> Result<Result<T, CacheError>, Halt> {
+    let cancel = CancellationToken::new();
+    let heard = cancel.clone();
+    let mut working = pin!(blocking(move || work(&heard)));
+    let halt = tokio::select! {
+        biased;
+        done = &mut working => return Ok(done),
+        halt = halted(attempt) => halt,
+    };
+    cancel.cancel();
+    // What came of it is of no use any more.
+    drop(working.await);
+    Err(halt)
+}
+
+/// Waits until the attempt is to stop, or has no time left to work.
+async fn halted(attempt: &Attempt) -> Halt {
+    loop {
+        let known = attempt.moved.at();
+        tokio::select! {
+            biased;
+            reason = attempt.stop.stopped() => return Halt::Stopped(reason),
+            _ = attempt.moved.moved_from(known) => {}
+            () = tokio::time::sleep(attempt.deadline().work_left(attempt.now())) => {
+                return Halt::failed(OutcomeClass::Timeout, "the attempt met its deadline while its caches were copied");
+            }
         }
     }
 }

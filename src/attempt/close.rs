@@ -1,5 +1,6 @@
 //! The closing of an attempt, which always runs: processes ended, work salvaged, log shipped, end on record, slot cleared.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tracing::{error, info, warn};
@@ -43,7 +44,7 @@ impl Attempt {
             self.say(&refused);
         }
         // Nothing of a cache is salvaged, or kept with a worktree.
-        self.take_out_caches().await;
+        let caches = self.take_out_caches(processes).await;
         let salvage = match class {
             _ if delivered => None,
             OutcomeClass::OutOfDisk => {
@@ -51,17 +52,19 @@ impl Attempt {
                 self.say("what it left is not salvaged: it is more than a job may have");
                 None
             }
-            _ => self.salvage().await,
+            _ => self.salvage(caches).await,
         };
         if !delivered {
-            carry::put_back(&self).await;
+            if processes == Processes::Ended {
+                carry::put_back(&self).await;
+            }
             keep::left(&mut self, class, salvage.as_ref()).await;
-            self.take_out_caches().await;
+            self.take_out_caches(processes).await;
         }
         if let Some(outcome) = &outcome {
             self.say(&outcome.to_string());
         }
-        let pending = completion.as_ref().and_then(|completion| carry::pending(&self, &completion.base));
+        let pending = completion.as_ref().and_then(|completion| carry::pending(&self, &completion.base, processes));
         let lost = outcome.is_none() || self.stop.reason() == Some(StopReason::LeaseLost);
         let place = Place::of(&self);
         let (supervisor, commands, lodged) = (self.supervisor.clone(), execute::command_ids(&self), self.lodged());
@@ -84,19 +87,28 @@ impl Attempt {
         ended
     }
 
-    async fn take_out_caches(&self) {
-        if let Err(halt) = carry::take_out(self).await {
-            error!("job {}: {}", self.claimed.claim.job, halt.outcome().map_or_else(String::new, |outcome| outcome.message));
-        }
+    /// Takes the caches out of the tree, unless somebody may be at work in it, who could lead elsewhere what is moved; answers what of them
+    /// is still there, where that can be told.
+    async fn take_out_caches(&self, processes: Processes) -> Option<Vec<PathBuf>> {
+        let taken = if processes == Processes::Ended { carry::take_out(self).await } else { carry::left_in(self).await };
+        let said = |halt: &Halt| halt.outcome().map_or_else(String::new, |outcome| outcome.message);
+        taken.inspect_err(|halt| error!("job {}: {}", self.claimed.claim.job, said(halt))).ok()
     }
 
-    async fn salvage(&self) -> Option<ObjectId> {
+    /// Salvages what is in the tree beside `caches`; where it is not known what those are, the workspace is kept.
+    async fn salvage(&self, caches: Option<Vec<PathBuf>>) -> Option<ObjectId> {
         let push = match self.tools.workspace.salvage {
             Salvage::Remote => SalvagePush::Remote,
             Salvage::Mirror => SalvagePush::Local,
         };
         let claim = &self.claimed.claim;
         let worktree = Worktree::open(&self.tools.git, self.slot_root()).ok()?;
+        let Some(caches) = caches else {
+            self.say("cannot salvage what was left: the caches in the worktree cannot be told from it");
+            Place::of(self).keep().await;
+            return None;
+        };
+        let worktree = worktree.keeping_out(caches);
         let salvaging = worktree.salvage(claim.job, claim.attempt, push);
         match tokio::time::timeout(self.tools.config.close_timeout, salvaging).await {
             Ok(Ok(found)) => {

@@ -27,7 +27,7 @@ pub(super) async fn commit(attempt: &mut Attempt, base: ObjectId, said: Said) ->
     let worktree = Worktree::open(&attempt.tools.git, attempt.slot_root())?;
     let spec = &attempt.claimed.job.spec;
     let message = commit_message(&attempt.claimed.claim, spec, attempt.backend.name(), said.summary.as_deref());
-    carry::take_out(attempt).await?;
+    let worktree = worktree.keeping_out(carry::take_out(attempt).await?);
     let change = within(attempt, worktree.commit(&message)).await?;
     // What was built may be kept, or be gone on with.
     carry::put_back(attempt).await;

@@ -36,8 +36,8 @@ pub(super) async fn start(attempt: &mut Attempt, base: ObjectId) -> Result<Phase
     attempt.stages.enter(Stage::Execute, attempt.now());
     // Whoever cannot be started for this job is not to have a container made for it.
     let started = backend::start(attempt)?;
-    place::choose(attempt).await?;
-    carry::bring(attempt).await?;
+    let chosen = place::choose(attempt).await?;
+    carry::bring(attempt, chosen).await?;
     let argv = backend::argv(attempt, started)?;
     if attempt.round() > 0 {
         place::uncover(attempt).await?;

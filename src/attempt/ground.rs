@@ -83,7 +83,7 @@ async fn lay(attempt: &Attempt, lies: Lies, commit: &ObjectId) -> Result<Strateg
     fs::set_permissions(files.tmp(), fs::Permissions::from_mode(0o1777)).map_err(failed)?;
     let worktree = Worktree::open(&attempt.tools.git, attempt.slot_root())?;
     let how = within(attempt, worktree.check_out_clean(commit, files.root(), strategy)).await?;
-    carry::onto_ground(attempt, files.root(), lies == Lies::Within).await;
+    carry::onto_ground(attempt, files.root(), lies == Lies::Within).await?;
     write_spec(attempt, &files.spec())?;
     Ok(how)
 }

@@ -59,10 +59,18 @@ impl Place {
     }
 }
 
+/// When it was decided where the commands of an attempt run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Chosen {
+    /// The journal has it: what was made for that place is of use.
+    Before,
+    Now,
+}
+
 /// Decides where the commands run, and makes that ready. An attempt that was taken up stays where it is.
-pub(super) async fn choose(attempt: &mut Attempt) -> Result<(), Halt> {
+pub(super) async fn choose(attempt: &mut Attempt) -> Result<Chosen, Halt> {
     if attempt.journal.place.is_some() {
-        return Ok(());
+        return Ok(Chosen::Before);
     }
     let place = match asked(attempt) {
         Asked::Host => Place::Host,
@@ -79,7 +87,8 @@ pub(super) async fn choose(attempt: &mut Attempt) -> Result<(), Halt> {
         },
     };
     attempt.journal.place = Some(place);
-    egress::open(attempt).await
+    egress::open(attempt).await?;
+    Ok(Chosen::Now)
 }
 
 /// Where the commands of an attempt are to run.

@@ -16,6 +16,8 @@ use crate::clock::human;
 pub struct Config {
     /// What saved caches may take on the disk, beside those on which jobs stand.
     pub size: ByteSize,
+    /// How many files, links and directories one may have.
+    pub entries: u64,
     /// The largest that is copied for a job, where it can be neither mounted nor shared.
     pub copy: ByteSize,
     /// How old a saved cache of the very same key is before a job saves another in its place.

@@ -2,11 +2,13 @@
 //! by the number of files only.
 
 use std::collections::HashMap;
-use std::fs;
+use std::fs::{self, Metadata};
+use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use nix::sys::statfs::{BTRFS_SUPER_MAGIC, XFS_SUPER_MAGIC, statfs};
+use tokio_util::sync::CancellationToken;
 
 use super::error::{CacheError, io_error};
 use super::harvest::set_times;
@@ -17,13 +19,16 @@ pub(super) fn shares_blocks(dir: &Path) -> bool {
 }
 
 /// Copies what is in a directory that does not change into another one: files, links and directories, with their times and rights.
-/// Files with several names have them in the copy too.
-pub(super) fn copy(from: &Path, to: &Path) -> Result<(), CacheError> {
+/// Files with several names have them in the copy too. What cannot be read is told by its path below `from`. Whoever cancels it has a part.
+pub(super) fn copy(from: &Path, to: &Path, cancel: &CancellationToken) -> Result<(), CacheError> {
     let mut linked: HashMap<u64, PathBuf> = HashMap::new();
     let (mut ahead, mut directories) = (vec![PathBuf::new()], Vec::new());
     while let Some(within) = ahead.pop() {
         let dir = from.join(&within);
         for entry in fs::read_dir(&dir).map_err(io_error("read", &dir))? {
+            if cancel.is_cancelled() {
+                return Err(CacheError::Stopped);
+            }
             let name = entry.map_err(io_error("read", &dir))?.file_name();
             let (old, new) = (dir.join(&name), to.join(&within).join(&name));
             let meta = old.symlink_metadata().map_err(io_error("look at", &old))?;
@@ -31,20 +36,13 @@ pub(super) fn copy(from: &Path, to: &Path) -> Result<(), CacheError> {
                 fs::create_dir(&new).map_err(io_error("create", &new))?;
                 ahead.push(within.join(&name));
                 directories.push((new, meta));
-                continue;
-            }
-            if meta.is_symlink() {
-                let target = fs::read_link(&old).map_err(io_error("read", &old))?;
-                symlink(target, &new).map_err(io_error("link", &new))?;
             } else if let Some(first) = linked.get(&meta.ino()).filter(|_| meta.nlink() > 1) {
                 fs::hard_link(first, &new).map_err(io_error("link", &new))?;
-                continue;
             } else {
-                // The kernel shares the blocks where the filesystem can.
-                fs::copy(&old, &new).map_err(io_error("copy to", &new))?;
-                linked.insert(meta.ino(), new.clone());
+                copy_one(&old, &new, &meta).map_err(io_error("copy", &old))?;
+                set_times(&new, &meta, None).map_err(io_error("set the times of", &new))?;
+                linked.insert(meta.ino(), new);
             }
-            set_times(&new, &meta, None).map_err(io_error("set the times of", &new))?;
         }
     }
     // Times and rights of a directory last: what is made in it changes the ones and needs the others.
@@ -54,4 +52,39 @@ pub(super) fn copy(from: &Path, to: &Path) -> Result<(), CacheError> {
         set.map_err(io_error("set the times of", path))?;
     }
     Ok(())
+}
+
+/// Copies a file, or a link as one. The kernel shares the blocks where the filesystem can.
+pub(super) fn copy_one(old: &Path, new: &Path, meta: &Metadata) -> io::Result<()> {
+    if meta.is_symlink() { symlink(fs::read_link(old)?, new) } else { fs::copy(old, new).map(drop) }
+}
+
+/// Whether what is in a directory is what was copied to it from another, by names, sizes, rights and the times of files. What cannot be
+/// looked at is not.
+pub(super) fn is_as_copied(from: &Path, to: &Path) -> bool {
+    let mut ahead = vec![PathBuf::new()];
+    while let Some(within) = ahead.pop() {
+        let names = |dir: PathBuf| -> io::Result<Vec<_>> {
+            let mut names = fs::read_dir(dir)?.map(|entry| Ok(entry?.file_name())).collect::<io::Result<Vec<_>>>()?;
+            names.sort();
+            Ok(names)
+        };
+        let (Ok(before), Ok(now)) = (names(from.join(&within)), names(to.join(&within))) else { return false };
+        if before != now {
+            return false;
+        }
+        for path in now.iter().map(|name| within.join(name)) {
+            let meta = |dir: &Path| dir.join(&path).symlink_metadata();
+            let (Ok(before), Ok(now)) = (meta(from), meta(to)) else { return false };
+            if now.is_dir() && before.is_dir() {
+                ahead.push(path);
+                continue;
+            }
+            let facts = |meta: &Metadata| (meta.mode(), meta.len(), meta.mtime(), meta.mtime_nsec());
+            if facts(&before) != facts(&now) {
+                return false;
+            }
+        }
+    }
+    true
 }

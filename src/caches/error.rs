@@ -34,6 +34,32 @@ pub enum CacheError {
         /// What it may.
         limit: ByteSize,
     },
+    /// It is more than is copied, and so of no use to any job.
+    #[error("it takes more than is copied for a job, {limit} (caches.copy)")]
+    LargerThanCopies {
+        /// What is.
+        limit: ByteSize,
+    },
+    /// It has more entries than a cache may have.
+    #[error("it has more than {limit} files, links and directories (caches.entries)")]
+    TooMany {
+        /// How many it may have.
+        limit: u64,
+    },
+    /// What is saved cannot be read to its end.
+    #[error("what is saved cannot be read, and is not used again: {why}")]
+    Damaged {
+        /// Its directory.
+        dir: PathBuf,
+        /// What cannot be done with it.
+        why: String,
+    },
+    /// It was made before the host was started again.
+    #[error("it is of an earlier boot of the host, whose crash may have damaged it")]
+    Past,
+    /// Whoever wanted it is to stop.
+    #[error("its attempt is to stop")]
+    Stopped,
     /// It is more than all caches together may take.
     #[error("it takes more than all caches together may take, {limit} (caches.size)")]
     TooLarge {

@@ -1,11 +1,12 @@
 //! Making a saved cache of what a job left: what it wrote, and what shows through from the one that it began with.
 //!
 //! The one rule: nothing is copied that need not be. A file that is in the cache already gets a further name, and so does what the job
-//! wrote, which is nobody else's. Only files, links and directories are taken; no link is followed.
+//! wrote, which is nobody else's. One is copied that is on another filesystem, as a subvolume counts, or can have no more names. Only files,
+//! links and directories are taken; no link is followed.
 //!
 //! **Times.** Builds compare the times of what they made with those of sources. A base checkout keeps the times of files that did not
-//! change, so a source of a later commit may well be older than what an earlier job built from another one. So whatever a job wrote is
-//! saved as if it had been written three years before: older than any source, and in the same order among itself.
+//! change, so a source of a later commit may well be older than what an earlier job built from another one. So whatever has a time since
+//! the job began is saved with one of three years before: older than any checkout, and in the same order among itself.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
@@ -18,9 +19,10 @@ use nix::fcntl::AT_FDCWD;
 use nix::sys::stat::{UtimensatFlags, utimensat};
 use nix::sys::time::TimeSpec;
 
+use super::copy::copy_one;
 use super::error::{CacheError, io_error};
 use crate::clock::Timestamp;
-use crate::git::{self, Mark};
+use crate::git::{self, Mark, Marks};
 
 /// By how much what a job wrote is made older. No base checkout gets so old.
 const AGED_SECONDS: i64 = 3 * 365 * 24 * 3600;
@@ -32,8 +34,17 @@ pub(super) struct Source {
     pub(super) upper: PathBuf,
     /// What shows through.
     pub(super) lower: Option<PathBuf>,
+    /// The marks that it has.
+    pub(super) marks: Marks,
     /// What is younger was written by the job.
     pub(super) since: Timestamp,
+}
+
+/// What a cache may have at most.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    pub(super) bytes: u64,
+    pub(super) entries: u64,
 }
 
 /// What a cache has.
@@ -57,28 +68,45 @@ struct Ahead {
 struct Harvester<'a> {
     source: &'a Source,
     into: &'a Path,
-    limit: u64,
+    limits: Limits,
+    /// How many names were looked at, those that come to nothing too.
+    seen: u64,
     found: Harvest,
     ahead: Vec<Ahead>,
     directories: Vec<(PathBuf, Metadata, bool)>,
     counted: HashSet<u64>,
     /// Of what the job wrote: how many names a file had, and which of them are in the cache.
     written: HashMap<u64, (u64, Vec<PathBuf>)>,
+    /// The last copy of each file that was copied.
+    copies: HashMap<u64, PathBuf>,
 }
 
-/// Puts the files into `into`, which is an empty directory on the same filesystem; of more than `limit` bytes nothing.
-pub(super) fn harvest(source: &Source, into: &Path, limit: u64) -> Result<Harvest, CacheError> {
+/// How a file came to a name in the cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Named {
+    /// It is a further name of the file itself.
+    Itself,
+    /// It was copied there.
+    Copied,
+    /// It is a further name of such a copy.
+    AsACopy,
+}
+
+/// Puts the files into `into`, which is an empty directory; of more than the limits only a part.
+pub(super) fn harvest(source: &Source, into: &Path, limits: Limits) -> Result<Harvest, CacheError> {
     let shown = source.lower.as_ref().map(|_| PathBuf::new());
     let ahead = vec![Ahead { within: PathBuf::new(), written: true, shown }];
     let mut harvester = Harvester {
         source,
         into,
-        limit,
+        limits,
+        seen: 0,
         found: Harvest::default(),
         ahead,
         directories: Vec::new(),
         counted: HashSet::new(),
         written: HashMap::new(),
+        copies: HashMap::new(),
     };
     while let Some(next) = harvester.ahead.pop() {
         harvester.directory(&next)?;
@@ -92,10 +120,11 @@ impl Harvester<'_> {
     fn directory(&mut self, dir: &Ahead) -> Result<(), CacheError> {
         let mut hidden: HashSet<OsString> = HashSet::new();
         if dir.written {
-            for name in names(&self.source.upper.join(&dir.within))? {
+            for name in self.names(&self.source.upper.join(&dir.within))? {
                 let within = dir.within.join(&name);
                 let path = self.source.upper.join(&within);
-                let mark = git::mark(&self.source.upper, &within, dir.shown.as_deref()).map_err(io_error("look at", &path))?;
+                let mark = git::mark((&self.source.upper, self.source.marks), &within, dir.shown.as_deref());
+                let mark = mark.map_err(io_error("look at", &path))?;
                 let shown = match mark {
                     // Without anything below it is a device that a job made.
                     Mark::Removed => {
@@ -113,11 +142,28 @@ impl Harvester<'_> {
         }
         let Some(shown) = &dir.shown else { return Ok(()) };
         let Some(below) = self.below(shown) else { return Ok(()) };
-        for name in names(&below)?.into_iter().filter(|name| !hidden.contains(name)) {
+        for name in self.names(&below)?.into_iter().filter(|name| !hidden.contains(name)) {
             let ahead = Ahead { within: dir.within.join(&name), written: false, shown: Some(shown.join(&name)) };
             self.take(&below.join(&name), ahead)?;
         }
         Ok(())
+    }
+
+    /// The names in a directory, which count as seen.
+    fn names(&mut self, dir: &Path) -> Result<Vec<OsString>, CacheError> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(dir).map_err(io_error("read", dir))? {
+            names.push(entry.map_err(io_error("read", dir))?.file_name());
+            self.seen += 1;
+            // What is there twice, in both directories, counts once.
+            self.check_entries(self.seen / 2)?;
+        }
+        Ok(names)
+    }
+
+    fn check_entries(&self, entries: u64) -> Result<(), CacheError> {
+        let limit = self.limits.entries;
+        if entries > limit { Err(CacheError::TooMany { limit }) } else { Ok(()) }
     }
 
     fn below(&self, shown: &Path) -> Option<PathBuf> {
@@ -133,26 +179,53 @@ impl Harvester<'_> {
             self.directories.push((new, meta.clone(), ahead.written));
             self.ahead.push(ahead);
         } else if meta.is_file() || meta.is_symlink() {
-            fs::hard_link(path, &new).map_err(io_error("link", &new))?;
-            let first = !self.counted.contains(&meta.ino());
+            let named = self.name(path, &new, &meta)?;
             if ahead.written {
-                let (_, names) = self.written.entry(meta.ino()).or_insert_with(|| (meta.nlink(), Vec::new()));
-                names.push(new.clone());
-                if first {
-                    set_times(&new, &meta, Some(self.source.since)).map_err(io_error("set the times of", &new))?;
-                }
+                self.note_written(new, &meta, named)?;
             }
         } else {
             // A pipe, a socket or a device is nothing to keep.
             return Ok(());
         }
         self.found.entries += 1;
+        self.check_entries(self.found.entries)?;
         if self.counted.insert(meta.ino()) {
             // stat(2): in units of 512 bytes, whatever the filesystem's own.
             self.found.bytes += meta.blocks() * 512;
         }
-        if self.found.bytes > self.limit {
-            return Err(CacheError::TooLarge { limit: bytesize::ByteSize(self.limit) });
+        if self.found.bytes > self.limits.bytes {
+            return Err(CacheError::TooLarge { limit: bytesize::ByteSize(self.limits.bytes) });
+        }
+        Ok(())
+    }
+
+    /// Gives a file or link a name in the cache; a copy of it where it can have none.
+    fn name(&mut self, path: &Path, new: &Path, meta: &Metadata) -> Result<Named, CacheError> {
+        let copy = self.copies.get(&meta.ino());
+        match fs::hard_link(copy.map_or(path, PathBuf::as_path), new) {
+            Ok(()) => Ok(if copy.is_some() { Named::AsACopy } else { Named::Itself }),
+            Err(error) if matches!(error.kind(), io::ErrorKind::CrossesDevices | io::ErrorKind::TooManyLinks) => {
+                copy_one(path, new, meta).map_err(io_error("copy", path))?;
+                set_times(new, meta, None).map_err(io_error("set the times of", new))?;
+                self.copies.insert(meta.ino(), new.to_owned());
+                Ok(Named::Copied)
+            }
+            Err(error) => Err(io_error("link", new)(error)),
+        }
+    }
+
+    /// Ages what the job wrote, where that has not been done by another name, and opens to its owner what has to be copied later.
+    fn note_written(&mut self, new: PathBuf, meta: &Metadata, named: Named) -> Result<(), CacheError> {
+        let first = named == Named::Copied || (named == Named::Itself && !self.counted.contains(&meta.ino()));
+        if first {
+            set_times(&new, meta, Some(self.source.since)).map_err(io_error("set the times of", &new))?;
+        }
+        if first && meta.is_file() && meta.mode() & 0o400 == 0 {
+            let mode = fs::Permissions::from_mode(meta.mode() | 0o400);
+            fs::set_permissions(&new, mode).map_err(io_error("open", &new))?;
+        }
+        if named == Named::Itself {
+            self.written.entry(meta.ino()).or_insert_with(|| (meta.nlink(), Vec::new())).1.push(new);
         }
         Ok(())
     }
@@ -185,11 +258,6 @@ impl Harvester<'_> {
         }
         Ok(())
     }
-}
-
-fn names(dir: &Path) -> Result<Vec<OsString>, CacheError> {
-    let entries = fs::read_dir(dir).map_err(io_error("read", dir))?;
-    entries.map(|entry| entry.map(|entry| entry.file_name())).collect::<io::Result<_>>().map_err(io_error("read", dir))
 }
 
 fn is_dir(path: &Path) -> bool {

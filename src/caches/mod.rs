@@ -19,7 +19,7 @@ mod path;
 mod saved;
 mod shelf;
 
-pub use carried::{Carried, Entry, Origin, Wanted, Way};
+pub use carried::{Carried, Entry, Origin, Way};
 pub use config::{CacheConfig, Config, ProjectCaches, entries};
 pub use error::CacheError;
 pub use key::{Facts, Key, key_files};

@@ -84,6 +84,11 @@ impl CachePath {
         self.above == other.above && (self.below.starts_with(&other.below) || other.below.starts_with(&self.below))
     }
 
+    /// Where it is in the worktree, if it is there.
+    pub(super) fn within_tree(&self) -> Option<&Path> {
+        (self.above == Above::Tree).then_some(&self.below)
+    }
+
     /// The directories of the worktree that it is in, from the uppermost on, as a repository names them; the first is the root.
     pub(super) fn directories(&self) -> Vec<String> {
         if self.above == Above::Home {

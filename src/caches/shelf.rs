@@ -12,13 +12,14 @@ use std::time::SystemTime;
 
 use bytesize::ByteSize;
 use nix::fcntl::{Flock, FlockArg};
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::carried::{self, Carried, Entry, Origin, Wanted, Way};
 use super::config::{CacheConfig, Config};
 use super::copy::shares_blocks;
 use super::error::{CacheError, io_error};
-use super::harvest::harvest;
+use super::harvest::{Harvest, Limits, Source, harvest};
 use super::key::Key;
 use super::path::CachePath;
 use super::saved::{Held, Saved, SavedRecord};
@@ -57,6 +58,14 @@ pub struct SavedUse {
     pub slots: Vec<PathBuf>,
 }
 
+/// What was found for a job.
+enum Found {
+    Held(Origin, Held),
+    /// The best that there is is not copied.
+    Unfit(CacheError),
+    Nothing,
+}
+
 /// What is saved, by whom.
 #[derive(Debug, Clone)]
 pub struct Saving {
@@ -86,54 +95,88 @@ impl Shelf {
         &self.config
     }
 
-    /// The saved caches that suit best, put into `root` in the way that this host has (see [`Carried::make`]). A cache of which none is
-    /// saved is there too, and empty. Blocks.
+    /// The saved caches that suit best, made in `root` in the way that this host has. A cache of which none is saved is there too, and
+    /// empty. One that cannot be read is set aside. Blocks, for as long as copying takes or until it is cancelled.
     ///
     /// # Errors
-    /// What is there cannot be read, or the record of what is put there cannot be written.
+    /// What is there cannot be read, or the record of what is put there cannot be written; it was cancelled.
     pub fn bring(
         &self,
         root: &Path,
         way: Way,
         project: &str,
         wanted: Vec<(CacheConfig, Key)>,
+        cancel: &CancellationToken,
     ) -> Result<(Carried, Vec<(CachePath, CacheError)>), CacheError> {
         let (mut found, mut holds, mut refused) = (Vec::new(), Vec::new(), Vec::new());
         for (cache, key) in wanted {
-            let mut origin = None;
-            if let Some((one, hold)) = self.find(project, &cache, &key)? {
-                let plain = way == Way::Copy && !shares_blocks(&self.dir);
-                if plain && one.bytes > self.config.copy.as_u64() {
-                    refused
-                        .push((cache.path.clone(), CacheError::LargeCopy { size: ByteSize(one.bytes), limit: self.config.copy }));
-                } else {
-                    origin = Some(one);
-                    holds.push(hold);
+            let (origin, hold) = match self.find(project, &cache, &key, way)? {
+                Found::Held(origin, hold) => (Some(origin), Some(hold)),
+                Found::Unfit(why) => {
+                    refused.push((cache.path.clone(), why));
+                    (None, None)
                 }
-            }
+                Found::Nothing => (None, None),
+            };
+            holds.extend(hold);
             found.push(Wanted { path: cache.path, key, origin });
         }
-        let (carried, failed) = Carried::make(root, way, found)?;
+        let (carried, failed) = Carried::make(root, way, found, cancel)?;
         // From here on the record in the slot is what holds them.
         drop(holds);
+        for (path, error) in &failed {
+            if let CacheError::Damaged { dir, why } = error
+                && self.evict(dir)?
+            {
+                tracing::warn!(path = %dir.display(), %why, "a saved cache {path} of project {project} cannot be read; it is removed");
+            }
+        }
         refused.extend(failed);
         Ok((carried, refused))
     }
 
-    /// The saved cache that suits best, held: the newest with the very key, else the newest with the toolchain where that will do.
-    fn find(&self, project: &str, cache: &CacheConfig, key: &Key) -> Result<Option<(Origin, Held)>, CacheError> {
+    /// The saved cache that suits best, held: the newest with the very key, else the newest with the toolchain where that will do. One that
+    /// would have to be copied and is not passes for none.
+    fn find(&self, project: &str, cache: &CacheConfig, key: &Key, way: Way) -> Result<Found, CacheError> {
         let mut candidates = self.of_path(project, &cache.path)?;
         candidates
             .retain(|(_, record)| record.key.exact == key.exact || (cache.fallback && record.key.toolchain == key.toolchain));
         candidates.sort_by_key(|(_, record)| (record.key.exact == key.exact, record.saved_at));
+        let mut unfit = None;
         for (saved, record) in candidates.into_iter().rev() {
-            if let Some(hold) = saved.hold()? {
+            if let Some(why) = self.unfit(&record, way) {
+                unfit.get_or_insert(why);
+            } else if let Some(hold) = saved.hold()? {
                 let SavedRecord { key: of, bytes, job, saved_at, .. } = record;
                 let exact = of.exact == key.exact;
-                return Ok(Some((Origin { dir: saved.dir().to_owned(), exact, key: of, bytes, job, saved_at }, hold)));
+                return Ok(Found::Held(Origin { dir: saved.dir().to_owned(), exact, key: of, bytes, job, saved_at }, hold));
             }
         }
-        Ok(None)
+        Ok(unfit.map_or(Found::Nothing, Found::Unfit))
+    }
+
+    /// Why a saved cache is not copied for a job, where it would have to be.
+    fn unfit(&self, record: &SavedRecord, way: Way) -> Option<CacheError> {
+        if way == Way::Overlay {
+            return None;
+        }
+        if record.entries > self.config.entries {
+            return Some(CacheError::TooMany { limit: self.config.entries });
+        }
+        let limit = self.config.copy;
+        let too_large = record.bytes > limit.as_u64() && !shares_blocks(&self.dir);
+        too_large.then(|| CacheError::LargeCopy { size: ByteSize(record.bytes), limit })
+    }
+
+    /// Makes a saved cache of what there is; nothing larger than what will be copied for a job, where that is how jobs have it.
+    fn harvest(&self, source: &Source, into: &Path, way: Way) -> Result<Harvest, CacheError> {
+        let (size, copy) = (self.config.size.as_u64(), self.config.copy.as_u64());
+        let copied = way != Way::Overlay && copy < size && !shares_blocks(&self.dir);
+        let limits = Limits { bytes: if copied { copy } else { size }, entries: self.config.entries };
+        harvest(source, into, limits).map_err(|error| match error {
+            CacheError::TooLarge { limit } if copied => CacheError::LargerThanCopies { limit },
+            error => error,
+        })
     }
 
     /// The usable ones of a project's path.
@@ -153,8 +196,8 @@ impl Shelf {
         dir.file_name().is_some_and(|name| name.as_bytes().ends_with(self.boot.as_bytes()))
     }
 
-    /// Saves what an attempt has left of one of its caches, which are taken out. Nothing where another of the same path is being saved just
-    /// now, or it was empty and is. The one of the same key that was there before goes, unless somebody stands on it. Blocks for some
+    /// Saves what an attempt has left of one of its caches, which are taken out, and whose processes have ended. Nothing where another of the same path is being saved just
+    /// now, it is as it was found, or it was empty and is. The one of the same key that was there before goes, unless somebody stands on it. Blocks for some
     /// microseconds per file.
     ///
     /// # Errors
@@ -169,9 +212,12 @@ impl Shelf {
             self.discard(&left)?;
         }
         let source = carried.source(entry)?;
+        if carried.is_as_copied(entry, &source) {
+            return Ok(None);
+        }
         let new = Saved::at(&dir.join(format!("{NEW}{}", Uuid::now_v7().simple())));
         new.begin()?;
-        let harvested = match harvest(&source, &new.files(), self.config.size.as_u64()) {
+        let harvested = match self.harvest(&source, &new.files(), entry.way) {
             Ok(harvested) if harvested.entries > 0 || entry.origin.is_some() => harvested,
             nothing => {
                 self.discard(new.dir())?;
@@ -223,11 +269,17 @@ impl Shelf {
         slots.into_iter().filter(|slot| carried::stands_on(slot).iter().any(|on| on == dir)).collect()
     }
 
-    /// Moves away what was begun in a slot or on a ground, and takes off what is mounted there.
+    /// Moves away what was begun in a slot or on a ground, and takes off what is mounted there; also what is in the tree or the home directory,
+    /// in which no process of a job may be.
     ///
     /// # Errors
     /// What the system says.
     pub fn clear(&self, root: &Path) -> Result<(), CacheError> {
+        if let Some(carried) = Carried::begun(root) {
+            // What stays is in the way of the next, who says so.
+            drop(carried.take_out()?);
+            carried.remove_in_place()?;
+        }
         let dir = root.join("caches");
         git::release_below(&dir)?;
         self.discard(&dir)

@@ -9,14 +9,17 @@
 //! layer follows from them: what they hide is hidden, and where a directory claims to come from another place in the base,
 //! which the kernel does not say by them, git is to look at the merged tree.
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 
+use super::error::GitError;
 use crate::namespace;
 
 /// The names of the marks in a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Marks {
+pub enum Marks {
     /// Those that only root may set. They say where a renamed directory came from.
     #[default]
     Trusted,
@@ -26,8 +29,21 @@ pub(super) enum Marks {
 
 impl Marks {
     /// Those of the layers that this process makes.
-    pub(super) fn here() -> Self {
+    #[must_use]
+    pub fn here() -> Self {
         if namespace::is_private() { Self::User } else { Self::Trusted }
+    }
+
+    /// Makes sure that this process can read them in the layer of the overlay at a place: those of root only root can.
+    ///
+    /// # Errors
+    /// It cannot.
+    pub fn check_readable(self, at: &Path) -> Result<(), GitError> {
+        if (self, Self::here()) == (Self::Trusted, Self::User) {
+            let why = "root wrote its layer, and only root can read what is marked there".to_owned();
+            return Err(GitError::Overlay { at: at.to_owned(), why });
+        }
+        Ok(())
     }
 
     /// The extended attribute of a directory that hides the one of its name in the base.

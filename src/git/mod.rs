@@ -73,6 +73,7 @@ pub use error::GitError;
 pub use excerpt::EXCERPT_CUT;
 pub use keepsakes::Keepsake;
 pub use maintain::Maintained;
+pub use marks::Marks;
 pub use mirror::Mirror;
 pub use overlay::try_overlays;
 pub use place::{release, release_below, relocate, repository_of, revive};

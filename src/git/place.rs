@@ -101,10 +101,7 @@ pub(super) fn remount(place: &Path, journal: &mut Journal, trash: &Path) -> Resu
     if Identity::of(&tree) == Some(journal.identity) {
         return Ok(());
     }
-    if (journal.marks, Marks::here()) == (Marks::Trusted, Marks::User) {
-        let why = "root wrote its layer, and only root can read what is marked there".to_owned();
-        return Err(GitError::Overlay { at: tree, why });
-    }
+    journal.marks.check_readable(&tree)?;
     let base = Base::at(base_dir);
     let _held = base.lease(place)?;
     if tree.symlink_metadata().is_ok_and(|meta| !meta.is_dir()) {

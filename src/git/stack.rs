@@ -28,13 +28,13 @@ pub struct Stack {
 }
 
 impl Stack {
-    /// Mounts it at a directory.
+    /// Mounts it at a directory; what was written has these marks, or will have them.
     ///
     /// # Errors
     /// [`GitError::Overlay`], or a full disk.
-    pub fn mount(&self, at: &Path) -> Result<(), GitError> {
+    pub fn mount(&self, at: &Path, marks: Marks) -> Result<(), GitError> {
         let Self { lower, upper, work } = self.clone();
-        Layers { lower, upper, work }.mount(at, Marks::here())
+        Layers { lower, upper, work }.mount(at, marks)
     }
 }
 
@@ -51,12 +51,12 @@ pub enum Mark {
     Plain,
 }
 
-/// Reads the marks of what is at `within` in the upper directory `upper`; no link is followed at its end. `shown` is the directory
-/// below from which the directory that holds it shows what is there, where it shows something.
+/// Reads what is at `within` in the upper directory `upper`, which has these marks; no link is followed at its end. `shown` is the
+/// directory below from which the directory that holds it shows what is there, where it shows something.
 ///
 /// # Errors
 /// What the system says; a mark that is not known.
-pub fn mark(upper: &Path, within: &Path, shown: Option<&Path>) -> io::Result<Mark> {
+pub fn mark((upper, marks): (&Path, Marks), within: &Path, shown: Option<&Path>) -> io::Result<Mark> {
     let path = upper.join(within);
     let meta = path.symlink_metadata()?;
     if is_whiteout(&meta) {
@@ -65,7 +65,6 @@ pub fn mark(upper: &Path, within: &Path, shown: Option<&Path>) -> io::Result<Mar
     if !meta.is_dir() {
         return Ok(Mark::Plain);
     }
-    let marks = Marks::here();
     match xattr::get(&path, marks.opaque())?.as_deref() {
         Some(b"y") => return Ok(Mark::Opaque),
         Some(_) => return Err(io::Error::other(format!("{} has a mark that is not known", path.display()))),

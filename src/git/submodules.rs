@@ -161,11 +161,7 @@ async fn has_on_remote(mirror: &Mirror, commit: &ObjectId) -> Result<bool, GitEr
 ///
 /// # Errors
 /// [`GitError::Refused`] for what cannot be committed.
-pub(super) async fn stage_all(
-    stage: &Stage<'_>,
-    submodules: &[Submodule],
-    mut kept_out: Vec<Vec<u8>>,
-) -> Result<(), GitError> {
+pub(super) async fn stage_all(stage: &Stage<'_>, submodules: &[Submodule], mut kept_out: Vec<Vec<u8>>) -> Result<(), GitError> {
     let (own, mut moved) = (kept_out.clone(), Vec::new());
     for submodule in submodules {
         match inspect(stage.git(), stage.checkout(), submodule, &own).await? {

@@ -8,7 +8,7 @@ use sawmill::sandbox::container::propagates;
 use serde_json::json;
 
 use super::{Scene, each_way};
-use crate::delivery::host::Lodging;
+use crate::delivery::host::{Lodging, until};
 use crate::delivery::remote::git;
 
 each_way! { found_by_the_next_job:
@@ -48,7 +48,7 @@ async fn found_by_the_next_job(strategy: Strategy, lodging: Lodging) {
         .await;
     let said = scene.said(first).await;
     assert!(said.contains("cache target: empty: none is saved for key") && said.contains("(of no lock file)"), "{said}");
-    assert!(said.contains("cache ~/.tool/registry is saved for key"), "{said}");
+    assert!(said.contains("cache ~/.tool/registry is to be saved for key"), "{said}");
     let said = scene.said(second).await;
     assert!(said.contains(&format!("ago by job {first} for key")), "{said}");
     let said = scene.said(third).await;
@@ -182,14 +182,13 @@ async fn another_lock_file_takes_the_newest_of_the_path_where_that_will_do() {
 async fn what_cannot_be_had_is_left_out_and_said() {
     let caches = r#"["src", "way/target", "large", { path = "~/.tool", toolchain = ["echo broken >&2; exit 3"] }]"#;
     let mut scene = Scene::set(Strategy::Checkout, Lodging::OnTheHost, caches).await;
-    scene.host.set("SAWMILL_CACHES__COPY", "4 KiB");
     let clone = scene.host.root().join("clone");
     git(scene.host.root(), &["clone", "--quiet", "remote.git", "clone"]);
     std::os::unix::fs::symlink("/etc", clone.join("way")).expect("linked");
     git(&clone, &["add", "--all"]);
     git(&clone, &["commit", "--quiet", "-m", "a way out"]);
     git(&clone, &["push", "--quiet", "origin", "HEAD:main"]);
-    let worker = scene.host.start("a").await;
+    let mut worker = scene.host.start("a").await;
     let job = scene.run("test -s src/lib.rs; test ! -e /etc/target; head -c 100000 /dev/zero | tr '\\0' x > large/file").await;
     let said = scene.said(job).await;
     for line in [
@@ -199,8 +198,18 @@ async fn what_cannot_be_had_is_left_out_and_said() {
     ] {
         assert!(said.contains(line), "{said}");
     }
-    let job = scene.run("test ! -e large/file").await;
+    assert_eq!(scene.saved().len(), 1);
+    worker.signal(Signal::SIGTERM);
+    assert!(worker.exit().await.success());
+    scene.host.set("SAWMILL_CACHES__COPY", "4 KiB");
+    let worker = scene.host.start("a").await;
+    let job = scene.run("test ! -e large/file; echo small > large/small").await;
     let said = scene.said(job).await;
     assert!(said.contains("4.0 KiB is the most that is copied for a job (caches.copy)"), "{said}");
+    // What is too large to be copied is in nobody's way, nor is it saved.
+    scene.run("test \"$(ls large)\" = small; head -c 100000 /dev/zero | tr '\\0' x > large/file").await;
+    until("the worker says so", async || worker.log().contains("it takes more than is copied for a job, 4.0 KiB (caches.copy)"))
+        .await;
+    scene.run("test \"$(ls large)\" = small").await;
     scene.host.close(vec![worker]).await;
 }

@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use sawmill::git::Strategy;
+use nix::sys::signal::{Signal, kill};
+use sawmill::git::{Strategy, mounts_below, take_off};
 use serde_json::json;
 
 use super::{Scene, each_way};
@@ -120,5 +121,136 @@ async fn a_worker_that_is_killed_while_it_saves_leaves_all_of_a_cache_or_none() 
     scene
         .run(&format!("test \"$(ls target | wc -l)\" = {files}; test \"$(cat target/* | wc -l)\" = {files} || test {files} = 0"))
         .await;
+    scene.host.close(vec![worker]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_start_of_the_host_a_job_delivers_and_nothing_of_its_caches_is_saved() {
+    let scene = Scene::set(Strategy::Overlay, Lodging::OnTheHost, r#"["target", "~/.tool"]"#).await;
+    let worker = scene.host.start("a").await;
+    let pushing = scene.host.latch("pushing");
+    pushing.close();
+    hold_pushes(&scene.remote, &pushing);
+    let job = scene.enqueue("echo half > target/half; echo work > work.txt", &json!({}));
+    pushing.reached().await;
+    pushing.lift();
+    worker.kill();
+    // As it is found afterwards.
+    let (slot, boot) = (scene.state().join("slots/0"), fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("an id"));
+    for at in mounts_below(&slot).expect("the list of mounts").iter().rev() {
+        take_off(at).expect("taken off");
+    }
+    let record = slot.join("caches/carried.json");
+    let text = fs::read_to_string(&record).expect("the record");
+    assert!(text.contains(boot.trim()));
+    fs::write(&record, text.replace(boot.trim(), "11111111-0000-0000-0000-000000000000")).expect("written");
+    let worker = scene.host.start("a").await;
+    scene.host.succeeded(job).await;
+    scene.emptied().await;
+    let said = scene.said(job).await;
+    assert!(said.contains("cache target is not saved: it is of an earlier boot of the host"), "{said}");
+    assert_eq!(scene.saved(), [] as [std::path::PathBuf; 0]);
+    scene.run("test -z \"$(ls -A target)\"").await;
+    pushing.let_go();
+    scene.host.close(vec![worker]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_process_of_the_job_may_still_write_to_is_not_saved() {
+    let scene = Scene::set(Strategy::Overlay, Lodging::OnTheHost, r#"["target"]"#).await;
+    let worker = scene.host.start("a").await;
+    let pushing = scene.host.latch("pushing");
+    pushing.close();
+    hold_pushes(&scene.remote, &pushing);
+    let job = scene.enqueue("echo one > target/one; echo work > work.txt", &json!({}));
+    pushing.reached().await;
+    pushing.lift();
+    for supervisor in scene.host.processes("__supervise") {
+        kill(supervisor, Signal::SIGKILL).expect("killed");
+    }
+    pushing.release().await;
+    scene.host.succeeded(job).await;
+    scene.emptied().await;
+    let said = scene.said(job).await;
+    assert!(said.contains("cache target is not saved: it is not known whether all processes of the job have ended"), "{said}");
+    assert_eq!(scene.saved(), [] as [std::path::PathBuf; 0]);
+    scene.run("test -z \"$(ls -A target)\"").await;
+    scene.host.close(vec![worker]).await;
+}
+
+each_way! { not_salvaged_where_it_is_not_taken_out:
+    not_salvaged_where_it_is_not_taken_out_over_a_layer(Overlay, OnTheHost)
+    not_salvaged_where_it_is_not_taken_out_as_a_copy(Checkout, OnTheHost)
+}
+
+/// A supervisor that was killed has left what it ran, which could lead elsewhere what is moved.
+async fn not_salvaged_where_it_is_not_taken_out(strategy: Strategy, lodging: Lodging) {
+    let scene = Scene::set(strategy, lodging, r#"["target", "web/node_modules"]"#).await;
+    let worker = scene.host.start("a").await;
+    let held = scene.host.latch("held");
+    held.close();
+    let job = scene.enqueue(
+        &format!(
+            "echo half > target/half; git init --quiet web; echo half > web/node_modules/half; echo work > web/work.txt; {}",
+            held.here()
+        ),
+        &json!({}),
+    );
+    held.reached().await;
+    held.lift();
+    worker.kill();
+    for supervisor in scene.host.processes("__supervise") {
+        kill(supervisor, Signal::SIGKILL).expect("killed");
+    }
+    scene.host.sawmill(&["job", "cancel", &job.to_string()]);
+    let worker = scene.host.start("a").await;
+    scene.host.ended(job).await;
+    scene.emptied().await;
+    let delivered = scene.delivered();
+    assert!(delivered.contains("web/work.txt"), "{delivered}");
+    assert!(!delivered.contains("half"), "{delivered}");
+    held.let_go();
+    scene.host.close(vec![worker]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_made_for_a_place_that_is_not_on_record_is_made_anew() {
+    let caches = r#"[{ path = "target", toolchain = ["cat ask"] }]"#;
+    let scene = Scene::set(Strategy::Checkout, Lodging::OnTheHost, caches).await;
+    let ask = scene.state().join("ask");
+    fs::create_dir_all(scene.state()).expect("made");
+    nix::unistd::mkfifo(&ask, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+    let worker = scene.host.start("a").await;
+    let job = scene.enqueue("test -z \"$(ls -A target)\"", &json!({}));
+    let slot = scene.state().join("slots/0");
+    let journal = || fs::read_to_string(slot.join("run/attempt.json")).unwrap_or_default();
+    until("the worktree stands", async || journal().contains("\"phase\":\"prepared\"")).await;
+    assert!(journal().contains("\"place\":null"), "{}", journal());
+    worker.kill();
+    // What a daemon has done that was killed a moment later.
+    let shelf = super::shelf::shelf(&scene.state(), 1 << 30);
+    super::shelf::attempt(&shelf, &slot, &super::shelf::cache("target"), "another", "stale", 10);
+    // Whom it had asked is left, and waits to be told.
+    fs::write(&ask, "a toolchain").expect("written");
+    fs::remove_file(&ask).expect("removed");
+    fs::write(&ask, "a toolchain").expect("written");
+    let worker = scene.host.start("a").await;
+    scene.host.succeeded(job).await;
+    scene.host.close(vec![worker]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_that_is_cancelled_does_not_wait_for_its_caches() {
+    let scene = Scene::set(Strategy::Checkout, Lodging::OnTheHost, r#"["target"]"#).await;
+    let worker = scene.host.start("a").await;
+    scene.run("seq 1 60000 | split -l 1 -a 4 - target/f").await;
+    let job = scene.enqueue("true", &json!({}));
+    let copying = scene.state().join("slots/0/caches/0/files");
+    until("it is copied", async || copying.exists()).await;
+    scene.host.sawmill(&["job", "cancel", &job.to_string()]);
+    scene.host.ended(job).await;
+    let said = scene.said(job).await;
+    assert!(!said.contains("ago by job"), "it was copied to the end: {said}");
+    scene.emptied().await;
     scene.host.close(vec![worker]).await;
 }

@@ -1,8 +1,10 @@
 //! Caches from job to job, with real daemons: what a job finds, who leaves something to it, and what a kill leaves.
 
+mod carried;
 mod found;
 mod killed;
 mod shelf;
+mod snapshot;
 mod trust;
 
 use std::fs;

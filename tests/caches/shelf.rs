@@ -11,31 +11,32 @@ use sawmill::git::mounts_below;
 use sawmill::ids::JobId;
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
 
 use super::Scene;
 use crate::delivery::daemon::Seat;
 use crate::delivery::host::Lodging;
 
-fn cache(path: &str) -> CacheConfig {
+pub(super) fn cache(path: &str) -> CacheConfig {
     let path = CachePath::try_from(path.to_owned()).expect("a path");
     CacheConfig { path, key: None, toolchain: Vec::new(), fallback: true, gates: true, save_by: None }
 }
 
-fn key(cache: &CacheConfig, toolchain: &str) -> Key {
+pub(super) fn key(cache: &CacheConfig, toolchain: &str) -> Key {
     Key::of(&Facts { path: &cache.path, toolchain, files: &[] })
 }
 
-fn saving() -> Saving {
+pub(super) fn saving() -> Saving {
     Saving { project: "app".to_owned(), commit: "a".repeat(40).parse().expect("an id"), job: JobId::generate() }
 }
 
-fn shelf(state: &Path, size: u64) -> Shelf {
-    let config = Config { size: ByteSize(size), copy: ByteSize::gib(1), refresh: std::time::Duration::ZERO };
+pub(super) fn shelf(state: &Path, size: u64) -> Shelf {
+    let config = Config { size: ByteSize(size), entries: 100, copy: ByteSize::gib(1), refresh: std::time::Duration::ZERO };
     Shelf::open(state, &config).expect("a shelf")
 }
 
 /// An empty slot.
-fn slot(state: &TempDir, number: u32) -> std::path::PathBuf {
+pub(super) fn slot(state: &TempDir, number: u32) -> std::path::PathBuf {
     let slot = state.path().join(format!("slots/{number}"));
     for part in ["job/tree", "job/home"] {
         fs::create_dir_all(slot.join(part)).expect("made");
@@ -44,16 +45,16 @@ fn slot(state: &TempDir, number: u32) -> std::path::PathBuf {
 }
 
 /// Has an attempt in a slot write a file of so many bytes to a cache.
-fn attempt(shelf: &Shelf, slot: &Path, cache: &CacheConfig, toolchain: &str, file: &str, bytes: usize) -> Carried {
+pub(super) fn attempt(shelf: &Shelf, slot: &Path, cache: &CacheConfig, toolchain: &str, file: &str, bytes: usize) -> Carried {
     let wanted = vec![(cache.clone(), key(cache, toolchain))];
-    let (carried, refused) = shelf.bring(slot, Way::Copy, "app", wanted).expect("brought");
+    let (carried, refused) = shelf.bring(slot, Way::Copy, "app", wanted, &CancellationToken::new()).expect("brought");
     assert!(refused.is_empty() && carried.put_in().is_empty(), "{refused:?}");
     fs::write(slot.join("job/tree/target").join(file), vec![1; bytes]).expect("written");
     carried
 }
 
-fn save(shelf: &Shelf, carried: &Carried) {
-    carried.take_out().expect("taken out");
+pub(super) fn save(shelf: &Shelf, carried: &Carried) {
+    assert!(carried.take_out().expect("taken out").is_empty());
     shelf.save(carried, &carried.entries[0], &saving()).expect("saved");
 }
 
@@ -98,7 +99,7 @@ fn what_is_larger_than_all_may_be_is_not_saved_and_leaves_nothing() {
     let state = tempfile::tempdir().expect("a directory");
     let (shelf, first) = (shelf(state.path(), 50_000), slot(&state, 0));
     let carried = attempt(&shelf, &first, &cache("target"), "one", "file", 100_000);
-    carried.take_out().expect("taken out");
+    assert!(carried.take_out().expect("taken out").is_empty());
     let refused = shelf.save(&carried, &carried.entries[0], &saving()).expect_err("it is too large");
     assert_eq!(refused.to_string(), "it takes more than all caches together may take, 48.8 KiB (caches.size)");
     assert!(shelf.list().expect("listed").is_empty() && shelf.leftovers().is_empty());
@@ -127,12 +128,12 @@ fn a_cache_that_a_job_moved_elsewhere_is_taken_out_there() {
     let (shelf, first) = (shelf(state.path(), 1 << 30), slot(&state, 0));
     let tool = cache("~/.tool/registry");
     let wanted = vec![(tool.clone(), key(&tool, "one"))];
-    let (carried, refused) = shelf.bring(&first, Way::Overlay, "app", wanted).expect("brought");
+    let (carried, refused) = shelf.bring(&first, Way::Overlay, "app", wanted, &CancellationToken::new()).expect("brought");
     assert!(refused.is_empty() && carried.put_in().is_empty(), "{refused:?}");
     fs::write(first.join("job/home/.tool/registry/index"), "index").expect("written");
     fs::rename(first.join("job/home/.tool"), first.join("job/tree/moved")).expect("moved");
     std::os::unix::fs::symlink("/etc", first.join("job/home/.tool")).expect("linked");
-    carried.take_out().expect("taken out");
+    assert!(carried.take_out().expect("taken out").is_empty());
     assert!(!first.join("job/tree/moved/registry/index").exists());
     let refused = carried.put_in();
     assert_eq!(refused.len(), 1, "{refused:?}");
@@ -148,7 +149,11 @@ fn what_was_half_made_in_a_slot_is_made_again_and_holds_what_it_stands_on_meanwh
     let (shelf, first, target) = (shelf(state.path(), 1 << 30), slot(&state, 0), cache("target"));
     save(&shelf, &attempt(&shelf, &first, &target, "one", "file", 10));
     shelf.clear(&first).expect("cleared");
-    let bring = || shelf.bring(&first, Way::Overlay, "app", vec![(target.clone(), key(&target, "one"))]).expect("brought");
+    let bring = || {
+        shelf
+            .bring(&first, Way::Overlay, "app", vec![(target.clone(), key(&target, "one"))], &CancellationToken::new())
+            .expect("brought")
+    };
     bring();
     let record = first.join("caches/carried.json");
     let text = fs::read_to_string(&record).expect("the record").replace("\"whole\":true", "\"whole\":false");
@@ -160,8 +165,8 @@ fn what_was_half_made_in_a_slot_is_made_again_and_holds_what_it_stands_on_meanwh
     let (carried, refused) = bring();
     assert!(refused.is_empty() && carried.put_in().is_empty() && carried.put_in().is_empty(), "{refused:?}");
     assert_eq!(fs::read(first.join("job/tree/target/file")).expect("read"), vec![1; 10]);
-    carried.take_out().expect("taken out");
-    carried.take_out().expect("taken out");
+    assert!(carried.take_out().expect("taken out").is_empty());
+    assert!(carried.take_out().expect("taken out").is_empty());
     assert_eq!(fs::read_dir(first.join("job/tree/target")).expect("the place").count(), 0);
     shelf.clear(&first).expect("cleared");
     assert!(mounts_below(state.path()).expect("the list of mounts").is_empty());

@@ -14,6 +14,6 @@ mod push;
 mod recycled;
 mod resolve;
 mod salvage;
-mod snapshots;
+pub(crate) mod snapshots;
 mod submodules;
 mod view;

@@ -15,22 +15,30 @@ use super::bases::{assert_like_a_clone, provision};
 use super::fixture::{Place, committed, run, unmount_below, write};
 
 /// A filesystem on a loop device, which goes with it.
-struct Btrfs {
+pub(crate) struct Btrfs {
     scratch: TempDir,
 }
 
 impl Btrfs {
-    fn make() -> Self {
+    pub(crate) fn make() -> Self {
         let scratch = TempDir::with_prefix("sawmill-btrfs-").expect("a directory");
-        let (image, at) = (scratch.path().join("image"), scratch.path().join("disk"));
+        let disk = Self { scratch };
+        let at = disk.path();
         fs::create_dir(&at).expect("made");
-        fs::File::create(&image).and_then(|file| file.set_len(512 << 20)).expect("an image");
-        ran(Command::new("mkfs.btrfs").args(["-q", "--nodiscard"]).arg(&image));
-        ran(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&at));
-        Self { scratch }
+        disk.mount(&at);
+        disk
     }
 
-    fn path(&self) -> PathBuf {
+    /// Makes one more of its kind, which is mounted elsewhere for as long as whoever asks leaves it there.
+    pub(crate) fn mount(&self, at: &Path) {
+        let image = self.scratch.path().join(format!("image-{}", uuid::Uuid::new_v4().simple()));
+        // With as much room as a worker wants to stay free; it takes what is written only.
+        fs::File::create(&image).and_then(|file| file.set_len(4 << 30)).expect("an image");
+        ran(Command::new("mkfs.btrfs").args(["-q", "--nodiscard"]).arg(&image));
+        ran(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(at));
+    }
+
+    pub(crate) fn path(&self) -> PathBuf {
         self.scratch.path().join("disk")
     }
 

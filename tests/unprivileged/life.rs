@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
+use sawmill::ids::JobId;
 use sawmill::job::{JobState, LogVerdict, Stream};
 use serde_json::json;
 
@@ -202,5 +203,59 @@ async fn what_is_closed_to_its_owner_is_refused_as_git_refuses_it() {
     let outcome = scene.host.ended(job).await.outcome.expect("it has ended");
     assert!(outcome.message.contains("secret") && outcome.message.contains("cannot be read"), "{outcome:?}");
     assert!(worker.log().contains("secret is closed to its owner"), "{}", worker.log());
+    scene.host.close(vec![worker]).await;
+}
+
+/// Has the jobs of project `app` have caches; answers what enqueues one of them.
+fn with_caches(scene: &mut Scene, caches: &str) -> impl Fn(&Scene, &str) -> JobId + use<> {
+    let remote = scene.remote.to_str().expect("UTF-8").to_owned();
+    scene.host.set("SAWMILL_PROJECTS__APP__REPO", &remote);
+    scene.host.set("SAWMILL_PROJECTS__APP__CACHES", caches);
+    |scene, command| scene.host.enqueue(&json!({ "project": "app", "task": { "command": command } }))
+}
+
+/// A process that the daemon starts may not unmount, so the caches are still in the tree when the supervisor has it salvaged.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_daemon_that_stays_away_leaves_salvage_without_its_jobs_caches() {
+    let mut scene = Scene::set(SHORT).await;
+    let enqueue = with_caches(&mut scene, r#"["target", "web/node_modules"]"#);
+    let latch = scene.latch();
+    let command = format!(
+        "git init --quiet web; for dir in . target web web/node_modules; do echo half > $dir/half.txt; done; {}",
+        latch.here()
+    );
+    let job = enqueue(&scene, &command);
+    let worker = scene.start().await;
+    latch.reached().await;
+    latch.lift();
+    worker.kill();
+    until("the supervisor ends the job and itself", async || {
+        scene.host.processes("__supervise").is_empty() && scene.host.processes("SAWMILL_JOB=").is_empty()
+    })
+    .await;
+    let salvaged = refs(&scene.remote, "refs/sawmill/salvage/");
+    assert_eq!(salvaged.len(), 1, "{}", scene.host.logs());
+    let changed = git(&scene.remote, &["diff", "--name-status", "main", &salvaged[0].1]);
+    assert_eq!(changed, "A\thalf.txt\nA\tweb/half.txt");
+    let worker = scene.start().await;
+    scene.host.ended(job).await;
+    scene.host.close(vec![worker]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_that_shuts_the_directory_of_its_cache_delivers_and_saves_nothing_of_it() {
+    let mut scene = Scene::set(LONG).await;
+    let enqueue = with_caches(&mut scene, r#"["web/node_modules"]"#);
+    scene.host.set("SAWMILL_WORKSPACE__STRATEGY", "checkout");
+    let worker = scene.host.start_at(&scene.seat).await;
+    let job = enqueue(&scene, "echo work > web/work.txt; echo module > web/node_modules/module; chmod 500 web");
+    let done = scene.host.succeeded(job).await;
+    let changed = git(&scene.remote, &["diff", "--name-status", "main", &done.commit.expect("a commit").to_string()]);
+    assert_eq!(changed, "A\tweb/work.txt");
+    let said = scene.host.log(job, 1, Stream::System).await;
+    assert!(said.contains("cache web/node_modules stays where the job has it"), "{said}");
+    assert!(said.contains("cache web/node_modules is not saved: it cannot be taken out of the tree"), "{said}");
+    let job = enqueue(&scene, "test -z \"$(ls -A web/node_modules)\"; echo more > more.txt");
+    scene.host.succeeded(job).await;
     scene.host.close(vec![worker]).await;
 }
