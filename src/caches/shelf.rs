@@ -165,7 +165,7 @@ impl Shelf {
         }
         let limit = self.config.copy;
         let too_large = record.bytes > limit.as_u64() && !shares_blocks(&self.dir);
-        too_large.then(|| CacheError::LargeCopy { size: ByteSize(record.bytes), limit })
+        too_large.then_some(CacheError::LargeCopy { size: ByteSize(record.bytes), limit })
     }
 
     /// Makes a saved cache of what there is; nothing larger than what will be copied for a job, where that is how jobs have it.
