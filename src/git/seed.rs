@@ -36,7 +36,10 @@ impl Worktree {
             return Ok(TakenOver::Not(format!("that was made from {was}, and the base is {} by now", self.base().short())));
         }
         let differ = ["diff-tree", "-r", "--raw", "--no-renames", "--no-abbrev", self.base().as_str(), salvage.as_str()];
-        let listing = command("compare a salvage with its base").args(differ).run().await?;
+        let listing = match command("compare a salvage with its base").args(differ).run().await {
+            Ok(listing) => listing,
+            Err(error) => return Ok(TakenOver::Not(reason(error)?)),
+        };
         let is_link = |line: &str| line.split(' ').take(2).any(|mode| mode.trim_start_matches(':') == "160000");
         if String::from_utf8_lossy(&listing.stdout).lines().any(is_link) {
             return Ok(TakenOver::Not("it changes a submodule".to_owned()));
@@ -44,8 +47,15 @@ impl Worktree {
         let stage = Stage::open(git, &self.checkout)?;
         match stage.check_out(salvage, &self.mirror.remote).await {
             Ok(()) => Ok(TakenOver::Whole),
-            Err(error @ (GitError::DiskFull { .. } | GitError::Timeout { .. } | GitError::Program { .. })) => Err(error),
-            Err(error) => Ok(TakenOver::Part(error.to_string())),
+            Err(error) => Ok(TakenOver::Part(reason(error)?)),
         }
+    }
+}
+
+/// Why a salvage cannot be taken over, where that is the salvage's fault: nothing mends it, and the job is not to wait for that.
+fn reason(error: GitError) -> Result<String, GitError> {
+    match error {
+        GitError::DiskFull { .. } | GitError::Timeout { .. } | GitError::Program { .. } => Err(error),
+        error => Ok(error.to_string()),
     }
 }

@@ -1,12 +1,16 @@
 //! An attempt after the first one: it hears what the one before it tried, and begins clean or with what that left.
 
-use sawmill::job::Stream;
+use std::fs;
+
+use sawmill::ids::JobId;
+use sawmill::job::{JobState, Stream};
 use serde_json::{Value, json};
 
 use super::revisions::{job, scripted, told, with_agent};
 use super::{delivered, host};
 use crate::delivery::host::{Host, Lodging, lodging};
 use crate::delivery::remote::git;
+use crate::git::seed::lose;
 
 /// What the first attempt does: it adds, changes and removes, and is rejected.
 const FIRST: &str = "if [ \"$SAWMILL_ATTEMPT\" = 1 ]; then\n\
@@ -85,5 +89,45 @@ async fn where_the_base_moved_it_begins_clean_and_says_why() {
     assert_eq!(previous["taken_over"], json!(false));
     assert!(log.contains("begins clean, and not with what attempt 1 left: that was made from "), "{log}");
     assert_eq!(paths, ["whole.txt"]);
+    host.close(vec![worker]).await;
+}
+
+/// Two jobs that fail, and are asked for again when what the first one left is gone, and a file of what the other left.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_what_was_left_is_gone_or_damaged_it_begins_clean_and_says_why() {
+    let host = with_agent(host(lodging()).await);
+    let rounds = format!("{FIRST}else test -z \"$(git status --porcelain)\" || exit 9; echo whole > whole.txt; fi");
+    let remote = scripted(host.root(), &rounds);
+    let mut spec = twice(&remote, Some("salvage"));
+    spec["attempts"] = json!(1);
+    let [gone, damaged] = [host.enqueue(&spec), host.enqueue(&spec)];
+    let worker = host.start("a").await;
+    for id in [gone, damaged] {
+        assert_eq!(host.ended(id).await.state, JobState::Failed);
+    }
+    host.end(vec![worker]).await;
+
+    let mirrors = fs::read_dir(host.state_dir("a").join("mirrors")).expect("mirrors").flatten().map(|entry| entry.path());
+    let mirror = mirrors.into_iter().find(|path| path.join("objects").is_dir()).expect("a mirror");
+    let salvage = async |id: JobId| host.attempts(id).await.remove(0).salvage.expect("what it left");
+    let name = format!("refs/sawmill/salvage/{gone}/1");
+    for repository in [&mirror, &remote] {
+        git(repository, &["update-ref", "-d", &name]);
+    }
+    lose(&mirror, &salvage(gone).await);
+    let half = git(&mirror, &["rev-parse", &format!("{}:dir/half.txt", salvage(damaged).await)]);
+    lose(&mirror, &half.parse().expect("an object"));
+
+    let worker = host.start("a").await;
+    for (id, why) in [(gone, "is not there any more"), (damaged, "dir/half.txt")] {
+        host.sawmill(&["job", "retry", &id.to_string()]);
+        let completion = delivered(&host, id).await;
+        let paths: Vec<_> = completion.diff.per_file.iter().map(|file| file.path.as_str()).collect();
+        assert_eq!(paths, ["whole.txt"]);
+        assert_eq!(told(&host, id, 2).await[0].1["previous"]["taken_over"], json!(false));
+        let log = host.log(id, 2, Stream::System).await;
+        let line = log.lines().find(|line| line.contains("begins clean, and not with what attempt 1 left: ")).unwrap_or_default();
+        assert!(line.contains(why), "{log}");
+    }
     host.close(vec![worker]).await;
 }

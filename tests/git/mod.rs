@@ -14,6 +14,7 @@ mod push;
 mod recycled;
 mod resolve;
 mod salvage;
+pub(crate) mod seed;
 pub(crate) mod snapshots;
 mod submodules;
 mod view;

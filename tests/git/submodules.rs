@@ -10,7 +10,7 @@ use sawmill::ids::{AttemptNo, JobId};
 use super::fixture::{Place, branch, committed, id, list_tree, refused, run, show, write};
 
 /// A remote `lib.git` beside the main one, as submodule `vendor/lib` with a submodule `deep` of its own.
-fn with_submodules() -> Place {
+pub(super) fn with_submodules() -> Place {
     let place = Place::new();
     let root = place.root.path();
     for name in ["deep", "lib"] {
