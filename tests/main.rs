@@ -9,6 +9,7 @@ mod crash;
 mod delivery;
 mod demo;
 mod dependencies;
+mod examples;
 mod gates;
 mod git;
 mod janitor;

@@ -119,7 +119,7 @@ pub(crate) fn hold_pushes(remote: &Path, latch: &Latch) {
     write_program(&remote.join("hooks/pre-receive"), &script);
 }
 
-pub(super) fn write_program(path: &Path, text: &str) {
+pub(crate) fn write_program(path: &Path, text: &str) {
     fs::write(path, text).expect("a file");
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("rights");
 }
