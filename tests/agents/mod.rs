@@ -1,5 +1,6 @@
 //! Real agents in the default image, against a server that follows a script: what they deliver, what their log says, and what they used.
 
+mod limits;
 pub(crate) mod server;
 
 use std::fs;
@@ -99,6 +100,7 @@ impl Site {
             host.set(variable, value);
         }
         let remote = calculator(host.root());
+        host.set("SAWMILL_PROJECTS__APP__REPO", remote.to_str().expect("UTF-8"));
         let worker = host.start("a").await;
         Self { host, server, remote, worker }
     }
