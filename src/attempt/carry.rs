@@ -87,7 +87,7 @@ pub(super) async fn bring(attempt: &mut Attempt, chosen: Chosen) -> Result<(), H
 /// # Errors
 /// It cannot be told what of the tree is a cache.
 pub(super) async fn take_out(attempt: &Attempt) -> Result<Vec<PathBuf>, Halt> {
-    let Some(carried) = Carried::find(attempt.slot_root()) else { return Ok(Vec::new()) };
+    let Some(carried) = Carried::begun(attempt.slot_root()) else { return Ok(Vec::new()) };
     let taken = blocking(move || Ok((carried.take_out()?, carried.left_in()?))).await;
     let (refused, left) = taken.map_err(|error| untold(&error))?;
     for (path, error) in refused {
@@ -101,7 +101,7 @@ pub(super) async fn take_out(attempt: &Attempt) -> Result<Vec<PathBuf>, Halt> {
 /// # Errors
 /// As of [`take_out`].
 pub(super) async fn left_in(attempt: &Attempt) -> Result<Vec<PathBuf>, Halt> {
-    let Some(carried) = Carried::find(attempt.slot_root()) else { return Ok(Vec::new()) };
+    let Some(carried) = Carried::begun(attempt.slot_root()) else { return Ok(Vec::new()) };
     blocking(move || carried.left_in()).await.map_err(|error| untold(&error))
 }
 

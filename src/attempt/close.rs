@@ -43,7 +43,7 @@ impl Attempt {
         if let Some(refused) = self.egress.take().and_then(Egress::close) {
             self.say(&refused);
         }
-        // Nothing of a cache is salvaged, or kept with a worktree.
+        // Nothing of a cache is salvaged; nor is it kept with a worktree, where it can be taken out of it.
         let caches = self.take_out_caches(processes).await;
         let salvage = match class {
             _ if delivered => None,

@@ -38,7 +38,7 @@ pub(super) async fn count(attempt: &Attempt, gate: &Gate) -> Result<Option<TestC
             printed.push_str(&read_output(path, *from)?);
             printed.push('\n');
         }
-        Ok(gates::count(format, &printed, &read_reports(&tree, &wanted)))
+        Ok(gates::count(format, &printed, read_reports(&tree, &wanted)))
     };
     let failed = |error: &dyn std::error::Error| Halt::infrastructure("cannot count the tests of a gate", error);
     tokio::task::spawn_blocking(counting).await.map_err(|error| failed(&error))?.map_err(|error| failed(&error))
@@ -61,9 +61,9 @@ fn read_output(path: &Path, from: u64) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// The files below a directory that match one of these patterns, as far as they can be read.
-fn read_reports(tree: &Path, wanted: &[String]) -> Vec<String> {
-    matching(tree, wanted).iter().filter_map(|path| read_report(&tree.join(path))).collect()
+/// The files below a directory that match one of these patterns, as far as they can be read; each is read when it is asked for.
+fn read_reports(tree: &Path, wanted: &[String]) -> impl Iterator<Item = String> {
+    matching(tree, wanted).into_iter().filter_map(|path| read_report(&tree.join(path)))
 }
 
 /// The paths of plain files below a directory that match one of these patterns.

@@ -62,7 +62,7 @@ async fn salvage_after(slot: &SlotDir, executable: &Path, mut processes: Process
 /// Takes the caches out of the tree, unless somebody may be at work in it, who could lead elsewhere what is moved; answers what of them is
 /// still there. A salvage by who may not unmount leaves all mounts.
 fn take_out_caches(slot: &SlotDir, processes: Processes) -> Result<Vec<PathBuf>, CacheError> {
-    let Some(carried) = Carried::find(slot.root()) else { return Ok(Vec::new()) };
+    let Some(carried) = Carried::begun(slot.root()) else { return Ok(Vec::new()) };
     if processes == Processes::Ended {
         for (path, error) in carried.take_out()? {
             warn!("cache {path} is left out of what is salvaged where it is: {error}");

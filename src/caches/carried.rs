@@ -7,7 +7,8 @@
 //! A record says what there is; it is there before anything stands on a saved cache, and is its lease. It says of which boot of the host
 //! that is, too: what a crash may have damaged is taken out of a tree, and neither put there again nor saved.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -132,8 +133,9 @@ impl Carried {
         read(root).filter(|record| record.whole).map(|record| Self::of(root, record))
     }
 
-    /// Those in `root`, whether or not all of their parts are there.
-    pub(super) fn begun(root: &Path) -> Option<Self> {
+    /// Those in `root`, whether or not all of their parts are there: what is to be kept out of whatever is made of the tree.
+    #[must_use]
+    pub fn begun(root: &Path) -> Option<Self> {
         read(root).map(|record| Self::of(root, record))
     }
 
@@ -183,6 +185,10 @@ impl Carried {
                 Err(CacheError::Stopped) => return Err(CacheError::Stopped),
                 Err(error) => Some(error),
             };
+            if entry.way == Way::InPlace && matches!(error, Some(ref error) if !matches!(error, CacheError::Damaged { .. })) {
+                // What there is of it would be the job's.
+                carried.remove(&entry)?;
+            }
             let is_there = matches!(error, None | Some(CacheError::Damaged { .. }));
             refused.extend(error.map(|error| (entry.path.clone(), error)));
             carried.entries.extend(is_there.then_some(entry));
@@ -197,7 +203,10 @@ impl Carried {
         let boot = boot_id().map_err(io_error("read the boot's id for", &path))?;
         let record = Record { boot: Some(boot), marks: Some(self.marks), whole, entries: self.entries.clone() };
         let text = serde_json::to_vec(&record).map_err(|error| io_error("write", &path)(error.into()))?;
-        fs::write(&new, text).and_then(|()| fs::rename(&new, &path)).map_err(io_error("write", &path))
+        // After a crash of the host it tells what in the tree is a cache.
+        let mut file = File::create(&new).map_err(io_error("create", &new))?;
+        file.write_all(&text).and_then(|()| file.sync_all()).map_err(io_error("write", &new))?;
+        fs::rename(&new, &path).map_err(io_error("write", &path))
     }
 
     /// The slot, or the ground of a gate.
@@ -329,14 +338,15 @@ impl Carried {
 
     /// Takes away those that [`Carried::take_out`] leaves in their place.
     pub(super) fn remove_in_place(&self) -> Result<(), CacheError> {
-        for entry in self.all().filter(|entry| entry.way == Way::InPlace) {
-            let Some(place) = self.place(entry) else { continue };
-            match fs::remove_dir_all(&place) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io_error("remove", &place)(error)),
-                _ => {}
-            }
+        self.all().filter(|entry| entry.way == Way::InPlace).try_for_each(|entry| self.remove(entry))
+    }
+
+    fn remove(&self, entry: &Entry) -> Result<(), CacheError> {
+        let Some(place) = self.place(entry) else { return Ok(()) };
+        match fs::remove_dir_all(&place) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(io_error("remove", &place)(error)),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// Where in the tree something of a cache is, from its root on: that is no part of what is made of the tree.
@@ -448,9 +458,12 @@ fn is_free(place: &Path) -> std::io::Result<bool> {
     }
 }
 
-/// Whether an error is one of reading what is saved in a directory, and no lack of room for a copy.
+/// Whether an error is one of reading what is saved in a directory, and no lack of room for a copy, of memory or of descriptors.
 fn is_about(error: &CacheError, dir: &Path) -> bool {
-    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
-    matches!(error, CacheError::Io { path, source, .. }
-        if path.starts_with(dir) && !matches!(source.kind(), StorageFull | QuotaExceeded))
+    use nix::errno::Errno::{EDQUOT, EFBIG, EMFILE, ENFILE, ENOMEM, ENOSPC, EROFS};
+    let is_of_ours = |source: &std::io::Error| {
+        let errno = source.raw_os_error().map(nix::errno::Errno::from_raw);
+        errno.is_some_and(|errno| matches!(errno, EDQUOT | EFBIG | EMFILE | ENFILE | ENOMEM | ENOSPC | EROFS))
+    };
+    matches!(error, CacheError::Io { path, source, .. } if path.starts_with(dir) && !is_of_ours(source))
 }

@@ -64,6 +64,13 @@ struct Ahead {
     shown: Option<PathBuf>,
 }
 
+/// By what a file is told from others: files of two subvolumes may have the same number.
+type Number = (u64, u64);
+
+fn number(meta: &Metadata) -> Number {
+    (meta.dev(), meta.ino())
+}
+
 /// Everything that one harvest knows.
 struct Harvester<'a> {
     source: &'a Source,
@@ -74,11 +81,11 @@ struct Harvester<'a> {
     found: Harvest,
     ahead: Vec<Ahead>,
     directories: Vec<(PathBuf, Metadata, bool)>,
-    counted: HashSet<u64>,
+    counted: HashSet<Number>,
     /// Of what the job wrote: how many names a file had, and which of them are in the cache.
-    written: HashMap<u64, (u64, Vec<PathBuf>)>,
+    written: HashMap<Number, (u64, Vec<PathBuf>)>,
     /// The last copy of each file that was copied.
-    copies: HashMap<u64, PathBuf>,
+    copies: HashMap<Number, PathBuf>,
 }
 
 /// How a file came to a name in the cache.
@@ -189,7 +196,7 @@ impl Harvester<'_> {
         }
         self.found.entries += 1;
         self.check_entries(self.found.entries)?;
-        if self.counted.insert(meta.ino()) {
+        if self.counted.insert(number(&meta)) {
             // stat(2): in units of 512 bytes, whatever the filesystem's own.
             self.found.bytes += meta.blocks() * 512;
         }
@@ -201,13 +208,13 @@ impl Harvester<'_> {
 
     /// Gives a file or link a name in the cache; a copy of it where it can have none.
     fn name(&mut self, path: &Path, new: &Path, meta: &Metadata) -> Result<Named, CacheError> {
-        let copy = self.copies.get(&meta.ino());
+        let copy = self.copies.get(&number(meta));
         match fs::hard_link(copy.map_or(path, PathBuf::as_path), new) {
             Ok(()) => Ok(if copy.is_some() { Named::AsACopy } else { Named::Itself }),
             Err(error) if matches!(error.kind(), io::ErrorKind::CrossesDevices | io::ErrorKind::TooManyLinks) => {
                 copy_one(path, new, meta).map_err(io_error("copy", path))?;
                 set_times(new, meta, None).map_err(io_error("set the times of", new))?;
-                self.copies.insert(meta.ino(), new.to_owned());
+                self.copies.insert(number(meta), new.to_owned());
                 Ok(Named::Copied)
             }
             Err(error) => Err(io_error("link", new)(error)),
@@ -216,7 +223,7 @@ impl Harvester<'_> {
 
     /// Ages what the job wrote, where that has not been done by another name, and opens to its owner what has to be copied later.
     fn note_written(&mut self, new: PathBuf, meta: &Metadata, named: Named) -> Result<(), CacheError> {
-        let first = named == Named::Copied || (named == Named::Itself && !self.counted.contains(&meta.ino()));
+        let first = named == Named::Copied || (named == Named::Itself && !self.counted.contains(&number(meta)));
         if first {
             set_times(&new, meta, Some(self.source.since)).map_err(io_error("set the times of", &new))?;
         }
@@ -225,7 +232,7 @@ impl Harvester<'_> {
             fs::set_permissions(&new, mode).map_err(io_error("open", &new))?;
         }
         if named == Named::Itself {
-            self.written.entry(meta.ino()).or_insert_with(|| (meta.nlink(), Vec::new())).1.push(new);
+            self.written.entry(number(meta)).or_insert_with(|| (meta.nlink(), Vec::new())).1.push(new);
         }
         Ok(())
     }

@@ -125,10 +125,15 @@ impl Shelf {
         // From here on the record in the slot is what holds them.
         drop(holds);
         for (path, error) in &failed {
-            if let CacheError::Damaged { dir, why } = error
-                && self.evict(dir)?
-            {
-                tracing::warn!(path = %dir.display(), %why, "a saved cache {path} of project {project} cannot be read; it is removed");
+            let CacheError::Damaged { dir, why } = error else { continue };
+            match self.evict(dir) {
+                Ok(true) => {
+                    tracing::warn!(path = %dir.display(), %why, "a saved cache {path} of project {project} cannot be read; it is removed");
+                }
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::warn!(path = %dir.display(), %why, %error, "a saved cache {path} of project {project} cannot be read, nor removed");
+                }
             }
         }
         refused.extend(failed);

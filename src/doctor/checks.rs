@@ -173,7 +173,9 @@ fn rows(broken: Result<Vec<String>, StoreError>) -> Finding {
     match broken {
         Ok(broken) if broken.is_empty() => good("queue's rows", "none contradicts itself"),
         Ok(broken) => flawed("queue's rows", State::Bad, format!("they contradict themselves: {}", broken.join(", ")), REMEDY),
-        Err(error) => flawed("queue's rows", State::Warning, error.to_string(), "let retention remove old jobs, or ask at a quiet hour"),
+        Err(error) => {
+            flawed("queue's rows", State::Warning, error.to_string(), "let retention remove old jobs, or ask at a quiet hour")
+        }
     }
 }
 

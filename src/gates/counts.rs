@@ -12,10 +12,10 @@ use crate::job::counts::{TestCounts, TestFormat};
 const PRINTED: [TestFormat; 6] =
     [TestFormat::Cargo, TestFormat::Nextest, TestFormat::Pytest, TestFormat::Jest, TestFormat::Vitest, TestFormat::Go];
 
-/// Counts the tests that a gate ran. `printed` is its output, `reports` are the files in the form of JUnit that it wrote. Nothing, where
-/// none of it says.
+/// Counts the tests that a gate ran. `printed` is its output, `reports` are the files in the form of JUnit that it wrote, of which each is let
+/// go before the next is taken. Nothing, where none of it says.
 #[must_use]
-pub fn count(format: TestFormat, printed: &str, reports: &[String]) -> Option<TestCounts> {
+pub fn count(format: TestFormat, printed: &str, reports: impl IntoIterator<Item = String>) -> Option<TestCounts> {
     let plain = ESCAPE.replace_all(printed, "");
     match format {
         TestFormat::Auto => {
@@ -112,10 +112,10 @@ static CASE_BODY: LazyLock<Regex> = LazyLock::new(|| regex(r"<(failure|error|ski
 static CDATA: LazyLock<Regex> = LazyLock::new(|| regex(r"(?s)<!\[CDATA\[.*?\]\]>|<!--.*?-->"));
 
 /// The cases in files in the form of JUnit, each counted by itself: the sums that writers put into the head differ in what they mean.
-fn junit(reports: &[String]) -> Option<TestCounts> {
-    let mut counts = (0, 0, 0);
-    for report in reports {
-        let report = CDATA.replace_all(report, "");
+fn junit(reports: impl IntoIterator<Item = String>) -> Option<TestCounts> {
+    sum(reports.into_iter().map(|report| {
+        let mut counts = (0, 0, 0);
+        let report = CDATA.replace_all(&report, "");
         for case in CASE.captures_iter(&report) {
             match CASE_BODY.captures(&case[1]).as_ref().map(|found| found[1].to_owned()).as_deref() {
                 None => counts.0 += 1,
@@ -123,8 +123,8 @@ fn junit(reports: &[String]) -> Option<TestCounts> {
                 Some(_) => counts.1 += 1,
             }
         }
-    }
-    (!reports.is_empty()).then(|| TestCounts::new(TestFormat::Junit, counts.0, counts.1, counts.2))
+        TestCounts::new(TestFormat::Junit, counts.0, counts.1, counts.2)
+    }))
 }
 
 #[cfg(test)]
@@ -134,9 +134,9 @@ mod tests {
     #[test]
     fn what_runners_print_is_counted() {
         let check = |format: TestFormat, printed: &str, expected: Option<(u64, u64, u64)>| {
-            let found = count(format, printed, &[]).map(|counts| (counts.passed, counts.failed, counts.skipped));
+            let found = count(format, printed, []).map(|counts| (counts.passed, counts.failed, counts.skipped));
             assert_eq!(found, expected, "{printed}");
-            let auto = count(TestFormat::Auto, printed, &[]).map(|counts| (counts.passed, counts.failed, counts.skipped));
+            let auto = count(TestFormat::Auto, printed, []).map(|counts| (counts.passed, counts.failed, counts.skipped));
             assert_eq!(auto, expected, "auto: {printed}");
         };
         use TestFormat::{Cargo, Go, Jest, Nextest, Pytest, Vitest};
@@ -174,8 +174,8 @@ mod tests {
     fn cases_of_junit_are_counted_one_by_one() {
         let report = "<testsuites><testsuite tests=\"9\"><testcase name=\"a\"/><testcase name=\"b\"><failure>x</failure></testcase>\
                       <testcase name=\"c\">\n<skipped/></testcase><testcase name=\"d\"><system-out><![CDATA[<failure>]]></system-out></testcase>";
-        let counts = count(TestFormat::Junit, "", &[report.to_owned()]).expect("a report");
+        let counts = count(TestFormat::Junit, "", [report.to_owned()]).expect("a report");
         assert_eq!((counts.passed, counts.failed, counts.skipped), (2, 1, 1));
-        assert_eq!(count(TestFormat::Junit, "4 passed in 1s", &[]), None);
+        assert_eq!(count(TestFormat::Junit, "4 passed in 1s", []), None);
     }
 }

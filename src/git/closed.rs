@@ -2,10 +2,13 @@
 //!
 //! The one rule: the place at which a directory is opened up is the host's, and no link is followed there.
 
-use std::fs::{self, Permissions};
+use std::fs::{self, OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::OFlag;
 
 use super::snapshot::{is_subvolume, make_writable};
 
@@ -28,11 +31,15 @@ pub fn move_away(from: &Path, to: &Path) -> io::Result<()> {
 /// # Errors
 /// What the system says.
 pub fn open_up(dir: &Path) -> io::Result<()> {
+    let flags = (OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_DIRECTORY).bits();
+    let opened = OpenOptions::new().read(true).custom_flags(flags).open(dir)?;
+    // By this name it is the one that was opened, whatever is put in its place meanwhile.
+    let opened_dir = PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), opened.as_raw_fd()));
     if is_subvolume(dir) {
-        make_writable(dir).map_err(io::Error::other)?;
+        make_writable(&opened_dir).map_err(io::Error::other)?;
     }
-    let mode = dir.symlink_metadata()?.permissions().mode();
-    if mode & 0o700 == 0o700 { Ok(()) } else { fs::set_permissions(dir, Permissions::from_mode(mode | 0o700)) }
+    let mode = opened.metadata()?.permissions().mode();
+    if mode & 0o700 == 0o700 { Ok(()) } else { fs::set_permissions(&opened_dir, Permissions::from_mode(mode | 0o700)) }
 }
 
 /// Whether an error may come of a closed directory.

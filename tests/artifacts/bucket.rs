@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 
 use super::server::{BUCKET, SECRET, Server};
 use super::{LONG, artifacts, download, everything_in, job, named};
-use crate::delivery::host::{Daemon, Host, On, Seat, until};
+use crate::delivery::daemon::{Daemon, Seat};
+use crate::delivery::host::{Host, On, until};
 use crate::delivery::remote::{refs, small_remote};
 use crate::torture::server::free_port;
 

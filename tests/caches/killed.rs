@@ -226,6 +226,7 @@ async fn what_was_made_for_a_place_that_is_not_on_record_is_made_anew() {
     let journal = || fs::read_to_string(slot.join("run/attempt.json")).unwrap_or_default();
     until("the worktree stands", async || journal().contains("\"phase\":\"prepared\"")).await;
     assert!(journal().contains("\"place\":null"), "{}", journal());
+    until("it asks for the toolchain", async || !scene.host.processes("cat ask").is_empty()).await;
     worker.kill();
     // What a daemon has done that was killed a moment later.
     let shelf = super::shelf::shelf(&scene.state(), 1 << 30);
@@ -247,7 +248,10 @@ async fn a_job_that_is_cancelled_does_not_wait_for_its_caches() {
     let job = scene.enqueue("true", &json!({}));
     let copying = scene.state().join("slots/0/caches/0/files");
     until("it is copied", async || copying.exists()).await;
+    // However long the command takes, copying is not done before it.
+    worker.signal(Signal::SIGSTOP);
     scene.host.sawmill(&["job", "cancel", &job.to_string()]);
+    worker.signal(Signal::SIGCONT);
     scene.host.ended(job).await;
     let said = scene.said(job).await;
     assert!(!said.contains("ago by job"), "it was copied to the end: {said}");

@@ -387,6 +387,7 @@ impl Host {
         for worker in self.lodged() {
             assert_eq!(container::owned(&worker).await, [].into(), "containers are left\n{}", self.logs());
         }
+        assert_eq!(self.store.broken_rows().await.expect("read"), <[String; 0]>::default());
         let left = self.leftovers();
         assert!(left.is_empty(), "left behind: {left:#?}\n{}", self.logs());
     }

@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Mutex;
 
 use bytesize::ByteSize;
 use sawmill::git::{GitError, Provisioner, Strategy, Worktree, is_subvolume};
@@ -17,25 +18,28 @@ use super::fixture::{Place, committed, run, unmount_below, write};
 /// A filesystem on a loop device, which goes with it.
 pub(crate) struct Btrfs {
     scratch: TempDir,
+    /// Where else one of its kind was mounted.
+    elsewhere: Mutex<Vec<PathBuf>>,
 }
 
 impl Btrfs {
     pub(crate) fn make() -> Self {
         let scratch = TempDir::with_prefix("sawmill-btrfs-").expect("a directory");
-        let disk = Self { scratch };
+        let disk = Self { scratch, elsewhere: Mutex::default() };
         let at = disk.path();
         fs::create_dir(&at).expect("made");
         disk.mount(&at);
         disk
     }
 
-    /// Makes one more of its kind, which is mounted elsewhere for as long as whoever asks leaves it there.
+    /// Makes one more of its kind, which is mounted elsewhere until whoever asks unmounts it, or this goes.
     pub(crate) fn mount(&self, at: &Path) {
         let image = self.scratch.path().join(format!("image-{}", uuid::Uuid::new_v4().simple()));
         // With as much room as a worker wants to stay free; it takes what is written only.
         fs::File::create(&image).and_then(|file| file.set_len(4 << 30)).expect("an image");
         ran(Command::new("mkfs.btrfs").args(["-q", "--nodiscard"]).arg(&image));
         ran(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(at));
+        self.elsewhere.lock().expect("nobody panicked").push(at.to_owned());
     }
 
     pub(crate) fn path(&self) -> PathBuf {
@@ -50,6 +54,9 @@ impl Btrfs {
 
 impl Drop for Btrfs {
     fn drop(&mut self) {
+        for at in self.elsewhere.lock().map(|mut all| std::mem::take(&mut *all)).unwrap_or_default() {
+            unmount_below(&at);
+        }
         unmount_below(self.scratch.path());
     }
 }
