@@ -55,11 +55,16 @@ const CLAIM: (&str, &str) = (
     ),
 );
 
+/// What is asked: a row for each attempt that is to end.
+pub(super) const ASKED: &str = "asked (of_job, of_attempt, of_token, of_worker, to_message, to_code, to_signal, to_memory, to_cpu, \
+    to_salvage, to_verdict, event) AS (VALUES ";
+/// What is known of its stages.
+pub(super) const STEPS: &str = "steps (step_job, step_attempt, step_seq, step_stage, step_started, step_ended, step_outcome, \
+    step_detail) AS (VALUES ";
+
 /// `$1` is the time. A success is a success whatever is on record of the job, so nothing of it needs to be read first. What ended goes on
 /// with what was asked of it in one row: each join of the two would compare each with each.
-const END: (&str, &str, &str) = (
-    "WITH asked (of_job, of_attempt, of_token, of_worker, to_message, to_code, to_signal, to_memory, to_cpu, to_salvage, to_verdict, \
-     event) AS (VALUES ",
+const END: (&str, &str) = (
     "), ended AS (UPDATE jobs SET state = 'succeeded', attempts_used = attempts_used + 1, outcome_class = 'succeeded', \
      outcome_message = to_message, commit_id = NULL, finished_at = $1, worker = NULL, token = NULL, lease_until = NULL, \
      requeue_requested_at = NULL, requeue_reason = NULL FROM asked \
@@ -71,14 +76,11 @@ const END: (&str, &str, &str) = (
      told AS (INSERT INTO outbox (id, job, attempt, state, created_at) SELECT event, e.id, e.attempt, e.state, $1 FROM ended e)",
     concat!(" SELECT ", job_columns!(), " FROM ended j JOIN job_specs s ON s.job = j.id"),
 );
-const STAGES: (&str, &str) = (
-    ", steps (step_job, step_attempt, step_seq, step_stage, step_started, step_ended, step_outcome, step_detail) AS (VALUES ",
-    "), staged AS (INSERT INTO attempt_stages (job, attempt, seq, stage, started_at, ended_at, outcome, detail) \
-     SELECT step_job, step_attempt, step_seq, step_stage, step_started, step_ended, step_outcome, step_detail \
-     FROM steps JOIN ended e ON e.id = step_job \
-     ON CONFLICT (job, attempt, seq) DO UPDATE SET stage = excluded.stage, started_at = excluded.started_at, \
-     ended_at = excluded.ended_at, outcome = excluded.outcome, detail = excluded.detail)",
-);
+const STAGED: &str = "), staged AS (INSERT INTO attempt_stages (job, attempt, seq, stage, started_at, ended_at, outcome, detail) \
+    SELECT step_job, step_attempt, step_seq, step_stage, step_started, step_ended, step_outcome, step_detail \
+    FROM steps JOIN ended e ON e.id = step_job \
+    ON CONFLICT (job, attempt, seq) DO UPDATE SET stage = excluded.stage, started_at = excluded.started_at, \
+    ended_at = excluded.ended_at, outcome = excluded.outcome, detail = excluded.detail)";
 
 /// A question that was under way for so long is in time, however short the lease.
 const IN_TIME: Duration = Duration::from_secs(1);
@@ -187,34 +189,19 @@ impl Store {
     /// Ends those attempts that succeeded without delivering anything and that nothing else concerns; the others are left as they
     /// are. Answers with the jobs that have ended.
     pub(super) async fn finish_at_once(&self, ends: &[&Pending]) -> Result<BTreeMap<JobId, Job>, StoreError> {
-        let mut simple: Vec<&&Pending> = ends.iter().filter(|pending| pending.is_simple()).collect();
+        let mut simple: Vec<&Pending> = ends.iter().copied().filter(|pending| pending.is_simple()).collect();
         if simple.is_empty() {
             return Ok(BTreeMap::new());
         }
         // In the order in which everybody locks.
         simple.sort_unstable_by_key(|pending| pending.claim.job);
         let mut args = args![self.now()];
-        let rows = simple.len().next_power_of_two();
-        for pending in &simple {
-            args.extend(end_row(pending)?);
-        }
-        for _ in simple.len()..rows {
-            args.extend(no_end());
-        }
-        let steps: Vec<(&Pending, &StageRecord)> = simple
-            .iter()
-            .flat_map(|pending| last_of_each(&pending.end.stages).into_iter().map(|step| (**pending, step)))
-            .collect();
-        let mut staged = String::new();
-        if !steps.is_empty() {
-            let rows = steps.len().next_power_of_two();
-            staged = format!("{}{}{}", STAGES.0, tuples(args.len() + 1, rows, 8), STAGES.1);
-            args.extend(steps.iter().flat_map(|(pending, step)| step_row(pending, step)));
-            for _ in steps.len()..rows {
-                args.extend(no_step());
-            }
-        }
-        let sql = format!("{}{}{}{staged}{}", END.0, tuples(2, rows, 12), END.1, END.2);
+        let asked = asked_rows(&mut args, &simple)?;
+        let staged = match step_rows(&mut args, &simple) {
+            Some(steps) => format!(", {STEPS}{steps}{STAGED}"),
+            None => String::new(),
+        };
+        let sql = format!("WITH {ASKED}{asked}{}{staged}{}", END.0, END.1);
         let ended: Vec<JobRow> = self.db().all(&sql, args).await?;
         ended.into_iter().map(|row| Job::try_from(row).map(|job| (job.id, job))).collect()
     }
@@ -250,6 +237,31 @@ impl Store {
     }
 }
 
+/// Adds what is asked to the arguments, and answers their places. A length of a power of two, so that few occur: each is a statement that
+/// has to be prepared.
+pub(super) fn asked_rows(args: &mut Vec<Arg>, ends: &[&Pending]) -> Result<String, StoreError> {
+    let mut asked = ends.iter().map(|pending| end_row(pending)).collect::<Result<Vec<_>, _>>()?;
+    let (first, rows) = (args.len() + 1, ends.len().next_power_of_two());
+    asked.resize_with(rows, no_end);
+    args.extend(asked.into_iter().flatten());
+    Ok(tuples(first, rows, 12))
+}
+
+/// The same for stages; none where there are none.
+pub(super) fn step_rows(args: &mut Vec<Arg>, ends: &[&Pending]) -> Option<String> {
+    let of = |pending: &&Pending| {
+        last_of_each(&pending.end.stages).into_iter().map(|step| step_row(pending, step)).collect::<Vec<_>>()
+    };
+    let mut steps: Vec<Vec<Arg>> = ends.iter().flat_map(of).collect();
+    if steps.is_empty() {
+        return None;
+    }
+    let (first, rows) = (args.len() + 1, steps.len().next_power_of_two());
+    steps.resize_with(rows, no_step);
+    args.extend(steps.into_iter().flatten());
+    Some(tuples(first, rows, 8))
+}
+
 fn end_row(Pending { claim, end, .. }: &Pending) -> Result<Vec<Arg>, StoreError> {
     let what = || format!("attempt {} of job {}", claim.attempt, claim.job);
     let verdict = serde_json::to_string(&end.log).map_err(|error| StoreError::corrupt(what(), error))?;
@@ -269,7 +281,7 @@ fn end_row(Pending { claim, end, .. }: &Pending) -> Result<Vec<Arg>, StoreError>
     ])
 }
 
-/// A row that is nobody's, so that few lengths of the list occur: each is a statement that has to be prepared.
+/// A row that is nobody's.
 fn no_end() -> Vec<Arg> {
     use Arg::{Int, Text};
     let uuid = || Arg::Uuid(None);

@@ -57,7 +57,7 @@ const START: &str = concat!(
 );
 const ADD_ATTEMPTS: &str =
     "INSERT INTO attempts (job, attempt, worker, started_at) SELECT id, attempt, worker, $1 FROM jobs WHERE id IN ";
-const CLAIMED: &str = concat!(
+pub(super) const CLAIMED: &str = concat!(
     "SELECT ",
     job_columns!(),
     ", j.token, j.lease_until, c.started_at AS claimed_at, p.attempt AS previous_attempt, p.outcome_class AS previous_class, \
@@ -207,6 +207,13 @@ impl Store {
             }
             if missing == 0 || !at_once.limited {
                 return Ok(if missing == 0 { Round::Done } else { unknown });
+            }
+        } else {
+            let jobs = self.claim_in_one_call(part, ask).await?;
+            missing -= jobs.len();
+            claimed.extend(jobs);
+            if missing == 0 {
+                return Ok(Round::Done);
             }
         }
         let mut look = self.look(part, missing, missing, ask).await?;

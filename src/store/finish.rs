@@ -84,9 +84,7 @@ impl Store {
     }
 
     async fn finish_all(&self, mut pending: Vec<Pending>) {
-        if self.db().kind() == Kind::Postgres {
-            pending = self.finish_simple(pending).await;
-        }
+        pending = self.finish_simple(pending).await;
         if pending.is_empty() {
             return;
         }
@@ -97,10 +95,15 @@ impl Store {
         }
     }
 
-    /// Ends those that can be ended in one statement, and gives back the others.
+    /// Ends those that can be ended in one statement, or one call, and gives back the others.
     async fn finish_simple(&self, pending: Vec<Pending>) -> Vec<Pending> {
         let mut left = Vec::new();
-        match self.finish_at_once(&pending.iter().collect::<Vec<_>>()).await {
+        let all: Vec<&Pending> = pending.iter().collect();
+        let ended = match self.db().kind() {
+            Kind::Postgres => self.finish_at_once(&all).await,
+            Kind::Sqlite => self.finish_in_one_call(&all).await,
+        };
+        match ended {
             Ok(mut jobs) => {
                 let ended = !jobs.is_empty();
                 for pending in pending {
@@ -127,7 +130,7 @@ impl Store {
                 }
             }
             Err(error) => {
-                tracing::warn!(%error, "could not end {} attempts in one statement; taking the long way", pending.len());
+                tracing::warn!(%error, "could not end {} attempts at once; taking the long way", pending.len());
                 left = pending;
             }
         }

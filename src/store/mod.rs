@@ -43,6 +43,7 @@ mod listener;
 mod logs;
 mod migrate;
 mod notifier;
+mod one_call;
 mod outbox;
 mod pauses;
 mod promote;

@@ -11,17 +11,16 @@ use sawmill::git::Strategy;
 use sawmill::job::JobState;
 use serde_json::{Value, json};
 
-use super::{about, plant, run, text, with_fate};
+use super::{about, answer_at, plant, text, with_fate};
 use crate::crash::LONG;
+use crate::delivery::daemon::Seat;
 use crate::delivery::host::{Host, On, until};
 use crate::delivery::remote::small_remote;
 use crate::git::fixture::strategy;
 use crate::trouble::disk::noise;
 
 fn answer(host: &Host, args: &[&str]) -> Value {
-    let said = run(host, "a", args);
-    assert!(said.status.success(), "{args:?}: {}", String::from_utf8_lossy(&said.stderr));
-    serde_json::from_slice(&said.stdout).expect("JSON")
+    answer_at(host, &Seat::of("a"), args)
 }
 
 /// Everything below a directory.

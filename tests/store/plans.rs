@@ -10,11 +10,20 @@ use sawmill::store::{Change, CompletionFilter, JobFilter, Run, Selection, Swept}
 const BACKLOG: usize = 20_000;
 
 /// The order of the hot statements, and the index that each goes by. SQLite has no counters that would tell what was read.
-const PLANS: [(&str, &str); 33] = [
+const PLANS: [(&str, &str); 35] = [
     (
         "SELECT j.id FROM jobs j WHERE j.state = 'queued' AND j.held IS NULL AND j.route = 1 AND (j.start_by IS NULL OR j.start_by > 1) \
          ORDER BY j.priority, j.position, j.id LIMIT 1",
         "SEARCH j USING INDEX jobs_claim (route=?)",
+    ),
+    (
+        "UPDATE jobs SET state = 'running' WHERE id IN (SELECT j.id FROM jobs j INDEXED BY jobs_claim WHERE j.state = 'queued' AND j.held IS NULL \
+         AND j.route = 1 ORDER BY j.priority, j.position, j.id LIMIT 3) AND concurrency_key IS NULL",
+        "SEARCH jobs USING INDEX sqlite_autoindex_jobs_1 (id=?)",
+    ),
+    (
+        "SELECT id FROM jobs WHERE worker = 'w' AND hex(substr(token, 1, 8)) = '00'",
+        "SEARCH jobs USING INDEX jobs_worker (worker=?)",
     ),
     (
         "SELECT t.position FROM jobs t WHERE t.state = 'queued' AND t.held IS NULL AND t.route = 1 AND t.priority = 2 AND t.share = 's' \

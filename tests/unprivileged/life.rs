@@ -17,7 +17,7 @@ use crate::git::fixture::mounts_below;
 
 /// A lease that does not run out within a test, and one that is waited out.
 const LONG: Duration = Duration::from_secs(30);
-const SHORT: Duration = Duration::from_secs(4);
+pub(super) const SHORT: Duration = Duration::from_secs(4);
 
 /// What can be done to the files of a base, and what a job there finds.
 const EVERYTHING: &str = "set -e
