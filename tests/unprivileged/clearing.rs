@@ -20,9 +20,11 @@ async fn what_a_killed_worker_left_is_listed_and_removed_by_its_user() {
     latch.lift();
     worker.kill();
     until("its supervisor ends the job, and itself", async || scene.host.processes("__supervise").is_empty()).await;
-    let before = reconcile_at(&scene.host, &scene.seat, &[]);
-    let slot = about(&before, "slot", "slots/0");
-    assert!(slot["fate"] == "goes" && text(slot, "why").contains("has ended"), "{slot:#}");
+    let look = || reconcile_at(&scene.host, &scene.seat, &[]);
+    until("the claim has run out", async || about(&look(), "slot", "slots/0")["fate"] == "goes").await;
+    let before = look();
+    let why = text(about(&before, "slot", "slots/0"), "why");
+    assert!(why.contains("has ended"), "{why}");
     let applied = reconcile_at(&scene.host, &scene.seat, &["--apply"]);
     assert_eq!(with_fate(&applied, "removed"), with_fate(&before, "goes"), "{applied:#?}");
     let after = reconcile_at(&scene.host, &scene.seat, &["--apply"]);
