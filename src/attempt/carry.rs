@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::halt::Halt;
+use super::in_time::in_time;
 use super::open::Attempt;
 use super::place::{Chosen, Place, Processes};
 use super::prepare::within;
@@ -26,7 +27,7 @@ use crate::caches::{
 use crate::clock::{Timestamp, human};
 use crate::git::Worktree;
 use crate::ids::ObjectId;
-use crate::job::OutcomeClass;
+use crate::job::{Deadline, OutcomeClass};
 use crate::sandbox::container::{WORKSPACE, propagates};
 
 /// How long a command may take that tells of a toolchain.
@@ -343,30 +344,14 @@ async fn unless_halted<T: Send + 'static>(
     let cancel = CancellationToken::new();
     let heard = cancel.clone();
     let mut working = pin!(blocking(move || work(&heard)));
-    let halt = tokio::select! {
-        biased;
-        done = &mut working => return Ok(done),
-        halt = halted(attempt) => halt,
+    let cut = match in_time(attempt, Deadline::work_left, &mut working).await {
+        Ok(done) => return Ok(done),
+        Err(cut) => cut,
     };
     cancel.cancel();
     // What came of it is of no use any more.
     drop(working.await);
-    Err(halt)
-}
-
-/// Waits until the attempt is to stop, or has no time left to work.
-async fn halted(attempt: &Attempt) -> Halt {
-    loop {
-        let known = attempt.moved.at();
-        tokio::select! {
-            biased;
-            reason = attempt.stop.stopped() => return Halt::Stopped(reason),
-            _ = attempt.moved.moved_from(known) => {}
-            () = tokio::time::sleep(attempt.deadline().work_left(attempt.now())) => {
-                return Halt::failed(OutcomeClass::Timeout, "the attempt met its deadline while its caches were copied");
-            }
-        }
-    }
+    Err(cut.or(|| Halt::failed(OutcomeClass::Timeout, "the attempt met its deadline while its caches were copied")))
 }
 
 /// Runs what blocks where nobody waits for it. It is not given up half-way.

@@ -3,17 +3,17 @@
 //! The one rule: what a critic did not judge is on record as that. It passes only where the critic is not required; what it judged is in
 //! the journal before anything follows it, so that a daemon that comes after a crash does not ask again.
 
-use std::pin::pin;
 use std::time::Instant;
 
 use super::environment;
 use super::halt::Halt;
+use super::in_time::{Cut, in_time};
 use super::open::Attempt;
 use super::prepare::within;
 use crate::critic::{Asked, Critic, Question};
 use crate::git::{Committed, EXCERPT_CUT, Worktree};
 use crate::job::completion::Usage;
-use crate::job::{Critique, CritiqueVerdict, OutcomeClass};
+use crate::job::{Critique, CritiqueVerdict, Deadline, OutcomeClass};
 
 /// How much of a change a critic is shown, in bytes.
 const DIFF_MAX: usize = 96 * 1024;
@@ -68,7 +68,7 @@ async fn ask(attempt: &Attempt, critic: &Critic, committed: &Committed, used: &m
     let diff = within(attempt, worktree.excerpt(&committed.commit, DIFF_MAX)).await?;
     let partial = diff.ends_with(EXCERPT_CUT);
     let question = Question { task: attempt.claimed.job.spec.task.clone(), diff };
-    let asked = in_time(attempt, critic, &question, used).await?;
+    let asked = judged(attempt, critic, &question, used).await?;
     let (verdict, reason, judged) = match asked {
         Asked::Not(why) => (CritiqueVerdict::Skipped, Some(why), None),
         Asked::Judged(judged) => match judged.rejected.clone() {
@@ -93,19 +93,13 @@ async fn ask(attempt: &Attempt, critic: &Critic, committed: &Committed, used: &m
 }
 
 /// Asks for as long as the attempt's deadline leaves.
-async fn in_time(attempt: &Attempt, critic: &Critic, question: &Question, used: &mut Option<Usage>) -> Result<Asked, Halt> {
+async fn judged(attempt: &Attempt, critic: &Critic, question: &Question, used: &mut Option<Usage>) -> Result<Asked, Halt> {
     let redactor = environment::redactor(&attempt.tools, &attempt.claimed.job, &attempt.backend);
-    let mut asking = pin!(critic.ask(question, &attempt.tools.environment, &redactor, used));
-    loop {
-        let known = attempt.moved.at();
-        let left = attempt.deadline().work_left(attempt.now());
-        tokio::select! {
-            biased;
-            reason = attempt.stop.stopped() => return Err(Halt::Stopped(reason)),
-            asked = &mut asking => return Ok(asked),
-            _ = attempt.moved.moved_from(known) => {}
-            () = tokio::time::sleep(left) => return Ok(Asked::Not("no time was left of the attempt's deadline".to_owned())),
-        }
+    let asking = critic.ask(question, &attempt.tools.environment, &redactor, used);
+    match in_time(attempt, Deadline::work_left, asking).await {
+        Ok(asked) => Ok(asked),
+        Err(Cut::Late) => Ok(Asked::Not("no time was left of the attempt's deadline".to_owned())),
+        Err(Cut::Stopped(reason)) => Err(Halt::Stopped(reason)),
     }
 }
 

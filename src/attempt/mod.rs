@@ -17,6 +17,7 @@ mod environment;
 mod execute;
 mod ground;
 mod halt;
+mod in_time;
 mod insist;
 mod inspect;
 mod journal;

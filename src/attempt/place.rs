@@ -12,11 +12,12 @@ use tracing::{error, warn};
 use super::egress;
 use super::execute;
 use super::halt::Halt;
+use super::in_time::in_time;
 use super::open::Attempt;
 use crate::git::Worktree;
-use crate::job::OutcomeClass;
 use crate::job::attempt::RunsOn;
 use crate::job::spec::ContainerMode;
+use crate::job::{Deadline, OutcomeClass};
 use crate::sandbox::container::{Container, ContainerError, Containers, Lodging, Start, Use, WORKSPACE, Wish};
 use crate::sandbox::{SandboxError, Supervisor};
 use crate::workspace::SlotDir;
@@ -162,18 +163,9 @@ async fn lodge(attempt: &Attempt) -> Result<Result<Place, ContainerError>, Halt>
         objects: worktree.borrowed_objects(),
     };
     let begun = Instant::now();
-    let mut taking = std::pin::pin!(attempt.tools.containers.take(&wish));
-    let taken = loop {
-        let known = attempt.moved.at();
-        tokio::select! {
-            reason = attempt.stop.stopped() => return Err(Halt::Stopped(reason)),
-            taken = &mut taking => break taken,
-            _ = attempt.moved.moved_from(known) => {}
-            () = tokio::time::sleep(attempt.deadline().work_left(attempt.now())) => {
-                return Err(Halt::failed(OutcomeClass::Infrastructure, "the deadline was met before there was a container"));
-            }
-        }
-    };
+    let late = || Halt::failed(OutcomeClass::Infrastructure, "the deadline was met before there was a container");
+    let taking = attempt.tools.containers.take(&wish);
+    let taken = in_time(attempt, Deadline::work_left, taking).await.map_err(|cut| cut.or(late))?;
     let Lodging { container, env, start } = match taken {
         Ok(lodging) => lodging,
         Err(error) => return Ok(Err(error)),

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use super::halt::Halt;
+use super::in_time::in_time;
 use super::journal::Phase;
 use super::open::Attempt;
 use super::place;
@@ -12,7 +13,7 @@ use crate::gates::{self, OWN_GATES, OWN_GATES_SIZE};
 use crate::git::{BaseFile, GitError, TakenOver, Worktree};
 use crate::ids::ObjectId;
 use crate::job::spec::Gate;
-use crate::job::{OutcomeClass, PreviousAttempt, RetryFrom, Stage};
+use crate::job::{Deadline, OutcomeClass, PreviousAttempt, RetryFrom, Stage};
 
 pub(super) async fn run(attempt: &mut Attempt) -> Result<Phase, Halt> {
     attempt.stages.enter(Stage::Prepare, attempt.now());
@@ -138,20 +139,8 @@ async fn find_salvage(attempt: &mut Attempt) -> Result<(), Halt> {
 
 /// Runs a step of git's under the attempt's deadline and its requests to stop.
 pub(super) async fn within<T>(attempt: &Attempt, step: impl Future<Output = Result<T, crate::git::GitError>>) -> Result<T, Halt> {
-    tokio::pin!(step);
-    loop {
-        let known = attempt.moved.at();
-        let left = attempt.deadline().left(attempt.now());
-        tokio::select! {
-            biased;
-            reason = attempt.stop.stopped() => return Err(Halt::Stopped(reason)),
-            result = &mut step => return Ok(result?),
-            _ = attempt.moved.moved_from(known) => {}
-            () = tokio::time::sleep(left) => {
-                return Err(Halt::failed(OutcomeClass::Timeout, "the attempt met its deadline while git was at work"));
-            }
-        }
-    }
+    let late = || Halt::failed(OutcomeClass::Timeout, "the attempt met its deadline while git was at work");
+    Ok(in_time(attempt, Deadline::left, step).await.map_err(|cut| cut.or(late))??)
 }
 
 /// What the backend is told of the job.

@@ -87,6 +87,7 @@ fn end_all() -> io::Result<ExitStatus> {
             Err(Errno::ECHILD) => break,
             Err(error) => return Err(error.into()),
             Ok(WaitStatus::StillAlive) if Instant::now() > until => break,
+            // Nothing waits for a child and a time at once without code that is not safe.
             Ok(WaitStatus::StillAlive) => std::thread::sleep(LOOK),
             Ok(_) => {}
         }

@@ -102,7 +102,7 @@ async fn a_dropped_commit_leaves_no_process_and_no_lock() {
 fn hold_the_lock(place: &Place, script: &str) -> (PathBuf, PathBuf) {
     let (hook, held) = (place.remote_dir().join("hooks/reference-transaction"), place.root.path().join("held"));
     let text =
-        format!("#!/bin/sh\n[ \"$1\" = prepared ] || exit 0\n{script}\ntouch '{}'\nsleep 600\nsleep 600\n", held.display());
+        format!("#!/bin/sh\n[ \"$1\" = prepared ] || exit 0\n{script}\necho $$ > '{}'\nsleep 600\nsleep 600\n", held.display());
     fs::write(&hook, text).expect("a hook");
     make_executable(&hook);
     (hook, held)
@@ -168,6 +168,8 @@ async fn what_does_not_end_when_a_push_is_dropped_is_killed() {
         () = until("the ref is locked", || held.exists()) => {}
     }
     until("nobody works on the remote", || !git_works_in(&place.remote_dir())).await;
+    let hook = fs::read_to_string(held).expect("its process");
+    assert!(!Path::new("/proc").join(hook.trim()).exists(), "{hook}");
 }
 
 fn git_works_in(slot: &Path) -> bool {

@@ -15,11 +15,7 @@ async fn what_a_killed_worker_left_is_listed_and_removed_by_its_user() {
     let scene = Scene::set(SHORT).await;
     let (latch, state) = (scene.latch(), scene.host.state_dir("a"));
     let job = scene.enqueue(&format!("echo half > half.txt; {}", latch.here()), &json!({}));
-    let worker = scene.start().await;
-    latch.reached().await;
-    latch.lift();
-    worker.kill();
-    until("its supervisor ends the job, and itself", async || scene.host.processes("__supervise").is_empty()).await;
+    scene.abandon(&latch).await;
     let look = || reconcile_at(&scene.host, &scene.seat, &[]);
     until("the claim has run out", async || about(&look(), "slot", "slots/0")["fate"] == "goes").await;
     let before = look();

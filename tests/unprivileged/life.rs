@@ -101,14 +101,7 @@ async fn a_daemon_that_stays_away_leaves_salvage_and_no_process() {
     let scene = Scene::set(SHORT).await;
     let latch = scene.latch();
     let job = scene.enqueue(&format!("rm -r docs; echo half > half.txt; {}", latch.here()), &json!({}));
-    let worker = scene.start().await;
-    latch.reached().await;
-    latch.lift();
-    worker.kill();
-    until("the supervisor ends the job and itself", async || {
-        scene.host.processes("__supervise").is_empty() && scene.host.processes("SAWMILL_JOB=").is_empty()
-    })
-    .await;
+    scene.abandon(&latch).await;
     let salvaged = refs(&scene.remote, "refs/sawmill/salvage/");
     assert_eq!(salvaged.len(), 1, "{}", scene.host.logs());
     assert_eq!(salvaged[0].0, format!("refs/sawmill/salvage/{job}/1"));
@@ -225,14 +218,7 @@ async fn a_daemon_that_stays_away_leaves_salvage_without_its_jobs_caches() {
         latch.here()
     );
     let job = enqueue(&scene, &command);
-    let worker = scene.start().await;
-    latch.reached().await;
-    latch.lift();
-    worker.kill();
-    until("the supervisor ends the job and itself", async || {
-        scene.host.processes("__supervise").is_empty() && scene.host.processes("SAWMILL_JOB=").is_empty()
-    })
-    .await;
+    scene.abandon(&latch).await;
     let salvaged = refs(&scene.remote, "refs/sawmill/salvage/");
     assert_eq!(salvaged.len(), 1, "{}", scene.host.logs());
     let changed = git(&scene.remote, &["diff", "--name-status", "main", &salvaged[0].1]);

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use crate::container;
 use crate::delivery::daemon::{Daemon, Seat};
-use crate::delivery::host::{Host, Lodging, On};
+use crate::delivery::host::{Host, Lodging, On, until};
 use crate::delivery::remote::{Latch, publish};
 
 /// A user that has nothing: nobody of Debian's.
@@ -71,6 +71,18 @@ impl Scene {
         let log = worker.log();
         assert!(log.contains("worktrees are made by overlay") && log.contains("in a namespace of this worker's own"), "{log}");
         worker
+    }
+
+    /// A worker that is killed once its job is held, and does not come back. Afterwards nothing of the job runs.
+    async fn abandon(&self, held: &Latch) {
+        let worker = self.start().await;
+        held.reached().await;
+        held.lift();
+        worker.kill();
+        until("the supervisor ends the job and itself", async || {
+            self.host.processes("__supervise").is_empty() && self.host.processes("SAWMILL_JOB=").is_empty()
+        })
+        .await;
     }
 
     /// Enqueues a job that runs this, with the rest of its document.

@@ -299,6 +299,7 @@ impl Containers {
         inner.tasks.close();
         inner.tasks.wait().await;
         while !inner.workshop.purge_once().await {
+            // For as long as closing may take.
             tokio::time::sleep(PURGE_AGAIN_AFTER).await;
         }
     }
