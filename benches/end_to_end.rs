@@ -1,9 +1,12 @@
 //! What a job costs beyond the git commands that a script would run for the same result, stage by stage, and what an idle
-//! worker costs. Real processes, a local bare remote, both ways by turns in one run.
+//! worker costs. Real processes, a local bare remote; on the host, in warm containers and by the script, by turns in one run.
 //!
-//! `cargo bench --bench end_to_end` (rounds: `SAWMILL_BENCH_ROUNDS`, 40 by default; in containers of the image
-//! that `SAWMILL_BENCH_IMAGE` names). Medians, in milliseconds.
+//! `tests/with-services.sh cargo bench --bench end_to_end` (rounds: `SAWMILL_BENCH_ROUNDS`, 40 by default, a quarter of them on the
+//! largest repository). Medians, in milliseconds.
 
+#[path = "../tests/container/image.rs"]
+#[expect(dead_code, reason = "tests use more of it")]
+mod image;
 #[path = "server/mod.rs"]
 mod server;
 
@@ -22,13 +25,17 @@ use server::Server;
 
 /// What the job does: it changes one file.
 const CHANGE: &str = "echo changed >> CHANGED.txt";
+/// What is compared with the script.
+const WHOLE: &str = "0 from enqueue to end";
+/// The configuration of a worker whose jobs run on the host.
+const HOST: &str = "[container]\nmode = \"off\"\n";
 
 fn main() {
     let rounds: usize = std::env::var("SAWMILL_BENCH_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(40);
     let scratch = tempfile::tempdir().expect("a scratch directory");
     println!("rounds: {rounds}; scratch directory on {}", filesystem(scratch.path()));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
-    for (name, files) in [("small", 240), ("large", 6_000)] {
+    for (name, files, rounds) in [("small", 240, rounds), ("middle", 6_000, rounds), ("large", 57_000, rounds.div_ceil(4))] {
         let place = scratch.path().join(name);
         let remote = make_remote(&place, files);
         runtime.block_on(compare(name, &place, &remote, rounds));
@@ -36,51 +43,75 @@ fn main() {
     runtime.block_on(idle(&scratch.path().join("idle")));
 }
 
+/// Where jobs run, and what was measured there, stage by stage.
+struct Way {
+    name: &'static str,
+    client: Client,
+    stages: BTreeMap<&'static str, Vec<f64>>,
+    _server: Server,
+}
+
+impl Way {
+    fn open(name: &'static str, place: &Path, containers: &str) -> Self {
+        let server = Server::start(&place.join(name), 1, containers);
+        let client = Client::http(&server.address).expect("an address");
+        Self { name, client, stages: BTreeMap::new(), _server: server }
+    }
+}
+
 /// Runs jobs and scripts by turns on one remote.
 async fn compare(name: &str, place: &Path, remote: &Path, rounds: usize) {
-    let server = Server::start(&place.join("server"), 1, &containers());
-    let client = Client::http(&server.address).expect("an address");
+    let image = image::with_git().await;
+    let containers = format!("[container]\nmode = \"on\"\nimage = {image:?}\nsocket = {:?}\n", image::socket());
+    let mut ways = [Way::open("host", place, HOST), Way::open("container", place, &containers)];
     let clone = place.join("clone");
     git(place, &["clone", "--quiet", "--bare", path(remote), path(&clone)]);
 
-    let mut ours: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
     let mut script = Vec::new();
     for round in 0..rounds + 3 {
-        let (job, attempt) = run_job(&client, remote, round).await;
+        let mut jobs = Vec::new();
+        for way in &ways {
+            jobs.push(run_job(way, remote, round).await);
+        }
         let took = run_script(&clone, &place.join("script-tree"), round);
         if round < 3 {
             continue; // The first ones clone the mirror and warm the caches.
         }
         script.push(took);
-        record(&mut ours, &job, &attempt);
+        for (way, (job, attempt)) in ways.iter_mut().zip(&jobs) {
+            record(&mut way.stages, job, attempt);
+        }
     }
     println!("\n{name}: {} files", git(remote, &["ls-tree", "-r", "--name-only", "HEAD"]).lines().count());
-    println!("  {:<28} {:>8}", "the git commands of a script", format!("{:.1}", median(&mut script)));
-    for (stage, values) in &mut ours {
-        println!("  {:<28} {:>8}", format!("job: {stage}"), format!("{:.1}", median(values)));
+    let script = median(&mut script);
+    println!("  {:<38} {script:>8.1}", "the git commands of a script");
+    for Way { name, stages, .. } in &mut ways {
+        for (stage, values) in &mut *stages {
+            println!("  {:<38} {:>8.1}", format!("job, {name}: {stage}"), median(values));
+        }
+        let whole = median(stages.get_mut(WHOLE).expect("measured"));
+        println!("  {:<38} {:>8.3}", format!("job, {name}: it takes of the script"), whole / script);
     }
-    let whole = median(ours.get_mut("0 from enqueue to end").expect("measured"));
-    println!("  overhead beyond the script    {:>8}", format!("{:.1}", whole - median(&mut script)));
 }
 
-fn record(ours: &mut BTreeMap<&'static str, Vec<f64>>, job: &Job, attempt: &AttemptRecord) {
+fn record(stages: &mut BTreeMap<&'static str, Vec<f64>>, job: &Job, attempt: &AttemptRecord) {
     let ms = |from: sawmill::clock::Timestamp, to: sawmill::clock::Timestamp| to.since(from).as_secs_f64() * 1e3;
     let finished = job.finished_at.expect("ended");
-    ours.entry("0 from enqueue to end").or_default().push(ms(job.created_at, finished));
-    ours.entry("1 enqueue to claim").or_default().push(ms(job.created_at, attempt.started_at));
+    stages.entry(WHOLE).or_default().push(ms(job.created_at, finished));
+    stages.entry("1 enqueue to claim").or_default().push(ms(job.created_at, attempt.started_at));
     let names = ["2 prepare", "3 execute", "4 commit", "5 judge", "6 publish", "7 cleanup", "8 complete"];
     for (name, stage) in names.into_iter().zip(&attempt.stages) {
         assert!(name.ends_with(stage.stage.as_str()), "stages are as expected");
-        ours.entry(name).or_default().push(ms(stage.started_at, stage.ended_at.unwrap_or(finished)));
+        stages.entry(name).or_default().push(ms(stage.started_at, stage.ended_at.unwrap_or(finished)));
     }
 }
 
-async fn run_job(client: &Client, remote: &Path, round: usize) -> (Job, AttemptRecord) {
+async fn run_job(Way { name, client, .. }: &Way, remote: &Path, round: usize) -> (Job, AttemptRecord) {
     let spec = JobSpec {
         schema: spec::SCHEMA,
         repo: Some(path(remote).to_owned()),
         task: Task { command: Some(spec::Command::Line(CHANGE.to_owned())), ..Task::default() },
-        deliver: Deliver { branch: Some(format!("job/{round}").parse().expect("a branch name")), ..Deliver::default() },
+        deliver: Deliver { branch: Some(format!("{name}/{round}").parse().expect("a branch name")), ..Deliver::default() },
         ..JobSpec::default()
     };
     let job: Job = client.post("/v1/jobs", &spec).await.expect("enqueued");
@@ -99,12 +130,13 @@ async fn run_job(client: &Client, remote: &Path, round: usize) -> (Job, AttemptR
 fn run_script(clone: &Path, tree: &Path, round: usize) -> f64 {
     let branch = format!("script/{round}");
     let started = Instant::now();
-    git(clone, &["ls-remote", "origin", "HEAD"]);
+    git(clone, &["fetch", "--quiet", "origin"]);
     git(clone, &["worktree", "add", "--quiet", "--no-track", "-b", &branch, path(tree), "HEAD"]);
     assert!(Command::new("sh").args(["-c", CHANGE]).current_dir(tree).status().expect("sh runs").success());
+    git(tree, &["status", "--porcelain"]);
     git(tree, &["add", "-A"]);
+    git(tree, &["diff", "--cached", "--numstat"]);
     git(tree, &["commit", "--quiet", "-m", "change"]);
-    git(tree, &["diff", "--numstat", "HEAD~1", "HEAD"]);
     git(tree, &["push", "--quiet", "origin", &branch]);
     git(clone, &["worktree", "remove", "--force", path(tree)]);
     git(clone, &["worktree", "prune"]);
@@ -113,7 +145,7 @@ fn run_script(clone: &Path, tree: &Path, round: usize) -> f64 {
 
 /// What a worker with four slots costs while it has nothing to do.
 async fn idle(place: &Path) {
-    let server = Server::start(place, 4, &containers());
+    let server = Server::start(place, 4, HOST);
     let client = Client::http(&server.address).expect("an address");
     let _: serde_json::Value = client.get("/v1/workers").await.expect("it answers");
     tokio::time::sleep(Duration::from_secs(3)).await;
@@ -131,20 +163,13 @@ async fn idle(place: &Path) {
     println!("  processor time                {:>8.2} % of a core", ticks as f64 / 10.0);
 }
 
-/// Where jobs run: in containers of the image that is named, else on the host.
-fn containers() -> String {
-    match std::env::var("SAWMILL_BENCH_IMAGE") {
-        Ok(image) => format!("[container]\nmode = \"on\"\nimage = {image:?}\n"),
-        Err(_) => "[container]\nmode = \"off\"\n".to_owned(),
-    }
-}
-
-/// A bare repository with about that many files of a few kilobytes.
+/// A bare repository with about that many files of a few kilobytes, some 150 in a directory of the larger ones.
 fn make_remote(place: &Path, files: usize) -> PathBuf {
     let (source, remote) = (place.join("source"), place.join("remote.git"));
     fs::create_dir_all(&source).expect("made");
+    let dirs = (files / 150).max(40);
     for number in 0..files {
-        let dir = source.join(format!("part-{:02}", number % 40));
+        let dir = source.join(format!("part-{:03}", number % dirs));
         fs::create_dir_all(&dir).expect("made");
         let line = format!("line of file {number} with some text that is not too regular: {}\n", number * 7919);
         fs::write(dir.join(format!("file-{number}.txt")), line.repeat(20 + number % 60)).expect("written");
