@@ -125,8 +125,8 @@ pub struct EnqueueArgs {
     #[arg(long, value_name = "FILE", conflicts_with_all = [
         "project", "repo", "base", "backend", "instruction", "file", "changes", "priority", "env", "branch", "idempotency_key",
         "execution", "role", "slug", "at", "in", "start_by", "require", "after", "after_failure", "base_from", "key", "timeout",
-        "attempts", "retry_from", "revisions", "container", "image", "artifact", "required_artifact", "critic", "Terms",
-        "command",
+        "attempts", "retry_from", "revisions", "container", "image", "artifact", "required_artifact", "critic", "acceptance",
+        "input", "input_file", "input_json", "budget", "execution_budget", "gate", "gates", "check", "no_push", "keep", "command",
     ])]
     pub spec: Option<PathBuf>,
     /// Where the queue is full, try again for so long
@@ -196,7 +196,7 @@ fn parse_key(text: &str) -> Result<Concurrency, String> {
 
 /// The document that the arguments ask for.
 pub(super) fn document(args: EnqueueArgs) -> Result<JobSpec, CliError> {
-    if args.terms.from_stdin() + usize::from(args.file.as_deref() == Some(Path::new("-"))) > 1 {
+    if args.terms.stdin_uses() + usize::from(args.file.as_deref() == Some(Path::new("-"))) > 1 {
         return Err(CliError::Usage("standard input is there once; give all but one of the - as files".to_owned()));
     }
     let terms = args.terms;

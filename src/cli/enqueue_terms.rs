@@ -71,7 +71,7 @@ pub enum Checked {
 
 impl Terms {
     /// How many of the arguments are standard input, which is there once.
-    pub(super) fn from_stdin(&self) -> usize {
+    pub(super) fn stdin_uses(&self) -> usize {
         let files = self.input_file.iter().map(|(_, path)| Path::new(path)).chain(self.gates.as_deref());
         files.filter(|path| *path == Path::new("-")).count()
     }
