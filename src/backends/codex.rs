@@ -1,9 +1,10 @@
 //! `kind = "openai_codex"`: Codex, by `codex exec --json`.
 //!
 //! Its events, as version 0.169 writes them: `thread.started`, `item.started` and `item.completed` with what it does, `turn.completed`
-//! with the usage, `turn.failed` and `error` with a message. It tells limits in words only, and their reset by the local clock.
+//! with the usage, `turn.failed` and `error` with a message. It tells limits in words only, and their reset by the local clock, to the minute.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -21,6 +22,15 @@ const KEYS: [&str; 2] = ["CODEX_API_KEY", "OPENAI_API_KEY"];
 
 /// What it says when the model's server has refused it several times over. Then it waits for as long as the server says, without a word.
 const REFUSED: &str = "exceeded retry limit, last status: 429";
+
+/// What it says of limits: of a plan's, of an API key's, and of a workspace's.
+const LIMITS: [&str; 5] = ["usage limit", "Quota exceeded", "out of credits", "hit your spend cap", REFUSED];
+
+/// What stands before the moment of a reset, at the beginning of a sentence or within one.
+const AGAIN: &str = "try again at ";
+
+/// The reset is told without its seconds.
+const TOLD_TO: Duration = Duration::from_secs(60);
 
 impl Agent for Codex {
     fn abilities(&self) -> Abilities {
@@ -160,18 +170,17 @@ fn unquoted(text: &str) -> Option<String> {
 }
 
 fn failure(message: &str) -> AgentEnd {
-    let limit = ["usage limit", "Quota exceeded", REFUSED].iter().any(|words| message.contains(words));
-    if limit {
+    if LIMITS.iter().any(|words| message.contains(words)) {
         AgentEnd::UsageLimit(message.to_owned(), reset(message, &jiff::Zoned::now()))
     } else {
         AgentEnd::Failed(message.to_owned())
     }
 }
 
-/// The moment after `try again at`: `2:03 AM` is today's, `Nov 25th, 2026 2:03 AM` another day's.
+/// When the minute after `try again at` is over: `2:03 AM` is today's, `Nov 25th, 2026 2:03 AM` another day's.
 fn reset(message: &str, now: &jiff::Zoned) -> Option<Timestamp> {
-    let (_, said) = message.split_once("try again at ")?;
-    let said = said.trim_end_matches('.').trim();
+    let at = message.to_ascii_lowercase().find(AGAIN)? + AGAIN.len();
+    let said = message[at..].trim_end_matches('.').trim();
     let moment = match said.split_once(',') {
         None => now.date().to_datetime(jiff::civil::Time::strptime("%I:%M %p", said).ok()?),
         Some((day, rest)) => {
@@ -179,7 +188,7 @@ fn reset(message: &str, now: &jiff::Zoned) -> Option<Timestamp> {
             jiff::civil::DateTime::strptime("%b %d, %Y %I:%M %p", format!("{day},{rest}")).ok()?
         }
     };
-    Some(Timestamp(moment.to_zoned(now.time_zone().clone()).ok()?.timestamp().as_millisecond()))
+    Some(Timestamp(moment.to_zoned(now.time_zone().clone()).ok()?.timestamp().as_millisecond()) + TOLD_TO)
 }
 
 #[cfg(test)]
@@ -221,6 +230,10 @@ mod tests {
             end("You’ve hit your usage limit. Upgrade to Pro or try again at 2:03 AM."),
             AgentEnd::UsageLimit(_, Some(_))
         ));
+        assert!(matches!(end("You've hit your usage limit. Try again at 2:03 AM."), AgentEnd::UsageLimit(_, Some(_))));
+        assert!(matches!(end("You've hit your usage limit. Try again later."), AgentEnd::UsageLimit(_, None)));
+        assert!(matches!(end("Your workspace is out of credits. Add credits to continue."), AgentEnd::UsageLimit(_, None)));
+        assert!(matches!(end("You hit your spend cap set in your workspace."), AgentEnd::UsageLimit(_, None)));
         assert!(matches!(end("Quota exceeded. Check your plan and billing details."), AgentEnd::UsageLimit(_, None)));
         assert!(matches!(end("no such model"), AgentEnd::Failed(_)));
         let refused =
@@ -244,8 +257,8 @@ mod tests {
         let check = |said: &str, expected: Option<&str>| {
             assert_eq!(reset(said, &now).map(|at| at.to_string()).as_deref(), expected, "{said}");
         };
-        check("try again at 2:03 AM.", Some("2026-11-22T01:03:00.000Z"));
-        check("or try again at Nov 25th, 2026 2:03 PM.", Some("2026-11-25T13:03:00.000Z"));
+        check("You’ve hit it. Try again at 2:03 AM.", Some("2026-11-22T01:04:00.000Z"));
+        check("or try again at Nov 25th, 2026 2:03 PM.", Some("2026-11-25T13:04:00.000Z"));
         check("try again later.", None);
     }
 }

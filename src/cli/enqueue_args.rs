@@ -8,10 +8,11 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::enqueue_terms::Terms;
 use super::error::CliError;
 use crate::clock::{Timestamp, human};
 use crate::ids::JobId;
-use crate::job::spec::{Changes, Command, ContainerMode, Deliver, Execution, Priority, SCHEMA, Task};
+use crate::job::spec::{Changes, Command, ContainerMode, Deliver, Execution, Priority, SCHEMA, Task, WorkspacePolicy};
 use crate::job::{AfterFailure, ArtifactWish, BranchName, Concurrency, JobSpec, RetryFrom};
 
 /// The arguments of `enqueue`.
@@ -19,6 +20,7 @@ use crate::job::{AfterFailure, ArtifactWish, BranchName, Concurrency, JobSpec, R
 #[command(after_help = "Examples:
   sawmill enqueue --repo /srv/git/app.git --wait -- cargo fmt
   sawmill enqueue --project app --instruction 'Fix the flaky test in parser.rs' --follow
+  sawmill enqueue --project app --file task.md --gate 'unit:cargo=cargo test' --check 'allow=src/**' --budget cost_usd=2.50
   sawmill enqueue --spec job.json")]
 pub struct EnqueueArgs {
     /// The project, which names repository and policy
@@ -116,11 +118,15 @@ pub struct EnqueueArgs {
     /// A model that is asked about the commit, after those of the project; may be given several times
     #[arg(long, value_name = "CRITIC")]
     pub critic: Vec<String>,
+    /// What it may use, what is told beside the instruction, how it is judged.
+    #[command(flatten)]
+    pub terms: Terms,
     /// A whole job document in JSON; - for standard input
     #[arg(long, value_name = "FILE", conflicts_with_all = [
         "project", "repo", "base", "backend", "instruction", "file", "changes", "priority", "env", "branch", "idempotency_key",
         "execution", "role", "slug", "at", "in", "start_by", "require", "after", "after_failure", "base_from", "key", "timeout",
-        "attempts", "retry_from", "revisions", "container", "image", "artifact", "required_artifact", "critic", "command",
+        "attempts", "retry_from", "revisions", "container", "image", "artifact", "required_artifact", "critic", "acceptance",
+        "input", "input_file", "input_json", "budget", "execution_budget", "gate", "gates", "check", "no_push", "keep", "command",
     ])]
     pub spec: Option<PathBuf>,
     /// Where the queue is full, try again for so long
@@ -190,6 +196,10 @@ fn parse_key(text: &str) -> Result<Concurrency, String> {
 
 /// The document that the arguments ask for.
 pub(super) fn document(args: EnqueueArgs) -> Result<JobSpec, CliError> {
+    if args.terms.stdin_uses() + usize::from(args.file.as_deref() == Some(Path::new("-"))) > 1 {
+        return Err(CliError::Usage("standard input is there once; give all but one of the - as files".to_owned()));
+    }
+    let terms = args.terms;
     let instruction = match (args.instruction, args.file) {
         (Some(text), _) => Some(text),
         (None, Some(path)) => Some(text(&path)?),
@@ -216,7 +226,7 @@ pub(super) fn document(args: EnqueueArgs) -> Result<JobSpec, CliError> {
         repo: args.repo.map(repository).transpose()?,
         base: args.base,
         backend: args.backend,
-        task: Task { instruction, command, ..Task::default() },
+        task: Task { instruction, command, inputs: terms.inputs()?, acceptance: terms.acceptance.clone() },
         changes: args.changes.unwrap_or_default(),
         priority: args.priority.unwrap_or_default(),
         idempotency_key: args.idempotency_key,
@@ -234,14 +244,17 @@ pub(super) fn document(args: EnqueueArgs) -> Result<JobSpec, CliError> {
         attempts: args.attempts,
         retry_from: args.retry_from,
         revisions: args.revisions,
-        execution: Execution { id: args.execution, role: args.role, slug: args.slug, budget: None },
+        budget: terms.budget.clone(),
+        execution: Execution { id: args.execution, role: args.role, slug: args.slug, budget: terms.execution_budget.clone() },
         container: args.container,
         image: args.image,
         artifacts: wishes(args.required_artifact, true).chain(wishes(args.artifact, false)).collect(),
+        gates: terms.gates()?,
+        checks: terms.checks(),
         critics: args.critic,
         env: args.env.into_iter().collect::<BTreeMap<_, _>>(),
-        deliver: Deliver { branch: args.branch, ..Deliver::default() },
-        ..JobSpec::default()
+        deliver: Deliver { branch: args.branch, push: !terms.no_push },
+        workspace: WorkspacePolicy { keep: terms.keep },
     })
 }
 
@@ -273,7 +286,8 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, CliError> {
     read.map(|()| bytes).map_err(|source| CliError::ReadFile { path: path.display().to_string(), source })
 }
 
-fn text(path: &Path) -> Result<String, CliError> {
+/// A file of text, or standard input.
+pub(super) fn text(path: &Path) -> Result<String, CliError> {
     String::from_utf8(read(path)?).map_err(|error| CliError::ReadFile {
         path: path.display().to_string(),
         source: std::io::Error::new(std::io::ErrorKind::InvalidData, error.utf8_error()),

@@ -12,6 +12,7 @@ mod completions;
 mod configuration;
 mod enqueue;
 mod enqueue_args;
+mod enqueue_terms;
 mod error;
 mod events;
 mod explain;

@@ -218,6 +218,9 @@ fn show(out: &Output, worker: &WorkerRecord) -> Result<Exit, CliError> {
         ("jobs", Cell::new(worker.jobs)),
     ];
     fields.extend(slots.iter().map(|(name, cell)| (name.as_str(), cell.clone())));
+    let no_engine = report.claiming.no_engine.as_ref();
+    fields
+        .extend(no_engine.map(|failure| ("containers", Cell::new(format!("none since {}: {}", failure.since, failure.reason)))));
     fields.extend([("started", Cell::new(report.started_at)), ("seen", Cell::new(report.seen_at))]);
     out.fields(&fields)?;
     Ok(Exit::Done)

@@ -375,6 +375,17 @@ pub enum Keep {
 }
 
 impl JobSpec {
+    /// Whether it runs in a container or not at all, wherever it runs.
+    #[must_use]
+    pub fn needs_container(&self) -> bool {
+        match self.container {
+            Some(ContainerMode::On) => true,
+            Some(ContainerMode::Off) => false,
+            // One that names an image is not to run anywhere else.
+            Some(ContainerMode::Auto) | None => self.image.is_some(),
+        }
+    }
+
     /// A few words that say what the job is about: the slug, the first line of the instruction, or the command.
     #[must_use]
     pub fn title(&self) -> String {

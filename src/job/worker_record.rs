@@ -60,6 +60,9 @@ pub struct Claiming {
     pub claimed_at: Option<Timestamp>,
     /// Why it cannot, where the last try failed.
     pub failure: Option<ClaimFailure>,
+    /// Why it leaves the jobs that need a container, where no engine answers that could make one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub no_engine: Option<ClaimFailure>,
 }
 
 /// Why a worker cannot claim jobs.

@@ -13,6 +13,9 @@ use super::statement::args;
 use super::types::ClaimRequest;
 use crate::job::JobSpec;
 
+/// What is required of a worker by a job that runs in a container or not at all. No label is written so.
+const CONTAINERS: &str = "(containers)";
+
 const FIND: &str = "SELECT id, backend, requires FROM routes WHERE backend = $1 AND requires = $2";
 const ADD: &str = "INSERT INTO routes (backend, requires) VALUES ($1, $2) ON CONFLICT DO NOTHING";
 const ALL: &str = "SELECT id, backend, requires FROM routes ORDER BY id";
@@ -26,15 +29,16 @@ pub(super) struct Route {
 
 impl Route {
     pub(super) fn of(spec: &JobSpec) -> Self {
-        let requires = spec.requirements().into_iter().map(str::to_owned).collect();
+        let own = spec.requirements().into_iter();
+        let requires = own.chain(spec.needs_container().then_some(CONTAINERS)).map(str::to_owned).collect();
         Self { backend: spec.backend.clone().unwrap_or_default(), requires }
     }
 
     /// Whether who asks has the backend, and between its labels and that backend's capabilities all that is required.
     pub(super) fn suits(&self, ask: &ClaimRequest) -> bool {
-        ask.backends
-            .get(&self.backend)
-            .is_some_and(|capabilities| self.requires.iter().all(|word| ask.labels.contains(word) || capabilities.contains(word)))
+        let has = |word: &String| if word == CONTAINERS { ask.containers } else { ask.labels.contains(word) };
+        let capabilities = ask.backends.get(&self.backend);
+        capabilities.is_some_and(|capabilities| self.requires.iter().all(|word| has(word) || capabilities.contains(word)))
     }
 }
 
@@ -108,6 +112,7 @@ mod tests {
             worker: WorkerId::new("w"),
             backends: [("codex".to_owned(), words(&["edits"])), ("shell".to_owned(), words(&[]))].into(),
             labels: words(&["gpu", "os=linux"]),
+            containers: false,
             limit: 1,
             lease: Duration::from_secs(1),
         };
@@ -119,5 +124,10 @@ mod tests {
         assert!(!suits("shell", &["edits"]), "a capability is that backend's own");
         assert!(!suits("shell", &["os"]));
         assert!(!suits("other", &[]));
+
+        let needs = Route { backend: "shell".to_owned(), requires: words(&["gpu", CONTAINERS]) };
+        assert!(!needs.suits(&ask), "it has no engine");
+        assert!(needs.suits(&ClaimRequest { containers: true, ..ask }));
+        assert!(CONTAINERS.parse::<crate::job::Label>().is_err(), "nobody can ask for it otherwise, or offer it");
     }
 }

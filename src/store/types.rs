@@ -221,6 +221,8 @@ pub struct ClaimRequest {
     pub backends: BTreeMap<String, BTreeSet<String>>,
     /// Its labels. A job that requires something which is neither one of these nor a capability is never handed to it.
     pub labels: BTreeSet<String>,
+    /// Whether an engine answers it that makes containers. A job that needs one is never handed to it otherwise.
+    pub containers: bool,
     /// At most so many jobs: its free slots.
     pub limit: u32,
     /// How long the claims hold without being renewed.

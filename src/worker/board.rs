@@ -62,6 +62,18 @@ impl Board {
         }
     }
 
+    /// Notes whether there is an engine that makes containers, or why there is none.
+    pub(super) fn engine(&self, now: Timestamp, failure: Option<String>) {
+        let mut claiming = self.claiming.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = claiming.no_engine.as_ref().map_or(now, |failure| failure.since);
+        claiming.no_engine = failure.map(|reason| ClaimFailure { reason, since });
+    }
+
+    /// Whether there is one, as far as is known.
+    pub(super) fn has_engine(&self) -> bool {
+        self.claiming.lock().unwrap_or_else(PoisonError::into_inner).no_engine.is_none()
+    }
+
     /// How claiming fares.
     pub(super) fn claiming(&self) -> Claiming {
         self.claiming.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -110,6 +122,8 @@ mod tests {
         assert_eq!((claiming.asked_at, claiming.claimed_at), (Some(Timestamp(3)), Some(Timestamp(1))));
         assert_eq!(claiming.failure.map(|failure| failure.since), Some(Timestamp(2)));
         board.asked(Timestamp(4), Ok(0));
-        assert_eq!(board.claiming(), Claiming { asked_at: Some(Timestamp(4)), claimed_at: Some(Timestamp(1)), failure: None });
+        let claiming = board.claiming();
+        assert_eq!((claiming.asked_at, claiming.claimed_at), (Some(Timestamp(4)), Some(Timestamp(1))));
+        assert_eq!(claiming.failure, None);
     }
 }

@@ -16,6 +16,7 @@ use super::board::Board;
 use super::claims::{Assigned, Claimer, Offer, words};
 use super::config::Config;
 use super::costs::Costs;
+use super::engine::EngineWatch;
 use super::gate::Gate;
 use super::identity::{Identity, IdentityError};
 use super::janitor::Janitor;
@@ -272,6 +273,7 @@ impl Daemon {
         let adopted = std::mem::take(&mut self.adopted);
         let ended = CancellationToken::new();
         self.admission.look_once().await;
+        self.engine_watch().look_once().await;
         let background = self.start_background(&shutdown, &ended).await;
         info!("worker {} runs with {} slots", self.id(), self.setup.config.slots);
 
@@ -316,6 +318,11 @@ impl Daemon {
         }
     }
 
+    fn engine_watch(&self) -> EngineWatch {
+        let (containers, store, board) = (self.tools.containers.clone(), self.tools.store.clone(), self.board.clone());
+        EngineWatch { containers, store, board }
+    }
+
     async fn start_background(&self, shutdown: &Shutdown, ended: &CancellationToken) -> TaskTracker {
         let (tasks, store) = (TaskTracker::new(), &self.tools.store);
         let registry = Registry {
@@ -339,6 +346,7 @@ impl Daemon {
         tasks.spawn(self.janitor.clone().sweep_loop(ended.clone()));
         tasks.spawn(self.costs.clone().sample_loop(self.tools.state.clone(), ended.clone()));
         tasks.spawn(self.admission.clone().look_loop(ended.clone()));
+        tasks.spawn(self.engine_watch().look_loop(ended.clone()));
         let reconciler = Reconciler {
             tools: self.tools.clone(),
             slots: self.slots.clone(),

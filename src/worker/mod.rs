@@ -10,6 +10,7 @@ mod claims;
 mod config;
 mod costs;
 mod daemon;
+mod engine;
 mod gate;
 mod identity;
 mod janitor;

@@ -124,7 +124,8 @@ impl Registry {
 fn is_news(said: &WorkerReport, report: &WorkerReport) -> bool {
     let of = |report: &WorkerReport| {
         let failed = report.claiming.failure.as_ref().map(|failure| failure.since);
-        (report.slots.clone(), report.phase, report.pressure.shortage.clone(), failed)
+        let no_engine = report.claiming.no_engine.as_ref().map(|failure| failure.since);
+        (report.slots.clone(), report.phase, report.pressure.shortage.clone(), failed, no_engine)
     };
     of(said) != of(report)
 }

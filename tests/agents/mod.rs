@@ -1,6 +1,7 @@
 //! Real agents in the default image, against a server that follows a script: what they deliver, what their log says, and what they used.
 
 mod limits;
+mod resets;
 pub(crate) mod server;
 
 use std::fs;
@@ -123,7 +124,8 @@ impl Site {
         assert!(show("test_calc.py").contains("1.5"));
         let message = git(&self.remote, &["log", "-1", "--format=%B", job.branch.as_str()]);
         assert!(message.starts_with("Divide the mean exactly\n\nIt was rounded down before.\n"), "{message}");
-        let log = self.host.log(job.id, 1, Stream::Stdout).await;
+        let attempt = job.attempt.expect("it was tried").0;
+        let log = self.host.log(job.id, attempt, Stream::Stdout).await;
         let mut rest = log.as_str();
         for line in ["I look at the code first.", "$ cat calc.py", "  | def mean(values):", "$ sed -i", "Divide the mean exactly"]
         {
@@ -131,7 +133,12 @@ impl Site {
             rest = after;
         }
         assert!(!log.contains("{\""), "raw events are in the log:\n{log}");
-        let usage = self.host.completions(Some(job.id)).await.remove(0).completion.usage.expect("usage");
+        let completion = self.host.completions(Some(job.id)).await.remove(0).completion;
+        let [gate] = completion.gates.as_slice() else { panic!("{:?}", completion.gates) };
+        assert_eq!((gate.name.as_str(), gate.exit, gate.passed), ("unit", Some(0), true));
+        assert_eq!(gate.argv, ["sh", "-c", "python3 -m unittest -q"]);
+        assert_eq!(gate.tree.to_string(), git(&self.remote, &["rev-parse", &format!("{}^{{tree}}", job.branch)]).trim());
+        let usage = completion.usage.expect("usage");
         assert_eq!((usage.prompt_tokens, usage.completion_tokens), (turns * PROMPT_TOKENS, turns * COMPLETION_TOKENS));
         assert_eq!(self.server.left(), 0, "turns are left");
         let heard = self.server.heard();
@@ -234,12 +241,14 @@ async fn an_answer_of_500_is_got_over() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stream_that_breaks_is_got_over_by_codex() {
-    gets_over(CODEX, Turn::Breaks).await;
+async fn an_answer_that_breaks_off_is_got_over() {
+    for which in [CODEX, CLAUDE, MINISWE, OPENHANDS] {
+        gets_over(which, Turn::Breaks).await;
+    }
 }
 
-/// The first attempt ends as a limit: what it was told is in its outcome.
-async fn meets_a_limit(which: Which, headers: Vec<(&'static str, String)>) {
+/// The first attempt ends as a limit: what it was told is in its outcome, and when it is over on record where that is said.
+async fn meets_a_limit(which: Which, headers: Vec<(&'static str, String)>, reset_known: bool) {
     let site = Site::open(which, [LOOKS, Turn::Refuses(429, headers)]).await;
     let job = site.enqueue(which);
     let mut outcome = None;
@@ -250,6 +259,8 @@ async fn meets_a_limit(which: Which, headers: Vec<(&'static str, String)>) {
     .await;
     let outcome = outcome.expect("an outcome");
     assert!(outcome.message.starts_with("agent met a usage limit: "), "{which:?}: {outcome:?}");
+    let pauses = site.host.sawmill(&["pauses"]);
+    assert_eq!(pauses["items"][0]["reset_known"], json!(reset_known), "{which:?}: {pauses}");
     // The next attempt is not waited for.
     if !site.host.job(job).await.state.is_final() {
         site.host.sawmill(&["job", "cancel", &job.to_string()]);
@@ -261,10 +272,10 @@ async fn meets_a_limit(which: Which, headers: Vec<(&'static str, String)>) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_usage_limit_is_told_from_a_failure() {
     let later = || vec![("retry-after", "3600".to_owned())];
-    meets_a_limit(CLAUDE, vec![("x-should-retry", "false".to_owned())]).await;
-    meets_a_limit(MINISWE, later()).await;
-    meets_a_limit(CODEX, later()).await;
-    meets_a_limit(OPENHANDS, later()).await;
+    meets_a_limit(CLAUDE, vec![("x-should-retry", "false".to_owned())], false).await;
+    meets_a_limit(MINISWE, later(), true).await;
+    meets_a_limit(CODEX, later(), false).await;
+    meets_a_limit(OPENHANDS, later(), true).await;
 }
 
 /// The only attempt fails, nothing is delivered, and the next job of the slot finds nothing of it.
@@ -305,6 +316,20 @@ async fn an_agent_that_goes_round_in_circles_is_ended_as_one_that_edits_nothing(
     for which in [CLAUDE, MINISWE] {
         let turns = [LOOKS, Turn::Loops("cat calc.py; sleep 1")];
         stalls(which, turns, setting, "it changed no file of its worktree for 15s").await;
+    }
+}
+
+/// An agent that says what it has not done: nothing at all, or half of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_that_lies_about_its_success_is_not_believed() {
+    let half = Turn::Runs("The mean is to be exact.", "sed -i 's|//|/|' calc.py");
+    let once = [("SAWMILL_ATTEMPT__REVISIONS", "0")];
+    for which in [CODEX, OPENHANDS, CLAUDE, MINISWE] {
+        let outcome = fails(Site::open_with(which, [LOOKS, last(which)], &once).await, which).await;
+        assert_eq!(outcome.class, OutcomeClass::NoChange, "{which:?}: {outcome}");
+        let outcome = fails(Site::open_with(which, [LOOKS, half.clone(), last(which)], &once).await, which).await;
+        assert_eq!(outcome.class, OutcomeClass::Gate, "{which:?}: {outcome}");
+        assert!(outcome.message.contains("gate unit"), "{which:?}: {outcome}");
     }
 }
 
@@ -353,15 +378,27 @@ async fn mini_swe_agent_asks_where_it_may() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn doctor_and_backends_say_which_version_is_in_the_image() {
-    let site = Site::open(CLAUDE, []).await;
+    let more = [
+        ("SAWMILL_BACKENDS__CODEX__KIND", CODEX.kind),
+        ("SAWMILL_BACKENDS__MINI__KIND", MINISWE.kind),
+        ("SAWMILL_BACKENDS__MINI__MODEL", MINISWE.model),
+        ("SAWMILL_BACKENDS__HANDS__KIND", OPENHANDS.kind),
+        ("SAWMILL_BACKENDS__HANDS__MODEL", OPENHANDS.model),
+    ];
+    let site = Site::open_with(CLAUDE, [], &more).await;
     let listed = site.host.sawmill(&["backends", "list"]);
-    let row = listed.as_array().and_then(|rows| rows.iter().find(|row| row["name"] == "agent")).expect("the backend");
-    let pinned = include_str!("../../docker/Dockerfile").split_once("ARG CLAUDE_CODE=").and_then(|(_, rest)| rest.lines().next());
-    assert_eq!(row["probed"]["image"]["version"].as_str(), pinned, "{listed}");
+    let pins = [("agent", "CLAUDE_CODE"), ("codex", "CODEX"), ("mini", "MINI_SWE_AGENT"), ("hands", "OPENHANDS_SDK")];
+    for (name, pin) in pins {
+        let row = listed.as_array().and_then(|rows| rows.iter().find(|row| row["name"] == name)).expect("the backend");
+        let dockerfile = include_str!("../../docker/Dockerfile");
+        let pinned = dockerfile.split_once(&format!("ARG {pin}=")).and_then(|(_, rest)| rest.lines().next());
+        assert_eq!(row["probed"]["image"]["version"].as_str(), pinned, "{listed}");
+    }
     let shown = site.host.command(&Seat::of("client"), &["backends", "show", "agent"]).output().expect("it runs");
     assert!(String::from_utf8_lossy(&shown.stdout).contains("{{ instruction"), "{shown:?}");
     let doctor = site.host.sawmill(&["doctor"]);
-    let finding = doctor.as_array().and_then(|all| all.iter().find(|one| one["check"] == "backend")).expect("a finding");
-    assert_eq!(finding["state"], "good", "{doctor}");
+    let findings: Vec<_> = doctor.as_array().into_iter().flatten().filter(|one| one["check"] == "backend").collect();
+    assert_eq!(findings.len(), pins.len(), "{doctor}");
+    assert!(findings.iter().all(|one| one["state"] == "good"), "{doctor}");
     site.close().await;
 }

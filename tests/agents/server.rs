@@ -9,6 +9,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
+use futures_util::stream;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
@@ -21,7 +22,9 @@ pub(crate) enum Turn {
     Runs(&'static str, &'static str),
     /// It is refused with this status, as a usage limit where that is 429, with these headers.
     Refuses(u16, Vec<(&'static str, String)>),
-    /// The stream breaks in the middle.
+    /// It is refused with 429, this body, and these headers: a limit of a plan, as each provider tells it.
+    Limited(Value, Vec<(&'static str, String)>),
+    /// The answer breaks off in the middle.
     Breaks,
     /// It never answers.
     Hangs,
@@ -129,15 +132,19 @@ async fn answer(State(script): State<Arc<Script>>, uri: Uri, headers: HeaderMap,
         Some(Turn::Refuses(status, headers)) => {
             let kind = if status == 429 { "rate_limit_error" } else { "api_error" };
             let status = StatusCode::from_u16(status).expect("a status");
-            let mut response = plain(status, &error(kind, "refused by the script"));
-            for (name, value) in headers {
-                response.headers_mut().insert(name, value.parse().expect("a header's value"));
-            }
-            response
+            with(headers, plain(status, &error(kind, "refused by the script")))
         }
+        Some(Turn::Limited(body, headers)) => with(headers, plain(StatusCode::TOO_MANY_REQUESTS, &body)),
         Some(Turn::Hangs) => std::future::pending().await,
         Some(turn) => speak(&request, &turn),
     }
+}
+
+fn with(headers: Vec<(&'static str, String)>, mut response: Response) -> Response {
+    for (name, value) in headers {
+        response.headers_mut().insert(name, value.parse().expect("a header's value"));
+    }
+    response
 }
 
 fn error(kind: &str, message: &str) -> Value {
@@ -148,13 +155,20 @@ fn plain(status: StatusCode, body: &Value) -> Response {
     (status, [(header::CONTENT_TYPE, "application/json")], body.to_string()).into_response()
 }
 
+/// This, and then the end of the connection in the middle of the answer.
+fn broken(begun: String) -> Body {
+    let end = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
+    Body::from_stream(stream::iter([Ok(begun), Err(end)]))
+}
+
 /// Server-sent events, each with its type as its name.
-fn stream(events: &[Value], turn: &Turn) -> Response {
+fn events_of(events: &[Value], turn: &Turn) -> Response {
+    let text = |events: &[Value]| -> String {
+        events.iter().map(|event| format!("event: {}\ndata: {event}\n\n", event["type"].as_str().expect("a type"))).collect()
+    };
     // One that breaks has only begun.
-    let events = if matches!(turn, Turn::Breaks) { &events[..1] } else { events };
-    let text: String =
-        events.iter().map(|event| format!("event: {}\ndata: {event}\n\n", event["type"].as_str().expect("a type"))).collect();
-    ([(header::CONTENT_TYPE, "text/event-stream")], Body::from(text)).into_response()
+    let body = if matches!(turn, Turn::Breaks) { broken(text(&events[..1])) } else { text(events).into() };
+    ([(header::CONTENT_TYPE, "text/event-stream")], body).into_response()
 }
 
 /// Anthropic's messages.
@@ -190,7 +204,7 @@ fn messages(request: &Value, turn: &Turn) -> Response {
     let delta = json!({ "stop_reason": reason, "stop_sequence": null });
     events.push(json!({ "type": "message_delta", "delta": delta, "usage": { "output_tokens": COMPLETION_TOKENS } }));
     events.push(json!({ "type": "message_stop" }));
-    stream(&events, turn)
+    events_of(&events, turn)
 }
 
 /// OpenAI's responses.
@@ -215,7 +229,7 @@ fn responses(request: &Value, turn: &Turn) -> Response {
     let done = |(at, item): (usize, &Value)| json!({ "type": "response.output_item.done", "output_index": at, "item": item });
     events.extend(items.iter().enumerate().map(done));
     events.push(json!({ "type": "response.completed", "response": { "id": id, "output": items, "usage": usage } }));
-    stream(&events, turn)
+    events_of(&events, turn)
 }
 
 /// OpenAI's chat completions, whole: the agents that speak them do not ask for a stream.
@@ -233,6 +247,9 @@ fn completions(request: &Value, turn: &Turn) -> Response {
     let body = json!({ "id": id("chat"), "object": "chat.completion", "created": 1, "model": request["model"],
         "choices": [{ "index": 0, "message": message, "finish_reason": reason }],
         "usage": { "prompt_tokens": PROMPT_TOKENS, "completion_tokens": COMPLETION_TOKENS, "total_tokens": PROMPT_TOKENS + COMPLETION_TOKENS } });
+    if matches!(turn, Turn::Breaks) {
+        return ([(header::CONTENT_TYPE, "application/json")], broken("{\"id\":".to_owned())).into_response();
+    }
     plain(StatusCode::OK, &body)
 }
 
@@ -241,7 +258,7 @@ fn parts(turn: &Turn) -> (&'static str, Option<&'static str>) {
         Turn::Says(text) => (text, None),
         Turn::Runs(text, command) => (text, Some(command)),
         Turn::Loops(command) => ("Once more.", Some(command)),
-        Turn::Refuses(..) | Turn::Breaks | Turn::Hangs => ("", None),
+        Turn::Refuses(..) | Turn::Limited(..) | Turn::Breaks | Turn::Hangs => ("", None),
     }
 }
 

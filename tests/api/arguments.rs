@@ -70,6 +70,8 @@ fn a_command_line_that_means_nothing_is_explained() {
         &["enqueue", "--start-by", "soon", "--", "true"],
         &["enqueue", "--after", "7", "--", "true"],
         &["enqueue", "--spec", "job.json", "--key", "deploy"],
+        &["enqueue", "--spec", "job.json", "--gate", "unit=make test"],
+        &["enqueue", "--budget", "dollars=5", "--", "true"],
         &["completions", "claim"],
         &["job", "cancel"],
         &["job", "retry", "--all", "--project", "app"],
@@ -123,6 +125,16 @@ fn a_command_line_that_means_nothing_is_explained() {
     error: the argument '--spec <FILE>' cannot be used with '--key <NAME[:LIMIT]>'
 
     Usage: sawmill enqueue --spec <FILE> [-- <CMD>...]
+
+    For more information, try '--help'.
+    ----
+    error: the argument '--spec <FILE>' cannot be used with '--gate <NAME[:TESTS]=CMD>'
+
+    Usage: sawmill enqueue --spec <FILE> [-- <CMD>...]
+
+    For more information, try '--help'.
+    ----
+    error: invalid value 'dollars=5' for '--budget <LIMITS>': there is no limit "dollars": there are tokens and cost_usd
 
     For more information, try '--help'.
     ----

@@ -41,6 +41,22 @@ async fn the_command_line_says_what_a_document_can(world: &World) {
 }
 
 on_both! {
+async fn what_a_job_may_use_and_how_it_is_judged_is_said_on_the_command_line(world: &World) {
+    let line = [
+        "--budget", "tokens=5000", "--execution", "plan-7", "--execution-budget", "cost_usd=1", "--input", "depth=3",
+        "--gate", "unit:cargo=cargo test", "--check", "files=3", "--acceptance", "it is tested",
+    ];
+    let spec = &enqueued(world, &line).await["spec"];
+    assert_eq!(spec["budget"], json!({ "tokens": 5000 }), "{spec}");
+    assert_eq!(spec["execution"]["budget"], json!({ "cost_usd": 1.0 }));
+    assert_eq!((&spec["task"]["inputs"], &spec["task"]["acceptance"]), (&json!({ "depth": "3" }), &json!(["it is tested"])));
+    let last = |field: &str| spec[field].as_array().and_then(|all| all.last()).cloned().expect("one");
+    assert_eq!(last("gates"), json!({ "name": "unit", "command": "cargo test", "tests": "cargo" }));
+    assert_eq!(last("checks")["files"], json!(3));
+}
+}
+
+on_both! {
 async fn a_job_that_waits_for_one_that_fails_is_cancelled_or_runs_as_its_planner_says(world: &World) {
     let first = enqueued(world, &[]).await;
     let id = first["id"].as_str().expect("an id");

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -153,4 +154,34 @@ async fn a_job_that_waits_for_a_stuck_engine_hears_of_its_cancel_and_leaves_no_c
     let state = host.state_dir("a");
     host.close(vec![worker]).await;
     assert_eq!(owned_at(&socket, &state).await, BTreeSet::new());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_that_needs_a_container_is_left_alone_by_a_worker_without_an_engine_until_there_is_one() {
+    let mut host = Host::new(On::Sqlite, LONG, 1).await.lodge(Lodging::OnTheHost).await;
+    let (socket, image) = (host.root().join("docker.sock"), image::with_git().await);
+    host.set("SAWMILL_CONTAINER__SOCKET", socket.to_str().expect("UTF-8"));
+    host.set("SAWMILL_WORKER__REPORT", "300ms");
+    let remote = small_remote(host.root(), "remote");
+    let needs = host.enqueue(&json!({
+        "repo": remote, "container": "on", "image": image, "changes": "none", "task": { "command": "test -d /workspace/tree" },
+    }));
+    let worker = host.start("a").await;
+    let other = host.enqueue(&json!({ "repo": remote, "changes": "none", "task": { "command": "true" } }));
+    host.succeeded(other).await;
+    let told = host.sawmill(&["job", "explain", &needs.to_string()]);
+    let obstacle = &told["workers"][0]["obstacles"][0];
+    assert_eq!((&obstacle["kind"], &told["workers"][0]["suits"]), (&json!("no_engine"), &json!(true)), "{told}");
+    let said = told["answer"].as_str().expect("a sentence");
+    assert!(said.contains("has no containers, which the job needs"), "{said}");
+    assert!(obstacle["reason"].as_str().is_some_and(|why| why.contains("cannot reach Docker or Podman at ")), "{told}");
+    let shown = host.sawmill(&["workers", "show", "a"]);
+    assert_eq!(shown["claiming"]["no_engine"]["reason"], obstacle["reason"], "{shown}");
+    assert_eq!(host.attempts(needs).await, [], "none was begun");
+
+    symlink(image::socket(), &socket).expect("a link");
+    host.succeeded(needs).await;
+    assert_eq!(host.attempts(needs).await.len(), 1);
+    assert!(host.sawmill(&["workers", "show", "a"])["claiming"]["no_engine"].is_null());
+    host.close(vec![worker]).await;
 }

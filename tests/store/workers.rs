@@ -52,6 +52,7 @@ pub(super) fn report(now: Timestamp) -> WorkerReport {
             asked_at: Some(Timestamp(6)),
             claimed_at: None,
             failure: Some(ClaimFailure { reason: "no database".to_owned(), since: Timestamp(5) }),
+            no_engine: Some(ClaimFailure { reason: "no Docker".to_owned(), since: Timestamp(4) }),
         },
         phase: WorkerPhase::Running,
         report_ms: 1_000,

@@ -92,6 +92,13 @@ pub enum Obstacle {
         /// How.
         reason: String,
     },
+    /// The job needs a container, and no engine answers it that makes any.
+    NoEngine {
+        /// Since when.
+        since: Timestamp,
+        /// Why.
+        reason: String,
+    },
     /// None of its slots can take a job.
     NoSlot {
         /// How many it has.
@@ -140,7 +147,7 @@ pub(super) fn obstacles(worker: &WorkerRecord, spec: &JobSpec) -> Vec<Obstacle> 
         reason: drain.reason.clone(),
     });
     let stopping = (drain.is_none() && report.phase == WorkerPhase::Draining).then_some(Obstacle::Stopping);
-    let now = [stopping, short(&report.pressure), cannot_claim(worker), no_slot(worker)];
+    let now = [stopping, short(&report.pressure), cannot_claim(worker), no_engine(worker, spec), no_slot(worker)];
     // Whether its worker is there or not.
     let paused = paused(worker, spec);
     away.into_iter()
@@ -208,6 +215,11 @@ fn cannot_claim(worker: &WorkerRecord) -> Option<Obstacle> {
     Some(Obstacle::CannotClaim { since: failure.since, reason: failure.reason.clone() })
 }
 
+fn no_engine(worker: &WorkerRecord, spec: &JobSpec) -> Option<Obstacle> {
+    let failure = worker.report.claiming.no_engine.as_ref().filter(|_| spec.needs_container())?;
+    Some(Obstacle::NoEngine { since: failure.since, reason: failure.reason.clone() })
+}
+
 fn no_slot(worker: &WorkerRecord) -> Option<Obstacle> {
     let slots = &worker.report.slots;
     let broken: Vec<BrokenSlot> = slots
@@ -260,6 +272,7 @@ impl Obstacle {
                 format!("starts no job of backend {backend:?} until {until} (credential {credential:?} is paused)")
             }
             Self::CannotClaim { .. } => "cannot claim jobs".to_owned(),
+            Self::NoEngine { .. } => "has no containers, which the job needs".to_owned(),
             Self::NoSlot { slots: 0, .. } => "has no slots".to_owned(),
             Self::NoSlot { taken, broken, .. } if taken.is_empty() && !broken.is_empty() => "has broken slots only".to_owned(),
             Self::NoSlot { .. } => "has no free slot".to_owned(),
@@ -300,6 +313,9 @@ impl Obstacle {
             Self::CannotClaim { since, reason } => {
                 format!("it has not been able to claim for {}: {reason}", long(now.since(*since)))
             }
+            Self::NoEngine { since, reason } => {
+                format!("the job needs a container, and for {} there was none: {reason}", long(now.since(*since)))
+            }
             Self::NoSlot { slots: 0, .. } => "it has no slots".to_owned(),
             Self::NoSlot { slots, taken, broken } => slots_in_words(*slots, taken, broken, now),
         }
@@ -325,6 +341,7 @@ impl Obstacle {
                 format!("time, until {until}; sawmill pauses lift {credential} tries the credential at once")
             }
             Self::CannotClaim { .. } => format!("what sawmill doctor on {host} finds"),
+            Self::NoEngine { .. } => format!("Docker or Podman on {host}; {id} looks for it by itself"),
             Self::NoSlot { slots: 0, .. } => format!("a higher worker.slots of {id}"),
             Self::NoSlot { taken, broken, .. } if taken.is_empty() && !broken.is_empty() => {
                 format!("{id}, which tries its broken slots again every few seconds; its log says why they are")

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::facts::{CompletionPlace, Count, LatestAttempt, LimitInUse, Need, Runner};
 use super::*;
 use crate::ids::AttemptNo;
+use crate::job::spec::ContainerMode;
 use crate::job::worker_record::{
     ClaimFailure, Claiming, Drain, OfferedBackend, Pressure, PressureLimits, Resource, Shortage, SlotContent, SlotRecord,
     WorkerPhase, WorkerRecord, WorkerReport,
@@ -295,6 +296,26 @@ fn what_nobody_offers_is_told_with_who_comes_nearest() {
     w1 running: it offers vision with the backend "codex" only
     - vision among worker.labels of w1 or its backend's capabilities, where that is true, or another worker
     "#);
+}
+
+#[test]
+fn a_worker_without_an_engine_is_kept_from_jobs_that_need_a_container_and_from_no_others() {
+    let no_engine = |report: &mut WorkerReport| {
+        let reason = "cannot reach Docker or Podman at /run/docker.sock".to_owned();
+        report.claiming.no_engine = Some(ClaimFailure { reason, since: ago(60) });
+    };
+    let asks = |container| {
+        told(&with(|facts| {
+            facts.job.spec.container = Some(container);
+            facts.workers = vec![worker("bare", |report, _| no_engine(report))];
+        }))
+    };
+    insta::assert_snapshot!(asks(ContainerMode::On), @r"
+    waits: bare, the only worker there that suits it, has no containers, which the job needs
+    bare running: the job needs a container, and for 1m there was none: cannot reach Docker or Podman at /run/docker.sock
+    - Docker or Podman on h; bare looks for it by itself
+    ");
+    assert!(!asks(ContainerMode::Auto).contains("container"));
 }
 
 #[test]

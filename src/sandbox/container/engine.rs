@@ -94,6 +94,11 @@ impl Engine {
         }
     }
 
+    /// Asks whether it is there.
+    pub(super) async fn ping(&self) -> Result<(), ContainerError> {
+        self.docker.ping().await.map(drop).map_err(|error| self.failed("answer".to_owned(), &error))
+    }
+
     /// An image, by its tag or its digest.
     pub(super) async fn image(&self, name: &str) -> Result<Image, ContainerError> {
         let found = match self.docker.inspect_image(name).await {

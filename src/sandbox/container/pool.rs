@@ -33,7 +33,7 @@ const REFILL_AFTER: Duration = Duration::from_millis(200);
 /// How long the engine's word on an image holds. A tag may come to mean another one.
 const IMAGE_HOLDS: Duration = Duration::from_secs(5);
 
-/// How long an engine that does not answer holds up the daemon's start.
+/// How long an engine that does not answer holds up the daemon's start, and who asks whether it is there.
 const GREET_WITHIN: Duration = Duration::from_secs(10);
 
 /// How often it is tried to remove what could not be removed, and how often when the worker leaves.
@@ -121,6 +121,18 @@ impl Containers {
     /// Whether there is an engine with the image of jobs that name none.
     pub async fn has_image(&self) -> bool {
         self.inner.image(&self.inner.config.image).await.is_ok()
+    }
+
+    /// Asks the engine whether it is there. One that is slow may be, and is.
+    ///
+    /// # Errors
+    /// [`ContainerError::Unreachable`]: no container can be had.
+    pub async fn reach(&self) -> Result<(), ContainerError> {
+        let asked = async { self.inner.workshop.engine().await?.ping().await };
+        match timeout(GREET_WITHIN, asked).await {
+            Ok(Err(error @ ContainerError::Unreachable { .. })) => Err(error),
+            Ok(_) | Err(_) => Ok(()),
+        }
     }
 
     /// Takes up what an earlier daemon left: containers that are ready are used, those whose jobs still run (`in_use`, by their names)
