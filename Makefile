@@ -17,7 +17,8 @@ test:
 	tests/with-services.sh cargo test --locked --quiet
 	SAWMILL_TEST_STRATEGY=recycled tests/with-services.sh cargo test --locked --quiet --test sawmill -- git:: delivery:: crash::
 	SAWMILL_TEST_LODGING=containers tests/with-services.sh cargo test --locked --quiet --test sawmill -- \
-		gates:: workers:: artifacts:: crash::cancelled crash::revised crash::signalled
+		gates:: workers:: artifacts:: results::a_prompt results::of_a results::what delivery::recycled \
+		crash::cancelled crash::revised crash::signalled
 
 lint:
 	cargo fmt --check

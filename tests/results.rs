@@ -15,21 +15,18 @@ use crate::delivery::remote::{git, refs, small_remote};
 /// A lease that no test outlives.
 const LONG: Duration = Duration::from_secs(600);
 
-/// A host with a program of kind `command`, which runs the job's instruction as a script.
+/// A host with a program of kind `command`, which runs the script that is in its environment, wherever jobs run.
 async fn host(on: On) -> (Host, PathBuf) {
     let mut host = Host::new(on, LONG, 1).await;
-    let program = host.root().join("program.py");
-    let text =
-        "import json, os, sys\nos.execvp('bash', ['bash', '-ec', json.load(open(os.environ['SAWMILL_SPEC']))['instruction']])\n";
-    fs::write(&program, text).expect("a program");
     host.set("SAWMILL_BACKENDS__PROGRAM__KIND", "command");
-    host.set("SAWMILL_BACKENDS__PROGRAM__COMMAND", &format!("[\"python3\", {program:?}]"));
+    host.set("SAWMILL_BACKENDS__PROGRAM__COMMAND", r#"["sh", "-c", "exec sh -ec \"$SCRIPT\""]"#);
     let remote = small_remote(host.root(), "remote.git");
     (host, remote)
 }
 
 fn job(remote: &Path, script: &str) -> Value {
-    json!({ "repo": remote, "backend": "program", "attempts": 1, "task": { "instruction": format!("echo more >> README.md\n{script}") } })
+    let env = json!({ "SCRIPT": format!("echo more >> README.md\n{script}") });
+    json!({ "repo": remote, "backend": "program", "attempts": 1, "env": env, "task": { "instruction": "Run the script" } })
 }
 
 /// A line of shell that writes this result in one go, there or as what is moved there.
@@ -73,7 +70,7 @@ async fn what_comes_after_the_program_has_ended_counts_for_nothing() {
     let wait = "until [ -e \"$HOME/never\" ]; do sleep 0.1; done";
     // One that wrote none itself, and leaves a process that would write one when nobody looks any more.
     let late = format!(
-        "setsid bash -c 'trap \"\" TERM; sleep 30; {}' > /dev/null 2>&1 & exit 0",
+        "setsid sh -c 'trap \"\" TERM; sleep 30; {}' > /dev/null 2>&1 & exit 0",
         leave(true, "Too late").trim().replace('\'', "'\\''")
     );
     let ended = host.ended(host.enqueue(&job(&remote, &late))).await;
@@ -83,9 +80,9 @@ async fn what_comes_after_the_program_has_ended_counts_for_nothing() {
         (OutcomeClass::Backend, "program exited with status 0, and no result file")
     );
     let log = host.log(ended.id, 1, Stream::System).await;
-    assert!(log.contains("bash"), "what was left is named: {log}");
+    assert!(log.contains("sleep"), "what was left is named: {log}");
     // One that wrote its own, beside a process that waits to write another.
-    let both = format!("setsid bash -c '{wait}; echo late' > /dev/null 2>&1 &\n{}", leave(true, "In time"));
+    let both = format!("setsid sh -c '{wait}; echo late' > /dev/null 2>&1 &\n{}", leave(true, "In time"));
     let job = host.succeeded(host.enqueue(&job(&remote, &both))).await;
     assert_eq!(host.completions(Some(job.id)).await[0].completion.summary.as_deref(), Some("In time"));
     host.close(vec![worker]).await;
@@ -115,7 +112,7 @@ async fn a_prompt_on_standard_input_finds_its_end_and_hangs_nobody() {
     let asked = host.succeeded(host.enqueue(&job(&remote, &script))).await;
     assert_eq!(host.log(asked.id, 1, Stream::Stdout).await, "nobody is there\n");
     // The job's own command, and a gate, find the same.
-    let command = "cat; python3 -c 'input()' || echo went on >> README.md";
+    let command = "cat; read -r answer || echo went on >> README.md";
     let spec = json!({ "repo": remote, "task": { "command": command }, "gates": [{ "name": "asks", "command": "read -r x; test -z \"$x\"" }] });
     let plain = host.succeeded(host.enqueue(&spec)).await;
     assert!(git(&remote, &["show", &format!("{}:README.md", plain.branch)]).ends_with("went on"));
@@ -202,12 +199,13 @@ async fn artifacts_are_asked_for_on_the_command_line_as_in_a_document() {
     let worker = host.start("a").await;
     let line = |required: &str| {
         let script = format!(
-            "mkdir -p out; echo one > out/a.txt; echo two > out/b.log; echo more >> README.md\n{}",
+            "SCRIPT=mkdir -p out; echo one > out/a.txt; echo two > out/b.log; echo more >> README.md\n{}",
             leave(true, "Did it")
         );
         let remote = remote.to_str().expect("UTF-8");
-        let args = ["enqueue", "--repo", remote, "-b", "program", "-i", &script, "--attempts", "1", "--artifact", "out/*.log"];
-        let answer = host.sawmill(&[&args[..], &["--required-artifact", required]].concat());
+        let task = ["enqueue", "--repo", remote, "-b", "program", "-i", "Run the script", "--env", &script];
+        let args = ["--attempts", "1", "--artifact", "out/*.log"];
+        let answer = host.sawmill(&[&task[..], &args, &["--required-artifact", required]].concat());
         answer["id"].as_str().expect("an id").parse().expect("an id")
     };
     let job = host.succeeded(line("out/*.txt")).await;

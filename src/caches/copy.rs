@@ -1,7 +1,8 @@
 //! Copying a saved cache for one job, where no layer can be mounted over it. On Btrfs and XFS copies share their blocks, so that takes time
 //! by the number of files only.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::ffi::OsString;
 use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -64,16 +65,8 @@ pub(super) fn copy_one(old: &Path, new: &Path, meta: &Metadata) -> io::Result<()
 pub(super) fn is_as_copied(from: &Path, to: &Path) -> bool {
     let mut ahead = vec![PathBuf::new()];
     while let Some(within) = ahead.pop() {
-        let names = |dir: PathBuf| -> io::Result<Vec<_>> {
-            let mut names = fs::read_dir(dir)?.map(|entry| Ok(entry?.file_name())).collect::<io::Result<Vec<_>>>()?;
-            names.sort();
-            Ok(names)
-        };
-        let (Ok(before), Ok(now)) = (names(from.join(&within)), names(to.join(&within))) else { return false };
-        if before != now {
-            return false;
-        }
-        for path in now.iter().map(|name| within.join(name)) {
+        let Ok(Some(names)) = same_names(&from.join(&within), &to.join(&within)) else { return false };
+        for path in names.iter().map(|name| within.join(name)) {
             let meta = |dir: &Path| dir.join(&path).symlink_metadata();
             let (Ok(before), Ok(now)) = (meta(from), meta(to)) else { return false };
             if now.is_dir() && before.is_dir() {
@@ -87,4 +80,17 @@ pub(super) fn is_as_copied(from: &Path, to: &Path) -> bool {
         }
     }
     true
+}
+
+/// The names in two directories, where they are the same. The second is read until there is one that the first has not.
+fn same_names(from: &Path, to: &Path) -> io::Result<Option<HashSet<OsString>>> {
+    let before = fs::read_dir(from)?.map(|entry| Ok(entry?.file_name())).collect::<io::Result<HashSet<_>>>()?;
+    let mut met = 0;
+    for entry in fs::read_dir(to)? {
+        if !before.contains(&entry?.file_name()) {
+            return Ok(None);
+        }
+        met += 1;
+    }
+    Ok((met == before.len()).then_some(before))
 }

@@ -127,7 +127,9 @@ impl Harvester<'_> {
     fn directory(&mut self, dir: &Ahead) -> Result<(), CacheError> {
         let mut hidden: HashSet<OsString> = HashSet::new();
         if dir.written {
-            for name in self.names(&self.source.upper.join(&dir.within))? {
+            let upper = self.source.upper.join(&dir.within);
+            open_directory(&upper).map_err(io_error("open", &upper))?;
+            for name in self.names(&upper)? {
                 let within = dir.within.join(&name);
                 let path = self.source.upper.join(&within);
                 let mark = git::mark((&self.source.upper, self.source.marks), &within, dir.shown.as_deref());
@@ -181,29 +183,37 @@ impl Harvester<'_> {
     fn take(&mut self, path: &Path, ahead: Ahead) -> Result<(), CacheError> {
         let meta = path.symlink_metadata().map_err(io_error("look at", path))?;
         let new = self.into.join(&ahead.within);
+        if !(meta.is_dir() || meta.is_file() || meta.is_symlink()) {
+            // A pipe, a socket or a device is nothing to keep.
+            return Ok(());
+        }
+        let first = self.count(&meta)?;
         if meta.is_dir() {
             fs::create_dir(&new).map_err(io_error("create", &new))?;
             self.directories.push((new, meta.clone(), ahead.written));
             self.ahead.push(ahead);
-        } else if meta.is_file() || meta.is_symlink() {
+        } else {
             let named = self.name(path, &new, &meta)?;
             if ahead.written {
-                self.note_written(new, &meta, named)?;
+                self.note_written(new, &meta, named, first)?;
             }
-        } else {
-            // A pipe, a socket or a device is nothing to keep.
-            return Ok(());
         }
+        Ok(())
+    }
+
+    /// Counts a name before anything is made of it, since a copy may take long; says whether it is the first one of what it names.
+    fn count(&mut self, meta: &Metadata) -> Result<bool, CacheError> {
         self.found.entries += 1;
         self.check_entries(self.found.entries)?;
-        if self.counted.insert(number(&meta)) {
+        let first = self.counted.insert(number(meta));
+        if first {
             // stat(2): in units of 512 bytes, whatever the filesystem's own.
             self.found.bytes += meta.blocks() * 512;
         }
         if self.found.bytes > self.limits.bytes {
             return Err(CacheError::TooLarge { limit: bytesize::ByteSize(self.limits.bytes) });
         }
-        Ok(())
+        Ok(first)
     }
 
     /// Gives a file or link a name in the cache; a copy of it where it can have none.
@@ -212,7 +222,7 @@ impl Harvester<'_> {
         match fs::hard_link(copy.map_or(path, PathBuf::as_path), new) {
             Ok(()) => Ok(if copy.is_some() { Named::AsACopy } else { Named::Itself }),
             Err(error) if matches!(error.kind(), io::ErrorKind::CrossesDevices | io::ErrorKind::TooManyLinks) => {
-                copy_one(path, new, meta).map_err(io_error("copy", path))?;
+                open_file(path, meta).and_then(|()| copy_one(path, new, meta)).map_err(io_error("copy", path))?;
                 set_times(new, meta, None).map_err(io_error("set the times of", new))?;
                 self.copies.insert(number(meta), new.to_owned());
                 Ok(Named::Copied)
@@ -222,14 +232,10 @@ impl Harvester<'_> {
     }
 
     /// Ages what the job wrote, where that has not been done by another name, and opens to its owner what has to be copied later.
-    fn note_written(&mut self, new: PathBuf, meta: &Metadata, named: Named) -> Result<(), CacheError> {
-        let first = named == Named::Copied || (named == Named::Itself && !self.counted.contains(&number(meta)));
-        if first {
+    fn note_written(&mut self, new: PathBuf, meta: &Metadata, named: Named, first: bool) -> Result<(), CacheError> {
+        if named == Named::Copied || (named == Named::Itself && first) {
             set_times(&new, meta, Some(self.source.since)).map_err(io_error("set the times of", &new))?;
-        }
-        if first && meta.is_file() && meta.mode() & 0o400 == 0 {
-            let mode = fs::Permissions::from_mode(meta.mode() | 0o400);
-            fs::set_permissions(&new, mode).map_err(io_error("open", &new))?;
+            open_file(&new, meta).map_err(io_error("open", &new))?;
         }
         if named == Named::Itself {
             self.written.entry(number(meta)).or_insert_with(|| (meta.nlink(), Vec::new())).1.push(new);
@@ -265,6 +271,19 @@ impl Harvester<'_> {
         }
         Ok(())
     }
+}
+
+/// Lets the owner of a file read it, where the job has not: who is not root could not copy it, now or later.
+fn open_file(path: &Path, meta: &Metadata) -> io::Result<()> {
+    if !meta.is_file() || meta.mode() & 0o400 != 0 {
+        return Ok(());
+    }
+    fs::set_permissions(path, fs::Permissions::from_mode(meta.mode() | 0o400))
+}
+
+/// As [`open_file`], of a directory.
+fn open_directory(path: &Path) -> io::Result<()> {
+    if path.symlink_metadata()?.mode() & 0o500 == 0o500 { Ok(()) } else { git::open_up(path) }
 }
 
 fn is_dir(path: &Path) -> bool {

@@ -75,13 +75,13 @@ impl Supervisor {
         line.alive(response)
     }
 
-    /// Its process, by its number on this host.
+    /// Its process, by its number on this host: [`SandboxError::Unseen`] where it has none for who is in another namespace.
     pub(super) async fn pid(&self) -> Result<i32, SandboxError> {
         let line = self.line("ask who it is");
         let door = Door::open(&self.dir)?;
         let stream = UnixStream::connect(door.path()).await.map_err(|error| line.broken(error))?;
         let peer = getsockopt(&stream, sockopt::PeerCredentials).map_err(|error| line.broken(error.into()))?;
-        Ok(peer.pid())
+        if peer.pid() > 0 { Ok(peer.pid()) } else { Err(SandboxError::Unseen { dir: self.dir.to_path_buf() }) }
     }
 
     /// The supervisor's directory.

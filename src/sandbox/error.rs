@@ -41,6 +41,16 @@ pub enum SandboxError {
         /// What is wrong with it.
         why: String,
     },
+    /// The kernel has no number for it here, so nothing can be done with its process.
+    #[error(
+        "the process of the supervisor at {} is not seen by this worker, which has a namespace of processes of its own (in a container it \
+         needs pid: host)",
+        dir.display()
+    )]
+    Unseen {
+        /// The supervisor's directory.
+        dir: PathBuf,
+    },
     /// A spool or input file of the command cannot be opened.
     #[error("cannot open {} for the command", path.display())]
     Open {

@@ -1,7 +1,9 @@
 //! What an attempt has of caches in its slot: over a start of the host, and what cannot be copied, moved, read or ended.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::process::Command;
 
 use bytesize::ByteSize;
 use sawmill::caches::{CacheError, Carried, Config, Entry, Shelf, Way};
@@ -207,4 +209,54 @@ fn the_record_of_an_earlier_build_is_of_this_boot() {
     fs::write(&record, text.to_string()).expect("written");
     let found: Vec<Entry> = Carried::find(&slot).expect("it is there").entries;
     assert_eq!(found.len(), 1);
+}
+
+#[test]
+fn what_cannot_be_copied_whole_to_where_it_would_stay_is_not_left_there() {
+    let state = tempfile::tempdir().expect("a directory");
+    let (shelf, slot) = (shelf(state.path(), 1 << 30), slot(&state, 0));
+    let carried = bring(&shelf, &slot, Way::Copy);
+    let place = slot.join("job/tree/target");
+    (0..10).for_each(|number| fs::write(place.join(number.to_string()), vec![1; 100_000]).expect("written"));
+    save(&shelf, &carried);
+    shelf.clear(&slot).expect("cleared");
+    // A worktree on another filesystem, which has room for a part.
+    let tree = slot.join("job/tree");
+    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=512k", "none"]).arg(&tree).status();
+    assert!(mounted.expect("mount runs").success(), "this test must run as root");
+    let wanted = vec![(cache("target"), key(&cache("target"), "one"))];
+    let (carried, refused) = shelf.bring(&slot, Way::Copy, "app", wanted, &CancellationToken::new()).expect("brought");
+    let left = fs::read_dir(&tree).expect("read").count();
+    take_off(&tree).expect("taken off");
+    assert!(matches!(refused.as_slice(), [(_, CacheError::Io { .. })]), "{refused:?}");
+    assert_eq!((left, carried.entries.len()), (0, 0), "it would be the job's");
+    assert_eq!(shelf.list().expect("listed").len(), 1, "what is saved is not to blame");
+}
+
+/// As those of the first files of two subvolumes are.
+#[test]
+fn files_with_the_same_number_in_two_subvolumes_are_saved_as_two() {
+    let disk = Btrfs::make();
+    let (shelf, slot) = (shelf(&disk.path(), 1 << 30), disk.path().join("slots/0"));
+    for part in ["job/tree", "job/home"] {
+        fs::create_dir_all(slot.join(part)).expect("made");
+    }
+    let carried = bring(&shelf, &slot, Way::Copy);
+    let place = slot.join("job/tree/target");
+    for name in ["one", "two"] {
+        let made = Command::new("btrfs").args(["--quiet", "subvolume", "create"]).arg(place.join(name)).status();
+        assert!(made.expect("btrfs runs").success());
+        fs::write(place.join(name).join("file"), name.repeat(10_000)).expect("written");
+        fs::hard_link(place.join(name).join("file"), place.join(name).join("again")).expect("linked");
+    }
+    let number = |name: &str| fs::metadata(place.join(name).join("file")).expect("a file").ino();
+    assert_eq!(number("one"), number("two"));
+    assert!(carried.take_out().expect("taken out").is_empty());
+    let saved = shelf.save(&carried, &carried.entries[0], &saving()).expect("saved").expect("something is in it");
+    assert!(saved.bytes >= 60_000, "both count: {}", saved.bytes);
+    shelf.clear(&slot).expect("cleared");
+    bring(&shelf, &slot, Way::Copy);
+    for (name, file) in ["one", "two"].into_iter().flat_map(|name| [(name, "file"), (name, "again")]) {
+        assert_eq!(fs::read_to_string(place.join(name).join(file)).expect("read"), name.repeat(10_000));
+    }
 }

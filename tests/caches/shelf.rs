@@ -2,12 +2,12 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use bytesize::ByteSize;
 use nix::sys::signal::Signal;
 use sawmill::caches::{CacheConfig, CachePath, Carried, Config, Facts, Key, Saving, Shelf, Way};
-use sawmill::git::Strategy;
-use sawmill::git::mounts_below;
+use sawmill::git::{Strategy, mounts_below, take_off};
 use sawmill::ids::JobId;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -103,6 +103,35 @@ fn what_is_larger_than_all_may_be_is_not_saved_and_leaves_nothing() {
     let refused = shelf.save(&carried, &carried.entries[0], &saving()).expect_err("it is too large");
     assert_eq!(refused.to_string(), "it takes more than all caches together may take, 48.8 KiB (caches.size)");
     assert!(shelf.list().expect("listed").is_empty() && shelf.leftovers().is_empty());
+}
+
+#[test]
+fn one_that_is_too_large_is_followed_to_the_limit_only() {
+    let state = tempfile::tempdir().expect("a directory");
+    let (shelf, first) = (shelf(state.path(), 100_000), slot(&state, 0));
+    let carried = attempt(&shelf, &first, &cache("target"), "one", "0", 4096);
+    for number in 1..90 {
+        fs::write(first.join(format!("job/tree/target/{number}")), [1; 4096]).expect("written");
+    }
+    assert!(carried.take_out().expect("taken out").is_empty());
+    shelf.save(&carried, &carried.entries[0], &saving()).expect_err("it is too large");
+    let made = || {
+        let discarded = fs::read_dir(state.path().join("trash")).expect("the trash").flatten();
+        let files = discarded.flat_map(|dir| fs::read_dir(dir.path().join("files")).into_iter().flatten().flatten());
+        files.map(|file| file.metadata().expect("a file").len()).collect::<Vec<_>>()
+    };
+    assert!(made().len() < 30, "{:?}", made());
+    shelf.clear(&first).expect("cleared");
+
+    // Of another filesystem each file is copied: one that is too large is not.
+    let (second, tree) = (slot(&state, 1), state.path().join("slots/1/job/tree"));
+    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=2m", "none"]).arg(&tree).status();
+    assert!(mounted.expect("mount runs").success(), "this test must run as root");
+    let carried = attempt(&shelf, &second, &cache("target"), "two", "file", 1 << 20);
+    let refused = shelf.save(&carried, &carried.entries[0], &saving());
+    take_off(&tree).expect("taken off");
+    refused.expect_err("it is too large");
+    assert!(made().iter().all(|size| *size < 1 << 20), "{:?}", made());
 }
 
 #[test]

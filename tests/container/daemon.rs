@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use bollard::query_parameters::KillContainerOptionsBuilder;
+use nix::sys::signal::{Signal, kill};
 use sawmill::job::{OutcomeClass, Stream};
 use serde_json::json;
 
 use super::{image, owned};
 use crate::crash::{Held, LONG, Scene};
+use crate::delivery::daemon::Seat;
 use crate::delivery::host::{Host, Lodging, On, until};
 use crate::delivery::remote::{git, refs, small_remote};
 
@@ -118,6 +120,27 @@ async fn git_works_in_a_container() {
         }
         assert!(round < 50, "none was ever {how}: {said}");
         until("a container waits", async || !owned(&host.state_dir("a")).await.is_empty()).await;
+    }
+    host.close(vec![worker]).await;
+}
+
+/// As one is that runs in a container of its own, unless that is told to see the host's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_does_not_see_the_processes_of_containers_has_gates_all_the_same() {
+    let mut host = Host::new(On::Sqlite, LONG, 1).await.lodge(Lodging::InContainers).await;
+    // The engine would see no mount of a worker that has a view of its own.
+    host.set("SAWMILL_WORKSPACE__STRATEGY", "checkout");
+    let remote = small_remote(host.root(), "remote.git");
+    let prefix = ["unshare", "--pid", "--fork", "--mount-proc", "--"].map(str::to_owned).to_vec();
+    let worker = host.start_at(&Seat { prefix, ..Seat::of("a") }).await;
+    let gates = json!([{ "name": "first", "command": "test -e work.txt" }, { "name": "second", "command": "test -e work.txt" }]);
+    let job = host.enqueue(&json!({ "repo": remote, "task": { "command": "echo work > work.txt" }, "gates": gates }));
+    host.succeeded(job).await;
+    let said = host.log(job, 1, Stream::System).await;
+    assert!(said.contains("gates run below the job's directory") && said.contains("needs pid: host"), "{said}");
+    // Whoever has begun it only waits for its end.
+    for pid in host.processes("/a.toml\0worker") {
+        kill(pid, Signal::SIGTERM).expect("it is there");
     }
     host.close(vec![worker]).await;
 }

@@ -1,13 +1,16 @@
 //! What a job in a container may write to the disk, and what happens when it wants more.
 
 use std::fs;
+use std::process::Command;
 
+use nix::sys::signal::Signal;
 use sawmill::job::{JobState, OutcomeClass, Stream};
 use serde_json::json;
 
-use super::{LONG, until};
+use super::{LONG, image, until};
 use crate::delivery::host::{Host, Lodging, On};
 use crate::delivery::remote::small_remote;
+use crate::git::snapshots::{Btrfs, subvolumes};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_that_fills_its_share_of_the_disk_is_ended_and_the_others_go_on() {
@@ -70,4 +73,39 @@ async fn a_job_that_makes_small_files_without_end_is_ended_at_its_share_of_them(
     let next = host.enqueue(&json!({ "repo": remote, "task": { "command": fewer } }));
     host.succeeded(next).await;
     host.close(vec![worker]).await;
+}
+
+/// On Btrfs a job can make subvolumes of its own, whose files have the same numbers as those of others, and which it can make read-only.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_job_has_in_subvolumes_of_its_own_counts_and_goes_with_it() {
+    let mut host = Host::new(On::Sqlite, LONG, 1).await.lodge(Lodging::InContainers).await;
+    let programs = [image::TOOLS, &["/usr/bin/btrfs"]].concat();
+    host.set("SAWMILL_CONTAINER__IMAGE", &image::image_at(&image::socket(), "btrfs", &programs).await);
+    host.set("SAWMILL_CONTAINER__DISK", "16 MiB");
+    host.set("SAWMILL_WORKSPACE__STRATEGY", "snapshot");
+    let (disk, state) = (Btrfs::make(), host.state_dir("a"));
+    fs::create_dir_all(&state).expect("made");
+    disk.mount(&state);
+    let remote = small_remote(host.root(), "remote.git");
+    let mut worker = host.start("a").await;
+    // Two files of one number, each with two names. The names count once, and the files count both.
+    let fill = |size: u32| {
+        format!(
+            "set -e; for at in own ~/own; do btrfs subvolume create $at; dd if=/dev/zero of=$at/file bs=1M count={size}; \
+             ln $at/file $at/again; btrfs property set -t subvol $at ro true; done; test $(stat -c %i own/file) = $(stat -c %i ~/own/file)"
+        )
+    };
+    let fits = host.enqueue(&json!({ "repo": remote, "task": { "command": fill(6) } }));
+    host.succeeded(fits).await;
+    let command = format!("{}; while true; do sleep 0.1; done", fill(10));
+    let job = host.enqueue(&json!({ "repo": remote, "task": { "command": command } }));
+    let outcome = host.ended(job).await.outcome.expect("an outcome");
+    assert_eq!(outcome.class, OutcomeClass::OutOfDisk, "{outcome:?}");
+    assert!(outcome.message.starts_with("its files took 20."), "{}", outcome.message);
+    // The base is.
+    until("no subvolume of a job is left", async || subvolumes(&state) == 1).await;
+    worker.signal(Signal::SIGTERM);
+    assert!(worker.exit().await.success());
+    until("it is unmounted", async || Command::new("umount").arg(&state).status().expect("umount runs").success()).await;
+    host.close(Vec::new()).await;
 }

@@ -48,7 +48,7 @@ impl Btrfs {
 
     /// How many subvolumes there are, beside the filesystem's own.
     fn subvolumes(&self) -> usize {
-        ran(Command::new("btrfs").args(["subvolume", "list"]).arg(self.path())).lines().count()
+        subvolumes(&self.path())
     }
 }
 
@@ -59,6 +59,11 @@ impl Drop for Btrfs {
         }
         unmount_below(self.scratch.path());
     }
+}
+
+/// How many subvolumes there are where one is mounted, beside the filesystem's own.
+pub(crate) fn subvolumes(at: &Path) -> usize {
+    ran(Command::new("btrfs").args(["subvolume", "list"]).arg(at)).lines().count()
 }
 
 fn ran(command: &mut Command) -> String {
@@ -163,12 +168,13 @@ fn what_a_job_has_in_subvolumes_counts_and_what_is_mounted_does_not() {
     let before = measure(&dir, 100);
     for at in [dir.join("own"), dir.join("own/deeper")] {
         own_subvolume(&at);
+        fs::hard_link(at.join("file"), at.join("again")).expect("linked");
     }
     write(&other.path(), "file", vec![1; 1 << 20]);
     ran(Command::new("mount").arg("--bind").arg(other.path()).arg(dir.join("mounted")));
     let found = measure(&dir, 100);
     // Files in two subvolumes have the same numbers, and what something is mounted over is not met.
-    assert_eq!((before.entries, found.entries), (2, 1 + 4));
+    assert_eq!((before.entries, found.entries), (2, 1 + 6));
     let more = found.bytes - before.bytes;
     assert!((2 << 20..(2 << 20) + (64 << 10)).contains(&more), "{more}");
 }

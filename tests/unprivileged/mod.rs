@@ -1,5 +1,6 @@
 //! A worker that is not root mounts worktrees in a namespace of its own: the real program as the user nobody, on overlays.
 
+mod caches;
 mod clearing;
 mod life;
 mod rooms;
