@@ -75,7 +75,8 @@ fn in_runtime(command: impl Future<Output = ExitCode>) -> ExitCode {
     }
 }
 
-async fn command(args: Args, environment: Environment, mounting: Mounting) -> ExitCode {
+async fn command(mut args: Args, environment: Environment, mounting: Mounting) -> ExitCode {
+    args.global.server = args.global.server.or_else(|| environment.get("SAWMILL_SERVER").map(str::to_owned));
     let audience = match &args.command {
         Command::Host(HostCommand::Up | HostCommand::Serve | HostCommand::Worker) => Audience::Daemon,
         _ => Audience::Command,
@@ -175,12 +176,18 @@ async fn salvage(slot: Option<OsString>) -> ExitCode {
 
 /// The failure of a command of this host, with the exit status that goes with it.
 fn failed(source: anyhow::Error) -> CliError {
+    if source.chain().any(|error| matches!(error.downcast_ref(), Some(CliError::ReaderGone))) {
+        return CliError::ReaderGone;
+    }
     let exit = source.chain().find_map(exit_of).unwrap_or(Exit::Failed);
     CliError::Host { exit, source }
 }
 
 fn exit_of(error: &(dyn std::error::Error + 'static)) -> Option<Exit> {
-    if error.is::<ConfigError>() || error.is::<BackendError>() {
+    if let Some(error) = error.downcast_ref::<BackendError>() {
+        return Some(if matches!(error, BackendError::Unknown { .. }) { Exit::NotFound } else { Exit::Usage });
+    }
+    if error.is::<ConfigError>() {
         return Some(Exit::Usage);
     }
     if let Some(error) = error.downcast_ref::<ContainerError>() {

@@ -60,6 +60,11 @@ fn a_file_that_cannot_be_opened_is_named() {
     error: cannot create directory /proc/nowhere for the database; check [queue] url
       because: No such file or directory (os error 2)
     "#);
+    insta::assert_snapshot!(at("sqlite:/proc/queue.db"), @r#"
+    exit 5
+    error: cannot open the database file /proc/queue.db for writing; check its owner and rights, or [queue] url
+      because: No such file or directory (os error 2)
+    "#);
     let site = Site::new();
     std::fs::write(site.path("text.db"), "This is no database, and long enough to be taken for one.".repeat(100))
         .expect("a file");
