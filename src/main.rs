@@ -195,7 +195,7 @@ fn exit_of(error: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     }
     if let Some(error) = error.downcast_ref::<WorkerError>() {
         return match error {
-            WorkerError::Identity(IdentityError::InUse(_)) => Some(Exit::Conflict),
+            WorkerError::Identity(IdentityError::InUse(_)) | WorkerError::NameInUse { .. } => Some(Exit::Conflict),
             WorkerError::Git(error) => exit_of(error),
             WorkerError::Store(error) => exit_of(error),
             _ => None,

@@ -1,5 +1,6 @@
 //! The server, the worker's place, and commands about jobs that are not in the right state.
 
+use std::fs;
 use std::net::TcpListener;
 
 use super::site::{Site, wait_until};
@@ -32,6 +33,11 @@ fn a_server_that_is_not_there_is_named_with_the_next_step() {
     let free = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").to_string();
     let site = Site::new();
     insta::assert_snapshot!(site.says(&["--server", &format!("http://{free}"), "jobs"]), @r#"
+    exit 5
+    error: cannot reach the server at http://127.0.0.1:[port]; check --server, or start it with: sawmill serve
+      because: Connection refused (os error 111)
+    "#);
+    insta::assert_snapshot!(Site::new().with("SAWMILL_SERVER", &free).says(&["jobs"]), @r#"
     exit 5
     error: cannot reach the server at http://127.0.0.1:[port]; check --server, or start it with: sawmill serve
       because: Connection refused (os error 111)
@@ -74,6 +80,24 @@ fn a_state_directory_has_one_worker() {
     exit 4
     error: another worker uses the state directory [site]/worker; give each worker its own worker.state_dir
     "#);
+}
+
+#[test]
+fn a_name_has_one_worker_and_its_jobs_stay_with_it() {
+    let site = Site::new();
+    let _first = site.worker();
+    let id = site.enqueue(&["--project", "app", "--changes", "none", "--", "sleep 3"]);
+    wait_until("the job runs", || site.says(&["job", "show", &id]).contains("state          running"));
+    let configuration = fs::read_to_string(site.path("workers.toml")).expect("a configuration").replace("/worker\"", "/other\"");
+    fs::write(site.path("other.toml"), configuration).expect("a configuration");
+    let other = site.says(&["--config", "other.toml", "worker"]);
+    assert!(other.starts_with("exit 4\nerror: another worker is named w: process "), "{other}");
+    assert!(other.contains("give each worker its own worker.name, or none"), "{other}");
+    insta::assert_snapshot!(site.fate_of(&id), @r#"
+    exit 0
+    [job] succeeded: done without a change
+    "#);
+    assert!(site.says(&["job", "show", &id]).contains("attempt        1\n"), "it went on where it was");
 }
 
 #[test]
