@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use sawmill::api::ServeError;
 use sawmill::backends::BackendError;
-use sawmill::cli::{self, Args, CliError, Command, Exit, Global, HostCommand};
+use sawmill::cli::{self, Args, CliError, Command, Exit, Global, HostCommand, Needs};
 use sawmill::config::{self, ConfigError, Environment};
 use sawmill::daemon::{self, Audience, Composition, VERSION};
 use sawmill::git::{self, GitError, Mounting};
@@ -83,8 +83,11 @@ async fn command(mut args: Args, environment: Environment, mounting: Mounting) -
     };
     daemon::init(audience, args.global.verbose, environment.get("RUST_LOG"));
     let for_host = environment.clone();
-    let router = async move |global: &Global| {
+    let router = async move |global: &Global, needs: Needs| {
         let composition = compose(global, environment, Ok(()))?;
+        if needs == Needs::Configuration {
+            return Ok(composition.configuration_router());
+        }
         let store = composition.store().await.map_err(failed)?;
         Ok(composition.router(store, CancellationToken::new()))
     };
@@ -144,6 +147,9 @@ async fn migrate(composition: &Composition, out: &cli::Output) -> anyhow::Result
     let store = sawmill::store::Store::connect_unmigrated(&composition.config().queue).await?;
     let migrated = store.migrate().await?;
     match migrated.applied.as_slice() {
+        applied if out.is_json() => {
+            out.document(&serde_json::json!({ "database": store.label(), "schema": migrated.version, "applied": applied }))?
+        }
         [] => out.line(&format!("{} is at schema {} already", store.label(), migrated.version))?,
         applied => {
             out.line(&format!("{} is now at schema {}: applied {}", store.label(), migrated.version, applied.join(", ")))?

@@ -43,7 +43,10 @@ pub(super) async fn run(client: &Client, out: &Output, args: EnqueueArgs) -> Res
     }
     match &answer.forecast {
         Some(forecast) if forecast.slots > 0 => talk(&forecast::sentence(forecast, Timestamp::now())),
-        _ if job.state == JobState::Queued => workers::hint_at_none(client).await,
+        forecast if job.state == JobState::Queued && !workers::hint_at_none(client).await => {
+            let why = forecast.as_ref().map(|forecast| forecast::sentence(forecast, Timestamp::now()));
+            why.into_iter().for_each(|why| talk(&format!("{why}; see: sawmill job explain {}", job.id)));
+        }
         _ => {}
     }
     Ok(Exit::Done)

@@ -162,6 +162,43 @@ fn who_is_new_is_told_what_is_missing() {
 }
 
 #[test]
+fn who_enqueues_what_does_not_start_at_once_is_told_why() {
+    let site = Site::new();
+    let _worker = site.worker();
+    insta::assert_snapshot!(site.says(&["enqueue", "--project", "app", "--require", "gpu", "--", "true"]), @r#"
+    exit 0
+    [job]
+    on branch sawmill/adhoc/job/true; watch it with: sawmill logs -f [job]
+    nothing is before it; when it starts is not known: no live worker has its backend and all that it requires; see: sawmill job explain [job]
+    "#);
+    insta::assert_snapshot!(site.says(&["enqueue", "--project", "app", "--slug", "later", "--at", "2100-01-01T00:00:00Z", "--", "true"]), @r#"
+    exit 0
+    [job]
+    on branch sawmill/adhoc/job/later; watch it with: sawmill logs -f [job]
+    when it starts is not known: it has no place in the queue before 2100-01-01T00:00:00.000Z; see: sawmill job explain [job]
+    "#);
+}
+
+#[test]
+fn who_waits_for_a_job_that_asks_something_is_told_how_to_answer() {
+    let site = Site::new();
+    let script =
+        r#"echo '{"schema": 1, "ok": false, "summary": "a question", "clarification": "which one?"}' > "$SAWMILL_RESULT""#;
+    fs::write(site.path("ask.sh"), script).expect("a program");
+    let mut configuration = fs::read_to_string(site.path("workers.toml")).expect("a configuration");
+    configuration += &format!("[backends.ask]\nkind = \"command\"\ncommand = [\"sh\", {:?}]\n", site.path("ask.sh"));
+    fs::write(site.path("workers.toml"), configuration).expect("a configuration");
+    let _worker = site.worker();
+    let id = site.enqueue(&["--project", "app", "--backend", "ask", "--instruction", "Do it"]);
+    wait_until("it has asked", || site.says(&["job", "show", &id]).contains("held           answer"));
+    insta::assert_snapshot!(site.says(&["job", "wait", &id, "--timeout", "1s"]), @r#"
+    exit 1
+    [job] waits for an answer (sawmill job answer [job] TEXT): which one?
+    error: job [job] has not ended after 1s; it goes on, see: sawmill job explain [job]
+    "#);
+}
+
+#[test]
 fn the_version_is_told_in_every_way_that_people_ask_for_it() {
     let site = Site::new();
     let version = site.says(&["--version"]);
