@@ -71,7 +71,6 @@ impl Composition {
     }
 
     /// What of the API needs no database.
-    #[must_use]
     pub fn configuration_router(&self) -> axum::Router {
         api::configuration_alone(&self.policy())
     }
