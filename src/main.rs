@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use sawmill::api::ServeError;
 use sawmill::backends::BackendError;
-use sawmill::cli::{self, Args, CliError, Command, Exit, Global, HostCommand};
+use sawmill::cli::{self, Args, CliError, Command, Exit, Global, HostCommand, Needs};
 use sawmill::config::{self, ConfigError, Environment};
 use sawmill::daemon::{self, Audience, Composition, VERSION};
 use sawmill::git::{self, GitError, Mounting};
@@ -75,15 +75,19 @@ fn in_runtime(command: impl Future<Output = ExitCode>) -> ExitCode {
     }
 }
 
-async fn command(args: Args, environment: Environment, mounting: Mounting) -> ExitCode {
+async fn command(mut args: Args, environment: Environment, mounting: Mounting) -> ExitCode {
+    args.global.server = args.global.server.or_else(|| environment.get("SAWMILL_SERVER").map(str::to_owned));
     let audience = match &args.command {
         Command::Host(HostCommand::Up | HostCommand::Serve | HostCommand::Worker) => Audience::Daemon,
         _ => Audience::Command,
     };
     daemon::init(audience, args.global.verbose, environment.get("RUST_LOG"));
     let for_host = environment.clone();
-    let router = async move |global: &Global| {
+    let router = async move |global: &Global, needs: Needs| {
         let composition = compose(global, environment, Ok(()))?;
+        if needs == Needs::Configuration {
+            return Ok(composition.configuration_router());
+        }
         let store = composition.store().await.map_err(failed)?;
         Ok(composition.router(store, CancellationToken::new()))
     };
@@ -143,6 +147,9 @@ async fn migrate(composition: &Composition, out: &cli::Output) -> anyhow::Result
     let store = sawmill::store::Store::connect_unmigrated(&composition.config().queue).await?;
     let migrated = store.migrate().await?;
     match migrated.applied.as_slice() {
+        applied if out.is_json() => {
+            out.document(&serde_json::json!({ "database": store.label(), "schema": migrated.version, "applied": applied }))?
+        }
         [] => out.line(&format!("{} is at schema {} already", store.label(), migrated.version))?,
         applied => {
             out.line(&format!("{} is now at schema {}: applied {}", store.label(), migrated.version, applied.join(", ")))?
@@ -175,12 +182,18 @@ async fn salvage(slot: Option<OsString>) -> ExitCode {
 
 /// The failure of a command of this host, with the exit status that goes with it.
 fn failed(source: anyhow::Error) -> CliError {
+    if source.chain().any(|error| matches!(error.downcast_ref(), Some(CliError::ReaderGone))) {
+        return CliError::ReaderGone;
+    }
     let exit = source.chain().find_map(exit_of).unwrap_or(Exit::Failed);
     CliError::Host { exit, source }
 }
 
 fn exit_of(error: &(dyn std::error::Error + 'static)) -> Option<Exit> {
-    if error.is::<ConfigError>() || error.is::<BackendError>() {
+    if let Some(error) = error.downcast_ref::<BackendError>() {
+        return Some(if matches!(error, BackendError::Unknown { .. }) { Exit::NotFound } else { Exit::Usage });
+    }
+    if error.is::<ConfigError>() {
         return Some(Exit::Usage);
     }
     if let Some(error) = error.downcast_ref::<ContainerError>() {
@@ -188,7 +201,7 @@ fn exit_of(error: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     }
     if let Some(error) = error.downcast_ref::<WorkerError>() {
         return match error {
-            WorkerError::Identity(IdentityError::InUse(_)) => Some(Exit::Conflict),
+            WorkerError::Identity(IdentityError::InUse(_)) | WorkerError::NameInUse { .. } => Some(Exit::Conflict),
             WorkerError::Git(error) => exit_of(error),
             WorkerError::Store(error) => exit_of(error),
             _ => None,

@@ -1,7 +1,11 @@
 //! The demonstration, as a newcomer runs it.
 
+use std::io::{BufRead as _, BufReader};
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 fn demo(args: &[&str]) -> Output {
     let scratch = tempfile::tempdir().expect("a directory");
@@ -51,4 +55,47 @@ fn it_works_on_a_copy_of_the_callers_repository_and_leaves_that_alone() {
     assert!(output.status.success(), "{}", text(&output));
     assert!(text(&output).contains("9 met the fate that was meant for them"), "{}", text(&output));
     assert_eq!(git(&["for-each-ref"]), before);
+}
+
+#[test]
+fn a_reader_who_has_seen_enough_ends_it_quietly() {
+    let scratch = tempfile::tempdir().expect("a directory");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_sawmill"))
+        .arg("demo")
+        .env("TMPDIR", scratch.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it runs");
+    drop(child.stdout.take());
+    let output = child.wait_with_output().expect("it ends");
+    assert!(output.status.success() && !text(&output).contains("error"), "{}", text(&output));
+    assert_eq!(std::fs::read_dir(scratch.path()).expect("readable").count(), 0, "left behind");
+}
+
+#[test]
+fn ctrl_c_leaves_nothing_behind_whenever_it_comes() {
+    for moment in ["the scene is being set", "jobs run"] {
+        let scratch = tempfile::tempdir().expect("a directory");
+        let mut child = Command::new(env!("CARGO_BIN_EXE_sawmill"))
+            .arg("demo")
+            .env("TMPDIR", scratch.path())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("it runs");
+        let mut said = BufReader::new(child.stderr.take().expect("a pipe"));
+        match moment {
+            "jobs run" => drop(said.read_line(&mut String::new()).expect("it says where it works")),
+            _ => {
+                while std::fs::read_dir(scratch.path()).expect("readable").count() == 0 {
+                    assert_eq!(child.try_wait().expect("its state"), None, "it ended by itself");
+                }
+            }
+        }
+        let pid = Pid::from_raw(i32::try_from(child.id()).expect("a process id"));
+        kill(pid, Signal::SIGINT).expect("it runs");
+        assert_eq!(child.wait().expect("it ends").code(), Some(130), "{moment}");
+        assert_eq!(std::fs::read_dir(scratch.path()).expect("readable").count(), 0, "left behind while {moment}");
+    }
 }

@@ -231,7 +231,7 @@ async fn doctor_says_whether_files_can_be_kept_and_leaves_nothing_behind() {
     let place = host.root().join("kept");
     host.set("SAWMILL_ARTIFACTS__STORE", place.to_str().expect("UTF-8"));
     let good = finding(&host);
-    assert_eq!(good["state"], "good", "{good}");
+    assert_eq!(good["state"], "ready", "{good}");
     assert!(good["seen"].as_str().is_some_and(|seen| seen.contains("/kept on ")), "{good}");
     let left: Vec<_> = fs::read_dir(&place).expect("the place").flatten().map(|entry| entry.file_name()).collect();
     assert_eq!(left, ["place"]);
@@ -240,7 +240,7 @@ async fn doctor_says_whether_files_can_be_kept_and_leaves_nothing_behind() {
     fs::write(&file, "").expect("a file");
     host.set("SAWMILL_ARTIFACTS__STORE", file.to_str().expect("UTF-8"));
     let bad = finding(&host);
-    assert_eq!(bad["state"], "bad", "{bad}");
+    assert_eq!(bad["state"], "failed", "{bad}");
     assert!(bad["remedy"].as_str().is_some_and(|remedy| remedy.contains("artifacts.store")), "{bad}");
     host.set("SAWMILL_ARTIFACTS__STORE", "s3://nowhere/prefix");
     host.set("SAWMILL_ARTIFACTS__TIMEOUT", "3s");
@@ -249,6 +249,6 @@ async fn doctor_says_whether_files_can_be_kept_and_leaves_nothing_behind() {
     host.set("AWS_ACCESS_KEY_ID", "nobody");
     host.set("AWS_SECRET_ACCESS_KEY", "nothing-0123456789");
     let away = finding(&host);
-    assert_eq!(away["state"], "bad", "{away}");
+    assert_eq!(away["state"], "failed", "{away}");
     assert!(!away.to_string().contains("nothing-0123456789"), "{away}");
 }

@@ -1,10 +1,10 @@
 //! `/v1/config`: the effective configuration, as whoever built the router gave it to us.
 
-use axum::Json;
-use axum::extract;
+use axum::routing::get;
+use axum::{Json, Router, extract};
 
-use super::State;
 use super::wire::Configuration;
+use super::{Policy, State};
 
 /// Shows the effective configuration with the layer that each value came from; secrets are hidden.
 #[utoipa::path(
@@ -12,5 +12,16 @@ use super::wire::Configuration;
     responses((status = 200, description = "The configuration", body = Configuration))
 )]
 pub(super) async fn show(extract::State(state): extract::State<State>) -> Json<Configuration> {
-    Json(Configuration { version: state.policy.version.clone(), settings: state.policy.configuration.clone() })
+    Json(of(&state.policy))
+}
+
+/// The route of the configuration alone. It needs no database: who looks at the configuration may be about to find out why that
+/// cannot be reached.
+pub fn configuration_alone(policy: &Policy) -> Router {
+    let configuration = of(policy);
+    Router::new().route("/v1/config", get(async move || Json(configuration.clone())))
+}
+
+fn of(policy: &Policy) -> Configuration {
+    Configuration { version: policy.version.clone(), settings: policy.configuration.clone() }
 }

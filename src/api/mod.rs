@@ -47,6 +47,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 pub use completions::WAIT_MAX;
+pub use configuration::configuration_alone;
 pub use input::{BODY_MAX, LIST_MAX};
 pub use logs::SLICE_MAX;
 pub use policy::{Policy, Project};

@@ -36,6 +36,7 @@ const fn kind(error: &StoreError) -> Kind {
         StoreError::Unreachable { .. }
         | StoreError::Refused { .. }
         | StoreError::Directory { .. }
+        | StoreError::File { .. }
         | StoreError::BadUrl { .. }
         | StoreError::NewerSchema { .. }
         | StoreError::OlderSchema { .. }

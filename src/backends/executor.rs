@@ -111,6 +111,14 @@ pub enum BackendError {
         /// What is wrong.
         why: String,
     },
+    /// There is none of that name.
+    #[error("there is no backend {name:?}; there are {}", .known.join(", "))]
+    Unknown {
+        /// The name.
+        name: String,
+        /// Those that there are.
+        known: Vec<String>,
+    },
     /// The job lacks what the backend needs.
     #[error("backend {backend} {why}")]
     Lacks {

@@ -12,7 +12,7 @@ use super::enqueue_args::EnqueueArgs;
 use crate::clock::human;
 use crate::ids::{ClaimToken, CompletionId, JobId, WorkerId};
 use crate::job::spec::ContainerMode;
-use crate::job::{JobState, Stream};
+use crate::job::{CompletionState, JobState, Stream};
 
 /// Turns queued tasks into commits
 #[derive(Debug, Parser)]
@@ -29,10 +29,10 @@ pub struct Args {
 /// What holds for every command.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct Global {
-    /// The configuration [default: ./workers.toml, where there is one]
+    /// The configuration [default: SAWMILL_CONFIG, ./workers.toml or /etc/sawmill/workers.toml, the first there is]
     #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
     pub config: Option<PathBuf>,
-    /// Ask the server at this address, instead of the configured database
+    /// Ask the server at this address, instead of the configured database [default: SAWMILL_SERVER, where it is set]
     #[arg(long, global = true, value_name = "URL", help_heading = "Global options")]
     pub server: Option<String>,
     /// Write JSON instead of tables
@@ -351,14 +351,22 @@ fn parse_stream(text: &str) -> Result<Stream, String> {
     known.ok_or_else(|| "there are stdout, stderr and system".to_owned())
 }
 
+fn parse_completion_state(text: &str) -> Result<CompletionState, String> {
+    let known = CompletionState::ALL.into_iter().find(|state| state.as_str() == text);
+    known.ok_or_else(|| "there are pending, claimed, acked and dead".to_owned())
+}
+
 /// The commands of `completions`.
 #[derive(Debug, Clone, Subcommand)]
 pub enum CompletionsCommand {
     /// List completions, newest first
     List {
         /// Only those in this state: pending, claimed, acked or dead
-        #[arg(long, value_name = "STATE")]
-        state: Option<String>,
+        #[arg(long, value_name = "STATE", value_parser = parse_completion_state)]
+        state: Option<CompletionState>,
+        /// Only that of this job
+        #[arg(long, value_name = "ID")]
+        job: Option<JobId>,
         /// How many at most
         #[arg(long, value_name = "N", default_value_t = 50)]
         limit: u32,

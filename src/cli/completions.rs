@@ -3,20 +3,20 @@
 use std::time::{Duration, Instant};
 
 use super::args::{CompletionsCommand, Held};
-use super::client::{Client, escape};
+use super::client::Client;
 use super::error::{CliError, Exit};
 use super::output::{Output, talk};
 use super::table::{Cell, age};
 use crate::api::WAIT_MAX;
 use crate::api::wire::{AckCompletion, ClaimCompletions, HeldCompletion, NackCompletion, Page, RenewCompletion};
 use crate::clock::Timestamp;
-use crate::ids::CompletionId;
-use crate::job::CompletionEntry;
+use crate::ids::{CompletionId, JobId};
+use crate::job::{CompletionEntry, CompletionState};
 
 /// Carries out a command about completions.
 pub(super) async fn run(client: &Client, out: &Output, command: CompletionsCommand) -> Result<Exit, CliError> {
     match command {
-        CompletionsCommand::List { state, limit } => list(client, out, state, limit).await,
+        CompletionsCommand::List { state, job, limit } => list(client, out, state, job, limit).await,
         CompletionsCommand::Claim { consumer, limit, lease, project, repo, wait } => {
             let patience = wait.map(|wait| wait.unwrap_or(Duration::MAX)).unwrap_or_default();
             claim(client, out, ClaimCompletions { consumer, limit, lease, project, repo, wait: None }, patience).await
@@ -37,9 +37,16 @@ pub(super) async fn run(client: &Client, out: &Output, command: CompletionsComma
     }
 }
 
-async fn list(client: &Client, out: &Output, state: Option<String>, limit: u32) -> Result<Exit, CliError> {
-    let state = state.map(|state| format!("&state={}", escape(&state))).unwrap_or_default();
-    let page: Page<CompletionEntry> = client.get(&format!("/v1/completions?limit={limit}{state}")).await?;
+async fn list(
+    client: &Client,
+    out: &Output,
+    state: Option<CompletionState>,
+    job: Option<JobId>,
+    limit: u32,
+) -> Result<Exit, CliError> {
+    let state = state.map(|state| format!("&state={state}")).unwrap_or_default();
+    let job = job.map(|job| format!("&job={job}")).unwrap_or_default();
+    let page: Page<CompletionEntry> = client.get(&format!("/v1/completions?limit={limit}{state}{job}")).await?;
     if out.is_json() {
         out.document(&page)?;
         return Ok(Exit::Done);

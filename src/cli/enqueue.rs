@@ -2,6 +2,7 @@
 //!
 //! The one rule: a document given with `--spec` is sent as it is, so that what is wrong with it is said once, by the server.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::client::{Client, to_json};
@@ -18,11 +19,12 @@ use crate::job::JobState;
 pub(super) async fn run(client: &Client, out: &Output, args: EnqueueArgs) -> Result<Exit, CliError> {
     let (wait, follow) = (args.wait, args.follow);
     let patience = args.wait_for_room.unwrap_or_default();
-    let bytes = match &args.spec {
+    let spec = args.spec.clone();
+    let bytes = match &spec {
         Some(path) => read(path)?,
         None => to_json(&document(args)?)?,
     };
-    let answer = ask(client, bytes, patience).await?;
+    let answer = ask(client, bytes, patience).await.map_err(|error| with_file(error, spec.as_deref()))?;
     let job = &answer.job;
     if follow {
         talk(&format!("job {} on branch {}", job.id, job.branch));
@@ -41,10 +43,25 @@ pub(super) async fn run(client: &Client, out: &Output, args: EnqueueArgs) -> Res
     }
     match &answer.forecast {
         Some(forecast) if forecast.slots > 0 => talk(&forecast::sentence(forecast, Timestamp::now())),
-        _ if job.state == JobState::Queued => workers::hint_at_none(client).await,
+        forecast if job.state == JobState::Queued && !workers::hint_at_none(client).await => {
+            let why = forecast.as_ref().map(|forecast| forecast::sentence(forecast, Timestamp::now()));
+            why.into_iter().for_each(|why| talk(&format!("{why}; see: sawmill job explain {}", job.id)));
+        }
         _ => {}
     }
     Ok(Exit::Done)
+}
+
+/// What is wrong with a document, with the file that it is in.
+fn with_file(error: CliError, file: Option<&Path>) -> CliError {
+    match (error, file) {
+        (CliError::Refused(mut problem), Some(file)) if problem.status == 422 || problem.is(Kind::MalformedJson) => {
+            let name = if file == Path::new("-") { "standard input".to_owned() } else { file.display().to_string() };
+            problem.detail = format!("{name}: {}", problem.detail);
+            CliError::Refused(problem)
+        }
+        (error, _) => error,
+    }
 }
 
 /// Asks for a job, and where there is no room, again when the server says, until `patience` is over. A refusal is certain: nothing

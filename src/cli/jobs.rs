@@ -208,6 +208,9 @@ async fn ended(client: &Client, id: JobId) -> Result<Job, CliError> {
 
 fn progress(job: &Job) -> String {
     match (job.state, job.attempt, &job.worker, &job.outcome) {
+        (JobState::Queued, Some(_), _, Some(outcome)) if job.held == Some(Hold::Answer) => {
+            format!("{} waits for an answer (sawmill job answer {} TEXT): {}", job.id, job.id, outcome.message)
+        }
         (JobState::Running, Some(attempt), Some(worker), _) => format!("{} running: attempt {attempt} on {worker}", job.id),
         (JobState::Queued, Some(attempt), _, Some(outcome)) => {
             format!("{} queued again after attempt {attempt}: {}", job.id, plain(outcome))

@@ -40,13 +40,22 @@ pub fn parse(version: &'static str) -> Args {
     Args::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
 }
 
+/// What a client command needs of the API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Needs {
+    /// All of it, over the configured database.
+    Database,
+    /// What it says of the configuration, which needs no database.
+    Configuration,
+}
+
 /// Does what the command line says, and says on standard error why not where it does not.
 ///
-/// `router` is called for client commands without `--server`: it opens the configured database and builds the API over it.
+/// `router` is called for client commands without `--server`: it builds the API over what the command needs.
 /// `host` is called for commands of this host, which handle signals themselves.
 pub async fn run<R, H>(args: Args, router: R, host: H) -> Exit
 where
-    R: AsyncFnOnce(&Global) -> Result<axum::Router, CliError>,
+    R: AsyncFnOnce(&Global, Needs) -> Result<axum::Router, CliError>,
     H: AsyncFnOnce(HostCommand, &Global) -> Result<Exit, CliError>,
 {
     let Args { global, command } = args;
@@ -73,11 +82,12 @@ where
 
 async fn ask<R>(command: ClientCommand, global: &Global, router: R) -> Result<Exit, CliError>
 where
-    R: AsyncFnOnce(&Global) -> Result<axum::Router, CliError>,
+    R: AsyncFnOnce(&Global, Needs) -> Result<axum::Router, CliError>,
 {
+    let needs = if matches!(command, ClientCommand::Config(_)) { Needs::Configuration } else { Needs::Database };
     let client = match &global.server {
         Some(url) => Client::http(url)?,
-        None => Client::InProcess(router(global).await?),
+        None => Client::InProcess(router(global, needs).await?),
     };
     let form = if global.json { Form::Json } else { Form::Text };
     perform(&client, &Output::new(form), command).await

@@ -90,13 +90,13 @@ async fn drained(client: &Client, out: &Output, id: &WorkerId) -> Result<Exit, C
     }
 }
 
-/// Says so where nobody takes jobs: who waits would wait in vain.
-pub(super) async fn hint_at_none(client: &Client) {
+/// Says so where nobody takes jobs: who waits would wait in vain. Whether there was anything to say.
+pub(super) async fn hint_at_none(client: &Client) -> bool {
     // A hint, after what was asked for is done: a failure of its own is not worth a word.
-    let Ok(page) = client.get::<Page<WorkerRecord>>("/v1/workers").await else { return };
+    let Ok(page) = client.get::<Page<WorkerRecord>>("/v1/workers").await else { return false };
     let of = |state: WorkerState| page.items.iter().find(|worker| worker.state == state);
     if of(WorkerState::Running).is_some() {
-        return;
+        return false;
     }
     match of(WorkerState::Paused).or_else(|| of(WorkerState::Draining)) {
         Some(worker) => {
@@ -105,6 +105,7 @@ pub(super) async fn hint_at_none(client: &Client) {
         }
         None => talk("no worker is there to take it; start one with: sawmill up"),
     }
+    true
 }
 
 async fn list(client: &Client, out: &Output) -> Result<Exit, CliError> {

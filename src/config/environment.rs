@@ -36,11 +36,12 @@ impl Environment {
         &self.variables
     }
 
-    /// The settings among them: `SAWMILL_SECTION__KEY`, as the path `section.key` and its value.
-    pub(super) fn settings(&self) -> impl Iterator<Item = (String, &str)> {
+    /// The settings among them: `SAWMILL_SECTION__KEY`, as the path `section.key` and its value; and `SAWMILL_KEY` where that key is
+    /// one of those `alone`, which are in no section.
+    pub(super) fn settings(&self, alone: &[String]) -> impl Iterator<Item = (String, &str)> {
         self.variables.iter().filter_map(|(name, value)| {
-            let key = name.strip_prefix("SAWMILL_")?;
-            key.contains("__").then(|| (key.to_ascii_lowercase().replace("__", "."), value.as_str()))
+            let key = name.strip_prefix("SAWMILL_")?.to_ascii_lowercase();
+            (key.contains("__") || alone.contains(&key)).then(|| (key.replace("__", "."), value.as_str()))
         })
     }
 

@@ -4,12 +4,17 @@ use std::path::PathBuf;
 
 use figment::error::Kind;
 
+use super::place;
+
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file that was asked for is not there.
     #[error("cannot find the configuration file {}; check --config and SAWMILL_CONFIG", .0.display())]
     NoFile(PathBuf),
+    /// What was named is a directory, a pipe or the like. (A pipe could be read once only, and the file is read again for its lines.)
+    #[error("the configuration {} is not a plain file; check --config and SAWMILL_CONFIG", .0.display())]
+    NotPlain(PathBuf),
     /// A key that does not exist.
     #[error("{source_name}: unknown key {key}{}", suggestion(.nearest.as_deref()))]
     UnknownKey {
@@ -21,7 +26,7 @@ pub enum ConfigError {
         nearest: Option<String>,
     },
     /// A value that cannot be.
-    #[error("{source_name}: {}{why}", place(.key))]
+    #[error("{source_name}: {}{why}", before(.key))]
     BadValue {
         /// Where it was found.
         source_name: String,
@@ -33,7 +38,7 @@ pub enum ConfigError {
 }
 
 /// The key before what is wrong with it; nothing where the file as a whole is at fault.
-fn place(key: &str) -> String {
+fn before(key: &str) -> String {
     if key.is_empty() { String::new() } else { format!("{key}: ") }
 }
 
@@ -44,7 +49,6 @@ fn suggestion(key: Option<&str>) -> String {
 impl From<figment::Error> for ConfigError {
     /// The first error: the others are often its consequences.
     fn from(error: figment::Error) -> Self {
-        let source_name = source_name(error.metadata.as_ref());
         let key = error.path.join(".");
         match error.kind {
             Kind::UnknownField(field, known) => {
@@ -61,9 +65,17 @@ impl From<figment::Error> for ConfigError {
                     .filter(|(score, _)| *score > 0.75)
                     .max_by(|a, b| a.0.total_cmp(&b.0))
                     .map(|(_, name)| full(name));
+                let mut path = error.path;
+                if path.last() != Some(&field) {
+                    path.push(field.clone());
+                }
+                let source_name = located(error.metadata.as_ref(), &path);
                 Self::UnknownKey { source_name, key: full(&field), nearest: near }
             }
-            kind => Self::BadValue { source_name, key, why: in_plain_words(&kind) },
+            kind => {
+                let source_name = located(error.metadata.as_ref(), &error.path);
+                Self::BadValue { source_name, key, why: in_plain_words(&kind) }
+            }
         }
     }
 }
@@ -85,7 +97,18 @@ fn in_plain_words(kind: &Kind) -> String {
         ("expected parsable string", "expected a size such as \"64 KiB\" or \"2 GiB\""),
         ("invalid socket address syntax", "expected an address such as \"127.0.0.1:7400\""),
     ];
-    words.iter().fold(kind.to_string(), |text, (code, plain)| text.replace(code, plain))
+    // The parser of files ends its drawings with a line of its own.
+    words.iter().fold(kind.to_string(), |text, (code, plain)| text.replace(code, plain)).trim_end().to_owned()
+}
+
+/// A layer of the configuration, with the line of a key where it is a file that has it.
+pub(super) fn located(metadata: Option<&figment::Metadata>, key: &[String]) -> String {
+    let name = source_name(metadata);
+    let line = match metadata.and_then(|metadata| metadata.source.as_ref()) {
+        Some(figment::Source::File(path)) => place::line_of(path, key),
+        _ => None,
+    };
+    line.map_or_else(|| name.clone(), |line| format!("{name}:{line}"))
 }
 
 /// A layer of the configuration, as people know it.

@@ -8,6 +8,7 @@ use figment::value::Value;
 
 use super::environment::Environment;
 use super::error::ConfigError;
+use super::references;
 use super::sections::Config;
 
 /// The shipped `workers.toml`: every key, at its default, with a comment.
@@ -39,12 +40,18 @@ pub fn load(file: Option<&Path>, environment: &Environment, flags: &[(&str, Stri
 }
 
 fn from_environment(mut figment: Figment, environment: &Environment) -> Figment {
-    for (key, value) in environment.settings() {
+    for (key, value) in environment.settings(&in_no_section()) {
         let name = format!("SAWMILL_{}", key.replace('.', "__").to_ascii_uppercase());
         let value = parse(value, figment.find_value(&key).ok().as_ref());
         figment = figment.merge(named(Serialized::default(&key, value), &name));
     }
     figment
+}
+
+/// The keys at the top of the file.
+fn in_no_section() -> Vec<String> {
+    let shipped: toml::Table = SHIPPED.parse().unwrap_or_default();
+    shipped.into_iter().filter(|(_, value)| !value.is_table()).map(|(key, _)| key).collect()
 }
 
 /// The shipped configuration, then the environment, then `flags`, for what must not depend on the caller's files.
@@ -62,6 +69,7 @@ fn finish(mut figment: Figment, environment: &Environment, flags: &[(&str, Strin
         figment = figment.merge(named(Serialized::default(key, value), "command line"));
     }
     let mut config: Config = figment.extract()?;
+    references::check(&config, &figment)?;
     complete(&mut config, environment);
     Ok(Loaded { config, figment })
 }
@@ -70,6 +78,7 @@ fn find_file(file: Option<&Path>, environment: &Environment) -> Result<Option<Pa
     let named = file.map(Path::to_owned).or_else(|| environment.get("SAWMILL_CONFIG").map(PathBuf::from));
     match named {
         Some(path) if path.is_file() => Ok(Some(path)),
+        Some(path) if path.exists() => Err(ConfigError::NotPlain(path)),
         Some(path) => Err(ConfigError::NoFile(path)),
         None => Ok(PLACES.iter().map(PathBuf::from).find(|path| path.is_file())),
     }

@@ -7,6 +7,8 @@ mod environment;
 mod error;
 mod layers;
 mod origin;
+mod place;
+mod references;
 mod sections;
 
 pub use environment::Environment;

@@ -70,6 +70,11 @@ impl Composition {
         api::router(api::State { store, policy: Arc::new(self.policy()), artifacts, shutdown })
     }
 
+    /// What of the API needs no database.
+    pub fn configuration_router(&self) -> axum::Router {
+        api::configuration_alone(&self.policy())
+    }
+
     /// A worker that is ready to claim.
     ///
     /// # Errors

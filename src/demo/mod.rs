@@ -12,6 +12,7 @@ mod watch;
 use std::time::Instant;
 
 use anyhow::Context;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::{DemoArgs, Exit, Form, Output, talk};
 use crate::config::Environment;
@@ -25,17 +26,23 @@ use scene::Scene;
 /// The scene cannot be set, or the API or the worker fail.
 pub async fn run(args: &DemoArgs, environment: Environment) -> anyhow::Result<Exit> {
     let started = Instant::now();
+    // From now on: who presses Ctrl-C while the scene is being set finds nothing left of it either.
+    let mut interrupt = signal(SignalKind::interrupt())?;
     let scene = Scene::set(args, environment).await?;
     talk(&format!("scratch directory  {}", scene.dir().display()));
     talk(&format!("remote repository  {}", scene.remote().display()));
 
     let played = tokio::select! {
         played = play(&scene, args, started) => played.map(|as_meant| if as_meant { Exit::Done } else { Exit::Failed }),
-        _ = tokio::signal::ctrl_c() => {
+        _ = interrupt.recv() => {
             scene.interrupt();
             Ok(Exit::Interrupted)
         }
     };
+    if played.is_err() {
+        // Nobody watches what still runs.
+        scene.interrupt();
+    }
     scene.strike(args.keep).await?;
     played
 }

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::probe::{self, Found, Probed};
 use super::{Finding, State, checks};
-use crate::backends::{Abilities, Backend, Kind, Registry};
+use crate::backends::{Abilities, Backend, BackendError, Kind, Registry};
 use crate::cli::{BackendsCommand, Cell, Exit, Output};
 use crate::daemon::Composition;
 
@@ -102,7 +102,7 @@ fn words(abilities: Abilities) -> String {
 
 fn show(registry: &Registry, name: &str, out: &Output) -> anyhow::Result<Exit> {
     let Some(backend) = registry.get(name) else {
-        anyhow::bail!("there is no backend {name:?}; there are {}", registry.names().join(", "));
+        return Err(BackendError::Unknown { name: name.to_owned(), known: registry.names() }.into());
     };
     if out.is_json() {
         let (kind, abilities) = (backend.kind(), backend.abilities());

@@ -29,11 +29,24 @@ pub struct Finding {
 #[serde(rename_all = "snake_case")]
 pub enum State {
     /// As it must be.
+    #[serde(rename = "ready")]
     Good,
     /// Good enough, with a drawback.
     Warning,
     /// Nothing works until it is mended.
+    #[serde(rename = "failed")]
     Bad,
+}
+
+impl State {
+    /// The word that people and programs see.
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Good => "ready",
+            Self::Warning => "warning",
+            Self::Bad => "failed",
+        }
+    }
 }
 
 /// Checks everything. Nothing is changed, except that a SQLite database and the directory of artifacts are made when they are not there.
@@ -64,12 +77,12 @@ pub fn report(out: &Output, findings: &[Finding]) -> Result<Exit, CliError> {
         let rows: Vec<Vec<Cell>> = findings
             .iter()
             .map(|finding| {
-                let word = match finding.state {
-                    State::Good => "ready",
-                    State::Warning => "warning",
-                    State::Bad => "failed",
-                };
-                vec![Cell::new(finding.check), Cell::state(word), Cell::new(&finding.seen), Cell::maybe(finding.remedy.as_ref())]
+                vec![
+                    Cell::new(finding.check),
+                    Cell::state(finding.state.as_str()),
+                    Cell::new(&finding.seen),
+                    Cell::maybe(finding.remedy.as_ref()),
+                ]
             })
             .collect();
         out.rows(&["CHECK", "STATE", "SEEN", "WHAT TO DO"], &rows)?;

@@ -66,6 +66,12 @@ impl Process {
     }
 }
 
+/// Whether a process of this host has ended.
+#[must_use]
+pub fn has_ended(pid: u32) -> bool {
+    began(pid.cast_signed()).is_none()
+}
+
 /// When a living process began, in clock ticks since the host's start: with its number and the boot that names it.
 fn began(pid: i32) -> Option<u64> {
     let line = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;

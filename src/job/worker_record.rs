@@ -51,6 +51,14 @@ pub struct WorkerReport {
     pub seen_at: Timestamp,
 }
 
+impl WorkerReport {
+    /// How long it may be silent until it counts as offline.
+    #[must_use]
+    pub fn patience(&self) -> Duration {
+        Duration::from_millis(u64::try_from(self.report_ms.saturating_mul(MISSED_REPORTS)).unwrap_or(0))
+    }
+}
+
 /// How a worker fares with claiming jobs.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Claiming {
@@ -280,7 +288,7 @@ impl WorkerRecord {
     pub fn new(report: WorkerReport, drain: Option<Drain>, pauses: &[Pause], jobs: u32, now: Timestamp) -> Self {
         let concerns = |pause: &&Pause| pause.is_on(now) && report.backends.iter().any(|has| has.credential == pause.credential);
         let pauses = pauses.iter().filter(concerns).cloned().collect();
-        let patience = Duration::from_millis(u64::try_from(report.report_ms.saturating_mul(MISSED_REPORTS)).unwrap_or(0));
+        let patience = report.patience();
         let state = match report.phase {
             WorkerPhase::Stopped => WorkerState::Stopped,
             _ if now.since(report.seen_at) > patience => WorkerState::Offline,

@@ -8,9 +8,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::unistd::AccessFlags;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{AssertSqlSafe, Connection, Executor, Postgres, Sqlite, Transaction};
+use tracing::instrument::WithSubscriber as _;
+use tracing::subscriber::NoSubscriber;
 
 use super::address::Address;
 use super::error::StoreError;
@@ -92,7 +95,7 @@ impl Db {
                         .await
                         .map_err(|source| StoreError::Directory { path: directory.to_owned(), source })?;
                 }
-                make_private(path).await.map_err(|source| StoreError::Directory { path: path.clone(), source })?;
+                make_private(path).await.map_err(|source| StoreError::File { path: path.clone(), source })?;
                 open_file(SqliteConnectOptions::new().filename(path)).await
             }
             Address::Postgres(options) => open_server(PgConnectOptions::clone(options)).await,
@@ -250,8 +253,12 @@ impl Db {
 /// the same mode.
 async fn make_private(path: &Path) -> std::io::Result<()> {
     match tokio::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).await {
-        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(error),
-        _ => Ok(()),
+        // SQLite does not say why a file that is there cannot be opened. Asked without opening it: closing it again would take
+        // away the locks of every connection that this process has to it (<https://www.sqlite.org/howtocorrupt.html>, 2.2).
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+            Ok(nix::unistd::access(path, AccessFlags::R_OK | AccessFlags::W_OK)?)
+        }
+        made => made.map(drop),
     }
 }
 
@@ -378,10 +385,13 @@ impl Tx {
     }
 
     /// Runs several statements without arguments, for as long as they take.
+    ///
+    /// It may take its time: the driver's warning of that would be pages of SQL.
     pub(super) async fn script(&mut self, sql: &'static str) -> Result<(), sqlx::Error> {
+        let quiet = NoSubscriber::default();
         match &mut self.inner {
-            AnyTx::Sqlite(tx) => sqlx::raw_sql(sql).execute(&mut **tx).await.map(drop),
-            AnyTx::Postgres(tx) => sqlx::raw_sql(sql).execute(&mut **tx).await.map(drop),
+            AnyTx::Sqlite(tx) => sqlx::raw_sql(sql).execute(&mut **tx).with_subscriber(quiet).await.map(drop),
+            AnyTx::Postgres(tx) => sqlx::raw_sql(sql).execute(&mut **tx).with_subscriber(quiet).await.map(drop),
         }
     }
 

@@ -147,6 +147,15 @@ pub enum StoreError {
         /// What is wrong with it.
         why: String,
     },
+    /// A SQLite file cannot be made, or not be opened for writing, as the system says.
+    #[error("cannot open the database file {} for writing; check its owner and rights, or [queue] url", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// The directory of a SQLite file cannot be made.
     #[error("cannot create directory {} for the database; check [queue] url", path.display())]
     Directory {

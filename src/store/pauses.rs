@@ -172,7 +172,7 @@ async fn lift(tx: &mut Tx, credential: &str, now: Timestamp) -> Result<Pause, St
     let limited: Vec<Limited> = tx.all_locked(LIMITED, Lock::Change, args![credential]).await?;
     let found: Option<PauseRow> = tx.first_locked(ONE, Lock::Change, args![credential]).await?;
     let pause = found.map(Pause::try_from).transpose()?.filter(|pause| pause.is_on(now));
-    let pause = pause.ok_or_else(|| StoreError::not_found("a pause of credential", credential))?;
+    let pause = pause.ok_or_else(|| StoreError::not_found("pause of credential", credential))?;
     tx.run(DROP, args![credential]).await?;
     for batch in limited.chunks(BATCH) {
         let mut args = args![now];

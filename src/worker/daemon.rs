@@ -26,7 +26,7 @@ use super::reconcile::Reconciler;
 use super::registry::{self, Registry};
 use super::run::Runner;
 use super::slots::{Slots, SupervisorSetup};
-use super::{maintenance, queue, reaper, retention};
+use super::{maintenance, namesake, queue, reaper, retention};
 use crate::artifacts::{self, Artifacts};
 use crate::attempt::{self, Journal, KnownPauses, Place, StopReason, Tools};
 use crate::backends;
@@ -101,6 +101,23 @@ pub enum WorkerError {
     /// Its state directory cannot be taken.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// Another worker has the same name.
+    #[error(
+        "another worker is named {name}: process {pid} on host {host}, which reported {silence} ago; give each worker its own worker.name, \
+         or none. If that one is gone for good, its name is free {left} from now"
+    )]
+    NameInUse {
+        /// The name.
+        name: WorkerId,
+        /// Its host.
+        host: String,
+        /// Its process.
+        pid: u32,
+        /// How long ago it reported, for people.
+        silence: String,
+        /// How long until it counts as gone, for people.
+        left: String,
+    },
     /// Git cannot be used.
     #[error(transparent)]
     Git(#[from] GitError),
@@ -151,6 +168,8 @@ impl Daemon {
         let failed = |source| WorkerError::StateDir { path: setup.config.state_dir.clone(), source };
         let state = StateDir::create(&setup.config.state_dir).map_err(failed)?;
         let identity = Identity::take(&state, &setup.config.name)?;
+        // Before anything is taken up: what is claimed under this name would be.
+        namesake::refuse(&store, &identity).await?;
         let git = Git::open(&setup.git, &setup.executable, &state.mirrors())?;
         let (strategy, budget) = (setup.workspace.strategy, setup.workspace.bases);
         let provisioner = Provisioner::open_where(&git, strategy, budget, &setup.mounting)?;

@@ -15,6 +15,8 @@ use crate::workspace::StateDir;
 #[derive(Debug)]
 pub(super) struct Identity {
     id: WorkerId,
+    /// The daemon that had the directory before.
+    before: Option<Process>,
     _lock: Flock<File>,
 }
 
@@ -50,6 +52,8 @@ impl Identity {
             nix::errno::Errno::EWOULDBLOCK => IdentityError::InUse(state.root().to_owned()),
             other => failed(other.into()),
         })?;
+        let mut text = String::new();
+        let before = lock.read_to_string(&mut text).ok().and_then(|_| serde_json::from_str(&text).ok());
         // For who finds the directory without a daemon: which one to prove dead. On a full disk an earlier name is as good: it is
         // that of one that is dead, too, whenever the lock can be had.
         let own = serde_json::to_vec(&Process::own()).map_err(|error| failed(error.into()))?;
@@ -58,7 +62,12 @@ impl Identity {
             tracing::warn!("cannot write this daemon's name into {}: {error}", state.root().join("lock").display());
         }
         let id = if configured.is_empty() { kept_name(state).map_err(failed)? } else { configured.to_owned() };
-        Ok(Self { id: WorkerId::new(id), _lock: lock })
+        Ok(Self { id: WorkerId::new(id), before, _lock: lock })
+    }
+
+    /// The daemon that had the directory before, as far as it could leave its name.
+    pub(super) const fn before(&self) -> Option<&Process> {
+        self.before.as_ref()
     }
 
     pub(super) fn id(&self) -> &WorkerId {

@@ -14,9 +14,16 @@ use crate::job::Claim;
 /// The claims held.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Leases {
-    held: Arc<Mutex<BTreeMap<JobId, Held>>>,
+    book: Arc<Mutex<Book>>,
     /// How many there are.
     count: watch::Sender<usize>,
+}
+
+#[derive(Debug, Default)]
+struct Book {
+    held: BTreeMap<JobId, Held>,
+    /// Why all were stopped, where they were. A claim that was being asked for at that moment comes after it.
+    stopped: Option<StopReason>,
 }
 
 #[derive(Debug)]
@@ -39,24 +46,28 @@ pub(super) struct Lease {
 
 impl Leases {
     /// Holds a claim that was made, or renewed, by a request that began at `asked`. An older claim of the same job is lost by that.
+    /// Where all were told to stop meanwhile, so is this one.
     pub(super) fn hold(&self, claim: &Claim, asked: Instant) -> Lease {
         let ((handle, stop), (deadline, moved)) = (StopHandle::new(), DeadlineMover::new());
-        let mut held = self.lock();
-        let older = held.insert(claim.job, Held { claim: claim.clone(), stop: handle, deadline, renewed: asked });
+        let mut book = self.lock();
+        if let Some(reason) = &book.stopped {
+            handle.stop(reason.clone());
+        }
+        let older = book.held.insert(claim.job, Held { claim: claim.clone(), stop: handle, deadline, renewed: asked });
         if let Some(older) = older.filter(|older| older.claim != *claim) {
             older.stop.stop(StopReason::LeaseLost);
         }
-        self.count.send_replace(held.len());
-        drop(held);
+        self.count.send_replace(book.held.len());
+        drop(book);
         Lease { leases: self.clone(), claim: claim.clone(), stop, moved }
     }
 
     pub(super) fn claims(&self) -> Vec<Claim> {
-        self.lock().values().map(|held| held.claim.clone()).collect()
+        self.lock().held.values().map(|held| held.claim.clone()).collect()
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.lock().is_empty()
+        self.lock().held.is_empty()
     }
 
     /// Waits until no claim is held.
@@ -70,58 +81,61 @@ impl Leases {
 
     /// Notes that a claim was renewed by a request that began at `asked`.
     pub(super) fn renewed(&self, claim: &Claim, asked: Instant) {
-        if let Some(held) = self.lock().get_mut(&claim.job).filter(|held| held.claim == *claim) {
+        if let Some(held) = self.lock().held.get_mut(&claim.job).filter(|held| held.claim == *claim) {
             held.renewed = asked;
         }
     }
 
     /// Whether a claim has not been renewed for `limit`.
     pub(super) fn any_overdue(&self, limit: Duration, now: Instant) -> bool {
-        self.lock().values().any(|held| now.saturating_duration_since(held.renewed) > limit)
+        self.lock().held.values().any(|held| now.saturating_duration_since(held.renewed) > limit)
     }
 
     /// Notes that nobody could take a claim from us at `asked`: as good as having renewed them all then.
     pub(super) fn out_of_reach(&self, asked: Instant) {
-        for held in self.lock().values_mut() {
+        for held in self.lock().held.values_mut() {
             held.renewed = held.renewed.max(asked);
         }
     }
 
     /// Stops an attempt; not a later one that has begun since the reason was learnt.
     pub(super) fn stop(&self, job: JobId, attempt: AttemptNo, reason: StopReason) {
-        if let Some(held) = self.lock().get(&job).filter(|held| held.claim.attempt == attempt) {
+        if let Some(held) = self.lock().held.get(&job).filter(|held| held.claim.attempt == attempt) {
             held.stop.stop(reason);
         }
     }
 
     /// Moves the deadline of an attempt, where it is under a claim that is held.
     pub(super) fn move_deadline(&self, job: JobId, attempt: AttemptNo, at: Timestamp) {
-        if let Some(held) = self.lock().get(&job).filter(|held| held.claim.attempt == attempt) {
+        if let Some(held) = self.lock().held.get(&job).filter(|held| held.claim.attempt == attempt) {
             held.deadline.move_to(at);
         }
     }
 
-    /// Stops every attempt.
+    /// Stops every attempt, and whatever is claimed from now on.
     pub(super) fn stop_all(&self, reason: &StopReason) {
-        for held in self.lock().values() {
+        let mut book = self.lock();
+        for held in book.held.values() {
             held.stop.stop(reason.clone());
         }
+        book.stopped = Some(reason.clone());
     }
 
     /// Stops the attempts whose leases were last renewed longer than `limit` ago, which may belong to others by now. Answers with those
     /// that it stopped just now. The clock is this host's monotonic one, so it does not matter whether the database can be asked.
     pub(super) fn fence(&self, limit: Duration, now: Instant) -> Vec<Claim> {
         let overdue = |held: &&Held| now.saturating_duration_since(held.renewed) > limit;
-        let held = self.lock();
-        held.values()
+        let book = self.lock();
+        book.held
+            .values()
             .filter(overdue)
             .filter(|held| held.stop.stop(StopReason::LeaseLost))
             .map(|held| held.claim.clone())
             .collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<JobId, Held>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Book> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -139,10 +153,10 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        let mut held = self.leases.lock();
-        if held.get(&self.claim.job).is_some_and(|held| held.claim == self.claim) {
-            held.remove(&self.claim.job);
-            self.leases.count.send_replace(held.len());
+        let mut book = self.leases.lock();
+        if book.held.get(&self.claim.job).is_some_and(|held| held.claim == self.claim) {
+            book.held.remove(&self.claim.job);
+            self.leases.count.send_replace(book.held.len());
         }
     }
 }
@@ -181,5 +195,14 @@ mod tests {
         assert_eq!((old.stop().reason(), new.stop().reason()), (Some(StopReason::LeaseLost), None));
         drop(old);
         assert_eq!(leases.claims(), vec![second]);
+    }
+
+    #[test]
+    fn a_claim_that_was_on_its_way_when_all_were_stopped_is_stopped_too() {
+        let leases = Leases::default();
+        let running = leases.hold(&claim(), Instant::now());
+        leases.stop_all(&StopReason::Shutdown);
+        let late = leases.hold(&claim(), Instant::now());
+        assert_eq!((running.stop().reason(), late.stop().reason()), (Some(StopReason::Shutdown), Some(StopReason::Shutdown)));
     }
 }

@@ -17,6 +17,7 @@ mod janitor;
 mod keeper;
 mod leases;
 mod maintenance;
+mod namesake;
 mod pace;
 mod pressure;
 mod queue;

@@ -399,6 +399,6 @@ async fn doctor_and_backends_say_which_version_is_in_the_image() {
     let doctor = site.host.sawmill(&["doctor"]);
     let findings: Vec<_> = doctor.as_array().into_iter().flatten().filter(|one| one["check"] == "backend").collect();
     assert_eq!(findings.len(), pins.len(), "{doctor}");
-    assert!(findings.iter().all(|one| one["state"] == "good"), "{doctor}");
+    assert!(findings.iter().all(|one| one["state"] == "ready"), "{doctor}");
     site.close().await;
 }

@@ -45,8 +45,10 @@ fn the_help_lists_every_command() {
       -V, --version  Print version
 
     Global options:
-          --config <FILE>  The configuration [default: ./workers.toml, where there is one]
-          --server <URL>   Ask the server at this address, instead of the configured database
+          --config <FILE>  The configuration [default: SAWMILL_CONFIG, ./workers.toml or
+                           /etc/sawmill/workers.toml, the first there is]
+          --server <URL>   Ask the server at this address, instead of the configured database [default:
+                           SAWMILL_SERVER, where it is set]
           --json           Write JSON instead of tables
       -v, --verbose...     Say more of what is done; twice for even more
     "#);

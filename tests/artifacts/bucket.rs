@@ -43,7 +43,7 @@ fn finding(host: &Host) -> Value {
 fn check_flawed(host: &Host, expected: &str) {
     let found = finding(host);
     let seen = found["seen"].as_str().unwrap_or_default();
-    assert!(found["state"] == "bad" && seen.contains(expected), "{found}");
+    assert!(found["state"] == "failed" && seen.contains(expected), "{found}");
     assert!(seen.starts_with(&format!("cannot use s3://{BUCKET}/kept: ")) && seen.len() < 400, "{seen}");
     assert!(!found.to_string().contains(SECRET), "{found}");
 }
@@ -119,7 +119,7 @@ async fn a_bucket_that_is_missing_closed_or_away_is_told_of_and_loses_no_work() 
     loses_what_nobody_requires(&host, &remote).await;
 
     server.make_bucket();
-    assert_eq!(finding(&host)["state"], "good", "{}", finding(&host));
+    assert_eq!(finding(&host)["state"], "ready", "{}", finding(&host));
     assert_eq!(everything_in(&server.object("")).len(), 0, "it leaves nothing");
     host.set("AWS_SECRET_ACCESS_KEY", "of-another-shed-0123456789");
     check_flawed(&host, "SignatureDoesNotMatch");

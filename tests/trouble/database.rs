@@ -39,6 +39,24 @@ fn a_server_that_refuses_connections_is_named_with_the_next_step() {
 }
 
 #[test]
+fn the_configuration_is_shown_all_the_same() {
+    let site = Site::new().with("SAWMILL_QUEUE__URL", "postgres://app:hunter2@127.0.0.1:1/queue");
+    let said = site.says(&["config", "show"]);
+    assert!(said.starts_with("exit 0\n") && said.contains("queue.url = \"postgres://app:hidden@127.0.0.1:[port]/queue\""), "{said}");
+    // A server answers for itself.
+    assert!(site.says(&["--server", "127.0.0.1:1", "config", "show"]).starts_with("exit 5\n"));
+}
+
+#[test]
+fn what_was_migrated_is_told_to_programs_too() {
+    let site = Site::new();
+    for applied in [2, 0] {
+        let said: serde_json::Value = serde_json::from_slice(&site.run(&["migrate", "--json"], "").stdout).expect("JSON");
+        assert_eq!((said["schema"].as_i64(), said["applied"].as_array().map(Vec::len)), (Some(2), Some(applied)), "{said}");
+    }
+}
+
+#[test]
 fn a_server_that_says_no_is_quoted() {
     insta::assert_snapshot!(at(&server(|url| url.set_path("/no_such_database"))), @r#"
     exit 5
@@ -58,6 +76,11 @@ fn a_file_that_cannot_be_opened_is_named() {
     insta::assert_snapshot!(at("sqlite:/proc/nowhere/queue.db"), @r#"
     exit 5
     error: cannot create directory /proc/nowhere for the database; check [queue] url
+      because: No such file or directory (os error 2)
+    "#);
+    insta::assert_snapshot!(at("sqlite:/proc/queue.db"), @r#"
+    exit 5
+    error: cannot open the database file /proc/queue.db for writing; check its owner and rights, or [queue] url
       because: No such file or directory (os error 2)
     "#);
     let site = Site::new();

@@ -52,31 +52,36 @@ fn a_malformed_document_is_answered_with_the_path_to_the_field() {
     let says = |document: &str| site.says_to(&["enqueue", "--spec", "-"], document);
     insta::assert_snapshot!(says("{\"project\": \"app\", "), @r#"
     exit 2
-    error: the body is not JSON: EOF while parsing a value at line 1 column 19
+    error: standard input: the body is not JSON: EOF while parsing a value at line 1 column 19
     "#);
     insta::assert_snapshot!(says(r#"{"project": "app", "task": {"comand": "true"}}"#), @r#"
     exit 2
-    error: task.comand: unknown field `comand`, expected one of `instruction`, `command`, `acceptance`, `inputs` at line 1 column 36; did you mean "command"?
+    error: standard input: task.comand: unknown field `comand`, expected one of `instruction`, `command`, `acceptance`, `inputs` at line 1 column 36; did you mean "command"?
     "#);
     insta::assert_snapshot!(says(r#"{"project": "app", "task": {"command": 5}}"#), @r#"
     exit 2
-    error: task.command: a command is a line of text, or a list of a program and its arguments at line 1 column 41
+    error: standard input: task.command: a command is a line of text, or a list of a program and its arguments at line 1 column 41
     "#);
     insta::assert_snapshot!(says(r#"{"project": "app", "task": {"command": "true"}, "timeout": "90"}"#), @r#"
     exit 2
-    error: timeout: "90" is not a duration such as "90s", "15m" or "1h 30m" at line 1 column 63
+    error: standard input: timeout: "90" is not a duration such as "90s", "15m" or "1h 30m" at line 1 column 63
     "#);
     insta::assert_snapshot!(says(r#"{"project": "app", "task": {"command": "true"}, "timeout": 90}"#), @r#"
     exit 2
-    error: timeout: invalid type: integer `90`, expected a duration such as "90s", "15m" or "1h 30m" at line 1 column 61
+    error: standard input: timeout: invalid type: integer `90`, expected a duration such as "90s", "15m" or "1h 30m" at line 1 column 61
     "#);
     insta::assert_snapshot!(says(r#"{"project": "app", "task": {"command": "true"}, "gates": [{"name": "unit"}]}"#), @r#"
     exit 2
-    error: gates[0].command: missing field `command` at line 1 column 74
+    error: standard input: gates[0].command: missing field `command` at line 1 column 74
     "#);
     insta::assert_snapshot!(says(r#"{"project": "app", "task": {"command": "true"}, "deliver": {"branch": "a b"}}"#), @r#"
     exit 2
-    error: deliver.branch: "a b" is not a branch name: it has a space, a control character or one of ~^:?*[\ at line 1 column 76
+    error: standard input: deliver.branch: "a b" is not a branch name: it has a space, a control character or one of ~^:?*[\ at line 1 column 76
+    "#);
+    std::fs::write(site.path("job.json"), r#"{"project": "app"}"#).expect("a document");
+    insta::assert_snapshot!(site.says(&["enqueue", "--spec", "job.json"]), @r#"
+    exit 2
+    error: job.json: task: missing field `task` at line 1 column 18
     "#);
     insta::assert_snapshot!(site.says(&["enqueue", "--spec", "missing.json"]), @r#"
     exit 2

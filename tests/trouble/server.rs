@@ -1,5 +1,6 @@
 //! The server, the worker's place, and commands about jobs that are not in the right state.
 
+use std::fs;
 use std::net::TcpListener;
 
 use super::site::{Site, wait_until};
@@ -32,6 +33,11 @@ fn a_server_that_is_not_there_is_named_with_the_next_step() {
     let free = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").to_string();
     let site = Site::new();
     insta::assert_snapshot!(site.says(&["--server", &format!("http://{free}"), "jobs"]), @r#"
+    exit 5
+    error: cannot reach the server at http://127.0.0.1:[port]; check --server, or start it with: sawmill serve
+      because: Connection refused (os error 111)
+    "#);
+    insta::assert_snapshot!(Site::new().with("SAWMILL_SERVER", &free).says(&["jobs"]), @r#"
     exit 5
     error: cannot reach the server at http://127.0.0.1:[port]; check --server, or start it with: sawmill serve
       because: Connection refused (os error 111)
@@ -74,6 +80,24 @@ fn a_state_directory_has_one_worker() {
     exit 4
     error: another worker uses the state directory [site]/worker; give each worker its own worker.state_dir
     "#);
+}
+
+#[test]
+fn a_name_has_one_worker_and_its_jobs_stay_with_it() {
+    let site = Site::new();
+    let _first = site.worker();
+    let id = site.enqueue(&["--project", "app", "--changes", "none", "--", "sleep 3"]);
+    wait_until("the job runs", || site.says(&["job", "show", &id]).contains("state          running"));
+    let configuration = fs::read_to_string(site.path("workers.toml")).expect("a configuration").replace("/worker\"", "/other\"");
+    fs::write(site.path("other.toml"), configuration).expect("a configuration");
+    let other = site.says(&["--config", "other.toml", "worker"]);
+    assert!(other.starts_with("exit 4\nerror: another worker is named w: process "), "{other}");
+    assert!(other.contains("give each worker its own worker.name, or none"), "{other}");
+    insta::assert_snapshot!(site.fate_of(&id), @r#"
+    exit 0
+    [job] succeeded: done without a change
+    "#);
+    assert!(site.says(&["job", "show", &id]).contains("attempt        1\n"), "it went on where it was");
 }
 
 #[test]
@@ -134,6 +158,43 @@ fn who_is_new_is_told_what_is_missing() {
     insta::assert_snapshot!(site.says(&["enqueue", "--", "true"]), @r#"
     exit 2
     error: there is no repository to do it in; name one with --repo REPO or --project PROJECT
+    "#);
+}
+
+#[test]
+fn who_enqueues_what_does_not_start_at_once_is_told_why() {
+    let site = Site::new();
+    let _worker = site.worker();
+    insta::assert_snapshot!(site.says(&["enqueue", "--project", "app", "--require", "gpu", "--", "true"]), @r#"
+    exit 0
+    [job]
+    on branch sawmill/adhoc/job/true; watch it with: sawmill logs -f [job]
+    nothing is before it; when it starts is not known: no live worker has its backend and all that it requires; see: sawmill job explain [job]
+    "#);
+    insta::assert_snapshot!(site.says(&["enqueue", "--project", "app", "--slug", "later", "--at", "2100-01-01T00:00:00Z", "--", "true"]), @r#"
+    exit 0
+    [job]
+    on branch sawmill/adhoc/job/later; watch it with: sawmill logs -f [job]
+    when it starts is not known: it has no place in the queue before 2100-01-01T00:00:00.000Z; see: sawmill job explain [job]
+    "#);
+}
+
+#[test]
+fn who_waits_for_a_job_that_asks_something_is_told_how_to_answer() {
+    let site = Site::new();
+    let script =
+        r#"echo '{"schema": 1, "ok": false, "summary": "a question", "clarification": "which one?"}' > "$SAWMILL_RESULT""#;
+    fs::write(site.path("ask.sh"), script).expect("a program");
+    let mut configuration = fs::read_to_string(site.path("workers.toml")).expect("a configuration");
+    configuration += &format!("[backends.ask]\nkind = \"command\"\ncommand = [\"sh\", {:?}]\n", site.path("ask.sh"));
+    fs::write(site.path("workers.toml"), configuration).expect("a configuration");
+    let _worker = site.worker();
+    let id = site.enqueue(&["--project", "app", "--backend", "ask", "--instruction", "Do it"]);
+    wait_until("it has asked", || site.says(&["job", "show", &id]).contains("held           answer"));
+    insta::assert_snapshot!(site.says(&["job", "wait", &id, "--timeout", "1s"]), @r#"
+    exit 1
+    [job] waits for an answer (sawmill job answer [job] TEXT): which one?
+    error: job [job] has not ended after 1s; it goes on, see: sawmill job explain [job]
     "#);
 }
 

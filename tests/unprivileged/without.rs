@@ -35,7 +35,7 @@ async fn take_away_recycled(scene: &Scene) {
 async fn doctor_says_that_a_namespace_is_used_and_what_does_not_work_there() {
     let scene = Scene::set(LEASE).await;
     let found = worktrees(&scene);
-    assert_eq!(found["state"], "good", "{found}");
+    assert_eq!(found["state"], "ready", "{found}");
     let seen = found["seen"].as_str().expect("text");
     assert!(seen.starts_with("by overlay: ") && seen.contains("in a namespace of this worker's own"), "{seen}");
     assert!(seen.ends_with("; sudo and its like do not work in jobs on the host"), "{seen}");
