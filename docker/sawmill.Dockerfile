@@ -2,7 +2,7 @@
 #   docker build -f docker/sawmill.Dockerfile -t sawmill .
 # The program is linked statically, because workers mount it into the containers of jobs, whatever image those are of.
 FROM rust:1-trixie AS build
-RUN apt-get update && apt-get install -y --no-install-recommends cmake && rm -rf /var/lib/apt/lists/*
+RUN apt-get update && apt-get install -y --no-install-recommends cmake zlib1g-dev && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 COPY . .
 ENV SQLX_OFFLINE=true RUSTFLAGS="-C target-feature=+crt-static"
