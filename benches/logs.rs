@@ -169,7 +169,7 @@ impl Bench {
             worker: WorkerId::new("bench"),
             backends: [("shell".to_owned(), std::collections::BTreeSet::new())].into(),
             labels: std::collections::BTreeSet::new(),
-            containers: true,
+            rooms: sawmill::store::Rooms::All,
             limit: 1,
             lease: Duration::from_secs(600),
         };

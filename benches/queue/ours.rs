@@ -248,7 +248,7 @@ fn ask(backend: &str, limit: u32) -> ClaimRequest {
         worker: WorkerId::new("bench"),
         backends: [(backend.to_owned(), BTreeSet::new())].into(),
         labels: BTreeSet::new(),
-        containers: true,
+        rooms: sawmill::store::Rooms::All,
         limit,
         lease: LEASE,
     }

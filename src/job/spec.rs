@@ -386,6 +386,12 @@ impl JobSpec {
         }
     }
 
+    /// Whether it runs on the host, wherever it runs.
+    #[must_use]
+    pub fn needs_host(&self) -> bool {
+        self.container == Some(ContainerMode::Off)
+    }
+
     /// A few words that say what the job is about: the slug, the first line of the instruction, or the command.
     #[must_use]
     pub fn title(&self) -> String {

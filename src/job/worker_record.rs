@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 
 use super::label::Label;
 use super::pause::Pause;
+use super::spec::JobSpec;
 use super::stage::Stage;
 use crate::clock::Timestamp;
 use crate::ids::{AttemptNo, JobId, WorkerId};
@@ -70,7 +71,26 @@ pub struct Claiming {
     pub failure: Option<ClaimFailure>,
     /// Why it leaves the jobs that need a container, where no engine answers that could make one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub no_engine: Option<ClaimFailure>,
+    pub no_engine: Option<NoEngine>,
+}
+
+/// Why a worker has no containers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct NoEngine {
+    /// What was found.
+    pub reason: String,
+    /// Since when.
+    pub since: Timestamp,
+    /// Whether it leaves the jobs that do not say where they run, too: its `container.mode` is `on`.
+    pub leaves_all: bool,
+}
+
+impl NoEngine {
+    /// Whether it leaves a job because of that.
+    #[must_use]
+    pub fn leaves(&self, spec: &JobSpec) -> bool {
+        spec.needs_container() || (self.leaves_all && !spec.needs_host())
+    }
 }
 
 /// Why a worker cannot claim jobs.

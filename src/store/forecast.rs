@@ -216,7 +216,7 @@ fn ask_of(worker: &WorkerRecord) -> ClaimRequest {
             .map(|backend| (backend.name.clone(), words(&backend.capabilities)))
             .collect(),
         labels: words(&report.labels),
-        containers: report.claiming.no_engine.is_none(),
+        rooms: super::types::Rooms::without(report.claiming.no_engine.as_ref()),
         limit: 1,
         lease: std::time::Duration::ZERO,
     }

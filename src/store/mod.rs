@@ -95,12 +95,12 @@ pub use self::renew::{Heard, JobOrder, Orders, Renewed};
 pub use self::retention::{Sweep, Swept};
 pub use self::types::{
     Because, Cancel, Change, ChangedJobs, ClaimRequest, CompletionAsk, CompletionFilter, CredentialNews, Enqueued, Expired,
-    Finish, HeldCompletion, JobFilter, LogPage, LogPosition, NewJob, Page, Refusal, Renewal, Requeue, Run, Selection,
+    Finish, HeldCompletion, JobFilter, LogPage, LogPosition, NewJob, Page, Refusal, Renewal, Requeue, Rooms, Run, Selection,
     SelectionCursor, StopRequest, UnchangedJob,
 };
 pub use crate::job::worker_record::{
-    ClaimFailure, Claiming, Drain, OfferedBackend, Pressure, PressureLimits, Resource, Shortage, SlotContent, SlotRecord,
-    WorkerPhase, WorkerRecord, WorkerReport, WorkerState,
+    ClaimFailure, Claiming, Drain, NoEngine, OfferedBackend, Pressure, PressureLimits, Resource, Shortage, SlotContent,
+    SlotRecord, WorkerPhase, WorkerRecord, WorkerReport, WorkerState,
 };
 
 /// The queue. Cheap to clone; all clones share their connections.

@@ -10,11 +10,13 @@ use super::Store;
 use super::db::Db;
 use super::error::StoreError;
 use super::statement::args;
-use super::types::ClaimRequest;
+use super::types::{ClaimRequest, Rooms};
 use crate::job::JobSpec;
 
-/// What is required of a worker by a job that runs in a container or not at all. No label is written so.
+/// What is required of a worker by a job that runs in a container or not at all, and by one that runs on the host. No label is
+/// written so.
 const CONTAINERS: &str = "(containers)";
+const HOST: &str = "(host)";
 
 const FIND: &str = "SELECT id, backend, requires FROM routes WHERE backend = $1 AND requires = $2";
 const ADD: &str = "INSERT INTO routes (backend, requires) VALUES ($1, $2) ON CONFLICT DO NOTHING";
@@ -30,15 +32,22 @@ pub(super) struct Route {
 impl Route {
     pub(super) fn of(spec: &JobSpec) -> Self {
         let own = spec.requirements().into_iter();
-        let requires = own.chain(spec.needs_container().then_some(CONTAINERS)).map(str::to_owned).collect();
+        let place = spec.needs_container().then_some(CONTAINERS).or(spec.needs_host().then_some(HOST));
+        let requires = own.chain(place).map(str::to_owned).collect();
         Self { backend: spec.backend.clone().unwrap_or_default(), requires }
     }
 
-    /// Whether who asks has the backend, and between its labels and that backend's capabilities all that is required.
+    /// Whether who asks has the backend, a place where the job may run, and between its labels and that backend's capabilities all
+    /// that is required.
     pub(super) fn suits(&self, ask: &ClaimRequest) -> bool {
-        let has = |word: &String| if word == CONTAINERS { ask.containers } else { ask.labels.contains(word) };
+        let fits = match (self.requires.contains(CONTAINERS), self.requires.contains(HOST)) {
+            (true, _) => ask.rooms == Rooms::All,
+            (_, true) => true,
+            (false, false) => ask.rooms != Rooms::HostWhereAsked,
+        };
+        let mut words = self.requires.iter().filter(|word| ![CONTAINERS, HOST].contains(&word.as_str()));
         let capabilities = ask.backends.get(&self.backend);
-        capabilities.is_some_and(|capabilities| self.requires.iter().all(|word| has(word) || capabilities.contains(word)))
+        fits && capabilities.is_some_and(|own| words.all(|word| ask.labels.contains(word) || own.contains(word)))
     }
 }
 
@@ -104,6 +113,7 @@ mod tests {
 
     use super::*;
     use crate::ids::WorkerId;
+    use crate::job::spec::ContainerMode;
 
     #[test]
     fn a_route_suits_who_has_the_backend_and_all_that_is_required() {
@@ -112,7 +122,7 @@ mod tests {
             worker: WorkerId::new("w"),
             backends: [("codex".to_owned(), words(&["edits"])), ("shell".to_owned(), words(&[]))].into(),
             labels: words(&["gpu", "os=linux"]),
-            containers: false,
+            rooms: Rooms::All,
             limit: 1,
             lease: Duration::from_secs(1),
         };
@@ -124,10 +134,29 @@ mod tests {
         assert!(!suits("shell", &["edits"]), "a capability is that backend's own");
         assert!(!suits("shell", &["os"]));
         assert!(!suits("other", &[]));
+    }
 
-        let needs = Route { backend: "shell".to_owned(), requires: words(&["gpu", CONTAINERS]) };
-        assert!(!needs.suits(&ask), "it has no engine");
-        assert!(needs.suits(&ClaimRequest { containers: true, ..ask }));
-        assert!(CONTAINERS.parse::<crate::job::Label>().is_err(), "nobody can ask for it otherwise, or offer it");
+    #[test]
+    fn a_job_goes_where_it_may_run_and_one_that_does_not_say_as_the_worker_has_it() {
+        let spec = |container| JobSpec { backend: Some("shell".to_owned()), container, ..JobSpec::default() };
+        let [unsaid, on, off] = [None, Some(ContainerMode::On), Some(ContainerMode::Off)].map(|mode| Route::of(&spec(mode)));
+        let image = Route::of(&JobSpec { image: Some("i".to_owned()), ..spec(None) });
+        let check = |rooms, expected: [bool; 4]| {
+            let ask = ClaimRequest {
+                worker: WorkerId::new("w"),
+                backends: [("shell".to_owned(), BTreeSet::new())].into(),
+                labels: BTreeSet::new(),
+                rooms,
+                limit: 1,
+                lease: Duration::from_secs(1),
+            };
+            assert_eq!([&unsaid, &on, &off, &image].map(|route| route.suits(&ask)), expected, "{rooms:?}");
+        };
+        check(Rooms::All, [true, true, true, true]);
+        check(Rooms::Host, [true, false, true, false]);
+        check(Rooms::HostWhereAsked, [false, false, true, false]);
+        for word in [CONTAINERS, HOST] {
+            assert!(word.parse::<crate::job::Label>().is_err(), "nobody can ask for it otherwise, or offer it");
+        }
     }
 }

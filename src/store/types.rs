@@ -10,6 +10,7 @@ use crate::clock::Timestamp;
 use crate::ids::{AttemptNo, ClaimToken, CompletionId, JobId, ObjectId, WorkerId};
 use crate::job::attempt::{Resources, StageRecord};
 use crate::job::completion::Usage;
+use crate::job::worker_record::NoEngine;
 use crate::job::{
     BranchName, Completion, CompletionEntry, CompletionState, Job, JobSpec, JobState, LogChunk, LogVerdict, Outcome,
 };
@@ -212,6 +213,29 @@ pub enum StopRequest {
     Requeue(String),
 }
 
+/// Where a worker can run jobs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rooms {
+    /// In containers and on the host.
+    All,
+    /// On the host, also the jobs that do not say where they run.
+    Host,
+    /// On the host, and only the jobs that say so: all others are to run in containers, of which it has none.
+    HostWhereAsked,
+}
+
+impl Rooms {
+    /// What is left of them without an engine.
+    #[must_use]
+    pub fn without(engine: Option<&NoEngine>) -> Self {
+        match engine {
+            None => Self::All,
+            Some(NoEngine { leaves_all: false, .. }) => Self::Host,
+            Some(NoEngine { leaves_all: true, .. }) => Self::HostWhereAsked,
+        }
+    }
+}
+
 /// What a worker asks for.
 #[derive(Debug, Clone)]
 pub struct ClaimRequest {
@@ -221,8 +245,8 @@ pub struct ClaimRequest {
     pub backends: BTreeMap<String, BTreeSet<String>>,
     /// Its labels. A job that requires something which is neither one of these nor a capability is never handed to it.
     pub labels: BTreeSet<String>,
-    /// Whether an engine answers it that makes containers. A job that needs one is never handed to it otherwise.
-    pub containers: bool,
+    /// Where it can run jobs. One that runs elsewhere is never handed to it.
+    pub rooms: Rooms,
     /// At most so many jobs: its free slots.
     pub limit: u32,
     /// How long the claims hold without being renewed.

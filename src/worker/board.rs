@@ -7,8 +7,10 @@ use tokio::sync::watch;
 
 use crate::clock::Timestamp;
 use crate::ids::{AttemptNo, JobId};
+use crate::job::spec::ContainerMode;
+use crate::job::worker_record::NoEngine;
 use crate::job::{ClaimedJob, Stage};
-use crate::store::{ClaimFailure, Claiming, SlotContent, SlotRecord, StoreError};
+use crate::store::{ClaimFailure, Claiming, Rooms, SlotContent, SlotRecord, StoreError};
 
 /// The slots of a worker. All clones are the same board.
 #[derive(Debug, Clone, Default)]
@@ -63,15 +65,16 @@ impl Board {
     }
 
     /// Notes whether there is an engine that makes containers, or why there is none.
-    pub(super) fn engine(&self, now: Timestamp, failure: Option<String>) {
+    pub(super) fn engine(&self, now: Timestamp, failure: Option<String>, mode: ContainerMode) {
         let mut claiming = self.claiming.lock().unwrap_or_else(PoisonError::into_inner);
         let since = claiming.no_engine.as_ref().map_or(now, |failure| failure.since);
-        claiming.no_engine = failure.map(|reason| ClaimFailure { reason, since });
+        let leaves_all = mode == ContainerMode::On;
+        claiming.no_engine = failure.map(|reason| NoEngine { reason, since, leaves_all });
     }
 
-    /// Whether there is one, as far as is known.
-    pub(super) fn has_engine(&self) -> bool {
-        self.claiming.lock().unwrap_or_else(PoisonError::into_inner).no_engine.is_none()
+    /// Where jobs can be run, as far as is known.
+    pub(super) fn rooms(&self) -> Rooms {
+        Rooms::without(self.claiming.lock().unwrap_or_else(PoisonError::into_inner).no_engine.as_ref())
     }
 
     /// How claiming fares.

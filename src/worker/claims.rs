@@ -136,7 +136,7 @@ impl Claimer {
             worker: self.worker.clone(),
             backends: self.open_backends(),
             labels: self.labels.clone(),
-            containers: self.board.has_engine(),
+            rooms: self.board.rooms(),
             limit: u32::try_from(slots.len()).unwrap_or(u32::MAX),
             lease: self.lease,
         };

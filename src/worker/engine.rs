@@ -10,7 +10,7 @@ use tracing::{info, warn};
 
 use super::board::Board;
 use crate::sandbox::container::Containers;
-use crate::store::Store;
+use crate::store::{Rooms, Store};
 
 /// How often it is asked.
 const EVERY: Duration = Duration::from_secs(3);
@@ -36,11 +36,13 @@ impl EngineWatch {
     /// One look.
     pub(super) async fn look_once(&self) {
         let failure = self.containers.reach().await.err().map(|error| error.to_string());
-        match (&failure, self.board.has_engine()) {
-            (Some(why), true) => warn!("jobs that need a container are left to other workers: {why}"),
-            (None, false) => info!("the engine of containers answers: jobs that need a container are claimed again"),
+        match (&failure, self.board.rooms()) {
+            (Some(why), Rooms::All) => warn!("jobs that need a container are left to other workers: {why}"),
+            (None, Rooms::Host | Rooms::HostWhereAsked) => {
+                info!("the engine of containers answers: jobs that need a container are claimed again");
+            }
             _ => {}
         }
-        self.board.engine(self.store.now(), failure);
+        self.board.engine(self.store.now(), failure, self.containers.mode());
     }
 }

@@ -172,7 +172,7 @@ impl World {
                 worker: WorkerId::new("w1"),
                 backends: [("shell".to_owned(), std::collections::BTreeSet::new())].into(),
                 labels: std::collections::BTreeSet::new(),
-                containers: true,
+                rooms: sawmill::store::Rooms::All,
                 limit: 1,
                 lease: Duration::from_secs(30),
             };

@@ -57,7 +57,7 @@ on_both! {
             worker: WorkerId::new("w"),
             backends: backends.iter().map(|name| ((*name).to_owned(), BTreeSet::new())).collect(),
             labels: BTreeSet::new(),
-            containers: true,
+            rooms: sawmill::store::Rooms::All,
             limit,
             lease: LONG,
         };

@@ -263,7 +263,7 @@ fn ask(worker: &str, limit: u32, lease: Duration) -> ClaimRequest {
         worker: WorkerId::new(worker),
         backends: [("shell".to_owned(), std::collections::BTreeSet::new())].into(),
         labels: std::collections::BTreeSet::new(),
-        containers: true,
+        rooms: sawmill::store::Rooms::All,
         limit,
         lease,
     }

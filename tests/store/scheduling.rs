@@ -19,7 +19,7 @@ fn asking_with(backends: &[(&str, &[&str])], labels: &[&str], limit: u32) -> Cla
         worker: WorkerId::new("w"),
         backends: backends.iter().map(|(name, capabilities)| ((*name).to_owned(), words(capabilities))).collect(),
         labels: words(labels),
-        containers: true,
+        rooms: sawmill::store::Rooms::All,
         limit,
         lease: LONG,
     }

@@ -7,8 +7,8 @@ use sawmill::clock::Timestamp;
 use sawmill::ids::{AttemptNo, JobId, WorkerId};
 use sawmill::job::{JobState, OutcomeClass, Stage};
 use sawmill::store::{
-    ClaimFailure, Claiming, JobOrder, OfferedBackend, Pressure, PressureLimits, Renewal, Resource, Shortage, SlotContent,
-    SlotRecord, StopRequest, StoreError, WorkerPhase, WorkerReport, WorkerState,
+    ClaimFailure, Claiming, JobOrder, NoEngine, OfferedBackend, Pressure, PressureLimits, Renewal, Resource, Shortage,
+    SlotContent, SlotRecord, StopRequest, StoreError, WorkerPhase, WorkerReport, WorkerState,
 };
 
 use super::{LONG, Queue, finish, on_both};
@@ -52,7 +52,7 @@ pub(super) fn report(now: Timestamp) -> WorkerReport {
             asked_at: Some(Timestamp(6)),
             claimed_at: None,
             failure: Some(ClaimFailure { reason: "no database".to_owned(), since: Timestamp(5) }),
-            no_engine: Some(ClaimFailure { reason: "no Docker".to_owned(), since: Timestamp(4) }),
+            no_engine: Some(NoEngine { reason: "no Docker".to_owned(), since: Timestamp(4), leaves_all: true }),
         },
         phase: WorkerPhase::Running,
         report_ms: 1_000,

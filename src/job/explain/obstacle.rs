@@ -92,7 +92,7 @@ pub enum Obstacle {
         /// How.
         reason: String,
     },
-    /// The job needs a container, and no engine answers it that makes any.
+    /// The job is to run in a container there, and no engine answers it that makes any.
     NoEngine {
         /// Since when.
         since: Timestamp,
@@ -216,8 +216,8 @@ fn cannot_claim(worker: &WorkerRecord) -> Option<Obstacle> {
 }
 
 fn no_engine(worker: &WorkerRecord, spec: &JobSpec) -> Option<Obstacle> {
-    let failure = worker.report.claiming.no_engine.as_ref().filter(|_| spec.needs_container())?;
-    Some(Obstacle::NoEngine { since: failure.since, reason: failure.reason.clone() })
+    let none = worker.report.claiming.no_engine.as_ref().filter(|none| none.leaves(spec))?;
+    Some(Obstacle::NoEngine { since: none.since, reason: none.reason.clone() })
 }
 
 fn no_slot(worker: &WorkerRecord) -> Option<Obstacle> {
@@ -272,7 +272,7 @@ impl Obstacle {
                 format!("starts no job of backend {backend:?} until {until} (credential {credential:?} is paused)")
             }
             Self::CannotClaim { .. } => "cannot claim jobs".to_owned(),
-            Self::NoEngine { .. } => "has no containers, which the job needs".to_owned(),
+            Self::NoEngine { .. } => "has no container for it".to_owned(),
             Self::NoSlot { slots: 0, .. } => "has no slots".to_owned(),
             Self::NoSlot { taken, broken, .. } if taken.is_empty() && !broken.is_empty() => "has broken slots only".to_owned(),
             Self::NoSlot { .. } => "has no free slot".to_owned(),
@@ -314,7 +314,7 @@ impl Obstacle {
                 format!("it has not been able to claim for {}: {reason}", long(now.since(*since)))
             }
             Self::NoEngine { since, reason } => {
-                format!("the job needs a container, and for {} there was none: {reason}", long(now.since(*since)))
+                format!("the job is to run in a container, and for {} there was none: {reason}", long(now.since(*since)))
             }
             Self::NoSlot { slots: 0, .. } => "it has no slots".to_owned(),
             Self::NoSlot { slots, taken, broken } => slots_in_words(*slots, taken, broken, now),

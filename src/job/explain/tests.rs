@@ -7,8 +7,8 @@ use super::*;
 use crate::ids::AttemptNo;
 use crate::job::spec::ContainerMode;
 use crate::job::worker_record::{
-    ClaimFailure, Claiming, Drain, OfferedBackend, Pressure, PressureLimits, Resource, Shortage, SlotContent, SlotRecord,
-    WorkerPhase, WorkerRecord, WorkerReport,
+    ClaimFailure, Claiming, Drain, NoEngine, OfferedBackend, Pressure, PressureLimits, Resource, Shortage, SlotContent,
+    SlotRecord, WorkerPhase, WorkerRecord, WorkerReport,
 };
 use crate::job::{CompletionState, Hold, Job, JobSpec, Label, Outcome, OutcomeClass, Stage};
 
@@ -300,22 +300,23 @@ fn what_nobody_offers_is_told_with_who_comes_nearest() {
 
 #[test]
 fn a_worker_without_an_engine_is_kept_from_jobs_that_need_a_container_and_from_no_others() {
-    let no_engine = |report: &mut WorkerReport| {
-        let reason = "cannot reach Docker or Podman at /run/docker.sock".to_owned();
-        report.claiming.no_engine = Some(ClaimFailure { reason, since: ago(60) });
-    };
-    let asks = |container| {
+    let asks = |container, leaves_all| {
         told(&with(|facts| {
             facts.job.spec.container = Some(container);
-            facts.workers = vec![worker("bare", |report, _| no_engine(report))];
+            facts.workers = vec![worker("bare", |report, _| {
+                let reason = "cannot reach Docker or Podman at /run/docker.sock".to_owned();
+                report.claiming.no_engine = Some(NoEngine { reason, since: ago(60), leaves_all });
+            })];
         }))
     };
-    insta::assert_snapshot!(asks(ContainerMode::On), @r"
-    waits: bare, the only worker there that suits it, has no containers, which the job needs
-    bare running: the job needs a container, and for 1m there was none: cannot reach Docker or Podman at /run/docker.sock
+    insta::assert_snapshot!(asks(ContainerMode::On, false), @r"
+    waits: bare, the only worker there that suits it, has no container for it
+    bare running: the job is to run in a container, and for 1m there was none: cannot reach Docker or Podman at /run/docker.sock
     - Docker or Podman on h; bare looks for it by itself
     ");
-    assert!(!asks(ContainerMode::Auto).contains("container"));
+    assert_eq!(asks(ContainerMode::Auto, true), asks(ContainerMode::On, true));
+    assert!(!asks(ContainerMode::Auto, false).contains("container"));
+    assert!(!asks(ContainerMode::Off, true).contains("container"));
 }
 
 #[test]
