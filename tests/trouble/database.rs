@@ -42,7 +42,10 @@ fn a_server_that_refuses_connections_is_named_with_the_next_step() {
 fn the_configuration_is_shown_all_the_same() {
     let site = Site::new().with("SAWMILL_QUEUE__URL", "postgres://app:hunter2@127.0.0.1:1/queue");
     let said = site.says(&["config", "show"]);
-    assert!(said.starts_with("exit 0\n") && said.contains("queue.url = \"postgres://app:hidden@127.0.0.1:[port]/queue\""), "{said}");
+    assert!(
+        said.starts_with("exit 0\n") && said.contains("queue.url = \"postgres://app:hidden@127.0.0.1:[port]/queue\""),
+        "{said}"
+    );
     // A server answers for itself.
     assert!(site.says(&["--server", "127.0.0.1:1", "config", "show"]).starts_with("exit 5\n"));
 }
