@@ -9,6 +9,7 @@ use std::path::Path;
 use git2::{Delta, Diff, DiffFile, DiffFindOptions, DiffOptions, FileMode, Oid, Patch, Repository, Tree};
 
 use super::error::GitError;
+use super::tree_diff;
 use super::worktree::Worktree;
 use crate::ids::ObjectId;
 
@@ -98,7 +99,7 @@ fn read(mirror: &Path, base: &ObjectId, commit: &ObjectId, names: &[&str]) -> Re
     let (base, tree) = (tree(&repository, base)?, tree(&repository, commit)?);
     let mut options = DiffOptions::new();
     options.context_lines(0).include_typechange(true).max_size(i64::try_from(FILE_MAX).unwrap_or(i64::MAX));
-    let mut diff = repository.diff_tree_to_tree(Some(&base), Some(&tree), Some(&mut options))?;
+    let mut diff = tree_diff::diff(&repository, &base, &tree, &mut options)?;
     diff.find_similar(Some(DiffFindOptions::new().renames(true).rename_limit(RENAMES_MAX)))?;
     let mut left = TOTAL_MAX;
     let mut files = Vec::new();

@@ -9,6 +9,7 @@ use std::path::Path;
 use git2::{DiffFormat, DiffOptions, Oid, Repository};
 
 use super::error::GitError;
+use super::tree_diff;
 use super::worktree::Worktree;
 use crate::ids::ObjectId;
 
@@ -38,7 +39,7 @@ fn read(mirror: &Path, base: &ObjectId, commit: &ObjectId, most: usize) -> Resul
     let tree = |commit: &ObjectId| repository.find_commit(Oid::from_str(commit.as_str())?)?.tree();
     let mut options = DiffOptions::new();
     options.max_size(FILE_MAX);
-    let diff = repository.diff_tree_to_tree(Some(&tree(base)?), Some(&tree(commit)?), Some(&mut options))?;
+    let diff = tree_diff::diff(&repository, &tree(base)?, &tree(commit)?, &mut options)?;
     let (mut text, mut is_cut) = (String::new(), false);
     let printed = diff.print(DiffFormat::Patch, |_, _, line| {
         let sign = Some(line.origin()).filter(|sign| ['+', '-', ' '].contains(sign));

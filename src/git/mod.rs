@@ -56,6 +56,7 @@ mod stage;
 mod strategy;
 mod submodules;
 mod tether;
+mod tree_diff;
 mod tree_path;
 mod worktree;
 

@@ -4,6 +4,7 @@ use git2::{Diff, DiffFindOptions, DiffOptions, Email, EmailCreateOptions, Oid, R
 
 use super::changes::{size, tree};
 use super::error::GitError;
+use super::tree_diff;
 use super::worktree::Worktree;
 use crate::ids::ObjectId;
 
@@ -30,7 +31,7 @@ fn make(repository: &Repository, base: &ObjectId, commit: &ObjectId) -> Result<O
     let (old, new) = (tree(repository, base)?, tree(repository, commit)?);
     let mut options = DiffOptions::new();
     options.show_binary(true).id_abbrev(40);
-    let mut diff = repository.diff_tree_to_tree(Some(&old), Some(&new), Some(&mut options))?;
+    let mut diff = tree_diff::diff(repository, &old, &new, &mut options)?;
     if weight(repository, &diff)? > TOTAL_MAX {
         return Ok(None);
     }
