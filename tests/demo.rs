@@ -7,15 +7,16 @@ use std::process::{Command, Output, Stdio};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+/// The command, which leaves what it leaves in a directory.
+fn in_directory(scratch: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sawmill"));
+    command.arg("demo").current_dir(scratch).env("TMPDIR", scratch);
+    command
+}
+
 fn demo(args: &[&str]) -> Output {
     let scratch = tempfile::tempdir().expect("a directory");
-    let output = Command::new(env!("CARGO_BIN_EXE_sawmill"))
-        .arg("demo")
-        .args(args)
-        .current_dir(scratch.path())
-        .env("TMPDIR", scratch.path())
-        .output()
-        .expect("it runs");
+    let output = in_directory(scratch.path()).args(args).output().expect("it runs");
     let left: Vec<_> = std::fs::read_dir(scratch.path()).expect("readable").filter_map(Result::ok).map(|e| e.path()).collect();
     assert!(left.is_empty(), "left behind: {left:?}");
     output
@@ -60,13 +61,7 @@ fn it_works_on_a_copy_of_the_callers_repository_and_leaves_that_alone() {
 #[test]
 fn a_reader_who_has_seen_enough_ends_it_quietly() {
     let scratch = tempfile::tempdir().expect("a directory");
-    let mut child = Command::new(env!("CARGO_BIN_EXE_sawmill"))
-        .arg("demo")
-        .env("TMPDIR", scratch.path())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("it runs");
+    let mut child = in_directory(scratch.path()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs");
     drop(child.stdout.take());
     let output = child.wait_with_output().expect("it ends");
     assert!(output.status.success() && !text(&output).contains("error"), "{}", text(&output));
@@ -77,13 +72,7 @@ fn a_reader_who_has_seen_enough_ends_it_quietly() {
 fn ctrl_c_leaves_nothing_behind_whenever_it_comes() {
     for moment in ["the scene is being set", "jobs run"] {
         let scratch = tempfile::tempdir().expect("a directory");
-        let mut child = Command::new(env!("CARGO_BIN_EXE_sawmill"))
-            .arg("demo")
-            .env("TMPDIR", scratch.path())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("it runs");
+        let mut child = in_directory(scratch.path()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it runs");
         let mut said = BufReader::new(child.stderr.take().expect("a pipe"));
         match moment {
             "jobs run" => drop(said.read_line(&mut String::new()).expect("it says where it works")),

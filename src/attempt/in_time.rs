@@ -45,7 +45,7 @@ pub(super) async fn in_time<T>(
             reason = attempt.stop.stopped() => return Err(Cut::Stopped(reason)),
             done = &mut step => return Ok(done),
             _ = attempt.moved.moved_from(known) => {}
-            // The deadline itself.
+            // The deadline itself, anew each time it is moved.
             () = tokio::time::sleep(left(attempt.deadline(), attempt.now())) => return Err(Cut::Late),
         }
     }

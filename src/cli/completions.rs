@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::args::{CompletionsCommand, Held};
 use super::client::Client;
+use super::completions_args::{CompletionsCommand, Held};
 use super::error::{CliError, Exit};
 use super::output::{Output, talk};
 use super::table::{Cell, age};

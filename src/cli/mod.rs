@@ -9,6 +9,7 @@ mod artifacts;
 mod budget;
 mod client;
 mod completions;
+mod completions_args;
 mod configuration;
 mod enqueue;
 mod enqueue_args;

@@ -12,7 +12,7 @@ use super::board::Board;
 use crate::sandbox::container::Containers;
 use crate::store::{Rooms, Store};
 
-/// How often it is asked.
+/// How often it is asked: an engine that comes back tells nobody.
 const EVERY: Duration = Duration::from_secs(3);
 
 /// Looks for the engine, and notes on the board whether it is there.

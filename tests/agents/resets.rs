@@ -15,8 +15,8 @@ fn in_two_hours() -> Timestamp {
     Timestamp::now() + Duration::from_secs(2 * 3600)
 }
 
-/// An agent that meets the limit in its first attempt, does the work in its second one, and says that the limit is over at `until`.
-async fn pauses(which: Which, limited: Turn, reset: Timestamp) {
+/// Checks what becomes of an agent that meets the limit in its first attempt, does the work in its second one, and says that the limit is over at `until`.
+async fn check_pause(which: Which, limited: Turn, reset: Timestamp) {
     let turns = [LOOKS, limited, LOOKS, WORKS, last(which)];
     let site = Site::open_with(which, turns, &[("SAWMILL_BACKENDS__AGENT__CREDENTIAL", "team")]).await;
     let host = &site.host;
@@ -61,7 +61,7 @@ async fn codex_at_the_limit_of_its_plan_waits_for_the_reset_and_goes_on_then() {
         "resets_at": seconds, "resets_in_seconds": 7200 });
     // It tells the minute, which is over when the next one begins.
     let minute = Timestamp((seconds / 60 + 1) * 60_000);
-    pauses(CODEX, Turn::Limited(json!({ "error": error }), Vec::new()), minute).await;
+    check_pause(CODEX, Turn::Limited(json!({ "error": error }), Vec::new()), minute).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -78,5 +78,5 @@ async fn claude_code_at_the_limit_of_its_plan_waits_for_the_reset_and_goes_on_th
     ];
     let limited = Turn::Limited(json!({ "type": "error", "error": error }), told.into());
     // A plan's key, and not one that is paid by use.
-    pauses(Which { key: "CLAUDE_CODE_OAUTH_TOKEN", ..CLAUDE }, limited, Timestamp(seconds * 1000)).await;
+    check_pause(Which { key: "CLAUDE_CODE_OAUTH_TOKEN", ..CLAUDE }, limited, Timestamp(seconds * 1000)).await;
 }

@@ -3,20 +3,16 @@
 use git2::{Delta, Diff, DiffOptions, Oid, Patch, Repository};
 
 use crate::git::diff::Changes;
+use crate::git::tree_diff;
 use crate::job::{DiffSummary, FileChange};
 
-/// Counts what differs between two trees, which is at these paths or below them; nothing where only git itself is certain how.
-pub(super) fn count(repository: &Repository, before: Oid, after: Oid, paths: &[Vec<u8>]) -> Result<Option<Changes>, String> {
+/// Counts what differs between two trees; nothing where only git itself is certain how.
+pub(super) fn count(repository: &Repository, before: Oid, after: Oid) -> Result<Option<Changes>, String> {
     let said = |error: git2::Error| error.message().to_owned();
     let (before, after) = (repository.find_tree(before).map_err(said)?, repository.find_tree(after).map_err(said)?);
     let mut options = DiffOptions::new();
     options.context_lines(0).interhunk_lines(0).include_typechange(true);
-    // Without paths every tree of the base would be walked.
-    options.disable_pathspec_match(true);
-    for path in paths {
-        options.pathspec(path.as_slice());
-    }
-    let diff = repository.diff_tree_to_tree(Some(&before), Some(&after), Some(&mut options)).map_err(said)?;
+    let diff = tree_diff::diff(repository, &before, &after, &mut options).map_err(said)?;
     let mut changes = Changes::default();
     for index in 0..diff.deltas().len() {
         let Some(change) = count_one(&diff, index)? else { return Ok(None) };

@@ -48,8 +48,6 @@ struct Written {
     tree: Oid,
     /// The most that attributes do to it.
     effect: Effect,
-    /// Where the two may differ.
-    paths: Vec<Vec<u8>>,
 }
 
 /// What a layer comes to.
@@ -77,11 +75,11 @@ impl Worktree {
         let (layer, message) = (self.layer()?, message.replace('\0', ""));
         super::blocking(move || {
             let repository = layer.open()?;
-            let Written { base, tree, effect, paths } = layer.write_tree(&repository)?;
+            let Written { base, tree, effect } = layer.write_tree(&repository)?;
             if base == tree {
                 return Ok(Change::None);
             }
-            let counted = if effect < Effect::Counts { count::count(&repository, base, tree, &paths)? } else { None };
+            let counted = if effect < Effect::Counts { count::count(&repository, base, tree)? } else { None };
             let changes = counted.map_or_else(|| layer.ask_for_counts(base, tree), Ok)?;
             let commit = layer.write_commit(&repository, tree, &message)?;
             Ok(Change::Commit(Committed { commit: to_id(commit)?, tree: to_id(tree)?, diff: changes.summary }))
@@ -148,8 +146,7 @@ impl Layer {
             Some(tree) => tree,
             None => repository.treebuilder(None).and_then(|empty| empty.write()).map_err(said)?,
         };
-        let paths = walk.puts.into_iter().map(|put| put.path).chain(walk.gone).collect();
-        Ok(Written { base: base.id(), tree, effect, paths })
+        Ok(Written { base: base.id(), tree, effect })
     }
 
     /// Which of the paths the tree's own rules ignore, as git says, without regard to what is tracked.
