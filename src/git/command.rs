@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, killpg};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
@@ -264,11 +264,7 @@ impl<'a> Invocation<'a> {
             Reach::Network => self.git.host.config.network_timeout,
         };
         let stdin = self.stdin.take();
-        let end = match self.reach {
-            Reach::Local => Signal::SIGKILL,
-            Reach::Network => Signal::SIGTERM,
-        };
-        let mut group = Group { child: self.spawn(stdin.is_some())?, end };
+        let mut group = Group { child: self.spawn(stdin.is_some())?, reach: self.reach };
         tracing::debug!(action = %self.action, args = ?self.args, "git runs");
         let Ok(result) = tokio::time::timeout(limit, group.talk(stdin, self.stdout_max)).await else {
             return Err(GitError::Timeout { action: self.action, after: limit });
@@ -337,8 +333,7 @@ impl<'a> Invocation<'a> {
 /// A command in a process group of its own, which ends with this.
 struct Group {
     child: Child,
-    /// The signal that does it: a tether sees to the rest of a SIGTERM.
-    end: Signal,
+    reach: Reach,
 }
 
 struct Ended {
@@ -374,9 +369,13 @@ impl Group {
 impl Drop for Group {
     fn drop(&mut self) {
         // The id is absent once the child was waited for, so that it cannot name a stranger.
-        if let Some(pid) = self.child.id().and_then(|id| i32::try_from(id).ok())
-            && let Err(error) = killpg(Pid::from_raw(pid), self.end)
-        {
+        let Some(pid) = self.child.id().and_then(|id| i32::try_from(id).ok()) else { return };
+        let ended = match self.reach {
+            Reach::Local => killpg(Pid::from_raw(pid), Signal::SIGKILL),
+            // The tether sees to the rest.
+            Reach::Network => kill(Pid::from_raw(pid), Signal::SIGTERM),
+        };
+        if let Err(error) = ended {
             tracing::warn!(pid, %error, "a git command could not be ended");
         }
     }

@@ -5,20 +5,24 @@
 //! and a transport whose server does not answer never learns that its git is gone.
 //!
 //! They are asked before they are killed: what serves a remote holds locks there, which it removes when it is asked, and which
-//! nobody else may remove. Whoever wants the end sends SIGTERM to the whole group, in which the tether alone stays, for what does
-//! not obey.
+//! nobody else may remove. First only git is, as if its remote were on another host, for what serves the remote sees that git is
+//! gone and comes to an end of its own: a signal at the moment at which it makes a lock leaves the lock there, because git takes note
+//! of a file after it has made it. What stays is asked next, all of it, and then killed. Whoever wants the end sends SIGTERM to the
+//! tether.
 
 use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Command, ExitCode, ExitStatus};
+use std::process::{Child, Command, ExitCode, ExitStatus};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::prctl;
-use nix::sys::signal::{SigSet, Signal, killpg};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getpgrp, getppid, setpgid};
+use signal_hook::consts::{SIGCHLD, SIGTERM};
+use signal_hook::iterator::Signals;
 
 /// The hidden subcommand that is a tether.
 pub const TETHER_SUBCOMMAND: &str = "__tether";
@@ -26,6 +30,8 @@ pub const TETHER_SUBCOMMAND: &str = "__tether";
 /// The exit status where the command could not be started or waited for, as shells have it.
 const CANNOT_RUN: u8 = 126;
 
+/// How long the others have when git alone was asked to end: as long as a push that is through takes to be written down.
+const PARTING: Duration = Duration::from_secs(1);
 /// How long what was asked to end has for it: to remove a few files, on a host that may be busy.
 const GRACE: Duration = Duration::from_secs(5);
 /// How often it is looked whether it has.
@@ -54,46 +60,49 @@ fn hold(parent: Pid, command: &mut Command) -> io::Result<ExitStatus> {
     setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
     // What loses its own parent becomes our child, so that we know when everybody has ended.
     prctl::set_child_subreaper(true)?;
-    // Before the signals are blocked, which the command would inherit. A SIGTERM to the group until then ends us all.
+    // Until then a SIGTERM ends us, and nothing has been started.
+    let mut awaited = Signals::new([SIGTERM, SIGCHLD])?;
     let mut child = command.spawn()?;
-    let mut awaited = SigSet::empty();
-    awaited.add(Signal::SIGTERM);
-    awaited.add(Signal::SIGCHLD);
-    awaited.thread_block()?;
     // It says no more than to look again: it also comes when only the thread ends that started us.
     prctl::set_pdeathsig(Signal::SIGCHLD)?;
     loop {
         // A parent that was gone before the signal was asked for sends none.
         if getppid() != parent {
-            return end_all();
+            return end_all(&child);
         }
-        // What ended before the signals were blocked sends none either.
         if let Some(status) = child.try_wait()? {
             return Ok(status);
         }
-        // Of several that wait, SIGTERM comes first.
-        if awaited.wait()? == Signal::SIGTERM {
-            return end_all();
+        if awaited.wait().any(|signal| signal == SIGTERM) {
+            return end_all(&child);
         }
     }
 }
 
-/// Asks the group to end, and kills what is left of it when everybody has ended or the time is over: this process too.
-fn end_all() -> io::Result<ExitStatus> {
-    killpg(getpgrp(), Signal::SIGTERM)?;
-    let until = Instant::now() + GRACE;
+/// Asks git to end, then the group, and kills what is left of it when everybody has ended or the time is over: this process too.
+fn end_all(git: &Child) -> io::Result<ExitStatus> {
+    // It was not waited for, so that the number is its own.
+    kill(Pid::from_raw(git.id().cast_signed()), Signal::SIGTERM)?;
+    if !all_end_within(PARTING)? {
+        killpg(getpgrp(), Signal::SIGTERM)?;
+        all_end_within(GRACE)?;
+    }
+    killpg(getpgrp(), Signal::SIGKILL)?;
+    Err(io::Error::other("a process that was killed goes on"))
+}
+
+fn all_end_within(time: Duration) -> io::Result<bool> {
+    let until = Instant::now() + time;
     loop {
         match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-            Err(Errno::ECHILD) => break,
+            Err(Errno::ECHILD) => return Ok(true),
             Err(error) => return Err(error.into()),
-            Ok(WaitStatus::StillAlive) if Instant::now() > until => break,
+            Ok(WaitStatus::StillAlive) if Instant::now() > until => return Ok(false),
             // Nothing waits for a child and a time at once without code that is not safe.
             Ok(WaitStatus::StillAlive) => std::thread::sleep(LOOK),
             Ok(_) => {}
         }
     }
-    killpg(getpgrp(), Signal::SIGKILL)?;
-    Err(io::Error::other("a process that was killed goes on"))
 }
 
 fn exit_code(status: ExitStatus) -> u8 {

@@ -8,6 +8,7 @@ use sawmill::git::{Strategy, mounts_below, take_off};
 use serde_json::json;
 
 use super::{Scene, each_way};
+use crate::crash::stop_quietly;
 use crate::delivery::host::{Lodging, until};
 use crate::delivery::remote::hold_pushes;
 
@@ -249,7 +250,7 @@ async fn a_job_that_is_cancelled_does_not_wait_for_its_caches() {
     let copying = scene.state().join("slots/0/caches/0/files");
     until("it is copied", async || copying.exists()).await;
     // However long the command takes, copying is not done before it.
-    worker.signal(Signal::SIGSTOP);
+    stop_quietly(&scene.host, &worker).await;
     scene.host.sawmill(&["job", "cancel", &job.to_string()]);
     worker.signal(Signal::SIGCONT);
     scene.host.ended(job).await;

@@ -10,6 +10,7 @@ use sawmill::job::JobState;
 use serde_json::json;
 
 use super::Scene;
+use crate::crash::stop_quietly;
 use crate::delivery::daemon::Daemon;
 use crate::delivery::host::{Lodging, until};
 use crate::git::snapshots::Btrfs;
@@ -73,7 +74,7 @@ async fn half_copied(scene: &Scene, worker: &Daemon, command: &str) -> JobId {
     let place = scene.state().join("slots/0/job/tree/target");
     let copied = || fs::read_dir(&place).map_or(0, Iterator::count);
     until("copying has begun", async || copied() > 0).await;
-    worker.signal(Signal::SIGSTOP);
+    stop_quietly(&scene.host, worker).await;
     assert!((1..FILES).contains(&copied()), "the worker was held too late: all {} files are copied", copied());
     job
 }

@@ -13,6 +13,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use sawmill::ids::JobId;
 use sawmill::job::{Job, LogVerdict, Stream};
 use serde_json::{Value, json};
@@ -215,6 +216,13 @@ impl WriteLock {
             Self::Postgres(mut connection) => connection.execute("ROLLBACK").await.map(drop).expect("released"),
         }
     }
+}
+
+/// Stops a daemon while it does not write to the database: one that is stopped in the middle of it holds everybody up.
+pub(crate) async fn stop_quietly(host: &Host, daemon: &Daemon) {
+    let quiet = WriteLock::take(host).await;
+    daemon.signal(Signal::SIGSTOP);
+    quiet.release().await;
 }
 
 /// A test for each of these.
