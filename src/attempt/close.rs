@@ -1,7 +1,6 @@
 //! The closing of an attempt, which always runs: processes ended, work salvaged, log shipped, end on record, slot cleared.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use tracing::{error, info, warn};
 
@@ -12,19 +11,15 @@ use super::execute;
 use super::halt::{Halt, chain};
 use super::keep;
 use super::open::Attempt;
-use super::place::Processes;
-use super::stop::{Stop, StopReason};
+use super::place::{Lodged, Processes};
+use super::stop::StopReason;
 use crate::git::{SalvagePush, Worktree};
 use crate::ids::ObjectId;
 use crate::job::spec::Keep;
-use crate::job::{Claim, Completion, JobState, LogVerdict, Outcome, OutcomeClass, Stage};
-use crate::logs::LogsError;
+use crate::job::{Claim, Completion, JobState, OutcomeClass, Stage};
 use crate::sandbox::{Refusal, SandboxError, Status, Supervisor};
-use crate::store::{CredentialNews, Finish, Store, StoreError};
+use crate::store::Finish;
 use crate::workspace::{Kept, Salvage, SlotDir, StateDir};
-
-/// The first wait before the end is written again to a database that is away, and the longest.
-const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
 impl Attempt {
     /// Closes the attempt. Nothing here has the pipeline's `?`: each step is tried whatever became of the one before.
@@ -66,24 +61,28 @@ impl Attempt {
         }
         let pending = completion.as_ref().and_then(|completion| carry::pending(&self, &completion.base, processes));
         let lost = outcome.is_none() || self.stop.reason() == Some(StopReason::LeaseLost);
-        let place = Place::of(&self);
-        let (supervisor, commands, lodged) = (self.supervisor.clone(), execute::command_ids(&self), self.lodged());
+        let mut remains = Remains::of(&self);
         let ended = match outcome {
             Some(outcome) if !lost => self.record_end(outcome, completion, salvage).await,
             _ => Ended::Lost,
         };
-        collect(&supervisor, &commands).await;
-        if let Some(lodged) = lodged {
-            collect(&lodged.supervisor(), &commands).await;
-            lodged.leave();
-        }
+        remains.collect().await;
         if let (Some(pending), Ended::Recorded(job)) = (pending, &ended)
             && job.state == JobState::Succeeded
         {
             pending.save().await;
         }
-        let certain = processes == Processes::Ended && !matches!(ended, Ended::Lost);
-        place.leave(class, if certain { Trust::Certain } else { Trust::None }).await;
+        let certain = processes == Processes::Ended && matches!(ended, Ended::Recorded(_));
+        remains.leave(class, if certain { Trust::Certain } else { Trust::None }, &ended).await;
+        ended
+    }
+
+    /// Goes on with the closing of an attempt whose end the daemon before this one could not put on record.
+    pub(super) async fn conclude(self, end: Finish) -> Ended {
+        let (mut remains, class) = (Remains::of(&self), end.outcome.class);
+        let ended = self.put_on_record(end).await;
+        remains.collect().await;
+        remains.leave(class, Trust::None, &ended).await;
         ended
     }
 
@@ -130,62 +129,6 @@ impl Attempt {
             }
         }
     }
-
-    async fn record_end(self, outcome: Outcome, completion: Option<Completion>, salvage: Option<ObjectId>) -> Ended {
-        let credential = self.credential_news(&outcome);
-        let limited = matches!(credential, Some(CredentialNews::Limited { .. }));
-        let Self { tools, claimed, journal, mut stages, spool, shipper, stop, .. } = self;
-        let shipped = shipper.position();
-        let log = match shipper.drain(tools.config.close_timeout).await {
-            Ok(verdict) => verdict,
-            Err(LogsError::LeaseLost { .. }) => return Ended::Lost,
-            Err(error) => {
-                warn!("the log of job {} is not whole: {}", claimed.claim.job, chain(&error));
-                match error {
-                    LogsError::DrainDeadline { verdict, .. } => verdict,
-                    _ => LogVerdict::Gap { from: shipped, to: spool.written().max(shipped) },
-                }
-            }
-        };
-        stages.enter(Stage::Complete, tools.store.now());
-        stages.end(OutcomeClass::Succeeded, None, tools.store.now());
-        let finish = Finish {
-            outcome,
-            resources: journal.resources,
-            stages: stages.records().to_vec(),
-            log,
-            salvage,
-            completion,
-            not_before: None,
-            usage: journal.usage,
-            credential,
-        };
-        let ended = record(&tools.store, &claimed.claim, finish, &stop).await;
-        if limited {
-            // Before the slot is free: or the next job would be claimed for the same credential.
-            match tools.store.pauses().await {
-                Ok(pauses) => tools.pauses.hear(pauses, tools.store.now()),
-                Err(error) => warn!("cannot look for paused credentials yet: {}", chain(&error)),
-            }
-        }
-        ended
-    }
-
-    /// What the attempt has found out about its backend's credential.
-    fn credential_news(&self, outcome: &Outcome) -> Option<CredentialNews> {
-        let credential = self.backend.credential().to_owned();
-        match (outcome.class, self.limited) {
-            (OutcomeClass::UsageLimit, Some(retry_at)) => Some(CredentialNews::Limited { credential, retry_at }),
-            // Only where a pause is on record is there something to say.
-            (class, _)
-                if (self.journal.phase.is_executed() || class == OutcomeClass::Clarification)
-                    && self.tools.pauses.has(&credential) =>
-            {
-                Some(CredentialNews::Works { credential })
-            }
-            _ => None,
-        }
-    }
 }
 
 /// Whether a job's tree is nobody's any more with certainty.
@@ -193,6 +136,40 @@ impl Attempt {
 enum Trust {
     Certain,
     None,
+}
+
+/// What there is of an attempt beside its end: commands that its supervisors know, a container, and its slot.
+struct Remains {
+    supervisor: Supervisor,
+    commands: Vec<String>,
+    lodged: Option<Lodged>,
+    place: Place,
+}
+
+impl Remains {
+    fn of(attempt: &Attempt) -> Self {
+        Self {
+            supervisor: attempt.supervisor.clone(),
+            commands: execute::command_ids(attempt),
+            lodged: attempt.lodged(),
+            place: Place::of(attempt),
+        }
+    }
+
+    async fn collect(&mut self) {
+        collect(&self.supervisor, &self.commands).await;
+        if let Some(lodged) = self.lodged.take() {
+            collect(&lodged.supervisor(), &self.commands).await;
+            lodged.leave();
+        }
+    }
+
+    /// Leaves the slot to whoever is next: the next attempt, or the daemon that puts this one's end on record.
+    async fn leave(self, class: OutcomeClass, trust: Trust, ended: &Ended) {
+        if !matches!(ended, Ended::Unrecorded) {
+            self.place.leave(class, trust).await;
+        }
+    }
 }
 
 /// The slot of an attempt, which outlives the attempt by what becomes of its files.
@@ -278,33 +255,4 @@ pub(super) async fn end_command(supervisor: &Supervisor) -> Result<(), SandboxEr
         supervisor.wait(&id).await?;
     }
     supervisor.let_leave().await
-}
-
-/// Writes an attempt's end under its claim, for as long as it takes: until it is written, or the claim is lost.
-pub(super) async fn record(store: &Store, claim: &Claim, finish: Finish, stop: &Stop) -> Ended {
-    let (mut wait, mut tried) = (RETRY.0, false);
-    loop {
-        match store.finish(claim, finish.clone()).await {
-            Ok(job) => return Ended::Recorded(Box::new(job)),
-            // The answer to an earlier try may be what was lost.
-            Err(StoreError::LeaseLost) if tried && is_on_record(store, claim, &finish.outcome).await => {
-                return store.job(claim.job).await.map_or(Ended::Lost, |job| Ended::Recorded(Box::new(job)));
-            }
-            Err(StoreError::LeaseLost) => return Ended::Lost,
-            Err(error) if error.is_transient() => warn!("cannot record the end of job {} yet: {}", claim.job, chain(&error)),
-            // Tried again all the same: the lease bounds it, and losing a result to an odd error would be worse.
-            Err(error) => error!("cannot record the end of job {}: {}", claim.job, chain(&error)),
-        }
-        tried = true;
-        tokio::select! {
-            () = tokio::time::sleep(wait) => wait = (wait * 2).min(RETRY.1),
-            () = stop.lease_lost() => return Ended::Lost,
-        }
-    }
-}
-
-/// Whether this very end of the attempt is on record already.
-async fn is_on_record(store: &Store, claim: &Claim, outcome: &Outcome) -> bool {
-    let attempts = store.attempts(claim.job).await.unwrap_or_default();
-    attempts.iter().any(|found| found.attempt == claim.attempt && found.outcome.as_ref() == Some(outcome))
 }

@@ -16,6 +16,7 @@ use crate::job::checks::Finding;
 use crate::job::completion::Usage;
 use crate::job::spec::Gate;
 use crate::job::{Answer, Artifact, Claim, Critique, GateEvidence, PreviousAttempt, Rejection, StageRecord, TimeLimit};
+use crate::store::Finish;
 use crate::workspace::Salvage;
 
 /// The journal of an attempt.
@@ -62,6 +63,9 @@ pub struct Journal {
     pub critiques: Vec<Critique>,
     /// What became of the files that it was to keep, once that is on record.
     pub artifacts: Option<Vec<Artifact>>,
+    /// How it ended, where that could not be put on record yet.
+    #[serde(default)]
+    pub end: Option<Box<Finish>>,
     /// What a process needs that salvages the slot without a configuration or a database.
     pub salvage: SalvageContext,
 }

@@ -32,6 +32,7 @@ mod pipeline;
 mod place;
 mod prepare;
 mod printed;
+mod record;
 mod revise;
 mod stages;
 mod stop;
@@ -62,6 +63,8 @@ pub enum Ended {
     Recorded(Box<Job>),
     /// The claim was lost: nothing was written. What was uncommitted is salvaged, and no process is left.
     Lost,
+    /// The worker is to be gone, and the database does not take the end: it is in the slot, where a later daemon finds it.
+    Unrecorded,
 }
 
 /// Runs an attempt to its end, or takes up one that an earlier daemon began in the same slot.
@@ -76,15 +79,20 @@ pub async fn run(assignment: Assignment) -> Ended {
             Ok(attempt) => attempt,
             Err(unopened) => return unopened.give_back().await,
         };
-        let result = AssertUnwindSafe(pipeline::run(&mut attempt)).catch_unwind().await;
-        let result = result.unwrap_or_else(|panic| Err(Halt::panicked(&*panic)));
-        let ended = attempt.close(result).await;
+        let ended = match attempt.journal.end.take() {
+            Some(end) => attempt.conclude(*end).await,
+            None => {
+                let result = AssertUnwindSafe(pipeline::run(&mut attempt)).catch_unwind().await;
+                attempt.close(result.unwrap_or_else(|panic| Err(Halt::panicked(&*panic)))).await
+            }
+        };
         match &ended {
             Ended::Recorded(job) => {
                 let outcome = job.outcome.as_ref().map_or_else(String::new, Outcome::to_string);
                 info!(state = %job.state, "attempt {} of job {} ended: {outcome}", claim.attempt, claim.job);
             }
             Ended::Lost => warn!("attempt {} of job {} lost its claim", claim.attempt, claim.job),
+            Ended::Unrecorded => warn!("attempt {} of job {} has ended, which is not on record yet", claim.attempt, claim.job),
         }
         ended
     }

@@ -9,7 +9,6 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::Ended;
-use super::close;
 use super::egress::Egress;
 use super::environment;
 use super::halt::{Halt, chain};
@@ -17,6 +16,7 @@ use super::journal::{Journal, Phase, SalvageContext, Used};
 use super::moved::MovedDeadline;
 use super::orphan::vacate;
 use super::place::Place;
+use super::record;
 use super::stages::Stages;
 use super::stop::Stop;
 use super::tools::Tools;
@@ -175,6 +175,7 @@ impl Assignment {
             passed: Vec::new(),
             critiques: Vec::new(),
             artifacts: None,
+            end: None,
             salvage: SalvageContext {
                 git: self.tools.git_config.clone(),
                 mirrors: self.tools.state.mirrors(),
@@ -276,5 +277,5 @@ pub async fn refuse(store: &Store, claim: &Claim, stop: &Stop, outcome: Outcome)
         usage: None,
         credential: None,
     };
-    close::record(store, claim, finish, stop).await
+    record::refusal(store, claim, finish, stop).await
 }

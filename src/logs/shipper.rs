@@ -60,6 +60,7 @@ pub struct Shipper {
     position: watch::Receiver<LogPosition>,
     drain: watch::Sender<Phase>,
     ended: watch::Receiver<Life>,
+    answers: watch::Receiver<bool>,
     task: JoinHandle<Result<LogVerdict, LogsError>>,
     stop: DropGuard,
 }
@@ -88,14 +89,15 @@ impl Shipper {
         let (shipped, position) = watch::channel(LogPosition::default());
         let (drain, phase) = watch::channel(Phase::Following);
         let (life, ended) = watch::channel(Life::Running);
+        let (answering, answers) = watch::channel(true);
         let stop = shipment.cancel.child_token();
-        let run = Run { shipment: Shipment { cancel: stop.clone(), ..shipment }, phase, position: shipped };
+        let run = Run { shipment: Shipment { cancel: stop.clone(), ..shipment }, phase, position: shipped, answering };
         let task = tokio::spawn(async move {
             let end = run.ship().await;
             life.send_replace(Life::Ended);
             end
         });
-        Self { job, attempt, spool, position, drain, ended, task, stop: stop.drop_guard() }
+        Self { job, attempt, spool, position, drain, ended, answers, task, stop: stop.drop_guard() }
     }
 
     /// How long the log in the store is, in bytes; 0 until the store has first been asked.
@@ -127,17 +129,22 @@ impl Shipper {
     /// process of the job is left. Cancelling it stops the shipper.
     ///
     /// # Errors
-    /// [`LogsError::DrainDeadline`] when that takes longer than `within`; [`LogsError::LeaseLost`], [`LogsError::Stopped`],
+    /// [`LogsError::DrainDeadline`] when that takes longer than `within`, counted anew from when a store answers again that was away; [`LogsError::LeaseLost`], [`LogsError::Stopped`],
     /// [`LogsError::Store`] and [`LogsError::Spool`] when it ended before. The shipper has stopped in each case, and the rest
     /// of the log is in the spool.
     pub async fn drain(mut self, within: Duration) -> Result<LogVerdict, LogsError> {
         self.drain.send_replace(Phase::Draining);
-        match tokio::time::timeout(within, &mut self.task).await {
-            Ok(Ok(end)) => end,
-            Ok(Err(panic)) if panic.is_panic() => std::panic::resume_unwind(panic.into_panic()),
+        let mut answers = self.answers.clone();
+        let ended = tokio::select! {
+            ended = &mut self.task => Some(ended),
+            () = passed(within, &mut answers) => None,
+        };
+        match ended {
+            Some(Ok(end)) => end,
+            Some(Err(panic)) if panic.is_panic() => std::panic::resume_unwind(panic.into_panic()),
             // The runtime is shutting down.
-            Ok(Err(_)) => Err(LogsError::Stopped { job: self.job, attempt: self.attempt }),
-            Err(_) => {
+            Some(Err(_)) => Err(LogsError::Stopped { job: self.job, attempt: self.attempt }),
+            None => {
                 self.stop.disarm().cancel();
                 // It may be reading a file just now: another one is not to begin before that is over.
                 _ = tokio::time::timeout(STOP, &mut self.task).await;
@@ -150,11 +157,25 @@ impl Shipper {
     }
 }
 
+/// Waits until a store that answers has done so for this long. Never, where the shipper ends before.
+async fn passed(within: Duration, answers: &mut watch::Receiver<bool>) {
+    while answers.wait_for(|answers| *answers).await.is_ok() {
+        match tokio::time::timeout(within, answers.wait_for(|answers| !answers)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(_)) => break,
+            Err(_) => return,
+        }
+    }
+    std::future::pending().await
+}
+
 /// The shipper's task.
 struct Run {
     shipment: Shipment,
     phase: watch::Receiver<Phase>,
     position: watch::Sender<LogPosition>,
+    /// Whether the store answers, as far as is known.
+    answering: watch::Sender<bool>,
 }
 
 /// When to stop reading rounds.
@@ -335,6 +356,8 @@ impl Run {
                 () = self.shipment.cancel.cancelled() => return Err(self.stopped()),
                 result = tokio::time::timeout(APPEND_TIMEOUT, call()) => result,
             };
+            let away = result.as_ref().map_or(true, |made| made.as_ref().is_err_and(StoreError::is_transient));
+            self.answering.send_if_modified(|answers| std::mem::replace(answers, !away) == away);
             match result {
                 Ok(Ok(value)) => return Ok(value),
                 Ok(Err(StoreError::LeaseLost)) => return Err(LogsError::LeaseLost { job, attempt }),

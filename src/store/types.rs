@@ -270,7 +270,7 @@ pub enum Renewal {
 }
 
 /// How an attempt ended, with everything that is to be on record about it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Finish {
     /// How.
     pub outcome: Outcome,
@@ -293,7 +293,8 @@ pub struct Finish {
 }
 
 /// What an attempt's end says of the credential that its backend draws on.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "news", rename_all = "snake_case")]
 pub enum CredentialNews {
     /// Its usage limit was met: it is paused, and the job waits for the end of that.
     Limited {

@@ -12,7 +12,7 @@ use super::slots::Slots;
 use crate::attempt::{Journal, vacate};
 use crate::clock::Timestamp;
 use crate::ids::{JobId, WorkerId};
-use crate::job::ClaimedJob;
+use crate::job::{Claim, ClaimedJob};
 use crate::store::{Renewal, Store, StoreError};
 use crate::workspace::{SlotDir, StateDir};
 
@@ -35,11 +35,11 @@ impl Adoption<'_> {
     /// Takes up every claim that this worker still holds and whose slot is as it left it. A claim without a slot is given
     /// back; a slot without a claim is salvaged and cleared, which may take its time: all claims are held by then.
     pub(super) async fn adopt(&self) -> Result<Vec<Assigned>, StoreError> {
-        let (asked, mut held) = self.renewed().await?;
         let slots = self.state.slots().unwrap_or_else(|error| {
             error!("cannot look for slots of an earlier daemon: {error}");
             Vec::new()
         });
+        let (asked, mut held) = self.renewed(&slots).await?;
         let (mut adopted, mut left) = (Vec::new(), Vec::new());
         for dir in slots {
             match self.claim_of(&dir, &mut held) {
@@ -74,8 +74,12 @@ impl Adoption<'_> {
 
     /// The claims that this worker holds, renewed first: what follows may take its time. Each with its deadline, where that was
     /// moved; with all of them the moment when that was asked for.
-    async fn renewed(&self) -> Result<(Instant, BTreeMap<JobId, Renewed>), StoreError> {
-        let held = self.store.held_by(self.worker).await?;
+    ///
+    /// A lease that has run out is renewed only where the end of its attempt waits in a slot: any other has been ended by its supervisor.
+    async fn renewed(&self, slots: &[SlotDir]) -> Result<(Instant, BTreeMap<JobId, Renewed>), StoreError> {
+        let has_end = |claimed: &ClaimedJob| slots.iter().filter_map(end_in).any(|claim| claim == claimed.claim);
+        let (mut held, now) = (self.store.held_by(self.worker).await?, self.store.now());
+        held.retain(|claimed| claimed.lease_until > now || has_end(claimed));
         let asked = Instant::now();
         let claims: Vec<_> = held.iter().map(|claimed| claimed.claim.clone()).collect();
         let renewals = self.store.renew(self.worker, &claims, self.lease).await?.renewals;
@@ -97,4 +101,9 @@ impl Adoption<'_> {
         let matches = held.get(&journal.claim.job).is_some_and(|(claimed, _)| claimed.claim == journal.claim);
         if matches { held.remove(&journal.claim.job) } else { None }
     }
+}
+
+/// The claim of an attempt whose end waits in a slot.
+fn end_in(slot: &SlotDir) -> Option<Claim> {
+    Journal::read(&slot.journal()).ok().flatten().filter(|journal| journal.end.is_some()).map(|journal| journal.claim)
 }

@@ -321,12 +321,12 @@ fn name_of(keepsake: &Keepsake) -> String {
 /// Whether a claim still holds, and with it the attempt that a slot's journal tells of.
 async fn claimed(claim: &Claim, store: Result<&Store, &str>) -> Option<Lease> {
     let held = match store {
-        Ok(store) => store.held_by(&claim.worker).await.map_err(|error| error.to_string()),
+        Ok(store) => store.held_by(&claim.worker).await.map(|held| (held, store.now())).map_err(|error| error.to_string()),
         Err(why) => Err(why.to_owned()),
     };
     match held {
         Err(why) => Some(Lease::Unknown(format!("the claim of job {} cannot be looked up: {why}", claim.job))),
-        Ok(held) => held.iter().find(|held| held.claim == *claim).map(|held| {
+        Ok((held, now)) => held.iter().find(|held| held.claim == *claim && held.lease_until > now).map(|held| {
             Lease::Held(format!(
                 "the claim of job {} holds until {}; a daemon that starts on this directory goes on with it",
                 claim.job, held.lease_until

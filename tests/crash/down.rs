@@ -2,22 +2,28 @@
 
 use std::sync::Arc;
 
-use sawmill::job::{LogVerdict, Stream};
+use nix::sys::signal::Signal;
+use sawmill::job::{LogVerdict, OutcomeClass, Stream};
 
 use super::{Held, OUTPUT, SHORT, Scene};
-use crate::delivery::host::{GitProgram, Host, Terms};
+use crate::delivery::host::{GitProgram, Host, Terms, until};
 use crate::delivery::remote::refs;
 use crate::torture::alone::Alone;
 use crate::torture::server::{Server, Stop, free_port};
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_database_that_is_down_for_longer_than_the_lease_costs_no_job() {
-    let _alone = Alone::on_this_machine().await;
+/// A server of its own for a job that is held.
+async fn scene(held: Held) -> (Scene, Arc<Server>) {
     let port = free_port();
     let server = tokio::task::spawn_blocking(move || Arc::new(Server::new("127.0.0.1", port, &[]))).await.expect("a server");
     let url = format!("postgres://postgres@127.0.0.1:{port}/postgres");
     let terms = Terms { lease: SHORT, slots: 2, resets: 5, git: GitProgram::Latched };
-    let scene = Scene::on(Host::at(|_| url, terms).await, Held::Execute);
+    (Scene::on(Host::at(|_| url, terms).await, held), server)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_is_down_for_longer_than_the_lease_costs_no_job() {
+    let _alone = Alone::on_this_machine().await;
+    let (scene, server) = scene(Held::Execute).await;
     let host = &scene.host;
     let first = host.start("a").await;
     scene.latch.reached().await;
@@ -42,6 +48,59 @@ async fn a_database_that_is_down_for_longer_than_the_lease_costs_no_job() {
     assert_eq!(host.log(scene.job, 1, Stream::Stdout).await, OUTPUT);
     assert_eq!(refs(&scene.remote, "refs/sawmill/"), []);
     scene.close(vec![first, second]).await;
+}
+
+/// Tells a worker twice to leave, whose database went down while it was held in its job. `release` says whether the job comes to its end
+/// before.
+async fn leaves(scene: &Scene, server: &Arc<Server>, release: bool) {
+    let mut worker = scene.host.start("a").await;
+    scene.latch.reached().await;
+    scene.latch.lift();
+    change(server, |server| server.stop(Stop::Immediate)).await;
+    if release {
+        scene.latch.release().await;
+        until("the branch is pushed", async || scene.said("pushed")).await;
+    }
+    worker.signal(Signal::SIGTERM);
+    until("it drains", async || worker.log().contains("draining")).await;
+    worker.signal(Signal::SIGTERM);
+    let status = worker.exit().await;
+    assert!(status.success(), "{status}\n{}", worker.log());
+    assert!(worker.log().contains("the next start of this worker tries again"), "{}", worker.log());
+    scene.latch.let_go();
+    change(server, Server::start).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_leaves_without_its_database_and_records_at_the_next_start_what_it_delivered() {
+    let _alone = Alone::on_this_machine().await;
+    let (scene, server) = scene(Held::Publish).await;
+    leaves(&scene, &server, true).await;
+
+    let pushed = refs(&scene.remote, "refs/heads/");
+    let worker = scene.host.start("a").await;
+    let job = scene.assert_delivered_once(1).await;
+    assert_eq!((job.resets, job.attempts_used), (0, 1));
+    let attempts = scene.host.attempts(scene.job).await;
+    assert_eq!((attempts.len(), attempts[0].log_verdict), (1, Some(LogVerdict::Complete)));
+    assert_eq!(scene.host.log(scene.job, 1, Stream::Stdout).await, OUTPUT);
+    assert_eq!(refs(&scene.remote, "refs/heads/"), pushed, "it is not done again");
+    scene.close(vec![worker]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_leaves_without_its_database_and_gives_back_at_the_next_start_what_it_stopped() {
+    let _alone = Alone::on_this_machine().await;
+    let (scene, server) = scene(Held::Execute).await;
+    leaves(&scene, &server, false).await;
+
+    let worker = scene.host.start("a").await;
+    let job = scene.assert_delivered_once(2).await;
+    assert_eq!((job.resets, job.attempts_used), (0, 1));
+    let attempts = scene.host.attempts(scene.job).await;
+    let classes: Vec<_> = attempts.iter().map(|attempt| attempt.outcome.as_ref().map(|outcome| outcome.class)).collect();
+    assert_eq!(classes, [Some(OutcomeClass::Released), Some(OutcomeClass::Succeeded)]);
+    scene.close(vec![worker]).await;
 }
 
 /// What takes its time is done where it holds nobody up.
