@@ -30,8 +30,9 @@ pub const TETHER_SUBCOMMAND: &str = "__tether";
 /// The exit status where the command could not be started or waited for, as shells have it.
 const CANNOT_RUN: u8 = 126;
 
-/// How long the others have when git alone was asked to end: as long as a push that is through takes to be written down.
-const PARTING: Duration = Duration::from_secs(1);
+/// How long the others have when git alone was asked to end: longer than a push that is through takes to be written down, and too short
+/// for one that is not to come to its end without git.
+const PARTING: Duration = Duration::from_millis(250);
 /// How long what was asked to end has for it: to remove a few files, on a host that may be busy.
 const GRACE: Duration = Duration::from_secs(5);
 /// How often it is looked whether it has.
