@@ -1,6 +1,7 @@
 //! Putting an attempt's end on record, with the rest of its log: across an outage of the database, and across a restart of the daemon
 //! where that may not wait for the end of one.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use tracing::{error, warn};
@@ -50,15 +51,19 @@ impl Attempt {
         stages.enter(Stage::Complete, store.now());
         finish.stages = stages.records().to_vec();
         let recorded = async {
-            let Some(log) = rest_of_log(claim, shipper, &spool, tools.config.close_timeout).await else { return Ended::Lost };
+            let away = shipper.answers();
+            let log = tokio::select! {
+                log = rest_of_log(claim, shipper, &spool, tools.config.close_timeout) => log,
+                () = async { stop.leaving().await; away.away_for(PATIENCE).await } => return Ended::Unrecorded,
+            };
+            let Some(log) = log else { return Ended::Lost };
             stages.end(OutcomeClass::Succeeded, None, store.now());
             (finish.log, finish.stages) = (log, stages.records().to_vec());
-            write(store, claim, &finish, Some(&mut page)).await
+            write(store, claim, &finish, &stop, Some(&mut page)).await
         };
         let ended = tokio::select! {
             ended = recorded => ended,
             () = stop.lease_lost() => Ended::Lost,
-            () = out_of_patience(&stop) => Ended::Unrecorded,
         };
         if matches!(ended, Ended::Unrecorded) {
             warn!(
@@ -95,19 +100,12 @@ impl Attempt {
     }
 }
 
-/// The end of an attempt of which nothing is left, under its claim.
+/// The end of an attempt of which nothing is left, under its claim. The claim of one that is not recorded is given back by the next daemon.
 pub(super) async fn refusal(store: &Store, claim: &Claim, finish: Finish, stop: &Stop) -> Ended {
     tokio::select! {
-        ended = write(store, claim, &finish, None) => ended,
+        ended = write(store, claim, &finish, stop, None) => ended,
         () = stop.lease_lost() => Ended::Lost,
-        // The next daemon finds the claim, and gives it back.
-        () = out_of_patience(stop) => Ended::Unrecorded,
     }
-}
-
-async fn out_of_patience(stop: &Stop) {
-    stop.leaving().await;
-    tokio::time::sleep(PATIENCE).await;
 }
 
 /// The journal of an attempt that has ended.
@@ -143,10 +141,15 @@ async fn rest_of_log(claim: &Claim, shipper: Shipper, spool: &Spool, within: Dur
     }
 }
 
-/// Writes an attempt's end for as long as it takes: until it is written, or the claim is lost. From the first failure on it is in the
-/// journal.
-async fn write(store: &Store, claim: &Claim, finish: &Finish, mut page: Option<&mut Page>) -> Ended {
+/// Writes an attempt's end for as long as it takes: until it is written, the claim is lost, or the worker is to be gone. From the first
+/// failure on it is in the journal.
+async fn write(store: &Store, claim: &Claim, finish: &Finish, stop: &Stop, mut page: Option<&mut Page>) -> Ended {
     let (mut wait, mut tried) = (RETRY.0, false);
+    // Begins with the first failure.
+    let mut out_of_patience = pin!(async {
+        stop.leaving().await;
+        tokio::time::sleep(PATIENCE).await;
+    });
     loop {
         match store.finish(claim, finish.clone()).await {
             Ok(job) => return Ended::Recorded(Box::new(job)),
@@ -163,8 +166,10 @@ async fn write(store: &Store, claim: &Claim, finish: &Finish, mut page: Option<&
             page.keep(finish);
         }
         tried = true;
-        tokio::time::sleep(wait).await;
-        wait = (wait * 2).min(RETRY.1);
+        tokio::select! {
+            () = tokio::time::sleep(wait) => wait = (wait * 2).min(RETRY.1),
+            () = &mut out_of_patience => return Ended::Unrecorded,
+        }
     }
 }
 

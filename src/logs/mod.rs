@@ -22,6 +22,6 @@ mod tail;
 
 pub use config::Config;
 pub use error::LogsError;
-pub use shipper::{Shipment, Shipper};
+pub use shipper::{Answers, Shipment, Shipper};
 pub use spool::Spool;
 pub use tail::{Follow, Start, Tail, TailEvent, TailRequest};

@@ -117,6 +117,12 @@ impl Shipper {
         self.position()
     }
 
+    /// Hears whether the store answers.
+    #[must_use]
+    pub fn answers(&self) -> Answers {
+        Answers { answers: self.answers.clone() }
+    }
+
     /// Waits until the shipper has ended by itself: the lease is lost, or the store refuses for good. [`Shipper::drain`] then
     /// says which. Safe to cancel.
     pub async fn ended(&self) {
@@ -134,10 +140,10 @@ impl Shipper {
     /// of the log is in the spool.
     pub async fn drain(mut self, within: Duration) -> Result<LogVerdict, LogsError> {
         self.drain.send_replace(Phase::Draining);
-        let mut answers = self.answers.clone();
+        let mut answers = self.answers();
         let ended = tokio::select! {
             ended = &mut self.task => Some(ended),
-            () = passed(within, &mut answers) => None,
+            () = answers.so_for(true, within) => None,
         };
         match ended {
             Some(Ok(end)) => end,
@@ -157,16 +163,28 @@ impl Shipper {
     }
 }
 
-/// Waits until a store that answers has done so for this long. Never, where the shipper ends before.
-async fn passed(within: Duration, answers: &mut watch::Receiver<bool>) {
-    while answers.wait_for(|answers| *answers).await.is_ok() {
-        match tokio::time::timeout(within, answers.wait_for(|answers| !answers)).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(_)) => break,
-            Err(_) => return,
-        }
+/// Whether the store of a shipper answers, as far as is known.
+#[derive(Debug, Clone)]
+pub struct Answers {
+    answers: watch::Receiver<bool>,
+}
+
+impl Answers {
+    /// Waits until the store has been away for this long. Never, where the shipper ends before.
+    pub async fn away_for(mut self, time: Duration) {
+        self.so_for(false, time).await;
     }
-    std::future::pending().await
+
+    async fn so_for(&mut self, wanted: bool, time: Duration) {
+        while self.answers.wait_for(|answers| *answers == wanted).await.is_ok() {
+            match tokio::time::timeout(time, self.answers.wait_for(|answers| *answers != wanted)).await {
+                Ok(Ok(_)) => {}
+                Ok(Err(_)) => break,
+                Err(_) => return,
+            }
+        }
+        std::future::pending().await
+    }
 }
 
 /// The shipper's task.

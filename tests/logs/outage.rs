@@ -79,6 +79,28 @@ async fn a_server_that_cannot_be_reached_costs_no_line() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_the_server_is_away_the_time_for_the_rest_of_a_log_does_not_pass() {
+    let db = Db::on_postgres().await;
+    let wire = Wire::to_server().await;
+    let mut attempt = db.attempt().await;
+    attempt.store = db.through_port(wire.port).await;
+    let shipper = attempt.ship();
+    attempt.write(Stream::Stdout, b"before\n");
+    attempt.wait_for_stored(7).await;
+    wire.set(State::Cut);
+    attempt.write(Stream::Stdout, b"after\n");
+    shipper.answers().away_for(Duration::ZERO).await;
+    let back = async {
+        tokio::time::sleep(AWAY).await;
+        wire.set(State::Whole);
+    };
+    let (verdict, ()) = tokio::join!(shipper.drain(AWAY / 2), back);
+    assert_eq!(verdict.unwrap(), LogVerdict::Complete);
+    attempt.store.close().await;
+    db.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flood_while_the_server_is_away_takes_a_bounded_part_of_the_disk() {
     let db = Db::on_postgres().await;
     let wire = Wire::to_server().await;
