@@ -28,6 +28,8 @@ const ACQUIRE: Duration = Duration::from_secs(10);
 const ANSWER: Duration = Duration::from_secs(20);
 /// The first half of our locks' numbers, by which they are told apart from those of others in the same database.
 const LOCKS: i32 = 0x5a77_0000_u32.cast_signed();
+/// What a server says that starts, recovers or shuts down: `cannot_connect_now`.
+const LETS_NOBODY_IN: &str = "57P03";
 /// How long it may take to hear that no server is there.
 const PROBE: Duration = Duration::from_secs(2);
 /// How long SQLite waits for another process to end its write.
@@ -194,7 +196,8 @@ impl Db {
         }
     }
 
-    /// Whether the server's host says that no server is there: then nobody else can reach it either. Silence says nothing.
+    /// Whether the server's host says that no server is there, or the server that it lets nobody in yet: then nobody else can reach it
+    /// either. Silence says nothing.
     pub(super) async fn is_down(&self) -> bool {
         let Pools::Postgres { pool, .. } = &self.pools else { return false };
         match tokio::time::timeout(PROBE, sqlx::PgConnection::connect_with(&pool.connect_options())).await {
@@ -202,6 +205,7 @@ impl Db {
             Ok(Err(sqlx::Error::Io(error))) => {
                 matches!(error.kind(), std::io::ErrorKind::ConnectionRefused | std::io::ErrorKind::NotFound)
             }
+            Ok(Err(sqlx::Error::Database(error))) => error.code().as_deref() == Some(LETS_NOBODY_IN),
             Ok(Ok(connection)) => {
                 // It answers; that this connection ends well is not what was asked.
                 drop(connection.close().await);

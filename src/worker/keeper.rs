@@ -66,7 +66,7 @@ impl KeeperSetup {
     async fn keep_loop(self) {
         let with_store = async {
             let store = self.connect().await;
-            tokio::join!(self.lease_loop(&store), self.outage_loop(&store));
+            tokio::join!(self.renew_loop(&store), self.listen_loop(&store), self.outage_loop(&store));
         };
         tokio::join!(self.touch_loop(), self.fence_loop(), with_store);
     }
@@ -121,23 +121,28 @@ impl KeeperSetup {
         }
     }
 
-    async fn lease_loop(&self, store: &Store) {
+    async fn renew_loop(&self, store: &Store) {
+        let mut ticks = interval(self.store.lease / 3);
+        loop {
+            ticks.tick().await;
+            self.renew_once(store).await;
+        }
+    }
+
+    /// Listens beside the renewals: a question that the database takes long to answer keeps no lease from being renewed.
+    async fn listen_loop(&self, store: &Store) {
         let mut hints = store.hints();
-        let mut renew = interval(self.store.lease / 3);
-        let mut listen = interval(LISTEN);
+        let mut ticks = interval(LISTEN);
         let mut pace = Pace::new(LISTEN);
         loop {
             tokio::select! {
-                _ = renew.tick() => self.renew_once(store).await,
                 // Without a job, the worker's own reports hear of a drain.
-                _ = listen.tick(), if !self.leases.is_empty() => self.listen_once(store).await,
-                () = self.gate.doubted() => self.listen_once(store).await,
-                () = hints.next_change_after(pace.due()) => {
-                    // Also where something was found: it stays on record for as long as the job runs.
-                    pace.found_nothing(Instant::now());
-                    self.listen_once(store).await;
-                }
+                _ = ticks.tick(), if !self.leases.is_empty() => {}
+                () = self.gate.doubted() => {}
+                // Also where something was found: it stays on record for as long as the job runs.
+                () = hints.next_change_after(pace.due()) => pace.found_nothing(Instant::now()),
             }
+            self.listen_once(store).await;
         }
     }
 

@@ -201,13 +201,14 @@ impl Look<'_> {
         for slot in slots {
             let journal = Journal::read(&slot.journal());
             let lease = match (standing, &journal) {
+                (Standing::Daemon { .. }, Ok(Some(Journal { end: Some(_), claim, .. }))) => Some(ended(claim)),
                 (Standing::Daemon { slots, leases, .. }, journal) => {
                     let claim = journal.as_ref().ok().and_then(Option::as_ref).map(|journal| &journal.claim);
                     let held = claim.is_some_and(|claim| leases.claims().contains(claim));
                     let taken = slots.has(slot.number()) && !slots.is_free(slot.number());
                     (held || taken).then(|| Lease::Held("an attempt of the daemon that runs is in it".to_owned()))
                 }
-                (Standing::Visitor(_), Ok(Some(journal))) => claimed(&journal.claim, store).await,
+                (Standing::Visitor(_), Ok(Some(journal))) => claimed(journal, store).await,
                 (Standing::Visitor(_), Ok(None)) => None,
                 (Standing::Visitor(_), Err(error)) => Some(Lease::Unknown(error.to_string())),
             };
@@ -318,21 +319,31 @@ fn name_of(keepsake: &Keepsake) -> String {
     format!("{} {}", keepsake.mirror.file_name().unwrap_or_default().to_string_lossy(), keepsake.name)
 }
 
-/// Whether a claim still holds, and with it the attempt that a slot's journal tells of.
-async fn claimed(claim: &Claim, store: Result<&Store, &str>) -> Option<Lease> {
+/// Whether a claim still holds, and with it the attempt that a slot's journal tells of. One that has come to its end is to be put on
+/// record as long as nobody has taken note that its lease ran out.
+async fn claimed(Journal { claim, end, .. }: &Journal, store: Result<&Store, &str>) -> Option<Lease> {
     let held = match store {
         Ok(store) => store.held_by(&claim.worker).await.map(|held| (held, store.now())).map_err(|error| error.to_string()),
         Err(why) => Err(why.to_owned()),
     };
-    match held {
-        Err(why) => Some(Lease::Unknown(format!("the claim of job {} cannot be looked up: {why}", claim.job))),
-        Ok((held, now)) => held.iter().find(|held| held.claim == *claim && held.lease_until > now).map(|held| {
-            Lease::Held(format!(
-                "the claim of job {} holds until {}; a daemon that starts on this directory goes on with it",
-                claim.job, held.lease_until
-            ))
-        }),
+    let (held, now) = match held {
+        Ok(asked) => asked,
+        Err(why) => return Some(Lease::Unknown(format!("the claim of job {} cannot be looked up: {why}", claim.job))),
+    };
+    let held = held.iter().find(|held| held.claim == *claim)?;
+    if end.is_some() {
+        return Some(ended(claim));
     }
+    (held.lease_until > now).then(|| {
+        Lease::Held(format!(
+            "the claim of job {} holds until {}; a daemon that starts on this directory goes on with it",
+            claim.job, held.lease_until
+        ))
+    })
+}
+
+fn ended(claim: &Claim) -> Lease {
+    Lease::Held(format!("the end of job {} waits in it; a daemon that starts on this directory puts it on record", claim.job))
 }
 
 /// Whether a ref is still to be kept.

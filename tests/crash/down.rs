@@ -6,6 +6,7 @@ use nix::sys::signal::Signal;
 use sawmill::job::{LogVerdict, OutcomeClass, Stream};
 
 use super::{Held, OUTPUT, SHORT, Scene};
+use crate::delivery::daemon::Seat;
 use crate::delivery::host::{GitProgram, Host, Terms, until};
 use crate::delivery::remote::refs;
 use crate::torture::alone::Alone;
@@ -22,6 +23,16 @@ async fn scene(held: Held) -> (Scene, Arc<Server>) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_that_is_down_for_longer_than_the_lease_costs_no_job() {
+    costs_no_job(|_| {}, Server::start).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_recovers_for_longer_than_the_lease_costs_no_job() {
+    costs_no_job(Server::start_recovering, Server::end_recovery).await;
+}
+
+/// `meanwhile` is done to the server that was stopped, which lets nobody in before it is `back`.
+async fn costs_no_job(meanwhile: fn(&Server), back: fn(&Server)) {
     let _alone = Alone::on_this_machine().await;
     let (scene, server) = scene(Held::Execute).await;
     let host = &scene.host;
@@ -32,12 +43,13 @@ async fn a_database_that_is_down_for_longer_than_the_lease_costs_no_job() {
     let second = host.start("b").await;
 
     change(&server, |server| server.stop(Stop::Immediate)).await;
+    change(&server, meanwhile).await;
     tokio::time::sleep(SHORT * 2).await;
     // The job comes to its end, and delivers, while nobody can be told.
     scene.latch.release().await;
     tokio::time::sleep(SHORT / 2).await;
     assert!(!first.log().contains("lost its claim"), "{}", first.log());
-    change(&server, Server::start).await;
+    change(&server, back).await;
 
     host.succeeded(scene.job).await;
     let attempts = host.attempts(scene.job).await;
@@ -69,6 +81,9 @@ async fn leaves(scene: &Scene, server: &Arc<Server>, release: bool) {
     assert!(worker.log().contains("the next start of this worker tries again"), "{}", worker.log());
     scene.latch.let_go();
     change(server, Server::start).await;
+    let found = scene.host.command(&Seat::of("a"), &["reconcile", "--apply"]).output().expect("it runs");
+    let said = String::from_utf8_lossy(&found.stdout);
+    assert!(found.status.success() && said.contains("waits in it"), "{said}{}", String::from_utf8_lossy(&found.stderr));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

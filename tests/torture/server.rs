@@ -2,7 +2,7 @@
 //!
 //! Unlike the server of the whole suite it keeps `fsync` on: a crash must lose nothing that was committed.
 
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{MetadataExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -70,9 +70,33 @@ impl Server {
 
     /// Starts it, and waits until it answers.
     pub(crate) fn start(&self) {
+        self.start_with("");
+    }
+
+    fn start_with(&self, options: &str) {
         let log = self.dir.path().join("log");
         let log = log.to_str().expect("UTF-8");
-        self.run("pg_ctl", &["-l", log, "-w", "-t", "60", "-o", &self.options, "start"]);
+        self.run("pg_ctl", &["-l", log, "-w", "-t", "60", "-o", &format!("{} {options}", self.options), "start"]);
+    }
+
+    /// Starts it so that it recovers without end: it answers, and lets nobody in.
+    pub(crate) fn start_recovering(&self) {
+        let signal = self.standby();
+        std::fs::write(&signal, "").expect("a file in the server's directory");
+        let owner = std::fs::metadata(self.data()).expect("the server's directory");
+        chown(&signal, Some(owner.uid()), Some(owner.gid())).expect("the file is given away");
+        self.start_with("-c hot_standby=off");
+    }
+
+    /// Has it done with recovering.
+    pub(crate) fn end_recovery(&self) {
+        self.stop(Stop::Immediate);
+        std::fs::remove_file(self.standby()).expect("removed");
+        self.start();
+    }
+
+    fn standby(&self) -> PathBuf {
+        self.data().join("standby.signal")
     }
 
     fn data(&self) -> PathBuf {
