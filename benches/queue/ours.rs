@@ -139,7 +139,7 @@ impl System for Ours {
     fn clear(&self) -> BoxFuture<'_, ()> {
         Box::pin(async move {
             if self.database.is_server() {
-                self.database.run("TRUNCATE jobs CASCADE").await;
+                self.database.run(&format!("TRUNCATE {} CASCADE", ALL_TABLES.join(", "))).await;
             } else {
                 let deletes: Vec<String> = ALL_TABLES.iter().map(|table| format!("DELETE FROM {table}")).collect();
                 self.database.run(&format!("PRAGMA foreign_keys = off; {}", deletes.join("; "))).await;

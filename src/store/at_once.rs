@@ -12,7 +12,7 @@ use sqlx::{ColumnIndex, Decode, FromRow, Type};
 use uuid::Uuid;
 
 use super::Store;
-use super::claims::{Wanted, set_started};
+use super::claims::{LIMIT_MAX, Wanted, set_started};
 use super::enqueue::insert_job;
 use super::error::StoreError;
 use super::fence::last_of_each;
@@ -25,7 +25,16 @@ use crate::clock::{Timestamp, human};
 use crate::ids::JobId;
 use crate::job::{ClaimedJob, Job, StageRecord};
 
-/// `$1` is the route, `$2` the worker, `$3` the length of the lease. What a limit concerns is picked and left. The time is that of
+/// Which of the two a join is: the row that another names, found by its key. As a plain `=` it would also be a way to put both in order, and
+/// while the planner takes a table for empty (nothing was in it when it was last counted) it reads all of it in that order, whatever has come
+/// since.
+macro_rules! found_by {
+    ($column:literal, $name:literal) => {
+        concat!($column, " = ANY (ARRAY[", $name, "])")
+    };
+}
+
+/// `$1` is the route, `$2` the worker, `$3` the length of the lease, `$5` how many. What a limit concerns is picked and left. The time is that of
 /// the server when it claims, and not of who asks; and after `$4` nothing is claimed: a question that a broken link held up must not
 /// be answered with a lease that is over, nor with a claim that nobody waits for any more.
 ///
@@ -35,23 +44,28 @@ use crate::job::{ClaimedJob, Job, StageRecord};
 const CLAIM: (&str, &str) = (
     "WITH clock AS MATERIALIZED (SELECT (extract(epoch FROM clock_timestamp()) * 1000)::BIGINT AS now, \
      set_config('synchronous_commit', 'off', TRUE)), \
-     picked AS MATERIALIZED (SELECT j.id AS picked_job, j.concurrency_key IS NULL AND j.budgeted = 0 AND NOT EXISTS \
+     picked AS MATERIALIZED (SELECT * FROM (SELECT j.id AS picked_job, j.concurrency_key IS NULL AND j.budgeted = 0 AND NOT EXISTS \
      (SELECT 1 FROM project_limits l WHERE l.project = j.share) AS free FROM jobs j \
      WHERE j.state = 'queued' AND j.held IS NULL AND j.route = $1 AND (SELECT now FROM clock) <= $4 \
      AND (j.start_by IS NULL OR j.start_by > (SELECT now FROM clock))",
     concat!(
-        " FOR NO KEY UPDATE OF j SKIP LOCKED), \
+        " FOR NO KEY UPDATE OF j SKIP LOCKED) q LIMIT $5), \
          started AS (UPDATE jobs SET ",
         set_started!("$2", "(SELECT now FROM clock)", "(SELECT now FROM clock) + $3", "gen_random_uuid()"),
-        " FROM picked WHERE id = picked_job AND free AND token IS NULL RETURNING jobs.*), \
+        " FROM picked WHERE ",
+        found_by!("id", "picked_job"),
+        " AND free AND token IS NULL RETURNING jobs.*), \
          added AS (INSERT INTO attempts (job, attempt, worker, started_at) SELECT id, attempt, worker, now FROM started CROSS JOIN clock) \
          SELECT f.limited, f.routes, j.priority, j.position, ",
         job_columns!(),
         ", j.token, j.lease_until, f.now AS claimed_at, p.attempt AS previous_attempt, p.outcome_class AS previous_class, \
          p.outcome_message AS previous_message, p.salvage AS previous_salvage \
          FROM (SELECT (SELECT count(*) FROM picked WHERE NOT free) AS limited, (SELECT count(*) FROM routes) AS routes, now FROM clock) f \
-         LEFT JOIN (started j JOIN job_specs s ON s.job = j.id \
-         LEFT JOIN attempts p ON p.job = j.id AND p.attempt = j.attempt - 1) ON TRUE ORDER BY j.priority, j.position, j.id"
+         LEFT JOIN (started j JOIN job_specs s ON ",
+        found_by!("s.job", "j.id"),
+        " LEFT JOIN attempts p ON ",
+        found_by!("p.job", "j.id"),
+        " AND p.attempt = j.attempt - 1) ON TRUE ORDER BY j.priority, j.position, j.id"
     ),
 );
 
@@ -65,16 +79,21 @@ pub(super) const STEPS: &str = "steps (step_job, step_attempt, step_seq, step_st
 /// `$1` is the time. A success is a success whatever is on record of the job, so nothing of it needs to be read first. What ended goes on
 /// with what was asked of it in one row: each join of the two would compare each with each.
 const END: (&str, &str) = (
-    "), ended AS (UPDATE jobs SET state = 'succeeded', attempts_used = attempts_used + 1, outcome_class = 'succeeded', \
-     outcome_message = to_message, commit_id = NULL, finished_at = $1, worker = NULL, token = NULL, lease_until = NULL, \
-     requeue_requested_at = NULL, requeue_reason = NULL FROM asked \
-     WHERE id = of_job AND attempt = of_attempt AND token = of_token AND worker IS NOT DISTINCT FROM of_worker AND needed = 0 \
-     AND concurrency_key IS NULL AND NOT EXISTS (SELECT 1 FROM project_limits l WHERE l.project = share) RETURNING *), \
-     closed AS (UPDATE attempts SET ended_at = $1, outcome_class = 'succeeded', outcome_message = to_message, exit_code = to_code, \
-     signal = to_signal, peak_memory_bytes = to_memory, cpu_ms = to_cpu, salvage = to_salvage, log_verdict = to_verdict \
-     FROM ended e WHERE attempts.job = e.id AND attempts.attempt = e.attempt AND ended_at IS NULL), \
-     told AS (INSERT INTO outbox (id, job, attempt, state, created_at) SELECT event, e.id, e.attempt, e.state, $1 FROM ended e)",
-    concat!(" SELECT ", job_columns!(), " FROM ended j JOIN job_specs s ON s.job = j.id"),
+    concat!(
+        "), ended AS (UPDATE jobs SET state = 'succeeded', attempts_used = attempts_used + 1, outcome_class = 'succeeded', \
+         outcome_message = to_message, commit_id = NULL, finished_at = $1, worker = NULL, token = NULL, lease_until = NULL, \
+         requeue_requested_at = NULL, requeue_reason = NULL FROM asked WHERE ",
+        found_by!("id", "of_job"),
+        " AND attempt = of_attempt AND token = of_token AND worker IS NOT DISTINCT FROM of_worker AND needed = 0 \
+         AND concurrency_key IS NULL AND NOT EXISTS (SELECT 1 FROM project_limits l WHERE l.project = share) RETURNING *), \
+         closed AS (UPDATE attempts SET ended_at = $1, outcome_class = 'succeeded', outcome_message = to_message, exit_code = to_code, \
+         signal = to_signal, peak_memory_bytes = to_memory, cpu_ms = to_cpu, salvage = to_salvage, log_verdict = to_verdict \
+         FROM ended e WHERE ",
+        found_by!("attempts.job", "e.id"),
+        " AND attempts.attempt = e.attempt AND ended_at IS NULL), \
+         told AS (INSERT INTO outbox (id, job, attempt, state, created_at) SELECT event, e.id, e.attempt, e.state, $1 FROM ended e)"
+    ),
+    concat!(" SELECT ", job_columns!(), " FROM ended j JOIN job_specs s ON ", found_by!("s.job", "j.id")),
 );
 const STAGED: &str = "), staged AS (INSERT INTO attempt_stages (job, attempt, seq, stage, started_at, ended_at, outcome, detail) \
     SELECT step_job, step_attempt, step_seq, step_stage, step_started, step_ended, step_outcome, step_detail \
@@ -157,17 +176,17 @@ impl Store {
         let lease_ms = u64::try_from(ask.lease.as_millis()).unwrap_or(u64::MAX);
         let asked_at = self.now();
         let latest = asked_at + (ask.lease / 4).max(IN_TIME);
-        let mut args = args![wanted.route, &ask.worker, lease_ms, latest];
+        let mut args = args![wanted.route, &ask.worker, lease_ms, latest, wanted.count as u64];
         let mut narrower = String::new();
         if let Some(priority) = wanted.priority {
             narrower = format!(" AND j.priority = {priority}");
         }
         if let Some(Place { priority, position, id }) = from {
-            narrower = " AND (j.priority, j.position, j.id) > ($5, $6, $7)".to_owned();
+            narrower = " AND (j.priority, j.position, j.id) > ($6, $7, $8)".to_owned();
             args.extend(args![priority, position, id]);
         }
-        let limit = wanted.count;
-        let sql = format!("{}{narrower} ORDER BY j.priority, j.position, j.id LIMIT {limit}{}", CLAIM.0, CLAIM.1);
+        // One text however many are wanted, since each has to be prepared; the number in it tells the planner that they are few.
+        let sql = format!("{}{narrower} ORDER BY j.priority, j.position, j.id LIMIT {LIMIT_MAX}{}", CLAIM.0, CLAIM.1);
         let rows: Vec<ClaimRow> = self.db().all(&sql, args).await?;
         let seen = rows.first().map_or((0, 0), |row| (row.limited, row.routes));
         if let Some(now) = rows.first().map(|row| Timestamp(row.now)).filter(|now| *now > latest) {

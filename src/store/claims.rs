@@ -67,7 +67,7 @@ pub(super) const CLAIMED: &str = concat!(
 );
 
 /// At most so many in one call, however many slots are free.
-const LIMIT_MAX: u32 = 256;
+pub(super) const LIMIT_MAX: u32 = 256;
 /// How many routes are looked at in one statement.
 const ARMS_MAX: usize = 50;
 /// Of so many claims, one goes to who has waited too long.

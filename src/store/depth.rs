@@ -24,7 +24,7 @@ use crate::clock::human;
 const IN_QUEUE: &str = "SELECT count(*) AS waiting FROM (SELECT 1 AS one FROM jobs WHERE state = 'queued' LIMIT $1) AS w";
 /// In the words of the index, which has no other rows.
 const IN_PROJECT: &str = "SELECT count(*) AS waiting FROM (SELECT 1 AS one FROM jobs WHERE share = $2 AND share <> '' \
-    AND token IS NULL AND finished_at IS NULL LIMIT $1) AS w";
+    AND worker IS NULL AND finished_at IS NULL LIMIT $1) AS w";
 
 /// Of the room that a count found, what is used up before the next one.
 const SHARE_OF_ROOM: u64 = 8;

@@ -28,11 +28,12 @@ const NEEDS: &str = "SELECT j.id, j.state, j.worker, c.started_at, j.created_at 
 const PROJECT_LIMIT: &str = "SELECT l.running AS jobs FROM project_limits l \
     WHERE l.project = $1 AND l.running IS NOT NULL";
 const UNDER_KEY: &str = "SELECT count(*) AS jobs FROM jobs WHERE concurrency_key = $1 AND token IS NOT NULL";
-const IN_PROJECT: &str = "SELECT count(*) AS jobs FROM jobs WHERE share = $1 AND token IS NOT NULL AND share <> ''";
+const IN_PROJECT: &str = "SELECT count(*) AS jobs FROM jobs \
+    WHERE share = $1 AND worker > '' AND finished_at IS NULL AND share <> ''";
 const RUNNERS_UNDER_KEY: &str = "SELECT j.id, j.worker, c.started_at FROM jobs j JOIN attempts c ON c.job = j.id AND c.attempt = j.attempt \
     WHERE j.concurrency_key = $1 AND j.token IS NOT NULL ORDER BY c.started_at, j.id LIMIT ";
 const RUNNERS_IN_PROJECT: &str = "SELECT j.id, j.worker, c.started_at FROM jobs j JOIN attempts c ON c.job = j.id AND c.attempt = j.attempt \
-    WHERE j.share = $1 AND j.token IS NOT NULL ORDER BY c.started_at, j.id LIMIT ";
+    WHERE j.share = $1 AND j.worker > '' AND j.finished_at IS NULL AND j.share <> '' ORDER BY c.started_at, j.id LIMIT ";
 /// Up to the job itself along the index of whatever it waits in, so no more is read than is counted.
 const BEFORE: (&str, &str) = (
     "SELECT count(*) AS jobs FROM (SELECT b.id FROM jobs b WHERE ",

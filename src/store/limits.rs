@@ -37,8 +37,9 @@ const DROP_BUDGET: &str = "UPDATE project_limits SET budget_tokens = NULL, budge
     WHERE project = $1 AND running IS NOT NULL";
 pub(super) const RUNNING_UNDER_KEY: &str =
     "SELECT count(*) AS running FROM jobs WHERE concurrency_key = $1 AND token IS NOT NULL";
+/// In the words of the index, which has no other rows. Who runs has a worker, and none is called nothing.
 pub(super) const RUNNING_IN_PROJECT: &str =
-    "SELECT count(*) AS running FROM jobs WHERE share = $1 AND token IS NOT NULL AND share <> ''";
+    "SELECT count(*) AS running FROM jobs WHERE share = $1 AND share <> '' AND worker > '' AND finished_at IS NULL";
 const HOLD: &str = "UPDATE jobs SET held = $1 WHERE id IN ";
 /// The highest limit below another that a held job of a key names.
 const LIMIT_BELOW: &str = "SELECT concurrency_limit AS running FROM jobs WHERE held = 'key' AND concurrency_key = $1 \

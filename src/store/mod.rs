@@ -93,6 +93,7 @@ pub use self::limits::RelieveCursor;
 pub use self::migrate::{MIGRATIONS, Migrated, Migration};
 pub use self::renew::{Heard, JobOrder, Orders, Renewed};
 pub use self::retention::{Sweep, Swept};
+pub use self::spending::AuditCursor;
 pub use self::types::{
     Because, Cancel, Change, ChangedJobs, ClaimRequest, CompletionAsk, CompletionFilter, CredentialNews, Enqueued, Expired,
     Finish, HeldCompletion, JobFilter, LogPage, LogPosition, NewJob, Page, Refusal, Renewal, Requeue, Rooms, Run, Selection,

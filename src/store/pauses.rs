@@ -7,7 +7,7 @@
 use super::Store;
 use super::db::{Lock, TRIES, Tx};
 use super::error::StoreError;
-use super::rows::number;
+use super::rows::{held_until, number};
 use super::statement::{Arg, args, tuples};
 use super::types::CredentialNews;
 use crate::clock::Timestamp;
@@ -29,8 +29,11 @@ const FORGET: &str = "DELETE FROM pauses WHERE credential = $1 \
     AND until <= (SELECT a.started_at FROM attempts a WHERE a.job = $2 AND a.attempt = $3)";
 const NAME_CREDENTIAL: &str = "UPDATE attempts SET credential = $3 WHERE job = $1 AND attempt = $2 RETURNING started_at";
 /// Those whose last attempt met the limit of the credential.
-const LIMITED: &str = "SELECT j.id FROM jobs j JOIN attempts a ON a.job = j.id AND a.attempt = j.attempt \
-    WHERE j.held = 'backoff' AND j.outcome_class = 'usage_limit' AND a.credential = $1 ORDER BY j.id";
+const LIMITED: &str = concat!(
+    "SELECT j.id FROM jobs j JOIN attempts a ON a.job = j.id AND a.attempt = j.attempt WHERE j.held = 'backoff' AND ",
+    held_until!(),
+    " AND j.outcome_class = 'usage_limit' AND a.credential = $1 ORDER BY j.id"
+);
 const LET_GO: &str = "UPDATE jobs SET ready_at = $1 WHERE held = 'backoff' AND ready_at > $1 AND id IN ";
 
 /// Jobs in one statement.

@@ -5,13 +5,22 @@
 
 use super::db::Lock;
 use super::error::StoreError;
+use super::rows::held_until;
 use super::statement::{Arg, args, tuples};
 use super::{Store, turn};
 use crate::clock::Timestamp;
+use crate::job::Hold;
 
-const NEXT: &str = "SELECT ready_at FROM jobs WHERE held IN ('scheduled', 'backoff') ORDER BY ready_at LIMIT 1";
-const DUE: &str = "SELECT j.id FROM jobs j WHERE j.held IN ('scheduled', 'backoff') AND j.ready_at <= $1 \
-    ORDER BY j.ready_at LIMIT ";
+/// One arm for each reason: both in one condition would not be read in the order of the index.
+const NEXT: &str = concat!(
+    "SELECT ready_at FROM (SELECT * FROM (SELECT j.ready_at FROM jobs j WHERE j.held = 'scheduled' AND ",
+    held_until!(),
+    " ORDER BY j.ready_at LIMIT 1) AS s UNION ALL SELECT * FROM (SELECT j.ready_at FROM jobs j WHERE j.held = 'backoff' AND ",
+    held_until!(),
+    " ORDER BY j.ready_at LIMIT 1) AS b) AS n ORDER BY ready_at LIMIT 1"
+);
+const DUE: &str =
+    concat!("SELECT j.id FROM jobs j WHERE j.held = $1 AND ", held_until!(), " AND j.ready_at <= $2 ORDER BY j.ready_at LIMIT ");
 const RELEASE: &str =
     concat!("UPDATE jobs SET held = NULL, position = ", turn::back!(), " WHERE held IN ('scheduled', 'backoff') AND id IN ");
 
@@ -39,8 +48,11 @@ impl Store {
             return Ok(0);
         }
         let mut tx = self.db().begin().await?;
-        let sql = format!("{DUE}{}", limit.min(LIMIT_MAX));
-        let ready: Vec<Ready> = tx.all_locked(&sql, Lock::ChangeFree, args![now]).await?;
+        let mut ready: Vec<Ready> = Vec::new();
+        for hold in [Hold::Scheduled, Hold::Backoff] {
+            let sql = format!("{DUE}{}", limit.min(LIMIT_MAX) as usize - ready.len());
+            ready.extend(tx.all_locked::<Ready>(&sql, Lock::ChangeFree, args![hold.as_str(), now]).await?);
+        }
         if ready.is_empty() {
             return Ok(0);
         }

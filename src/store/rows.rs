@@ -15,6 +15,14 @@ use crate::job::budget::MicroUsd;
 use crate::job::completion::Usage;
 use crate::job::{AttemptRecord, Claim, ClaimedJob, Job, Outcome, PreviousAttempt, StageRecord};
 
+/// The condition of `jobs_held`, by which a statement goes that says it: those jobs `j` that are held until a moment.
+macro_rules! held_until {
+    () => {
+        "j.held IN ('scheduled', 'backoff', 'budget', 'answer')"
+    };
+}
+pub(super) use held_until;
+
 /// The columns of a [`JobRow`], from `jobs j` and `job_specs s`.
 macro_rules! job_columns {
     () => {

@@ -12,7 +12,7 @@ use super::db::Tx;
 use super::dependencies;
 use super::error::StoreError;
 use super::outbox::add_ends;
-use super::rows::{number, word};
+use super::rows::{held_until, number, word};
 use super::statement::{Arg, args, tuples};
 use super::{Store, turn};
 use crate::clock::Timestamp;
@@ -42,8 +42,11 @@ const PROJECT_BUDGETS: &str =
     "SELECT project, budget_tokens, budget_micro_usd, budget_per FROM project_limits WHERE budget_per IS NOT NULL";
 const SPECS: &str = "SELECT job, document FROM job_specs WHERE job IN ";
 const SPENDERS: &str = "SELECT DISTINCT name FROM spending WHERE scope = 'project' ORDER BY name LIMIT 1000";
-const HELD: &str = "SELECT j.id, j.share, j.budgeted FROM jobs j \
-    WHERE j.held = 'budget' AND j.id > $1 ORDER BY j.id LIMIT $2";
+const HELD: &str = concat!(
+    "SELECT j.id, j.ready_at, j.share, j.budgeted FROM jobs j WHERE j.held = 'budget' AND ",
+    held_until!(),
+    " AND (j.ready_at, j.id) > ($1, $2) ORDER BY j.ready_at, j.id LIMIT $3"
+);
 const LET_BACK: &str = concat!("UPDATE jobs SET held = NULL, position = ", turn::back!(), " WHERE held = 'budget' AND id IN ");
 /// It may have ended before it was locked.
 const END: &str = "UPDATE jobs SET state = 'failed', held = NULL, finished_at = $2, outcome_class = $3, outcome_message = $4 \
@@ -84,9 +87,14 @@ struct Name {
     name: String,
 }
 
+/// How far a look at the jobs that a budget holds has come.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct AuditCursor(Option<(i64, Uuid)>);
+
 #[derive(sqlx::FromRow)]
 struct Candidate {
     id: Uuid,
+    ready_at: i64,
     share: String,
     budgeted: i64,
 }
@@ -283,11 +291,11 @@ impl Store {
     ///
     /// # Errors
     /// When the database cannot be asked; nothing has changed then.
-    pub async fn audit_once(&self, cursor: &mut Option<JobId>, limit: u32) -> Result<u64, StoreError> {
-        let from = cursor.map_or_else(Uuid::nil, JobId::as_uuid);
+    pub async fn audit_once(&self, cursor: &mut AuditCursor, limit: u32) -> Result<u64, StoreError> {
+        let (ready_at, id) = cursor.0.unwrap_or((i64::MIN, Uuid::nil()));
         let mut tx = self.db().begin().await?;
-        let jobs: Vec<Candidate> = tx.all(HELD, args![from, limit]).await?;
-        *cursor = if jobs.len() < limit as usize { None } else { jobs.last().map(|job| JobId::from_uuid(job.id)) };
+        let jobs: Vec<Candidate> = tx.all(HELD, args![ready_at, id, limit]).await?;
+        cursor.0 = if jobs.len() < limit as usize { None } else { jobs.last().map(|job| (job.ready_at, job.id)) };
         if jobs.is_empty() {
             tx.rollback().await;
             return Ok(0);

@@ -6,8 +6,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::claims::jitter;
-use crate::ids::JobId;
-use crate::store::{Expired, RelieveCursor, Store, StoreError};
+use crate::store::{AuditCursor, Expired, RelieveCursor, Store, StoreError};
 
 /// How much one pass takes on.
 const BATCH: u32 = 200;
@@ -16,7 +15,7 @@ const LIMITS: u32 = 20;
 
 /// Runs [`reap_once`] until the token is cancelled: as soon as the next job's time comes, and at least every `poll`.
 pub(super) async fn reap_loop(store: Store, poll: Duration, ended: CancellationToken) {
-    let (mut relieved, mut audited) = (RelieveCursor::default(), None);
+    let (mut relieved, mut audited) = (RelieveCursor::default(), AuditCursor::default());
     loop {
         let wait = match reap_once(&store, &mut relieved, &mut audited).await {
             Ok(next) => next.min(jitter(poll)),
@@ -32,7 +31,7 @@ pub(super) async fn reap_loop(store: Store, poll: Duration, ended: CancellationT
 }
 
 /// One pass; says how long until the next waiting job's time comes.
-async fn reap_once(store: &Store, relieved: &mut RelieveCursor, audited: &mut Option<JobId>) -> Result<Duration, StoreError> {
+async fn reap_once(store: &Store, relieved: &mut RelieveCursor, audited: &mut AuditCursor) -> Result<Duration, StoreError> {
     for expired in store.expire_once(BATCH).await? {
         match expired {
             Expired::Claim { job, attempt, worker, state } => {

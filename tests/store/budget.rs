@@ -31,7 +31,7 @@ async fn budget(queue: &Queue, project: &str, tokens: Option<u64>, per: Period) 
 }
 
 async fn audit(queue: &Queue) -> u64 {
-    queue.store.audit_once(&mut None, 100).await.expect("done")
+    queue.store.audit_once(&mut sawmill::store::AuditCursor::default(), 100).await.expect("done")
 }
 
 async fn job(queue: &Queue, of: &Job) -> Job {

@@ -10,7 +10,7 @@ use sawmill::store::{Change, CompletionFilter, JobFilter, Run, Selection, Swept}
 const BACKLOG: usize = 20_000;
 
 /// The order of the hot statements, and the index that each goes by. SQLite has no counters that would tell what was read.
-const PLANS: [(&str, &str); 35] = [
+const PLANS: [(&str, &str); 37] = [
     (
         "SELECT j.id FROM jobs j WHERE j.state = 'queued' AND j.held IS NULL AND j.route = 1 AND (j.start_by IS NULL OR j.start_by > 1) \
          ORDER BY j.priority, j.position, j.id LIMIT 1",
@@ -36,8 +36,14 @@ const PLANS: [(&str, &str); 35] = [
         "SEARCH b USING INDEX jobs_claim (route=? AND (priority,position,id)<(?,?,?))",
     ),
     (
-        "SELECT ready_at FROM jobs WHERE held IN ('scheduled', 'backoff') ORDER BY ready_at LIMIT 1",
-        "SCAN jobs USING INDEX jobs_timed",
+        "SELECT j.id FROM jobs j WHERE j.held = 'scheduled' AND j.held IN ('scheduled', 'backoff', 'budget', 'answer') \
+         AND j.ready_at <= 1 ORDER BY j.ready_at LIMIT 1",
+        "SEARCH j USING COVERING INDEX jobs_held (held=? AND ready_at<?)",
+    ),
+    (
+        "SELECT j.id, j.share FROM jobs j WHERE j.held = 'budget' AND j.held IN ('scheduled', 'backoff', 'budget', 'answer') \
+         AND (j.ready_at, j.id) > (1, x'00') ORDER BY j.ready_at, j.id LIMIT 1",
+        "SEARCH j USING INDEX jobs_held (held=? AND (ready_at,id)>(?,?))",
     ),
     (
         "SELECT count(*) FROM jobs WHERE concurrency_key = 'k' AND token IS NOT NULL",
@@ -67,10 +73,7 @@ const PLANS: [(&str, &str); 35] = [
          UNION SELECT d.job FROM reached r JOIN dependencies d ON d.needs = r.id WHERE d.met = 0) SELECT id FROM reached",
         "SEARCH d USING INDEX dependencies_needs (needs=?)",
     ),
-    (
-        "SELECT j.id FROM jobs j WHERE j.lease_until <= 1 ORDER BY j.lease_until LIMIT 1",
-        "SEARCH j USING INDEX jobs_lease (lease_until<?)",
-    ),
+    ("SELECT j.id FROM jobs j WHERE j.worker > '' AND j.lease_until <= 1", "SEARCH j USING INDEX jobs_worker (worker>?)"),
     (
         "SELECT j.id FROM jobs j WHERE j.id = x'00' AND j.attempt = 1 AND j.token = x'00' AND j.worker IS NOT DISTINCT FROM 'w' AND j.state = 'running'",
         "SEARCH j USING INDEX sqlite_autoindex_jobs_1 (id=?)",
@@ -146,9 +149,13 @@ const PLANS: [(&str, &str); 35] = [
         "SEARCH jobs USING COVERING INDEX jobs_state (state=?)",
     ),
     (
-        "SELECT count(*) FROM (SELECT 1 AS one FROM jobs WHERE share = 's' AND share <> '' AND token IS NULL AND finished_at IS NULL \
+        "SELECT count(*) FROM (SELECT 1 AS one FROM jobs WHERE share = 's' AND share <> '' AND worker IS NULL AND finished_at IS NULL \
          LIMIT 7) AS w",
-        "SEARCH jobs USING INDEX jobs_waiting_share (share=?)",
+        "SEARCH jobs USING INDEX jobs_share (share=? AND worker=?)",
+    ),
+    (
+        "SELECT count(*) FROM jobs WHERE share = 's' AND share <> '' AND worker > '' AND finished_at IS NULL",
+        "SEARCH jobs USING INDEX jobs_share (share=? AND worker>?)",
     ),
     (
         "SELECT a.job, j.route FROM attempts a JOIN jobs j ON j.id = a.job WHERE a.started_at <= 7 ORDER BY a.started_at DESC LIMIT 5",
@@ -252,6 +259,34 @@ async fn postgres_reads_no_table_from_end_to_end_and_few_rows_whatever_waits() {
     queue.place.remove().await;
 }
 
+/// What the planner was told of the tables is that nothing is in them, and it plans each statement once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn postgres_finds_each_row_by_its_key_also_where_it_was_planned_for_empty_tables() {
+    const JOBS: i64 = 150;
+    let queue = Queue::on_postgres().await;
+    let Place::Schema { server, schema } = &queue.place else { panic!("a schema") };
+    let mut connection = PgConnection::connect(server).await.expect("the test server answers");
+    // A route, without which nothing is claimed, and nothing else.
+    let first = queue.enqueue().await;
+    queue.place.tamper("TRUNCATE jobs CASCADE; ANALYZE jobs, job_specs, attempts, outbox").await;
+    // The first one looks for those that have waited too long, and finds that nothing waits.
+    for _ in 0..3 {
+        assert!(queue.store.claim(&ask("w", 1, LONG)).await.expect("claimed").is_empty(), "{} has gone", first.id);
+    }
+    for _ in 0..JOBS {
+        queue.enqueue().await;
+        let claimed = queue.claim("w").await;
+        queue.store.finish(&claimed.claim, finish(OutcomeClass::Succeeded)).await.expect("finished");
+    }
+    queue.store.close().await;
+    reads_once(&mut connection, schema, JOBS).await;
+    for index in ["jobs_pkey", "job_specs_pkey", "attempts_pkey"] {
+        let read = entries_read(&mut connection, schema, index).await;
+        assert!(read < JOBS * 8, "{read} entries of {index} were read for {JOBS} jobs, one at a time");
+    }
+    queue.place.remove().await;
+}
+
 struct Reads {
     end_to_end: i64,
     jobs_from_index: i64,
@@ -304,8 +339,13 @@ async fn postgres_takes_completions_and_removes_old_jobs_by_index_whatever_there
     queue.place.tamper(&history(ROWS)).await;
     let Place::Schema { server, schema } = &queue.place else { panic!("a schema") };
     let mut connection = PgConnection::connect(server).await.expect("the test server answers");
-    // Each attempt and each completion has looked its job up.
-    let before = reads_once(&mut connection, schema, ROWS as i64).await;
+    // Each completion has looked its attempt up.
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while entries_read(&mut connection, schema, "attempts_pkey").await < ROWS as i64 {
+        assert!(std::time::Instant::now() < deadline, "the counters arrive");
+        tokio::task::yield_now().await;
+    }
+    let before = reads(&mut connection, schema).await;
     for _ in 0..5 {
         let held = queue.store.claim_completions(&asking("i", 9, None)).await.expect("answered");
         assert_eq!(held.len(), 1, "one of the line");

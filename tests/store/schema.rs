@@ -74,6 +74,14 @@ on_both! {
             assert_eq!(broken[0], format!("jobs {}", job.id));
         }
         queue.place.tamper(&format!("{unchecked} UPDATE jobs SET outcome_message = NULL")).await;
+        // A file refuses it.
+        if matches!(queue.place, Place::Schema { .. }) {
+            let (id, nobody) = (uuid::Uuid::nil(), uuid::Uuid::max());
+            let event = format!("INSERT INTO outbox (id, job, state, created_at) VALUES ('{id}', '{nobody}', 'failed', 1)");
+            queue.place.tamper(&event).await;
+            assert_eq!(found().await, [format!("outbox {nobody} {id}")]);
+            queue.place.tamper("DELETE FROM outbox").await;
+        }
     }
 
     async fn a_newer_schema_is_refused_with_what_to_do(queue) {
