@@ -170,6 +170,64 @@ mod the_second_job_of_a_used_up_budget_is_not_started_and_explain_says_so {
     }
 }
 
+/// It says after each step that it has used 100 tokens and a dollar more, and does not end by itself.
+const SPENDS: &str = "grep -A 3 '\"budget\"' \"$SAWMILL_SPEC\"; n=0
+    while :; do
+        n=$((n + 1))
+        printf '{\"prompt_tokens\":%d00,\"completion_tokens\":0,\"cost_usd\":%d.25}' $n $n > \"$SAWMILL_USAGE.new\"
+        mv \"$SAWMILL_USAGE.new\" \"$SAWMILL_USAGE\"; sleep 0.2
+    done";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_uses_more_than_a_budget_has_left_is_ended_while_it_works_and_is_not_tried_again() {
+    let (mut host, remote) = host(On::Sqlite).await;
+    host.set("SAWMILL_PROJECTS__APP__REPO", remote.to_str().expect("UTF-8"));
+    host.set("SAWMILL_PROJECTS__APP__BUDGET", "{ tokens = 1000, per = \"all\" }");
+    let worker = host.start("a").await;
+    let mut spec = job(&remote, SPENDS);
+    (spec["attempts"], spec["budget"]) = (json!(3), json!({ "cost_usd": 2.0 }));
+    let ended = host.ended(host.enqueue(&spec)).await;
+    let outcome = ended.outcome.expect("it has ended");
+    assert_eq!((ended.state, outcome.class), (JobState::Failed, OutcomeClass::Budget), "{outcome}");
+    let attempts = host.attempts(ended.id).await;
+    let [attempt] = attempts.as_slice() else { panic!("{attempts:?}") };
+    let cost = attempt.usage.as_ref().and_then(|usage| usage.cost_usd).expect("it is on record");
+    assert!((2.25..20.0).contains(&cost), "{cost}");
+    let why = format!("the budget of job {}: ${cost:.2} of $2.00 used", ended.id);
+    // What is on record may be a step later than what it was ended for.
+    let told = attempt.outcome.clone().expect("it has ended");
+    assert_eq!(told.class, OutcomeClass::Budget);
+    assert!(
+        told.message.starts_with(&why[..why.find('$').expect("a sum")]) && told.message.ends_with(" of $2.00 used"),
+        "{told}"
+    );
+    assert!(attempt.salvage.is_some(), "what it had is kept");
+    let said = host.log(ended.id, 1, Stream::System).await;
+    assert!(said.contains("it is at work still, and ended: the budget of job "), "{said}");
+    let read = host.log(ended.id, 1, Stream::Stdout).await;
+    assert!(read.contains("\"cost_usd\": 2.0"), "it was told what it may use: {read}");
+
+    let of_project = |script: &str| {
+        let mut spec = job(&remote, script);
+        (spec["project"], spec["attempts"]) = (json!("app"), json!(2));
+        spec.as_object_mut().expect("an object").remove("repo");
+        spec
+    };
+    let used = json!({ "schema": 1, "ok": true, "summary": "Did it", "usage": { "prompt_tokens": 600, "completion_tokens": 0 } });
+    host.succeeded(host.enqueue(&of_project(&format!("printf '%s' '{used}' > \"$SAWMILL_RESULT\"")))).await;
+    let second = host.enqueue(&of_project(SPENDS));
+    until("it is held by the budget", async || host.job(second).await.held.is_some_and(|held| held.as_str() == "budget")).await;
+    let attempts = host.attempts(second).await;
+    let [attempt] = attempts.as_slice() else { panic!("{attempts:?}") };
+    let tokens = attempt.usage.as_ref().expect("it is on record").prompt_tokens;
+    assert!((500..1000).contains(&tokens), "with what was on record it is too much: {tokens}");
+    let told = attempt.outcome.clone().expect("it has ended");
+    assert_eq!(told.class, OutcomeClass::Budget);
+    assert!(told.message.starts_with("the budget of project app: 1"), "{told}");
+    host.sawmill(&["job", "cancel", &second.to_string()]);
+    host.close(vec![worker]).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_usage_limit_without_a_reset_pauses_for_the_backoff_and_goes_on_by_itself() {
     let (mut host, remote) = host(On::Sqlite).await;

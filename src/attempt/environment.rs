@@ -43,6 +43,7 @@ pub(super) fn for_job(attempt: &Attempt, paths: &Paths) -> BTreeMap<String, Stri
         ("SAWMILL_ATTEMPT".to_owned(), claim.attempt.to_string()),
         ("SAWMILL_SPEC".to_owned(), path(&paths.spec)),
         ("SAWMILL_RESULT".to_owned(), path(&paths.result)),
+        ("SAWMILL_USAGE".to_owned(), path(&paths.usage)),
     ]);
     env.extend(attempt.egress.iter().flat_map(Egress::variables));
     env

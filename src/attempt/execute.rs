@@ -13,6 +13,7 @@ use super::liveness;
 use super::open::Attempt;
 use super::orphan::SALVAGE_SUBCOMMAND;
 use super::place::{self, Paths, Place};
+use super::spending;
 use crate::backends::Verdict;
 use crate::clock::{Timestamp, human};
 use crate::ids::ObjectId;
@@ -56,14 +57,14 @@ pub(super) async fn start(attempt: &mut Attempt, base: ObjectId) -> Result<Phase
 
 /// Waits for the backend's command to end, and asks the backend what that end says.
 pub(super) async fn wait(attempt: &mut Attempt, base: ObjectId) -> Result<Phase, Halt> {
-    let (report, stalled) = watched(attempt).await?;
+    let (report, cut) = watched(attempt).await?;
     let before = attempt.journal.before.clone();
     attempt.journal.resources = before.resources.and_then(resources(&report));
-    attempt.journal.usage = Usage::sum(before.usage, attempt.backend.usage(&attempt.slot.result()));
+    attempt.journal.usage = Usage::sum(before.usage, attempt.backend.usage(&attempt.slot.result(), &attempt.slot.usage()));
     note_stragglers(attempt, &report);
     backend::keep_events(attempt);
-    if let Some(why) = stalled {
-        return Err(Halt::failed(OutcomeClass::Stalled, why));
+    if let Some(halt) = cut {
+        return Err(halt);
     }
     let exit = exit_of(attempt, &report)?;
     match attempt.backend.judge(exit, &attempt.slot.result()) {
@@ -73,25 +74,35 @@ pub(super) async fn wait(attempt: &mut Attempt, base: ObjectId) -> Result<Phase,
             attempt.limited = Some(retry_at);
             Err(Halt::failed(OutcomeClass::UsageLimit, message))
         }
-        Verdict::Failed { class, message } => Err(Halt::failed(class, message + disk_note(attempt))),
+        Verdict::Failed { class, message } => match spending::met(attempt).await? {
+            // One that keeps to what it may cost has failed by that, and no other attempt would fare better.
+            Some(budget) => Err(Halt::failed(OutcomeClass::Budget, format!("{message}; {budget}"))),
+            None => Err(Halt::failed(class, message + disk_note(attempt))),
+        },
     }
 }
 
-/// Waits for the backend's command to end, and ends it where it hangs: then with what was seen.
-async fn watched(attempt: &Attempt) -> Result<(ExitReport, Option<String>), Halt> {
+/// Waits for the backend's command to end, and ends it where it hangs, or uses more than it may: then with why that was.
+async fn watched(attempt: &Attempt) -> Result<(ExitReport, Option<Halt>), Halt> {
     let id = backend_id(attempt.round());
     let mut ended = std::pin::pin!(ended(attempt, &id, Deadline::work_until));
     let command = command_id(attempt, &id);
-    let why = tokio::select! {
+    let (class, why) = tokio::select! {
         report = &mut ended => return Ok((report?, None)),
-        why = liveness::stalled(attempt, &command) => why,
+        why = liveness::stalled(attempt, &command) => {
+            attempt.say(&format!("it is taken for hung, and ended: {why}"));
+            (OutcomeClass::Stalled, why)
+        }
+        why = spending::exceeded(attempt) => {
+            attempt.say(&format!("it is at work still, and ended: {why}"));
+            (OutcomeClass::Budget, why)
+        }
     };
-    attempt.say(&format!("it is taken for hung, and ended: {why}"));
     attempt.runner().stop(&command).await?;
     let report = ended.await?;
     // It may have come to its end by itself meanwhile.
     let stopped = report.cause == Cause::Stopped;
-    Ok((report, stopped.then_some(why)))
+    Ok((report, stopped.then(|| Halt::failed(class, why))))
 }
 
 /// A word about the disk for a failure that came with no room left on it: the job's own complaint found none either.

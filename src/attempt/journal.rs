@@ -12,6 +12,7 @@ use crate::backends::Revision;
 use crate::git::{self, Committed};
 use crate::ids::ObjectId;
 use crate::job::attempt::Resources;
+use crate::job::budget::Budget;
 use crate::job::checks::Finding;
 use crate::job::completion::Usage;
 use crate::job::spec::Gate;
@@ -52,6 +53,9 @@ pub struct Journal {
     pub resources: Resources,
     /// What the backend said that it used of a model, however it ended.
     pub usage: Option<Usage>,
+    /// What budgets left to this round when it began.
+    #[serde(default)]
+    pub left: Option<Budget>,
     /// Where its commands run, once that is decided.
     pub place: Option<Place>,
     /// Where the gate that was last begun runs.

@@ -34,6 +34,7 @@ mod prepare;
 mod printed;
 mod record;
 mod revise;
+mod spending;
 mod stages;
 mod stop;
 mod tools;

@@ -168,6 +168,7 @@ impl Assignment {
             before: Used::default(),
             resources: Resources::default(),
             usage: None,
+            left: None,
             place: None,
             ground: None,
             gates: None,

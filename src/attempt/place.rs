@@ -200,6 +200,7 @@ pub(super) struct Paths {
     pub(super) tree: PathBuf,
     pub(super) spec: PathBuf,
     pub(super) result: PathBuf,
+    pub(super) usage: PathBuf,
     pub(super) order: PathBuf,
     pub(super) events: PathBuf,
     pub(super) home: PathBuf,
@@ -213,6 +214,7 @@ impl Paths {
             tree: files.tree(),
             spec: files.spec(),
             result: files.result(),
+            usage: files.usage(),
             order: files.order(),
             events: files.events(),
             home: files.home(),
@@ -223,11 +225,12 @@ impl Paths {
     /// The same in a container whose workspace is the directory `shown` of the host.
     pub(super) fn in_container(files: &SlotDir, shown: &Path) -> Self {
         let within = |path: PathBuf| Path::new(WORKSPACE).join(path.strip_prefix(shown).unwrap_or(&path));
-        let Self { tree, spec, result, order, events, home, tmp } = Self::on_host(files);
+        let Self { tree, spec, result, usage, order, events, home, tmp } = Self::on_host(files);
         Self {
             tree: within(tree),
             spec: within(spec),
             result: within(result),
+            usage: within(usage),
             order: within(order),
             events: within(events),
             home: within(home),

@@ -8,6 +8,7 @@ use super::in_time::in_time;
 use super::journal::Phase;
 use super::open::Attempt;
 use super::place;
+use super::spending;
 use crate::backends::SpecDocument;
 use crate::gates::{self, OWN_GATES, OWN_GATES_SIZE};
 use crate::git::{BaseFile, GitError, TakenOver, Worktree};
@@ -50,6 +51,7 @@ pub(super) async fn run(attempt: &mut Attempt) -> Result<Phase, Halt> {
         Some(_) => attempt.insist(|| attempt.tools.store.answers(claim.job)).await?,
         None => Vec::new(),
     };
+    attempt.journal.left = spending::left(attempt).await?;
     write_spec(attempt, &attempt.slot.spec())?;
     Ok(Phase::Prepared { base })
 }
@@ -151,6 +153,7 @@ pub(super) fn document(attempt: &Attempt) -> SpecDocument {
         attempt: attempt.claimed.claim.attempt,
         task: attempt.claimed.job.spec.task.clone(),
         deadline_ms: attempt.deadline().work_until(),
+        budget: attempt.journal.left.clone(),
         previous: attempt.journal.previous.clone(),
         revision: attempt.journal.revision.clone(),
         answers: attempt.journal.answers.clone(),

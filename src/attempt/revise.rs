@@ -7,6 +7,7 @@ use super::halt::Halt;
 use super::journal::{Phase, Said, Used};
 use super::open::Attempt;
 use super::prepare;
+use super::spending;
 use crate::backends::Revision;
 use crate::git::{Committed, Worktree};
 use crate::ids::ObjectId;
@@ -92,6 +93,7 @@ pub(super) async fn follow(
     journal.rejections = all;
     journal.revision = Some(Revision { number, of, rejection, diff, session, session_usage });
     (journal.ground, journal.passed, journal.critiques, journal.artifacts) = (None, Vec::new(), Vec::new(), None);
+    attempt.journal.left = spending::left(attempt).await?;
     prepare::write_spec(attempt, &attempt.slot.spec())?;
     Ok(Phase::Prepared { base })
 }
@@ -136,7 +138,7 @@ fn how(attempt: &Attempt, session: Option<&str>) -> String {
 /// Takes what the round left beside the worktree, so that nothing of it is taken for the next one's.
 fn take_away(attempt: &Attempt) -> Result<(), Halt> {
     let (slot, trash) = (&attempt.slot, attempt.tools.state.trash());
-    let left = [slot.result(), slot.events(), slot.order(), slot.spec()];
+    let left = [slot.result(), slot.usage(), slot.events(), slot.order(), slot.spec()];
     left.iter()
         .try_for_each(|path| trash.take(path))
         .map_err(|error| Halt::infrastructure("cannot make room for a revision", &error))

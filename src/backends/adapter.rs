@@ -95,8 +95,8 @@ pub(super) trait Agent: Sync {
     /// How to start it. `env` is what it will find in its environment, beside what is returned.
     fn start(&self, order: &Order, env: &BTreeMap<String, String>) -> Start;
 
-    /// What reads the events of one run.
-    fn reader(&self) -> Box<dyn Reader>;
+    /// What reads the events of one run. `env` is what the agent finds in its environment.
+    fn reader(&self, env: &BTreeMap<String, String>) -> Box<dyn Reader>;
 }
 
 /// How an agent is started.
@@ -116,7 +116,7 @@ pub(super) trait Reader {
     /// One event: readable lines go to the log.
     fn read(&mut self, event: &serde_json::Value, log: &mut Log) -> Flow;
 
-    /// What the run came to, once its events have ended.
+    /// What the run came to, once its events have ended; before that, what it has used so far, as far as that is said.
     fn report(&self) -> Report;
 }
 

@@ -39,6 +39,8 @@ impl Agent for Claude {
         argv.extend(flags.map(str::to_owned));
         argv.extend(order.model.iter().flat_map(|model| ["--model".to_owned(), model.clone()]));
         argv.extend(order.session.iter().flat_map(|session| ["--resume".to_owned(), session.clone()]));
+        // What it costs is not among its events before the last one: it has to keep to that itself.
+        argv.extend(order.cost_left.iter().flat_map(|left| ["--max-budget-usd".to_owned(), format!("{:.6}", left.dollars())]));
         argv.extend(order.extra_args.clone());
         // It refuses to skip permissions as root unless it is told that it runs in a sandbox.
         let fixed = [("IS_SANDBOX", "1"), ("DISABLE_AUTOUPDATER", "1"), ("CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "1")];
@@ -47,7 +49,7 @@ impl Agent for Claude {
         Start { argv, env, files: Vec::new(), stdin: order.prompt.clone() }
     }
 
-    fn reader(&self) -> Box<dyn Reader> {
+    fn reader(&self, _env: &BTreeMap<String, String>) -> Box<dyn Reader> {
         Box::<Events>::default()
     }
 }
@@ -55,6 +57,8 @@ impl Agent for Claude {
 #[derive(Debug, Default)]
 struct Events {
     model: Option<String>,
+    /// What each message so far is said to have used, read and written, by its id: a message comes block by block.
+    messages: BTreeMap<String, (u64, u64)>,
     resets_at: Option<Timestamp>,
     report: Report,
 }
@@ -63,7 +67,10 @@ impl Reader for Events {
     fn read(&mut self, event: &Value, log: &mut Log) -> Flow {
         match event["type"].as_str() {
             Some("system") => self.system(event, log),
-            Some("assistant") => blocks(event).for_each(|block| said(block, log)),
+            Some("assistant") => {
+                self.count(&event["message"]);
+                blocks(event).for_each(|block| said(block, log));
+            }
             Some("user") => blocks(event).filter(|block| block["type"] == "tool_result").for_each(|block| came_back(block, log)),
             Some("rate_limit_event") => self.limit(&event["rate_limit_info"], log),
             Some("result") => {
@@ -76,7 +83,7 @@ impl Reader for Events {
     }
 
     fn report(&self) -> Report {
-        self.report.clone()
+        Report { usage: self.report.usage.clone().or_else(|| self.so_far()), ..self.report.clone() }
     }
 }
 
@@ -114,11 +121,30 @@ impl Events {
         }
     }
 
+    fn count(&mut self, message: &Value) {
+        if let (Some(id), Some(_)) = (message["id"].as_str(), message["usage"].as_object()) {
+            let (read, written) = tokens(&message["usage"]);
+            let known = self.messages.entry(id.to_owned()).or_default();
+            *known = (read.max(known.0), written.max(known.1));
+        }
+    }
+
+    /// What it has used by its messages. What each has written is told when that has only begun.
+    fn so_far(&self) -> Option<Usage> {
+        let sum = |of: fn(&(u64, u64)) -> u64| self.messages.values().map(of).fold(0, u64::saturating_add);
+        let (prompt_tokens, completion_tokens) = (sum(|message| message.0), sum(|message| message.1));
+        let used = Usage { prompt_tokens, completion_tokens, cost_usd: None, model: self.model.clone() };
+        (!self.messages.is_empty()).then_some(used)
+    }
+
     fn result(&mut self, event: &Value) {
-        let count = |key: &str| event["usage"][key].as_u64().unwrap_or(0);
+        // It leaves out the last message where it ends after that by what it may cost.
+        let (read, written) = tokens(&event["usage"]);
+        let so_far = self.so_far().unwrap_or_default();
+        let (prompt_tokens, completion_tokens) = (read.max(so_far.prompt_tokens), written.max(so_far.completion_tokens));
         self.report.usage = Some(Usage {
-            prompt_tokens: count("input_tokens") + count("cache_creation_input_tokens") + count("cache_read_input_tokens"),
-            completion_tokens: count("output_tokens"),
+            prompt_tokens,
+            completion_tokens,
             cost_usd: event["total_cost_usd"].as_f64(),
             model: self.model.clone(),
         });
@@ -134,6 +160,13 @@ impl Events {
             (true, false) => AgentEnd::Failed(said),
         });
     }
+}
+
+/// How many were read, from wherever, and written.
+fn tokens(usage: &Value) -> (u64, u64) {
+    let count = |key: &str| usage[key].as_u64().unwrap_or(0);
+    let read = ["input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens"].map(count);
+    (read.into_iter().fold(0, u64::saturating_add), count("output_tokens"))
 }
 
 /// The blocks of a message, whose content may also be one text.
@@ -194,6 +227,22 @@ mod tests {
         let usage = report.usage.expect("usage");
         assert_eq!((usage.prompt_tokens, usage.completion_tokens, usage.cost_usd), (240, 60, Some(0.001512)));
         assert_eq!(usage.model.as_deref(), Some("claude-sonnet-4-5"));
+    }
+
+    #[test]
+    fn what_it_has_used_is_known_by_its_messages_each_of_which_counts_once() {
+        let so_far = r#"
+{"type":"assistant","message":{"id":"m1","usage":{"input_tokens":100,"cache_read_input_tokens":20,"output_tokens":1},"content":[]}}
+{"type":"assistant","message":{"id":"m1","usage":{"input_tokens":100,"cache_read_input_tokens":20,"output_tokens":1},"content":[]}}
+{"type":"assistant","message":{"id":"m2","usage":{"input_tokens":300,"output_tokens":4},"content":[]}}"#;
+        let used = |events: &str| {
+            let usage = read_all(&Claude, events).1.usage.expect("usage");
+            (usage.prompt_tokens, usage.completion_tokens)
+        };
+        assert_eq!(used(so_far), (420, 5));
+        // It counts the last message only once that was answered.
+        let over = r#"{"type":"result","subtype":"error_max_budget_usd","is_error":true,"total_cost_usd":0.0015,"usage":{"input_tokens":120,"output_tokens":30}}"#;
+        assert_eq!(used(&format!("{so_far}\n{over}")), (420, 30));
     }
 
     #[test]

@@ -2,8 +2,14 @@
 //!
 //! Its events, as version 0.169 writes them: `thread.started`, `item.started` and `item.completed` with what it does, `turn.completed`
 //! with the usage, `turn.failed` and `error` with a message. It tells limits in words only, and their reset by the local clock, to the minute.
+//!
+//! What it has used before its turn is over is in no event. It is in the file of its session, which it writes as it goes:
+//! `$CODEX_HOME/sessions/YYYY/MM/DD/rollout-TIME-SESSION.jsonl`, with a `token_count` after each answer.
 
 use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -28,6 +34,12 @@ const LIMITS: [&str; 5] = ["usage limit", "Quota exceeded", "out of credits", "h
 
 /// What stands before the moment of a reset, at the beginning of a sentence or within one.
 const AGAIN: &str = "try again at ";
+
+/// Its sessions' files are in directories of year, month and day.
+const DATED: u32 = 3;
+
+/// The longest line of such a file that is read, in bytes; of what is longer only the rest is, which is no event.
+const LINE_MAX: u64 = 16 * 1024 * 1024;
 
 /// The reset is told without its seconds.
 const TOLD_TO: Duration = Duration::from_secs(60);
@@ -70,14 +82,18 @@ impl Agent for Codex {
         Start { argv, env: value.into_iter().collect(), files: Vec::new(), stdin: order.prompt.clone() }
     }
 
-    fn reader(&self) -> Box<dyn Reader> {
-        Box::<Events>::default()
+    fn reader(&self, env: &BTreeMap<String, String>) -> Box<dyn Reader> {
+        let home = env.get("CODEX_HOME").map(PathBuf::from);
+        let home = home.or_else(|| env.get("HOME").map(|home| Path::new(home).join(".codex")));
+        let sessions = home.map(|home| home.join("sessions"));
+        Box::new(Events { session: SessionFile { sessions, ..SessionFile::default() }, ..Events::default() })
     }
 }
 
 #[derive(Debug, Default)]
 struct Events {
     said: String,
+    session: SessionFile,
     report: Report,
 }
 
@@ -90,11 +106,13 @@ impl Reader for Events {
                 log.note(&format!("codex, session {}", event["thread_id"].as_str().unwrap_or("unknown")));
             }
             Some("item.started") if item["type"] == "command_execution" => log.ran(&command(item)),
-            Some("item.completed") => self.item(item, log),
+            Some("item.completed") => {
+                self.item(item, log);
+                let used = self.report.session.as_deref().and_then(|name| self.session.look(name));
+                self.report.usage = used.or(self.report.usage.take());
+            }
             Some("turn.completed") => {
-                let count = |key: &str| event["usage"][key].as_u64().unwrap_or(0);
-                let (prompt_tokens, completion_tokens) = (count("input_tokens"), count("output_tokens"));
-                self.report.usage = Some(Usage { prompt_tokens, completion_tokens, cost_usd: None, model: None });
+                self.report.usage = Some(usage(&event["usage"]));
                 self.report.end = Some(AgentEnd::Done(self.said.clone()));
                 return Flow::Over;
             }
@@ -142,6 +160,52 @@ impl Events {
             _ => {}
         }
     }
+}
+
+fn usage(said: &Value) -> Usage {
+    let count = |key: &str| said[key].as_u64().unwrap_or(0);
+    Usage { prompt_tokens: count("input_tokens"), completion_tokens: count("output_tokens"), cost_usd: None, model: None }
+}
+
+/// The file of a session, as far as it is read.
+#[derive(Debug, Default)]
+struct SessionFile {
+    /// Where such files are; none where that is not known.
+    sessions: Option<PathBuf>,
+    file: Option<BufReader<File>>,
+    /// A line that was not whole yet.
+    begun: Vec<u8>,
+}
+
+impl SessionFile {
+    /// What the session has used by what is new in its file; nothing where there is no such file, or nothing new is said of it.
+    fn look(&mut self, name: &str) -> Option<Usage> {
+        if self.file.is_none() {
+            self.file = File::open(find(self.sessions.as_ref()?, &format!("-{name}.jsonl"), DATED)?).ok().map(BufReader::new);
+        }
+        let (file, mut found) = (self.file.as_mut()?, None);
+        while file.by_ref().take(LINE_MAX).read_until(b'\n', &mut self.begun).ok()? > 0 && self.begun.ends_with(b"\n") {
+            let line = std::mem::take(&mut self.begun);
+            let event: Value = serde_json::from_slice(&line).unwrap_or_default();
+            let payload = &event["payload"];
+            if payload["type"] == "token_count" && payload["info"]["total_token_usage"].is_object() {
+                found = Some(usage(&payload["info"]["total_token_usage"]));
+            }
+        }
+        if self.begun.len() as u64 >= LINE_MAX {
+            self.begun.clear();
+        }
+        found
+    }
+}
+
+/// The file below a directory whose name ends so, at that depth.
+fn find(dir: &Path, end: &str, depth: u32) -> Option<PathBuf> {
+    let mut entries = fs::read_dir(dir).ok()?.flatten();
+    if depth == 0 {
+        return entries.find(|entry| entry.file_name().to_string_lossy().ends_with(end)).map(|entry| entry.path());
+    }
+    entries.find_map(|entry| find(&entry.path(), end, depth - 1))
 }
 
 /// The command of an item, without the shell that it is given to and the quotes that it is in for that.
@@ -218,6 +282,35 @@ mod tests {
         assert_eq!(report.end, Some(AgentEnd::Done("All done.".to_owned())));
         let usage = report.usage.expect("usage");
         assert_eq!((usage.prompt_tokens, usage.completion_tokens), (200, 60));
+    }
+
+    #[test]
+    fn what_it_has_used_is_read_from_the_file_of_its_session_as_that_grows() {
+        let home = tempfile::tempdir().expect("a directory");
+        let day = home.path().join(".codex/sessions/2026/11/29");
+        fs::create_dir_all(&day).expect("directories");
+        let mut file = File::create(day.join("rollout-2026-11-29T12-58-18-s.jsonl")).expect("a file");
+        File::create(day.join("rollout-2026-11-29T12-58-18-other.jsonl")).expect("a file");
+        let env = BTreeMap::from([("HOME".to_owned(), home.path().to_string_lossy().into_owned())]);
+        let (mut reader, mut log) = (Codex.reader(&env), Log::default());
+        reader.read(&serde_json::json!({ "type": "thread.started", "thread_id": "s" }), &mut log);
+        let mut used_after = |text: &str| {
+            std::io::Write::write_all(&mut file, text.as_bytes()).expect("written");
+            let item = serde_json::json!({ "type": "item.completed", "item": { "type": "agent_message", "text": "on" } });
+            reader.read(&item, &mut log);
+            reader.report().usage.map(|usage| (usage.prompt_tokens, usage.completion_tokens))
+        };
+        let count = |read: u64| {
+            let usage = serde_json::json!({ "input_tokens": read, "output_tokens": 30 });
+            let payload = serde_json::json!({ "type": "token_count", "info": { "total_token_usage": usage } });
+            serde_json::json!({ "type": "event_msg", "payload": payload }).to_string()
+        };
+        assert_eq!(used_after(""), None);
+        assert_eq!(used_after(&format!("{}\n", count(1))), Some((1, 30)));
+        let (begun, rest) = (count(200), "\n{\"type\":\"turn_context\"}\nno event\n");
+        assert_eq!(used_after(&begun[..40]), Some((1, 30)), "the line is not whole");
+        assert_eq!(used_after(&format!("{}{rest}", &begun[40..])), Some((200, 30)));
+        assert_eq!(used_after(""), Some((200, 30)));
     }
 
     #[test]

@@ -287,6 +287,7 @@ impl Backend {
                     session,
                     session_usage: document.revision.as_ref().and_then(|revision| revision.session_usage.clone()),
                     questions: self.config.questions,
+                    cost_left: document.budget.as_ref().and_then(|budget| budget.cost_usd),
                     prompt,
                 })))
             }
@@ -323,10 +324,17 @@ impl Backend {
         }
     }
 
-    /// What it says that it used of a model, however it ended, in the result file at `result`.
+    /// What it says that it used of a model, however it ended: in the result file at `result`, or else by what it said last of that, at
+    /// `so_far`.
     #[must_use]
-    pub fn usage(&self, result: &Path) -> Option<Usage> {
-        protocol::read_result(result).ok()?.usage
+    pub fn usage(&self, result: &Path, so_far: &Path) -> Option<Usage> {
+        protocol::read_result(result).ok().and_then(|document| document.usage).or_else(|| self.usage_so_far(so_far))
+    }
+
+    /// What it says at `so_far` that it has used of a model, while it runs.
+    #[must_use]
+    pub fn usage_so_far(&self, so_far: &Path) -> Option<Usage> {
+        protocol::read_usage(so_far)
     }
 
     /// The files that it wants kept, however it ended, by the result file at `result`.
@@ -429,6 +437,7 @@ mod tests {
             attempt: AttemptNo(1),
             task,
             deadline_ms: Timestamp(0),
+            budget: None,
             previous: None,
             revision: None,
             answers: vec![],

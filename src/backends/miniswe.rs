@@ -83,7 +83,7 @@ impl Agent for MiniSwe {
         Start { argv, env, files, stdin: String::new() }
     }
 
-    fn reader(&self) -> Box<dyn Reader> {
+    fn reader(&self, _env: &BTreeMap<String, String>) -> Box<dyn Reader> {
         Box::<Events>::default()
     }
 }

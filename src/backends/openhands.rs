@@ -1,7 +1,7 @@
 //! `kind = "openhands"`: an agent of the OpenHands SDK, by a Python that has `openhands-sdk` and `openhands-tools`.
 //!
 //! The SDK is a library without a program of its own: `sawmill_openhands.py` is written into the slot, and its events are the SDK's
-//! as they are, with an `End` of ours. Models are LiteLLM's: `openai/…`, `anthropic/…`.
+//! as they are, with a `Usage` and an `End` of ours. Models are LiteLLM's: `openai/…`, `anthropic/…`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -64,7 +64,7 @@ impl Agent for OpenHands {
         Start { argv, env, files: vec![(runner, RUNNER.to_owned())], stdin: order.prompt.clone() }
     }
 
-    fn reader(&self) -> Box<dyn Reader> {
+    fn reader(&self, _env: &BTreeMap<String, String>) -> Box<dyn Reader> {
         Box::<Events>::default()
     }
 }
@@ -87,6 +87,7 @@ impl Reader for Events {
                 log.came_back(&text_of(&seen["content"]), failed);
             }
             Some("AgentErrorEvent") => log.came_back(event["error"].as_str().unwrap_or("an error without words"), true),
+            Some("Usage") => self.report.usage = used(event),
             Some("End") => {
                 self.end(event, log);
                 return Flow::Over;
@@ -123,13 +124,7 @@ impl Events {
     }
 
     fn end(&mut self, event: &Value, log: &mut Log) {
-        let count = |key: &str| event[key].as_u64().unwrap_or(0);
-        // It says 0 where it does not know the price.
-        let cost_usd = event["cost"].as_f64().filter(|cost| *cost > 0.0);
-        let model = event["model"].as_str().map(str::to_owned);
-        let used =
-            Usage { prompt_tokens: count("prompt_tokens"), completion_tokens: count("completion_tokens"), cost_usd, model };
-        self.report.usage = (used.prompt_tokens + used.completion_tokens > 0).then_some(used);
+        self.report.usage = used(event);
         let error = &event["error"];
         self.report.end = Some(match (event["status"].as_str(), error["message"].as_str()) {
             (Some("finished"), None) => AgentEnd::Done(std::mem::take(&mut self.said)),
@@ -146,6 +141,16 @@ impl Events {
             (status, None) => AgentEnd::Failed(format!("it gave up: {}", status.unwrap_or("no status"))),
         });
     }
+}
+
+/// What it has used by one of our events.
+fn used(event: &Value) -> Option<Usage> {
+    let count = |key: &str| event[key].as_u64().unwrap_or(0);
+    // It says 0 where it does not know the price.
+    let cost_usd = event["cost"].as_f64().filter(|cost| *cost > 0.0);
+    let model = event["model"].as_str().map(str::to_owned);
+    let used = Usage { prompt_tokens: count("prompt_tokens"), completion_tokens: count("completion_tokens"), cost_usd, model };
+    (used.prompt_tokens.saturating_add(used.completion_tokens) > 0).then_some(used)
 }
 
 /// The texts of a message's parts.
@@ -192,6 +197,13 @@ mod tests {
         assert_eq!(report.end, Some(AgentEnd::Done("Divide exactly\n\nIt was rounded.".to_owned())));
         let usage = Usage { prompt_tokens: 300, completion_tokens: 90, cost_usd: None, model: Some("openai/m".to_owned()) };
         assert_eq!(report.usage, Some(usage));
+    }
+
+    #[test]
+    fn what_it_has_used_is_known_while_it_runs() {
+        let event = r#"{"kind":"Usage","model":"openai/m","cost":0.5,"prompt_tokens":100,"completion_tokens":30}"#;
+        let usage = read_all(&OpenHands, event).1.usage.expect("usage");
+        assert_eq!((usage.prompt_tokens, usage.completion_tokens, usage.cost_usd), (100, 30, Some(0.5)));
     }
 
     #[test]

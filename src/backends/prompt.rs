@@ -90,6 +90,7 @@ mod tests {
             attempt: AttemptNo(1),
             task,
             deadline_ms: Timestamp(0),
+            budget: None,
             previous: None,
             revision: None,
             answers: vec![],

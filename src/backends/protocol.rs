@@ -1,17 +1,20 @@
 //! The executor protocol: the documents that pass between Sawmill and the program that does a job.
 //!
 //! The program finds its task in the file that `SAWMILL_SPEC` names, and moves its result into place at the path that
-//! `SAWMILL_RESULT` names. Its standard output and error are log, whatever they contain.
+//! `SAWMILL_RESULT` names. At the path that `SAWMILL_USAGE` names it may say meanwhile what it has used of a model so far. Its standard
+//! output and error are log, whatever they contain.
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
 use crate::ids::{AttemptNo, JobId};
 use crate::job::artifact::NamedFile;
+use crate::job::budget::Budget;
 use crate::job::completion::Usage;
 use crate::job::spec::Task;
 use crate::job::{Answer, PreviousAttempt, Rejection};
@@ -39,6 +42,9 @@ pub struct SpecDocument {
     pub task: Task,
     /// When the program must be done (milliseconds since the epoch).
     pub deadline_ms: Timestamp,
+    /// What it may use of a model before it is ended, where a budget says that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<Budget>,
     /// What the last attempt came to, and the commit that holds what it left behind.
     pub previous: Option<PreviousAttempt>,
     /// Where this attempt's own work was rejected, and is to be made better.
@@ -120,20 +126,7 @@ pub enum ResultError {
 /// # Errors
 /// There is none, or it cannot be taken; nothing is half-read.
 pub fn read_result(path: &Path) -> Result<ResultDocument, ResultError> {
-    let found = match path.symlink_metadata() {
-        Ok(found) => found,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(ResultError::Missing),
-        Err(error) => return Err(error.into()),
-    };
-    if !found.is_file() {
-        return Err(ResultError::NotAFile);
-    }
-    let mut bytes = Vec::new();
-    File::open(path)?.take(RESULT_MAX + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > RESULT_MAX {
-        return Err(ResultError::TooLarge(found.len().max(bytes.len() as u64)));
-    }
-    let mut result: ResultDocument = serde_json::from_slice(&bytes).map_err(|error| ResultError::Malformed(error.to_string()))?;
+    let mut result: ResultDocument = read_document(path)?;
     if result.schema != 1 {
         return Err(ResultError::Malformed(format!("schema {} is not 1", result.schema)));
     }
@@ -149,6 +142,29 @@ pub fn read_result(path: &Path) -> Result<ResultDocument, ResultError> {
         name.len() <= SESSION_MAX && name.starts_with(|c: char| c.is_ascii_alphanumeric()) && name.bytes().all(is_plain)
     });
     Ok(result)
+}
+
+/// Reads what a program says at `path` that it has used so far, as carefully as its result. What is no such document says nothing.
+#[must_use]
+pub(super) fn read_usage(path: &Path) -> Option<Usage> {
+    read_document(path).ok()
+}
+
+fn read_document<T: DeserializeOwned>(path: &Path) -> Result<T, ResultError> {
+    let found = match path.symlink_metadata() {
+        Ok(found) => found,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(ResultError::Missing),
+        Err(error) => return Err(error.into()),
+    };
+    if !found.is_file() {
+        return Err(ResultError::NotAFile);
+    }
+    let mut bytes = Vec::new();
+    File::open(path)?.take(RESULT_MAX + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > RESULT_MAX {
+        return Err(ResultError::TooLarge(found.len().max(bytes.len() as u64)));
+    }
+    serde_json::from_slice(&bytes).map_err(|error| ResultError::Malformed(error.to_string()))
 }
 
 #[cfg(test)]

@@ -39,8 +39,15 @@ def causes(error):
         error = error.__cause__ or error.__context__
 
 
-def heard(event: Event):
-    emit(event.model_dump(mode="json", exclude={"system_prompt", "tools"}))
+def used(conversation, llm):
+    metrics = conversation.conversation_stats.get_combined_metrics()
+    tokens = metrics.accumulated_token_usage
+    return {
+        "model": llm.model,
+        "cost": metrics.accumulated_cost,
+        "prompt_tokens": tokens.prompt_tokens if tokens else 0,
+        "completion_tokens": tokens.completion_tokens if tokens else 0,
+    }
 
 
 def main():
@@ -56,6 +63,18 @@ def main():
         system_prompt_kwargs={"cli_mode": True},
         condenser=get_default_condenser(llm.model_copy(update={"usage_id": "condenser"})),
     )
+    told = None
+
+    def heard(event: Event):
+        nonlocal told
+        emit(event.model_dump(mode="json", exclude={"system_prompt", "tools"}))
+        # The first events come while it is being made, before the model was asked.
+        now = used(conversation, llm) if conversation else None
+        if now != told:
+            emit({"kind": "Usage", **now})
+            told = now
+
+    conversation = None
     conversation = Conversation(agent=agent, workspace=os.getcwd(), callbacks=[heard], visualizer=None)
     error = None
     try:
@@ -63,16 +82,7 @@ def main():
         conversation.run()
     except Exception as raised:
         error = raised
-    metrics = conversation.conversation_stats.get_combined_metrics()
-    used = metrics.accumulated_token_usage
-    end = {
-        "kind": "End",
-        "status": conversation.state.execution_status.value,
-        "model": llm.model,
-        "cost": metrics.accumulated_cost,
-        "prompt_tokens": used.prompt_tokens if used else 0,
-        "completion_tokens": used.completion_tokens if used else 0,
-    }
+    end = {"kind": "End", "status": conversation.state.execution_status.value, **used(conversation, llm)}
     if error is not None:
         # The one that knows most is the first that the provider's client raised.
         first = next((cause for cause in causes(error) if getattr(cause, "status_code", None)), error)

@@ -1,7 +1,7 @@
 //! Budgets: how many tokens and how much money jobs may use, and when that is used up. Pure.
 //!
-//! The one rule: what is used is known when an attempt ends, not before. So a budget decides about the next attempt: none is started
-//! once it is used up, and those that run then may take it beyond its limit by what they use themselves.
+//! The one rule: once a budget is used up nothing is started that it concerns, and what runs is ended when, by what it has said so far,
+//! it has used more than was left. What runs beside it counts when it has ended.
 
 use std::fmt;
 
@@ -71,6 +71,23 @@ pub struct Budget {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<f64>)]
     pub cost_usd: Option<MicroUsd>,
+}
+
+impl Budget {
+    /// Whether nothing is limited.
+    #[must_use]
+    pub const fn is_unlimited(&self) -> bool {
+        self.tokens.is_none() && self.cost_usd.is_none()
+    }
+
+    /// The lower of both limits, of either kind.
+    #[must_use]
+    pub fn or_less(&self, other: &Self) -> Self {
+        fn lower<T: Ord>(one: Option<T>, other: Option<T>) -> Option<T> {
+            one.into_iter().chain(other).min()
+        }
+        Self { tokens: lower(self.tokens, other.tokens), cost_usd: lower(self.cost_usd, other.cost_usd) }
+    }
 }
 
 /// `budget` of a project.
@@ -239,6 +256,29 @@ impl BudgetUse {
         self.budget.tokens.is_some_and(|most| self.spent.tokens() >= most)
             || self.budget.cost_usd.is_some_and(|most| self.spent.cost_usd >= most)
     }
+
+    /// Whether more was used than may be: what runs is ended.
+    #[must_use]
+    pub fn is_exceeded(&self) -> bool {
+        self.budget.tokens.is_some_and(|most| self.spent.tokens() > most)
+            || self.budget.cost_usd.is_some_and(|most| self.spent.cost_usd > most)
+    }
+
+    /// What may still be used.
+    #[must_use]
+    pub fn left(&self) -> Budget {
+        Budget {
+            tokens: self.budget.tokens.map(|most| most.saturating_sub(self.spent.tokens())),
+            cost_usd: self.budget.cost_usd.map(|most| MicroUsd(most.0.saturating_sub(self.spent.cost_usd.0))),
+        }
+    }
+
+    /// The same once `more` is used, too.
+    #[must_use]
+    pub fn with(mut self, more: &Usage) -> Self {
+        self.spent.add(&Spent::of(more));
+        self
+    }
 }
 
 impl fmt::Display for BudgetUse {
@@ -258,25 +298,40 @@ impl fmt::Display for BudgetUse {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_budget_is_spent_when_either_limit_is_reached() {
-        let check = |tokens: Option<u64>, cost: Option<u64>, expected: bool| {
-            let usage = Usage { prompt_tokens: 70, completion_tokens: 30, cost_usd: Some(0.25), model: None };
-            let found = BudgetUse {
-                scope: BudgetScope::Job,
-                name: "j".to_owned(),
-                per: Period::All,
-                budget: Budget { tokens, cost_usd: cost.map(MicroUsd) },
-                spent: Spent::of(&usage),
-                again_at: None,
-            };
-            assert_eq!(found.is_spent(), expected, "{found}");
+    /// Of 100 tokens, and 25 cents.
+    fn used_of(tokens: Option<u64>, cost: Option<u64>) -> BudgetUse {
+        let usage = Usage { prompt_tokens: 70, completion_tokens: 30, cost_usd: Some(0.25), model: None };
+        let found = BudgetUse {
+            scope: BudgetScope::Job,
+            name: "j".to_owned(),
+            per: Period::All,
+            budget: Budget { tokens, cost_usd: cost.map(MicroUsd) },
+            spent: Spent::default(),
+            again_at: None,
         };
-        check(Some(101), Some(250_001), false);
-        check(Some(100), None, true);
-        check(None, Some(250_000), true);
-        check(Some(101), Some(250_000), true);
-        check(None, None, false);
+        found.with(&usage)
+    }
+
+    #[test]
+    fn a_budget_is_spent_when_either_limit_is_reached_and_exceeded_beyond() {
+        let check = |tokens: Option<u64>, cost: Option<u64>, expected: (bool, bool)| {
+            let found = used_of(tokens, cost);
+            assert_eq!((found.is_spent(), found.is_exceeded()), expected, "{found}");
+        };
+        check(Some(101), Some(250_001), (false, false));
+        check(Some(100), None, (true, false));
+        check(Some(99), None, (true, true));
+        check(None, Some(250_000), (true, false));
+        check(Some(101), Some(249_999), (true, true));
+        check(None, None, (false, false));
+    }
+
+    #[test]
+    fn what_is_left_is_the_least_that_any_budget_leaves() {
+        let left = used_of(Some(150), None).left().or_less(&used_of(Some(120), Some(300_000)).left());
+        assert_eq!(left, Budget { tokens: Some(20), cost_usd: Some(MicroUsd(50_000)) });
+        assert_eq!(used_of(Some(50), None).left(), Budget { tokens: Some(0), cost_usd: None });
+        assert!(used_of(None, None).left().is_unlimited() && !left.is_unlimited());
     }
 
     #[test]

@@ -104,10 +104,14 @@ impl RetryPolicy {
         match class {
             C::Succeeded => NextStep::End(JobState::Succeeded),
             C::Cancelled | C::Dependency => NextStep::End(JobState::Cancelled),
-            C::Conflict | C::Invalid | C::Expired | C::Budget => NextStep::End(JobState::Failed),
+            C::Conflict | C::Invalid | C::Expired => NextStep::End(JobState::Failed),
             // When a limit is reset is the credential's affair, not the job's: see `pause`.
             C::Released | C::UsageLimit => NextStep::Retry { after: Duration::ZERO, charge: Charge::Nothing },
             C::Clarification => NextStep::Ask,
+            // No attempt begins as long as the budget is used up: whether the job waits for another, or fails, is the ledger's affair.
+            C::Budget if used.attempts + 1 < used.attempts_max => {
+                NextStep::Retry { after: Duration::ZERO, charge: Charge::Attempt }
+            }
             C::Infrastructure | C::LeaseLost if used.resets < self.resets => {
                 NextStep::Retry { after: self.wait(used.resets, jitter), charge: Charge::Reset }
             }
@@ -118,6 +122,7 @@ impl RetryPolicy {
             }
             C::Infrastructure
             | C::LeaseLost
+            | C::Budget
             | C::NoChange
             | C::Backend
             | C::Gate
@@ -159,6 +164,8 @@ mod tests {
         check(OutcomeClass::Backend, (0, 0, 3), retry(10, Charge::Attempt));
         check(OutcomeClass::Gate, (1, 0, 3), retry(20, Charge::Attempt));
         check(OutcomeClass::Timeout, (2, 0, 3), failed);
+        check(OutcomeClass::Budget, (1, 0, 3), retry(0, Charge::Attempt));
+        check(OutcomeClass::Budget, (2, 0, 3), failed);
         check(OutcomeClass::Stalled, (2, 0, 3), failed);
         check(OutcomeClass::Conflict, (0, 0, 3), failed);
         check(OutcomeClass::Invalid, (0, 0, 3), failed);

@@ -254,11 +254,9 @@ impl Store {
     /// # Errors
     /// [`StoreError::NotFound`].
     pub async fn budget_met(&self, id: JobId, running: Option<&Usage>) -> Result<Option<BudgetUse>, StoreError> {
-        let mut all = self.budget_of_job(id).await?;
-        if let Some(usage) = running {
-            all.iter_mut().for_each(|one| one.spent.add(&Spent::of(usage)));
-        }
-        Ok(all.into_iter().find(BudgetUse::is_spent))
+        let all = self.budget_of_job(id).await?.into_iter();
+        let mut all = all.map(|one| running.map_or_else(|| one.clone(), |usage| one.clone().with(usage)));
+        Ok(all.find(BudgetUse::is_spent))
     }
 
     /// What an execution used. What may be used is what each of its jobs says.

@@ -164,6 +164,12 @@ impl SlotDir {
         self.job().join("result.json")
     }
 
+    /// What the backend says meanwhile that it has used of a model.
+    #[must_use]
+    pub fn usage(&self) -> PathBuf {
+        self.job().join("usage.json")
+    }
+
     /// By what the program that runs an agent knows what to run.
     #[must_use]
     pub fn order(&self) -> PathBuf {

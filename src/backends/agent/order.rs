@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::backends::config::Kind;
+use crate::job::budget::MicroUsd;
 use crate::job::completion::Usage;
 
 /// What to run, complete: nothing of the configuration is read within the slot.
@@ -27,6 +28,9 @@ pub struct Order {
     /// Whether a last message that is a question is one.
     #[serde(default)]
     pub questions: bool,
+    /// What it may cost before it is ended, where a budget says that.
+    #[serde(default)]
+    pub cost_left: Option<MicroUsd>,
     /// What it is told.
     pub prompt: String,
 }

@@ -61,9 +61,13 @@ pub fn run(mut args: impl Iterator<Item = OsString>, env: &BTreeMap<String, Stri
 
 struct Run {
     agent: &'static dyn Agent,
+    env: BTreeMap<String, String>,
     start: Start,
     events: Events,
     log: Log,
+    /// Where it is said what it has used so far, and what was said there last.
+    so_far: Option<PathBuf>,
+    told: Option<Usage>,
     /// What it will say that it used, and has used before.
     before: Option<Usage>,
     /// Whether it may ask.
@@ -81,7 +85,9 @@ impl Run {
         }
         let events = Events::create(events).map_err(|error| format!("cannot keep events at {}: {error}", events.display()))?;
         let before = order.session.as_ref().and(order.session_usage).filter(|_| agent.counts_sessions());
-        Ok(Self { agent, start, events, log: Log::default(), before, questions: order.questions })
+        let so_far = env.get("SAWMILL_USAGE").map(PathBuf::from);
+        let env = env.clone();
+        Ok(Self { agent, env, start, events, log: Log::default(), so_far, told: None, before, questions: order.questions })
     }
 
     /// Runs it. Whatever it came to, the program that was started has ended when this returns.
@@ -96,16 +102,14 @@ impl Run {
             }
         });
         let lines = lines_of(child.stdout.take());
-        let mut reader = self.agent.reader();
+        let mut reader = self.agent.reader(&self.env);
         let read = self.read(&lines, reader.as_mut(), &mut child);
         let until = read.as_ref().ok().copied().flatten().unwrap_or_else(|| Instant::now() + LINGER);
         let status = end(&mut child, until, &mut self.log);
         self.write_log()?;
         read?;
         let mut report = reader.report();
-        if let Some(before) = &self.before {
-            report.usage = report.usage.map(|usage| usage.without(before));
-        }
+        report.usage = self.of_this_run(report.usage);
         if self.questions {
             report.end = report.end.map(asking);
         }
@@ -130,6 +134,7 @@ impl Run {
                         }
                     };
                     self.write_log()?;
+                    self.tell_usage(reader)?;
                     if flow == Flow::Over {
                         until = until.or_else(|| Some(Instant::now() + LINGER));
                     }
@@ -142,6 +147,23 @@ impl Run {
             if until.is_some_and(|until| until <= Instant::now()) {
                 return Ok(until);
             }
+        }
+    }
+
+    /// Leaves what it has used so far where the daemon looks for that, which may have to end it.
+    fn tell_usage(&mut self, reader: &dyn Reader) -> Result<(), String> {
+        let (Some(path), Some(usage)) = (&self.so_far, self.of_this_run(reader.report().usage)) else { return Ok(()) };
+        if self.told.as_ref() != Some(&usage) {
+            put(path, &json!(usage)).map_err(|error| format!("cannot say what it has used at {}: {error}", path.display()))?;
+            self.told = Some(usage);
+        }
+        Ok(())
+    }
+
+    fn of_this_run(&self, usage: Option<Usage>) -> Option<Usage> {
+        match &self.before {
+            Some(before) => usage.map(|usage| usage.without(before)),
+            None => usage,
         }
     }
 
@@ -248,6 +270,11 @@ fn leave(path: &Path, report: Report) -> io::Result<()> {
     };
     let document = json!({ "schema": 1, "ok": ok, "summary": summary, "usage": report.usage, "retry_at": retry_at,
         "clarification": clarification, "session": report.session });
+    put(path, &document)
+}
+
+/// Puts a document there whole: whoever looks finds the one before it, or this one.
+fn put(path: &Path, document: &serde_json::Value) -> io::Result<()> {
     let draft = path.with_extension("new");
     fs::write(&draft, document.to_string())?;
     fs::rename(draft, path)
@@ -262,11 +289,27 @@ pub(in crate::backends) mod tests {
 
     /// What an agent's reader makes of these events: the log, and what the run came to.
     pub(in crate::backends) fn read_all(agent: &dyn Agent, events: &str) -> (String, Report) {
-        let (mut log, mut reader) = (Log::default(), agent.reader());
+        let (mut log, mut reader) = (Log::default(), agent.reader(&BTreeMap::new()));
         for line in events.lines().filter(|line| !line.is_empty()) {
             reader.read(&serde_json::from_str(line).expect("an event"), &mut log);
         }
         (log.take(), reader.report())
+    }
+
+    fn an_order(kind: Kind) -> Order {
+        Order {
+            backend: "b".to_owned(),
+            kind,
+            command: Vec::new(),
+            model: None,
+            endpoint: None,
+            extra_args: Vec::new(),
+            session: None,
+            session_usage: None,
+            questions: true,
+            cost_left: None,
+            prompt: "do it".to_owned(),
+        }
     }
 
     /// Runs a script in the place of Claude Code, and gives what is left: the report, the events, and how long it took.
@@ -275,18 +318,7 @@ pub(in crate::backends) mod tests {
         let program = dir.path().join("claude");
         fs::write(&program, format!("#!/bin/sh\n{script}\n")).expect("a program");
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("rights");
-        let order = Order {
-            backend: "b".to_owned(),
-            kind: Kind::Claude,
-            command: vec![program.to_string_lossy().into_owned()],
-            model: None,
-            endpoint: None,
-            extra_args: Vec::new(),
-            session: None,
-            session_usage: None,
-            questions: true,
-            prompt: "do it".to_owned(),
-        };
+        let order = Order { command: vec![program.to_string_lossy().into_owned()], ..an_order(Kind::Claude) };
         let (path, events) = (dir.path().join("agent.json"), dir.path().join("events.jsonl"));
         fs::write(&path, serde_json::to_vec(&order).expect("JSON")).expect("an order");
         let begun = Instant::now();
@@ -309,16 +341,11 @@ pub(in crate::backends) mod tests {
     #[test]
     fn a_session_is_resumed_by_its_name_and_an_agent_that_counts_it_is_not_counted_twice() {
         let order = |kind: Kind| Order {
-            backend: "b".to_owned(),
-            kind,
             command: vec!["sh".to_owned(), "-c".to_owned(), "cat > /dev/null; printf '%s' \"$USED\"".to_owned(), "sh".to_owned()],
-            model: None,
-            endpoint: None,
-            extra_args: Vec::new(),
             session: Some("s-1".to_owned()),
             session_usage: Some(Usage { prompt_tokens: 100, ..Usage::default() }),
-            questions: false,
             prompt: "better".to_owned(),
+            ..an_order(kind)
         };
         let check = |kind: Kind, event: &str, flag: &str, expected: u64| {
             let dir = tempfile::tempdir().expect("a directory");
@@ -335,6 +362,20 @@ pub(in crate::backends) mod tests {
         check(Kind::Codex, codex, "resume", 200);
         let claude = r#"{"type":"result","subtype":"success","result":"done","usage":{"input_tokens":300,"output_tokens":1}}"#;
         check(Kind::Claude, claude, "--resume", 300);
+    }
+
+    #[test]
+    fn what_it_has_used_is_there_to_be_read_while_it_runs() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (path, usage) = (dir.path().join("agent.json"), dir.path().join("usage.json"));
+        // It goes on only once somebody could have read it.
+        let said = r#"{"type":"assistant","message":{"id":"m","usage":{"input_tokens":70,"output_tokens":5},"content":[]}}"#;
+        let script = format!("cat > /dev/null; echo '{said}'; until grep -q 70 {}; do sleep 0.1; done; {LAST}", usage.display());
+        let order = Order { command: ["sh", "-c", &script, "sh"].map(str::to_owned).to_vec(), ..an_order(Kind::Claude) };
+        fs::write(&path, serde_json::to_vec(&order).expect("JSON")).expect("an order");
+        let env = BTreeMap::from([("SAWMILL_USAGE".to_owned(), usage.to_string_lossy().into_owned())]);
+        let run = Run::prepare(&path, &dir.path().join("events.jsonl"), &env).expect("prepared");
+        assert_eq!(run.finish().expect("a report").end, Some(AgentEnd::Done("done".to_owned())));
     }
 
     #[test]
