@@ -92,6 +92,13 @@ pub(super) trait Agent: Sync {
         &["--version"]
     }
 
+    /// What has the files read that it loads at each start, by its program and that one's first arguments; nothing where that would gain
+    /// nothing. It is to need neither network nor key, and to leave nothing.
+    fn warmup(&self, mut program: Vec<String>) -> Vec<String> {
+        program.extend(self.probe().iter().map(|argument| (*argument).to_owned()));
+        program
+    }
+
     /// How to start it. `env` is what it will find in its environment, beside what is returned.
     fn start(&self, order: &Order, env: &BTreeMap<String, String>) -> Start;
 

@@ -56,6 +56,10 @@ pub struct BackendConfig {
     /// For agents: the version that is expected; `sawmill doctor` says when another is there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
+    /// What a worker runs once, in the background, so that the files that the backend's program loads at each start are in memory before
+    /// its first job; nothing where it is empty, and what suits the kind when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warmup: Option<Vec<String>>,
     /// For agents: further arguments of their program.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub extra_args: Vec<String>,
@@ -81,6 +85,7 @@ impl BackendConfig {
             endpoint: None,
             prompt: None,
             version: None,
+            warmup: None,
             extra_args: Vec::new(),
         }
     }

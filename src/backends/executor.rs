@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use super::adapter::{Abilities, Adapter};
+use super::adapter::{Abilities, Adapter, Agent};
 use super::agent::Order;
 use super::config::{BackendConfig, Kind, ResultFrom, Stall};
 use super::prompt::{self, Questions};
@@ -213,10 +213,23 @@ impl Backend {
     #[must_use]
     pub fn probe(&self) -> Option<Vec<String>> {
         let Adapter::Agent(agent) = self.config.kind.adapter() else { return None };
-        let mut argv =
-            if self.config.command.is_empty() { vec![agent.program().to_owned()] } else { self.config.command.clone() };
+        let mut argv = self.program(agent);
         argv.extend(agent.probe().iter().map(|argument| (*argument).to_owned()));
         Some(argv)
+    }
+
+    /// The command that has what its program loads at each start read from the disk; none where nothing is to be, or it is not known what.
+    #[must_use]
+    pub fn warmup(&self) -> Option<Vec<String>> {
+        let usual = || match self.config.kind.adapter() {
+            Adapter::Plain(_) => Vec::new(),
+            Adapter::Agent(agent) => agent.warmup(self.program(agent)),
+        };
+        Some(self.config.warmup.clone().unwrap_or_else(usual)).filter(|argv| !argv.is_empty())
+    }
+
+    fn program(&self, agent: &dyn Agent) -> Vec<String> {
+        if self.config.command.is_empty() { vec![agent.program().to_owned()] } else { self.config.command.clone() }
     }
 
     /// The version that the configuration expects of an agent.
@@ -465,6 +478,21 @@ mod tests {
         let Ok(Started::Inside(order)) = backend.start(&document(task)) else { panic!("it is an agent") };
         assert_eq!((order.prompt.as_str(), order.model.as_deref()), ("Please: tidy up\n", Some("m")));
         assert_eq!(backend.probe(), Some(vec!["claude".to_owned(), "--version".to_owned()]));
+    }
+
+    #[test]
+    fn what_is_to_be_warm_is_the_kinds_affair_unless_the_configuration_says() {
+        let check = |kind: Kind, warmup: Option<&[&str]>, expected: Option<&str>| {
+            let warmup = warmup.map(|argv| argv.iter().map(|word| (*word).to_owned()).collect());
+            let config = BackendConfig { command: vec!["/opt/agent".to_owned()], warmup, ..BackendConfig::of(kind) };
+            let found = Backend { name: "b".to_owned(), config }.warmup();
+            assert_eq!(found.map(|argv| argv.join(" ")).as_deref(), expected, "{kind}");
+        };
+        check(Kind::Claude, None, Some("/opt/agent --version"));
+        check(Kind::Claude, Some(&[]), None);
+        check(Kind::Claude, Some(&["/opt/agent", "--help"]), Some("/opt/agent --help"));
+        check(Kind::Command, None, None);
+        check(Kind::Command, Some(&["/opt/agent", "--help"]), Some("/opt/agent --help"));
     }
 
     #[test]

@@ -23,6 +23,10 @@ const AGENT: &str = include_str!("sawmill_agent.py");
 /// How long one command of the agent's may take, in seconds; its own default is 30, which few test suites keep.
 const COMMAND_SECONDS: u32 = 600;
 
+/// Its program imports what it needs only once it has a task. The Python that it runs with is beside it.
+const IMPORTS: &str = "MSWEA_SILENT_STARTUP=1 LITELLM_LOCAL_MODEL_COST_MAP=True exec \"$(dirname \"$(readlink -f \"$(command -v \"$0\")\")\")/python3\" -c 'import minisweagent.run.mini, \
+    minisweagent.models.litellm_model, minisweagent.environments.local, minisweagent.agents.interactive'";
+
 /// What an answer with this status is: the account's or the key's limit.
 const TOO_MANY_REQUESTS: u64 = 429;
 
@@ -46,6 +50,10 @@ impl Agent for MiniSwe {
     fn probe(&self) -> &'static [&'static str] {
         // It has no --version, and says it with whatever it does.
         &["--help"]
+    }
+
+    fn warmup(&self, program: Vec<String>) -> Vec<String> {
+        ["sh", "-c", IMPORTS].into_iter().map(str::to_owned).chain(program).collect()
     }
 
     fn start(&self, order: &Order, env: &BTreeMap<String, String>) -> Start {

@@ -18,6 +18,10 @@ pub(super) struct OpenHands;
 
 const RUNNER: &str = include_str!("sawmill_openhands.py");
 
+/// What the runner imports: most of its start is that.
+const IMPORTS: &str = "import os; os.environ.update(OPENHANDS_SUPPRESS_BANNER='1', LITELLM_LOCAL_MODEL_COST_MAP='True'); import openhands.sdk, openhands.tools.preset.default, \
+    openhands.tools.file_editor, openhands.tools.task_tracker, openhands.tools.terminal";
+
 /// What an answer with this status is: the account's or the key's limit.
 const TOO_MANY_REQUESTS: u64 = 429;
 
@@ -44,6 +48,11 @@ impl Agent for OpenHands {
 
     fn probe(&self) -> &'static [&'static str] {
         &["-c", "from importlib.metadata import version; print(version('openhands-sdk'))"]
+    }
+
+    fn warmup(&self, mut program: Vec<String>) -> Vec<String> {
+        program.extend(["-c".to_owned(), IMPORTS.to_owned()]);
+        program
     }
 
     fn start(&self, order: &Order, env: &BTreeMap<String, String>) -> Start {

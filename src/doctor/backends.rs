@@ -106,7 +106,7 @@ fn show(registry: &Registry, name: &str, out: &Output) -> anyhow::Result<Exit> {
     };
     if out.is_json() {
         let (kind, abilities) = (backend.kind(), backend.abilities());
-        let document = serde_json::json!({ "name": name, "kind": kind, "abilities": abilities, "env": backend.env(), "prompt": backend.template() });
+        let document = serde_json::json!({ "name": name, "kind": kind, "abilities": abilities, "env": backend.env(), "warmup": backend.warmup(), "prompt": backend.template() });
         out.document(&document)?;
         return Ok(Exit::Done);
     }
@@ -118,6 +118,9 @@ fn about(backend: &Backend, out: &Output) -> anyhow::Result<()> {
     out.line(&format!("{} is of kind {}, and can {}", backend.name(), backend.kind(), words(backend.abilities())))?;
     if !backend.env().is_empty() {
         out.line(&format!("it gets {} of the worker's environment", backend.env().join(", ")))?;
+    }
+    if let Some(argv) = backend.warmup() {
+        out.line(&format!("workers warm it up with {}", argv.join(" ")))?;
     }
     if let Some(template) = backend.template() {
         out.line("it is told:")?;

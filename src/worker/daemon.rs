@@ -26,6 +26,7 @@ use super::reconcile::Reconciler;
 use super::registry::{self, Registry};
 use super::run::Runner;
 use super::slots::{Slots, SupervisorSetup};
+use super::warm_up::WarmUp;
 use super::{maintenance, namesake, queue, reaper, retention};
 use crate::artifacts::{self, Artifacts};
 use crate::attempt::{self, Journal, KnownPauses, Place, StopReason, Tools};
@@ -374,6 +375,8 @@ impl Daemon {
             every: self.setup.config.reconcile,
         };
         tasks.spawn(reconciler.reconcile_loop(ended.clone()));
+        let warm_up = WarmUp::of(&self.tools, ended.clone());
+        tasks.spawn(warm_up.warm_loop());
         tasks.spawn(maintenance::maintain_loop(self.tools.git.clone(), self.setup.git.maintenance, ended.clone()));
         tasks.spawn(self.tools.containers.clone().purge_loop(ended.clone()));
         tasks.close();

@@ -28,6 +28,7 @@ mod registry;
 mod retention;
 mod run;
 mod slots;
+mod warm_up;
 
 pub use admission::pressure_now;
 pub use config::{AdmissionConfig, Config};

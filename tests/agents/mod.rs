@@ -3,6 +3,7 @@
 mod limits;
 mod resets;
 pub(crate) mod server;
+mod warm;
 
 use std::fs;
 use std::fs::File;
@@ -396,6 +397,11 @@ async fn doctor_and_backends_say_which_version_is_in_the_image() {
     }
     let shown = site.host.command(&Seat::of("client"), &["backends", "show", "agent"]).output().expect("it runs");
     assert!(String::from_utf8_lossy(&shown.stdout).contains("{{ instruction"), "{shown:?}");
+    // What has their programs loaded works there, and needs neither network nor key.
+    for (name, _) in pins {
+        until(&format!("{name} is warm"), async || site.worker.log().contains(&format!("backend {name} is warmed up in image ")))
+            .await;
+    }
     let doctor = site.host.sawmill(&["doctor"]);
     let findings: Vec<_> = doctor.as_array().into_iter().flatten().filter(|one| one["check"] == "backend").collect();
     assert_eq!(findings.len(), pins.len(), "{doctor}");

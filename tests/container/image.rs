@@ -36,7 +36,7 @@ pub(crate) async fn with_git() -> String {
 }
 
 /// An image with a shell and its usual companions, linked statically: there is no library in it, and no loader.
-pub(super) async fn bare() -> String {
+pub(crate) async fn bare() -> String {
     image_at(&socket(), "bare", &["/bin/busybox"]).await
 }
 

@@ -155,6 +155,11 @@ impl Host {
         self.settings.push((variable, value.to_owned()));
     }
 
+    /// Does not, for what is started from now on.
+    pub(crate) fn unset(&mut self, variable: &str) {
+        self.settings.retain(|(name, _)| *name != variable);
+    }
+
     /// Has jobs run there from now on. Without it they run where `SAWMILL_TEST_LODGING` says.
     pub(crate) async fn lodge(mut self, lodging: Lodging) -> Self {
         self.lodging = lodging;

@@ -9,6 +9,7 @@ mod labels;
 mod pauses;
 mod slots;
 mod time_limit;
+mod warm_up;
 
 use std::time::Duration;
 

@@ -265,6 +265,7 @@ fn body(blueprint: &Blueprint<'_>) -> ContainerCreateBody {
             // Memory and swap together: no swap.
             memory_swap: Some(recipe.limits.memory_bytes),
             nano_cpus: Some(recipe.limits.nano_cpus),
+            cpu_shares: Some(recipe.limits.cpu_shares).filter(|shares| *shares > 0),
             pids_limit: Some(recipe.limits.pids),
             ..HostConfig::default()
         }),

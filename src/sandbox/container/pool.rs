@@ -118,6 +118,36 @@ impl Containers {
         DiskShare { bytes: self.inner.config.disk, files: self.inner.config.files }
     }
 
+    /// The digest of the image of jobs that name none, as the engine has it now.
+    ///
+    /// # Errors
+    /// There is no engine, or no such image.
+    pub async fn image_digest(&self) -> Result<String, ContainerError> {
+        Ok(self.inner.image(&self.inner.config.image).await?.digest)
+    }
+
+    /// Has something done in a container of that image which no job will get: without a network, and behind all jobs in line for the
+    /// processors. It sees `dir` as its workspace. It is removed afterwards, also where nobody waits for this any more; where the worker
+    /// leaves meanwhile, what is done in it is cut off.
+    ///
+    /// # Errors
+    /// There is no engine, no such image, or no supervisor in it; or the worker leaves.
+    pub async fn aside<T: Send + 'static, F: Future<Output = T> + Send>(
+        &self,
+        dir: PathBuf,
+        visit: impl FnOnce(Arc<Lodging>) -> F + Send + 'static,
+    ) -> Result<T, ContainerError> {
+        let inner = self.inner.clone();
+        let cut = |why: &str| ContainerError::Engine { what: "use a container beside the jobs".to_owned(), why: why.to_owned() };
+        let visited = self.inner.tasks.spawn(async move {
+            let lodging = Arc::new(inner.make_aside(&dir).await?);
+            let visited = inner.closing.run_until_cancelled(visit(lodging.clone())).await;
+            inner.workshop.destroy(&lodging.container).await;
+            visited.ok_or_else(|| cut("the worker leaves"))
+        });
+        visited.await.unwrap_or_else(|_| Err(cut("the worker panicked")))
+    }
+
     /// Whether there is an engine with the image of jobs that name none.
     pub async fn has_image(&self) -> bool {
         self.inner.image(&self.inner.config.image).await.is_ok()
@@ -361,6 +391,22 @@ impl Inner {
             build: self.workshop.build.clone(),
             linkage,
         }
+    }
+
+    async fn make_aside(&self, dir: &Path) -> Result<Lodging, ContainerError> {
+        let image = self.image(&self.config.image).await?;
+        let linkage = self.workshop.program().await?.linkage;
+        let wish = Wish { slot: 0, job_dir: dir.to_owned(), tree: dir.to_owned(), image: None, objects: Vec::new() };
+        let of_job = self.recipe(&image, &wish, linkage);
+        let recipe = Recipe { network: Network::None, limits: of_job.limits.clone().behind_all(), ..of_job };
+        let _alone = self.filling.lock().await;
+        let container = self.workshop.make(wish.slot, dir, &recipe).await?;
+        // A later daemon that finds it is not to keep it ready for a job.
+        if let Err(error) = container.mark_used() {
+            self.workshop.destroy(&container).await;
+            return Err(error.into());
+        }
+        Ok(Lodging { container, env: image.env, start: Start::Cold })
     }
 
     /// What the engine has under this name now, or had a moment ago.

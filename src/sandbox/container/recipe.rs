@@ -35,9 +35,20 @@ pub(super) struct Limits {
     pub(super) nano_cpus: i64,
     pub(super) pids: i64,
     pub(super) tmp_bytes: u64,
+    /// Its weight against other containers where processors are short; the engine's usual one where it is 0.
+    #[serde(default)]
+    pub(super) cpu_shares: i64,
 }
 
+/// The least weight that there is.
+const LAST: i64 = 2;
+
 impl Limits {
+    /// The same, behind all others in line for the processors.
+    pub(super) fn behind_all(self) -> Self {
+        Self { cpu_shares: LAST, ..self }
+    }
+
     pub(super) fn of(config: &Config) -> Self {
         #[expect(clippy::cast_possible_truncation, reason = "a number of processors is far from the limits of an i64")]
         let nano_cpus = (config.cpus * 1e9) as i64;
@@ -46,6 +57,7 @@ impl Limits {
             nano_cpus,
             pids: i64::from(config.pids),
             tmp_bytes: config.tmp.as_u64(),
+            cpu_shares: 0,
         }
     }
 }
