@@ -314,10 +314,14 @@ async fn an_agent_whose_model_falls_silent_is_ended_before_its_deadline() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_agent_that_goes_round_in_circles_is_ended_as_one_that_edits_nothing() {
     let setting = "SAWMILL_BACKENDS__AGENT__STALL__NO_EDIT";
-    for which in [CLAUDE, MINISWE] {
-        let turns = [LOOKS, Turn::Loops("cat calc.py; sleep 1")];
-        stalls(which, turns, setting, "it changed no file of its worktree for 15s").await;
+    let turns = || [LOOKS, Turn::Loops("cat calc.py; sleep 1")];
+    for which in [CLAUDE, MINISWE, CODEX] {
+        stalls(which, turns(), setting, "it changed no file of its worktree for 15s").await;
     }
+    // It sees by itself that it does, and sooner.
+    let outcome = fails(Site::open_with(OPENHANDS, turns(), &[(setting, "5m")]).await, OPENHANDS).await;
+    assert_eq!(outcome.class, OutcomeClass::Backend, "{outcome}");
+    assert!(outcome.message.contains("it did the same again and again"), "{outcome}");
 }
 
 /// An agent that says what it has not done: nothing at all, or half of it.
@@ -337,7 +341,7 @@ async fn an_agent_that_lies_about_its_success_is_not_believed() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_agent_that_destroys_what_it_can_reach_destroys_nothing_that_lasts() {
     let destroys = "find / -delete 2> /dev/null; ls /workspace/tree";
-    for which in [CLAUDE, MINISWE] {
+    for which in [CLAUDE, MINISWE, CODEX, OPENHANDS] {
         let turns = [Turn::Runs("I clean up first.", destroys), last(which)];
         let outcome = fails(Site::open_with(which, turns, &[("SAWMILL_ATTEMPT__REVISIONS", "0")]).await, which).await;
         assert!([OutcomeClass::Gate, OutcomeClass::Backend].contains(&outcome.class), "{which:?}: {outcome}");
