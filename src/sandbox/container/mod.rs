@@ -21,6 +21,7 @@ mod pool;
 mod program;
 mod recipe;
 mod shelf;
+mod stock;
 mod workshop;
 
 pub use config::{Config, DiskShare, Network};

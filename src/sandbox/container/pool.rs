@@ -1,37 +1,32 @@
-//! The containers of a worker: ready ahead of the jobs of each slot, given for one job, and replaced off every job's path.
+//! The containers of a worker: given for one job, from the stock where that has one, and replaced off every job's path.
 //!
 //! The one rule: what a job leaves behind in a container ends with it. A container is used again only where the configuration asks
 //! for that, and only when no process is left in it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use tokio::sync::{Mutex as AsyncMutex, OnceCell, oneshot};
+use tokio::sync::{OnceCell, oneshot};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 use super::config::{Config, DiskShare, Network};
-use super::engine::Image;
 use super::error::ContainerError;
 use super::lodging::{Lodging, Start, Use, Wish};
-use super::program::{Linkage, build_of};
-use super::recipe::{Limits, Recipe};
-use super::shelf::Shelf;
-use super::workshop::{Container, Owned, Workshop};
+use super::program::build_of;
+use super::stock::Stock;
+use super::workshop::{Container, Workshop};
 use crate::job::spec::ContainerMode;
 use crate::sandbox::egress::{Proxy, Refused};
 use crate::sandbox::{Roster, SandboxError};
 
 /// How long after a job's start the container for the next one is made: the job's own start has the processors first.
 const REFILL_AFTER: Duration = Duration::from_millis(200);
-
-/// How long the engine's word on an image holds. A tag may come to mean another one.
-const IMAGE_HOLDS: Duration = Duration::from_secs(5);
 
 /// How long an engine that does not answer holds up the daemon's start, and who asks whether it is there.
 const GREET_WITHIN: Duration = Duration::from_secs(10);
@@ -46,22 +41,8 @@ const CLOSE_WITHIN: Duration = Duration::from_secs(30);
 /// The containers of a worker. All clones are the same.
 #[derive(Debug, Clone)]
 pub struct Containers {
-    inner: Arc<Inner>,
-}
-
-#[derive(Debug)]
-struct Inner {
-    config: Config,
-    workshop: Workshop,
-    shelves: Mutex<BTreeMap<u32, Shelf>>,
-    /// Held while a shelf is filled: one container is made at a time, so that making them takes little from the jobs.
-    filling: AsyncMutex<()>,
-    images: Mutex<HashMap<String, (Instant, Image)>>,
-    job_dirs: Mutex<BTreeMap<u32, PathBuf>>,
-    /// Of each slot: held while a container that is used again comes back to its shelf.
-    returning: Mutex<BTreeMap<u32, Arc<AsyncMutex<()>>>>,
+    stock: Arc<Stock>,
     tasks: TaskTracker,
-    closing: CancellationToken,
 }
 
 /// What the containers of a worker are made with.
@@ -91,31 +72,19 @@ impl Containers {
         let (build, socket) = (build_of(&executable)?, config.socket.clone());
         let (engine, installed, condemned) = (OnceCell::new(), OnceCell::new(), Mutex::default());
         let workshop = Workshop { socket, engine, worker, state, executable, build, installed, orphan_after, roster, condemned };
-        Ok(Self {
-            inner: Arc::new(Inner {
-                config,
-                workshop,
-                shelves: Mutex::default(),
-                filling: AsyncMutex::default(),
-                images: Mutex::default(),
-                job_dirs: Mutex::default(),
-                returning: Mutex::default(),
-                tasks: TaskTracker::new(),
-                closing: CancellationToken::new(),
-            }),
-        })
+        Ok(Self { stock: Arc::new(Stock::new(config, workshop)), tasks: TaskTracker::new() })
     }
 
     /// Whether jobs that do not say run in containers.
     #[must_use]
     pub fn mode(&self) -> ContainerMode {
-        self.inner.config.mode
+        self.stock.config.mode
     }
 
     /// What the files of a job in a container may take of the disk.
     #[must_use]
     pub fn disk_share(&self) -> DiskShare {
-        DiskShare { bytes: self.inner.config.disk, files: self.inner.config.files }
+        DiskShare { bytes: self.stock.config.disk, files: self.stock.config.files }
     }
 
     /// The digest of the image of jobs that name none, as the engine has it now.
@@ -123,7 +92,7 @@ impl Containers {
     /// # Errors
     /// There is no engine, or no such image.
     pub async fn image_digest(&self) -> Result<String, ContainerError> {
-        Ok(self.inner.image(&self.inner.config.image).await?.digest)
+        Ok(self.stock.image(&self.stock.config.image).await?.digest)
     }
 
     /// Has something done in a container of that image which no job will get: without a network, and behind all jobs in line for the
@@ -137,12 +106,12 @@ impl Containers {
         dir: PathBuf,
         visit: impl FnOnce(Arc<Lodging>) -> F + Send + 'static,
     ) -> Result<T, ContainerError> {
-        let inner = self.inner.clone();
+        let stock = self.stock.clone();
         let cut = |why: &str| ContainerError::Engine { what: "use a container beside the jobs".to_owned(), why: why.to_owned() };
-        let visited = self.inner.tasks.spawn(async move {
-            let lodging = Arc::new(inner.make_aside(&dir).await?);
-            let visited = inner.closing.run_until_cancelled(visit(lodging.clone())).await;
-            inner.workshop.destroy(&lodging.container).await;
+        let visited = self.tasks.spawn(async move {
+            let lodging = Arc::new(stock.make_aside(&dir).await?);
+            let visited = stock.closing.run_until_cancelled(visit(lodging.clone())).await;
+            stock.workshop.destroy(&lodging.container).await;
             visited.ok_or_else(|| cut("the worker leaves"))
         });
         visited.await.unwrap_or_else(|_| Err(cut("the worker panicked")))
@@ -150,7 +119,7 @@ impl Containers {
 
     /// Whether there is an engine with the image of jobs that name none.
     pub async fn has_image(&self) -> bool {
-        self.inner.image(&self.inner.config.image).await.is_ok()
+        self.stock.image(&self.stock.config.image).await.is_ok()
     }
 
     /// Asks the engine whether it is there. One that is slow may be, and is.
@@ -158,7 +127,7 @@ impl Containers {
     /// # Errors
     /// [`ContainerError::Unreachable`]: no container can be had.
     pub async fn reach(&self) -> Result<(), ContainerError> {
-        let asked = async { self.inner.workshop.engine().await?.ping().await };
+        let asked = async { self.stock.workshop.engine().await?.ping().await };
         match timeout(GREET_WITHIN, asked).await {
             Ok(Err(error @ ContainerError::Unreachable { .. })) => Err(error),
             Ok(_) | Err(_) => Ok(()),
@@ -168,15 +137,15 @@ impl Containers {
     /// Takes up what an earlier daemon left: containers that are ready are used, those whose jobs still run (`in_use`, by their names)
     /// are left to them. All others are in nobody's hands: see [`Containers::leftovers`].
     pub async fn take_up(&self, in_use: &BTreeSet<String>) {
-        match timeout(GREET_WITHIN, self.inner.take_up(in_use)).await {
+        match timeout(GREET_WITHIN, self.stock.take_up(in_use)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => debug!("no containers of an earlier daemon are looked for: {error}"),
-            Err(_) => warn!("the engine at {} does not answer", self.inner.config.socket.display()),
+            Err(_) => warn!("the engine at {} does not answer", self.stock.config.socket.display()),
         }
     }
 
     pub(super) fn workshop(&self) -> &Workshop {
-        &self.inner.workshop
+        &self.stock.workshop
     }
 
     /// Gives a container to a job: one that is ready where there is one, else one that is made now. Who no longer waits for it leaves
@@ -189,7 +158,7 @@ impl Containers {
         let slot = wish.slot;
         let (give, given) = oneshot::channel();
         let mut waiting = Waiting { containers: containers.clone(), slot, given };
-        self.inner.tasks.spawn(async move {
+        self.tasks.spawn(async move {
             if let Err(Ok(lodging)) = give.send(containers.provide(wish).await) {
                 containers.give_back(slot, lodging.container, Use::Clean);
             }
@@ -199,25 +168,25 @@ impl Containers {
     }
 
     async fn provide(&self, wish: Wish) -> Result<Lodging, ContainerError> {
-        let inner = &self.inner;
-        let name = wish.image.as_deref().unwrap_or(&inner.config.image);
-        let image = inner.image(name).await?;
-        let recipe = inner.recipe(&image, &wish, inner.workshop.program().await?.linkage);
-        inner.job_dirs().insert(wish.slot, wish.job_dir.clone());
-        let (mut container, start) = match self.take_ready(wish.slot, &recipe).await {
+        let stock = &self.stock;
+        let name = wish.image.as_deref().unwrap_or(&stock.config.image);
+        let image = stock.image(name).await?;
+        let recipe = stock.recipe(&image, &wish, stock.workshop.program().await?.linkage);
+        stock.has_jobs_in(wish.slot, &wish.job_dir);
+        let (mut container, start) = match stock.take_ready(wish.slot, &recipe, |gone| self.destroy_later(gone)).await {
             Some(container) => (container, Start::Warm),
-            None => (inner.workshop.make(wish.slot, &wish.job_dir, &recipe).await?, Start::Cold),
+            None => (stock.workshop.make(wish.slot, &wish.job_dir, &recipe).await?, Start::Cold),
         };
         container.jobs += 1;
         let shown = match container.mark_used() {
-            Ok(()) => inner.workshop.show_tree(&mut container, &wish.job_dir, &wish.tree).await,
+            Ok(()) => stock.workshop.show_tree(&mut container, &wish.job_dir, &wish.tree).await,
             Err(error) => Err(error.into()),
         };
         if let Err(error) = shown {
             self.destroy_later(container);
             return Err(error);
         }
-        if !self.inner.comes_back(&container) {
+        if !self.stock.comes_back(&container) {
             self.refill_soon(wish.slot);
         }
         Ok(Lodging { container, env: image.env, start })
@@ -229,7 +198,7 @@ impl Containers {
     /// # Errors
     /// This process is not root, or the container is gone.
     pub async fn show(&self, container: &mut Container, source: &Path, target: &Path) -> Result<(), ContainerError> {
-        self.inner.workshop.show(container, source, target).await
+        self.stock.workshop.show(container, source, target).await
     }
 
     /// Has a container see at these places again what it saw there before anything was shown over it. Doing it twice comes to the same.
@@ -237,20 +206,7 @@ impl Containers {
     /// # Errors
     /// This process is not root, or the container is gone.
     pub async fn uncover(&self, container: &Container, targets: &[&Path]) -> Result<(), ContainerError> {
-        self.inner.workshop.uncover(container, targets).await
-    }
-
-    async fn take_ready(&self, slot: u32, recipe: &Recipe) -> Option<Container> {
-        let _come_back = self.inner.returning(slot).lock_owned().await;
-        loop {
-            let keep = self.inner.config.warm as usize;
-            let container = self.inner.shelves().entry(slot).or_default().take(recipe, keep)?;
-            if self.inner.workshop.is_ready(&container).await {
-                return Some(container);
-            }
-            warn!("container {} of slot {slot} is gone; another one is used", container.name);
-            self.destroy_later(container);
-        }
+        self.stock.workshop.uncover(container, targets).await
     }
 
     /// Opens the way out of a container whose job reaches what is listed; none is opened where it has no network at all, or one of
@@ -277,42 +233,42 @@ impl Containers {
     pub fn give_back(&self, slot: u32, container: Container, left: Use) {
         let containers = self.clone();
         // The slot's next job waits for it, if it comes at once.
-        let again = left == Use::Clean && self.inner.comes_back(&container);
-        let returning = again.then(|| self.inner.returning(slot).try_lock_owned().ok()).flatten();
-        self.inner.tasks.spawn(async move {
-            let inner = &containers.inner;
-            let ready = again && inner.workshop.is_ready(&container).await;
-            let over = if ready { inner.shelve(slot, container) } else { Some(container) };
+        let again = left == Use::Clean && self.stock.comes_back(&container);
+        let returning = again.then(|| self.stock.expect_back(slot)).flatten();
+        self.tasks.spawn(async move {
+            let stock = &containers.stock;
+            let ready = again && stock.workshop.is_ready(&container).await;
+            let over = if ready { stock.shelve(slot, container) } else { Some(container) };
             drop(returning);
             if let Some(container) = over {
-                inner.workshop.destroy(&container).await;
+                stock.workshop.destroy(&container).await;
             }
-            inner.fill_once(slot).await;
+            stock.fill_once(slot).await;
         });
     }
 
     /// Ends a container at once, with every process in it. False when the engine does not do it.
     pub async fn destroy(&self, container: &Container) -> bool {
-        self.inner.workshop.destroy(container).await
+        self.stock.workshop.destroy(container).await
     }
 
     /// Removes what could not be removed before, again and again until `ended`.
     pub async fn purge_loop(self, ended: CancellationToken) {
         while ended.run_until_cancelled(tokio::time::sleep(PURGE_EVERY)).await.is_some() {
-            self.inner.workshop.purge_once().await;
+            self.stock.workshop.purge_once().await;
         }
     }
 
     fn destroy_later(&self, container: Container) {
-        let inner = self.inner.clone();
-        self.inner.tasks.spawn(async move { inner.workshop.destroy(&container).await });
+        let stock = self.stock.clone();
+        self.tasks.spawn(async move { stock.workshop.destroy(&container).await });
     }
 
     fn refill_soon(&self, slot: u32) {
-        let inner = self.inner.clone();
-        self.inner.tasks.spawn(async move {
-            if inner.closing.run_until_cancelled(tokio::time::sleep(REFILL_AFTER)).await.is_some() {
-                inner.fill_once(slot).await;
+        let stock = self.stock.clone();
+        self.tasks.spawn(async move {
+            if stock.closing.run_until_cancelled(tokio::time::sleep(REFILL_AFTER)).await.is_some() {
+                stock.fill_once(slot).await;
             }
         });
     }
@@ -323,24 +279,19 @@ impl Containers {
     }
 
     async fn close_within(&self, limit: Duration) {
-        self.inner.closing.cancel();
+        self.stock.closing.cancel();
         if timeout(limit, self.remove_all()).await.is_err() {
             warn!("containers may be left, which the engine does not remove; the next daemon of this worker does");
         }
     }
 
     async fn remove_all(&self) {
-        let inner = &self.inner;
-        // One that is being made is put on its shelf before this goes on.
-        let filling = inner.filling.lock().await;
-        let left: Vec<Container> = inner.shelves().values_mut().flat_map(Shelf::clear).collect();
-        for container in left {
+        for container in self.stock.clear().await {
             self.destroy_later(container);
         }
-        drop(filling);
-        inner.tasks.close();
-        inner.tasks.wait().await;
-        while !inner.workshop.purge_once().await {
+        self.tasks.close();
+        self.tasks.wait().await;
+        while !self.stock.workshop.purge_once().await {
             // For as long as closing may take.
             tokio::time::sleep(PURGE_AGAIN_AFTER).await;
         }
@@ -363,131 +314,10 @@ impl Drop for Waiting {
     }
 }
 
-impl Inner {
-    fn shelves(&self) -> MutexGuard<'_, BTreeMap<u32, Shelf>> {
-        self.shelves.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn job_dirs(&self) -> MutexGuard<'_, BTreeMap<u32, PathBuf>> {
-        self.job_dirs.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn returning(&self, slot: u32) -> Arc<AsyncMutex<()>> {
-        self.returning.lock().unwrap_or_else(PoisonError::into_inner).entry(slot).or_default().clone()
-    }
-
-    /// Whether a container is there for another job after the one that it has, unless that one spoils it.
-    fn comes_back(&self, container: &Container) -> bool {
-        !container.mounted && container.jobs < self.config.reuse && self.config.warm > 0
-    }
-
-    fn recipe(&self, image: &Image, wish: &Wish, linkage: Linkage) -> Recipe {
-        Recipe {
-            image: image.digest.clone(),
-            network: self.config.network,
-            egress: self.config.egress.clone(),
-            limits: Limits::of(&self.config),
-            objects: wish.objects.clone(),
-            build: self.workshop.build.clone(),
-            linkage,
-        }
-    }
-
-    async fn make_aside(&self, dir: &Path) -> Result<Lodging, ContainerError> {
-        let image = self.image(&self.config.image).await?;
-        let linkage = self.workshop.program().await?.linkage;
-        let wish = Wish { slot: 0, job_dir: dir.to_owned(), tree: dir.to_owned(), image: None, objects: Vec::new() };
-        let of_job = self.recipe(&image, &wish, linkage);
-        let recipe = Recipe { network: Network::None, limits: of_job.limits.clone().behind_all(), ..of_job };
-        let _alone = self.filling.lock().await;
-        let container = self.workshop.make(wish.slot, dir, &recipe).await?;
-        // A later daemon that finds it is not to keep it ready for a job.
-        if let Err(error) = container.mark_used() {
-            self.workshop.destroy(&container).await;
-            return Err(error.into());
-        }
-        Ok(Lodging { container, env: image.env, start: Start::Cold })
-    }
-
-    /// What the engine has under this name now, or had a moment ago.
-    async fn image(&self, name: &str) -> Result<Image, ContainerError> {
-        let known = self.images.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
-        if let Some((asked, image)) = known
-            && asked.elapsed() < IMAGE_HOLDS
-        {
-            return Ok(image);
-        }
-        let image = self.workshop.engine().await?.image(name).await?;
-        self.images.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), (Instant::now(), image.clone()));
-        Ok(image)
-    }
-
-    /// Has a container ready for the next job of its slot; hands it back once the worker leaves.
-    fn shelve(&self, slot: u32, container: Container) -> Option<Container> {
-        // Who empties the shelves has said before that the worker leaves.
-        let mut shelves = self.shelves();
-        if self.closing.is_cancelled() {
-            return Some(container);
-        }
-        shelves.entry(slot).or_default().put(container);
-        None
-    }
-
-    /// Makes what a slot's shelf lacks, and removes what it does not want.
-    async fn fill_once(&self, slot: u32) {
-        let _alone = self.filling.lock().await;
-        let unwanted = self.shelves().entry(slot).or_default().unwanted();
-        for container in unwanted {
-            self.workshop.destroy(&container).await;
-        }
-        let lacking = self.shelves().entry(slot).or_default().lacking();
-        let Some(job_dir) = self.job_dirs().get(&slot).cloned() else { return };
-        for recipe in lacking {
-            if self.closing.is_cancelled() {
-                return;
-            }
-            match self.workshop.make(slot, &job_dir, &recipe).await {
-                Ok(container) => self.shelves().entry(slot).or_default().put(container),
-                Err(error) => {
-                    warn!("no container is ready for the next job of slot {slot}: {error}");
-                    self.shelves().entry(slot).or_default().forget_image(&recipe.image);
-                }
-            }
-        }
-    }
-
-    async fn take_up(&self, in_use: &BTreeSet<String>) -> Result<(), ContainerError> {
-        for Owned { name, container } in self.workshop.owned().await? {
-            match container {
-                Some((_, container)) if in_use.contains(&name) => {
-                    info!("container {name} goes on with its job");
-                    self.workshop.roster.add(&container.dir);
-                }
-                Some((slot, container)) if self.is_free(&container) && self.workshop.is_ready(&container).await => {
-                    self.workshop.roster.add(&container.dir);
-                    let mut shelves = self.shelves();
-                    let shelf = shelves.entry(slot).or_default();
-                    shelf.want(&container.recipe, self.config.warm as usize);
-                    shelf.put(container);
-                }
-                // Nobody's: the janitor finds it, and proves that first.
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether a container that an earlier daemon made had no job, and is what this one makes.
-    fn is_free(&self, container: &Container) -> bool {
-        let Recipe { network, egress, limits, build, .. } = &container.recipe;
-        let config = &self.config;
-        let same_network = *network == config.network && *egress == config.egress;
-        !container.is_used() && config.warm > 0 && same_network && *limits == Limits::of(config) && *build == self.workshop.build
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use axum::Router;
     use axum::http::Uri;
     use bytesize::ByteSize;
@@ -495,6 +325,8 @@ mod tests {
     use tokio::net::UnixListener;
 
     use super::*;
+    use crate::sandbox::container::engine::Image;
+    use crate::sandbox::container::program::Linkage;
     use crate::sandbox::egress::Rules;
 
     fn open(dir: &TempDir, executable: &Path) -> io::Result<Containers> {
@@ -539,10 +371,10 @@ mod tests {
         };
         tokio::spawn(async move { axum::serve(listener, Router::new().fallback(answer)).await });
         let containers = open(&dir, &std::env::current_exe().expect("this program")).expect("opened");
-        containers.inner.workshop.engine().await.expect("it answers");
+        containers.stock.workshop.engine().await.expect("it answers");
         let wish = Wish { slot: 0, job_dir: PathBuf::new(), tree: PathBuf::new(), image: None, objects: Vec::new() };
         let image = Image { digest: "tools".to_owned(), env: Vec::new() };
-        let recipe = containers.inner.recipe(&image, &wish, Linkage::Static);
+        let recipe = containers.stock.recipe(&image, &wish, Linkage::Static);
         let container = Container { name: "one".to_owned(), dir: dir.path().join("one"), recipe, jobs: 1, mounted: false };
         containers.give_back(0, container, Use::Spoilt);
         let begun = Instant::now();
