@@ -2,7 +2,6 @@
 //!
 //! The one rule: a probe finds what a job would find. It has the environment of a job's command, without the secrets.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -13,8 +12,8 @@ use super::containers::{EXPECTED_TO_ANSWER_WITHIN, Trouble, lodge};
 use crate::backends::{Backend, Registry};
 use crate::config::{Config, Environment};
 use crate::job::spec::ContainerMode;
-use crate::sandbox::container::{Lodging, WORKSPACE};
-use crate::sandbox::{CommandSpec, End, ExitReport};
+use crate::sandbox::container::Lodging;
+use crate::sandbox::{End, ExitReport};
 
 /// How long a program may take to say its version: some are large, and are read from the disk first.
 const WITHIN: Duration = EXPECTED_TO_ANSWER_WITHIN;
@@ -80,28 +79,7 @@ async fn on_host(config: &Config, environment: &Environment, backend: &Backend, 
 
 async fn in_image(state: &Path, lodging: &Lodging, backend: &Backend, argv: &[String]) -> Found {
     let out = state.join("probe.out");
-    let mut env: BTreeMap<String, String> = lodging.env.iter().cloned().collect();
-    env.insert("HOME".to_owned(), WORKSPACE.to_owned());
-    let command = CommandSpec {
-        id: format!("probe-{}", uuid::Uuid::new_v4().simple()),
-        argv: argv.to_vec(),
-        env,
-        cwd: WORKSPACE.into(),
-        stdin: None,
-        stdout: out.clone(),
-        stderr: state.join("probe.err"),
-        grace: Duration::ZERO,
-        deadline: Some(crate::clock::Timestamp::now() + WITHIN),
-        will: None,
-    };
-    let supervisor = lodging.container.supervisor();
-    let ran = async {
-        supervisor.start(&command).await?;
-        let report = supervisor.wait(&command.id).await?;
-        supervisor.collect(&command.id).await?;
-        Ok::<ExitReport, crate::sandbox::SandboxError>(report)
-    };
-    let found = match ran.await {
+    let found = match lodging.run("probe", argv, (&out, &state.join("probe.err")), WITHIN).await {
         Err(error) => Found::Not(error.to_string()),
         Ok(ExitReport { end: End::NotStarted(_), .. }) => Found::Not(format!("{} is not in the image", argv[0])),
         Ok(report) => {

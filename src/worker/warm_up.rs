@@ -18,10 +18,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::attempt::Tools;
-use crate::clock::{Timestamp, human};
+use crate::clock::human;
 use crate::job::spec::ContainerMode;
-use crate::sandbox::container::{Containers, Lodging, WORKSPACE};
-use crate::sandbox::{Cause, CommandSpec, End, SandboxError};
+use crate::sandbox::container::{Containers, Lodging};
+use crate::sandbox::{Cause, End};
 
 /// How often it is looked whether the image is another one. Nobody says so, and the engine is asked little by that.
 const EVERY: Duration = Duration::from_secs(10);
@@ -157,30 +157,9 @@ impl WarmUp {
 }
 
 async fn in_container(lodging: &Lodging, argv: &[String], out: &Path) -> Result<(), String> {
-    let mut env: BTreeMap<String, String> = lodging.env.iter().cloned().collect();
-    env.insert("HOME".to_owned(), WORKSPACE.to_owned());
     // The supervisor appends to it.
     fs::remove_file(out).ok();
-    let command = CommandSpec {
-        id: format!("warm-up-{}", uuid::Uuid::new_v4().simple()),
-        argv: argv.to_vec(),
-        env,
-        cwd: WORKSPACE.into(),
-        stdin: None,
-        stdout: out.to_owned(),
-        stderr: out.to_owned(),
-        grace: Duration::ZERO,
-        deadline: Some(Timestamp::now() + WITHIN),
-        will: None,
-    };
-    let supervisor = lodging.container.supervisor();
-    let ran = async {
-        supervisor.start(&command).await?;
-        let report = supervisor.wait(&command.id).await?;
-        supervisor.collect(&command.id).await?;
-        Ok::<_, SandboxError>(report)
-    };
-    let report = ran.await.map_err(|error| error.to_string())?;
+    let report = lodging.run("warm-up", argv, (out, out), WITHIN).await.map_err(|error| error.to_string())?;
     match report.end {
         End::Exited(0) => Ok(()),
         _ if report.cause == Cause::Deadline => Err(late()),
