@@ -15,10 +15,12 @@ mod openhands;
 mod prompt;
 mod protocol;
 mod shell;
+mod verdict;
 
 pub use adapter::Abilities;
 pub use agent::{EXECUTABLE as AGENT_EXECUTABLE, Order, SUBCOMMAND as AGENT_SUBCOMMAND, run as run_agent};
 pub use config::{BackendConfig, Kind, ResultFrom, Stall};
-pub use executor::{Backend, BackendError, Registry, Started, Verdict};
+pub use executor::{Backend, BackendError, Registry, Started};
 pub use prompt::PromptError;
 pub use protocol::{RESULT_MAX, ResultError, Revision, SpecDocument, read_result};
+pub use verdict::Verdict;

@@ -18,6 +18,15 @@ use super::{Attempt, Db, text};
 const AWAY: Duration = Duration::from_secs(3);
 const PACE: Duration = Duration::from_millis(5);
 
+/// An attempt whose store is on a server that is reached over a wire.
+async fn on_a_wire() -> (Db, Wire, Attempt) {
+    let db = Db::on_postgres().await;
+    let wire = Wire::to_server().await;
+    let mut attempt = db.attempt().await;
+    attempt.store = db.through_port(wire.port).await;
+    (db, wire, attempt)
+}
+
 /// A job that writes steadily for as long as the database is away. Gives the lines, and the longest that one of them took.
 fn steady_job(attempt: &Attempt) -> std::thread::JoinHandle<(String, Duration)> {
     let mut writer = attempt.writer(Stream::Stdout);
@@ -69,10 +78,7 @@ async fn a_file_that_another_process_locks_costs_no_line() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_cannot_be_reached_costs_no_line() {
-    let db = Db::on_postgres().await;
-    let wire = Wire::to_server().await;
-    let mut attempt = db.attempt().await;
-    attempt.store = db.through_port(wire.port).await;
+    let (db, wire, attempt) = on_a_wire().await;
     nothing_is_lost_while(&attempt, async || wire.set(State::Cut), async || wire.set(State::Whole)).await;
     attempt.store.close().await;
     db.end().await;
@@ -80,10 +86,7 @@ async fn a_server_that_cannot_be_reached_costs_no_line() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn while_the_server_is_away_the_time_for_the_rest_of_a_log_does_not_pass() {
-    let db = Db::on_postgres().await;
-    let wire = Wire::to_server().await;
-    let mut attempt = db.attempt().await;
-    attempt.store = db.through_port(wire.port).await;
+    let (db, wire, attempt) = on_a_wire().await;
     let shipper = attempt.ship();
     attempt.write(Stream::Stdout, b"before\n");
     attempt.wait_for_stored(7).await;
@@ -102,10 +105,7 @@ async fn while_the_server_is_away_the_time_for_the_rest_of_a_log_does_not_pass()
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flood_while_the_server_is_away_takes_a_bounded_part_of_the_disk() {
-    let db = Db::on_postgres().await;
-    let wire = Wire::to_server().await;
-    let mut attempt = db.attempt().await;
-    attempt.store = db.through_port(wire.port).await;
+    let (db, wire, mut attempt) = on_a_wire().await;
     (attempt.config.cap, attempt.config.tail) = (ByteSize::kib(512), ByteSize::kib(128));
     attempt.config.spool_cap = ByteSize::mib(4);
     let shipper = attempt.ship();
