@@ -119,7 +119,7 @@ impl Containers {
 
     /// Whether there is an engine with the image of jobs that name none.
     pub async fn has_image(&self) -> bool {
-        self.stock.image(&self.stock.config.image).await.is_ok()
+        self.image_digest().await.is_ok()
     }
 
     /// Asks the engine whether it is there. One that is slow may be, and is.
