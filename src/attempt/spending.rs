@@ -1,12 +1,12 @@
 //! What an attempt has used of models so far, against the budgets that concern its job.
 //!
-//! The one rule: what runs is ended once it says that it has used more than any budget had left. It is held by what it says while it
-//! runs; who says that at the end only is not. What else was used of a budget is what is on record, looked at again now and then: others
+//! The one rule: what runs is ended once it says that it has used more than any budget had left, and does not come to its end with that.
+//! It is held by what it says while it runs; who says that at the end only is not. What else was used of a budget is what is on record, looked at again now and then: others
 //! that run at the same time are on record when they have ended.
 
 use std::time::Duration;
 
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tracing::debug;
 
 use super::halt::{Halt, chain};
@@ -16,6 +16,9 @@ use crate::job::completion::Usage;
 
 /// How often it is looked what the backend says: a small file is read.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// How long one that has used too much may take to come to its end by itself: what it said may have been its last word, and its work done.
+const LAST_WORD: Duration = Duration::from_millis(300);
 
 /// How often the database is asked what is on record, of backends that say anything.
 const ASK_EVERY: Duration = Duration::from_secs(15);
@@ -43,7 +46,10 @@ pub(super) async fn exceeded(attempt: &Attempt) -> String {
             }
         }
         if let Some(over) = budgets.iter().map(|budget| budget.clone().with(&used)).find(BudgetUse::is_exceeded) {
-            return over.to_string();
+            sleep(LAST_WORD).await;
+            if !attempt.backend.has_ended(&attempt.slot.result()) {
+                return over.to_string();
+            }
         }
     }
 }

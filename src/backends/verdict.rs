@@ -88,6 +88,12 @@ impl Backend {
         protocol::read_usage(so_far)
     }
 
+    /// Whether it has come to its end, as far as that is said by the result file at `result`: it may take a while to exit.
+    #[must_use]
+    pub fn has_ended(&self, result: &Path) -> bool {
+        protocol::read_result(result).is_ok()
+    }
+
     /// The files that it wants kept, however it ended, by the result file at `result`.
     #[must_use]
     pub fn artifacts(&self, result: &Path) -> Vec<NamedFile> {

@@ -45,15 +45,15 @@ const WAITING: usize = 64;
 pub fn run(mut args: impl Iterator<Item = OsString>, env: &BTreeMap<String, String>) -> ExitCode {
     let (Some(order), Some(events)) = (args.next(), args.next()) else { return ExitCode::from(2) };
     let Some(result) = env.get("SAWMILL_RESULT") else { return ExitCode::from(2) };
-    let report = match Run::prepare(Path::new(&order), Path::new(&events), env).and_then(Run::finish) {
-        Ok(report) => report,
-        Err(why) => Report { end: Some(AgentEnd::Failed(why)), ..Report::default() },
-    };
-    match leave(Path::new(result), report) {
+    let result = Path::new(result);
+    let left = Run::prepare(Path::new(&order), Path::new(&events), env)
+        .and_then(|run| run.finish(result))
+        .or_else(|why| leave(result, &Report { end: Some(AgentEnd::Failed(why)), ..Report::default() }));
+    match left {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
+        Err(why) => {
             // Nobody is left to tell where standard error does not take it.
-            writeln!(io::stderr(), "cannot leave the result at {result}: {error}").ok();
+            writeln!(io::stderr(), "{why}").ok();
             ExitCode::FAILURE
         }
     }
@@ -90,8 +90,9 @@ impl Run {
         Ok(Self { agent, env, start, events, log: Log::default(), so_far, told: None, before, questions: order.questions })
     }
 
-    /// Runs it. Whatever it came to, the program that was started has ended when this returns.
-    fn finish(mut self) -> Result<Report, String> {
+    /// Runs it, and leaves at `result` what it came to: as soon as that is known, which may be a while before it has exited. Whatever it
+    /// came to, the program that was started has ended when this returns.
+    fn finish(mut self, result: &Path) -> Result<(), String> {
         let mut child = spawn(&self.start)?;
         // Before it reads anything it may write more than a pipe holds.
         let (stdin, text) = (child.stdin.take(), std::mem::take(&mut self.start.stdin));
@@ -103,24 +104,34 @@ impl Run {
         });
         let lines = lines_of(child.stdout.take());
         let mut reader = self.agent.reader(&self.env);
-        let read = self.read(&lines, reader.as_mut(), &mut child);
+        let read = self.read(&lines, reader.as_mut(), &mut child, result);
         let until = read.as_ref().ok().copied().flatten().unwrap_or_else(|| Instant::now() + LINGER);
         let status = end(&mut child, until, &mut self.log);
         self.write_log()?;
         read?;
-        let mut report = reader.report();
-        report.usage = self.of_this_run(report.usage);
-        if self.questions {
-            report.end = report.end.map(asking);
-        }
+        let mut report = self.report(reader.as_ref());
         if report.end.is_none() {
             report.end = Some(AgentEnd::Failed(format!("it ended without a last event: {}", told(status?))));
         }
-        Ok(report)
+        leave(result, &report)
     }
 
-    /// Reads events until a while after the last one, or until no more can come. Answers when that while is over, where it began.
-    fn read(&mut self, lines: &Receiver<Vec<u8>>, reader: &mut dyn Reader, child: &mut Child) -> Result<Option<Instant>, String> {
+    /// What it came to, as far as its events say that.
+    fn report(&self, reader: &dyn Reader) -> Report {
+        let report = reader.report();
+        let end = if self.questions { report.end.map(asking) } else { report.end };
+        Report { end, usage: self.of_this_run(report.usage), session: report.session }
+    }
+
+    /// Reads events until a while after the last one, or until no more can come. Answers when that while is over, where it began: what it
+    /// came to is left at `result` by then.
+    fn read(
+        &mut self,
+        lines: &Receiver<Vec<u8>>,
+        reader: &mut dyn Reader,
+        child: &mut Child,
+        result: &Path,
+    ) -> Result<Option<Instant>, String> {
         let mut until = None::<Instant>;
         loop {
             match lines.recv_timeout(LOOK_EVERY) {
@@ -136,6 +147,7 @@ impl Run {
                     self.write_log()?;
                     self.tell_usage(reader)?;
                     if flow == Flow::Over {
+                        leave(result, &self.report(reader))?;
                         until = until.or_else(|| Some(Instant::now() + LINGER));
                     }
                 }
@@ -259,8 +271,8 @@ fn write_file(path: &PathBuf, text: &str) -> io::Result<()> {
 }
 
 /// Leaves the result as the executor protocol has it.
-fn leave(path: &Path, report: Report) -> io::Result<()> {
-    let end = report.end.unwrap_or_else(|| AgentEnd::Failed("it came to no end".to_owned()));
+fn leave(path: &Path, report: &Report) -> Result<(), String> {
+    let end = report.end.clone().unwrap_or_else(|| AgentEnd::Failed("it came to no end".to_owned()));
     let (ok, summary, retry_at, clarification) = match end {
         AgentEnd::Done(summary) => (true, summary, None, None),
         AgentEnd::Asks(question) => (false, String::new(), None, Some(question)),
@@ -270,7 +282,7 @@ fn leave(path: &Path, report: Report) -> io::Result<()> {
     };
     let document = json!({ "schema": 1, "ok": ok, "summary": summary, "usage": report.usage, "retry_at": retry_at,
         "clarification": clarification, "session": report.session });
-    put(path, &document)
+    put(path, &document).map_err(|error| format!("cannot leave the result at {}: {error}", path.display()))
 }
 
 /// Puts a document there whole: whoever looks finds the one before it, or this one.
@@ -286,6 +298,7 @@ pub(in crate::backends) mod tests {
 
     use super::*;
     use crate::backends::config::Kind;
+    use crate::backends::protocol::{ResultDocument, read_result};
 
     /// What an agent's reader makes of these events: the log, and what the run came to.
     pub(in crate::backends) fn read_all(agent: &dyn Agent, events: &str) -> (String, Report) {
@@ -312,8 +325,8 @@ pub(in crate::backends) mod tests {
         }
     }
 
-    /// Runs a script in the place of Claude Code, and gives what is left: the report, the events, and how long it took.
-    fn run_script(script: &str) -> (Result<Report, String>, String, Duration) {
+    /// Runs a script in the place of Claude Code, and gives what is left: the result, the events, and how long it took.
+    fn run_script(script: &str) -> (ResultDocument, String, Duration) {
         let dir = tempfile::tempdir().expect("a directory");
         let program = dir.path().join("claude");
         fs::write(&program, format!("#!/bin/sh\n{script}\n")).expect("a program");
@@ -321,13 +334,15 @@ pub(in crate::backends) mod tests {
         let order = Order { command: vec![program.to_string_lossy().into_owned()], ..an_order(Kind::Claude) };
         let (path, events) = (dir.path().join("agent.json"), dir.path().join("events.jsonl"));
         fs::write(&path, serde_json::to_vec(&order).expect("JSON")).expect("an order");
-        let begun = Instant::now();
-        let report = Run::prepare(&path, &events, &BTreeMap::new()).and_then(Run::finish);
-        (report, fs::read_to_string(events).expect("events"), begun.elapsed())
+        let (begun, result) = (Instant::now(), dir.path().join("result.json"));
+        Run::prepare(&path, &events, &BTreeMap::new()).and_then(|run| run.finish(&result)).expect("it ran");
+        (read_result(&result).expect("a result"), fs::read_to_string(events).expect("events"), begun.elapsed())
     }
 
-    fn end_of(script: &str) -> AgentEnd {
-        run_script(script).0.expect("a report").end.expect("an end")
+    /// Whether it did it, and what it said.
+    fn end_of(script: &str) -> (bool, String) {
+        let result = run_script(script).0;
+        (result.ok, result.summary)
     }
 
     const LAST: &str = r#"echo '{"type":"result","subtype":"success","is_error":false,"result":"done"}'"#;
@@ -335,7 +350,7 @@ pub(in crate::backends) mod tests {
     #[test]
     fn an_agent_is_told_by_its_standard_input_which_is_closed_then() {
         let echo = r#"text=$(cat); printf '{"type":"result","subtype":"success","result":"told: %s"}\n' "$text""#;
-        assert_eq!(end_of(echo), AgentEnd::Done("told: do it".to_owned()));
+        assert_eq!(end_of(echo), (true, "told: do it".to_owned()));
     }
 
     #[test]
@@ -349,13 +364,14 @@ pub(in crate::backends) mod tests {
         };
         let check = |kind: Kind, event: &str, flag: &str, expected: u64| {
             let dir = tempfile::tempdir().expect("a directory");
-            let (path, events) = (dir.path().join("agent.json"), dir.path().join("events.jsonl"));
+            let [path, events, result] = ["agent.json", "events.jsonl", "result.json"].map(|name| dir.path().join(name));
             fs::write(&path, serde_json::to_vec(&order(kind)).expect("JSON")).expect("an order");
             let mut run = Run::prepare(&path, &events, &BTreeMap::new()).expect("prepared");
             let at = run.start.argv.iter().position(|argument| argument == flag).expect("it resumes");
             assert_eq!(run.start.argv[at + 1], "s-1");
             run.start.env.push(("USED".to_owned(), event.to_owned()));
-            let usage = run.finish().expect("a report").usage.expect("usage");
+            run.finish(&result).expect("it ran");
+            let usage = read_result(&result).expect("a result").usage.expect("usage");
             assert_eq!(usage.prompt_tokens, expected);
         };
         let codex = r#"{"type":"turn.completed","usage":{"input_tokens":300,"output_tokens":1}}"#;
@@ -365,60 +381,59 @@ pub(in crate::backends) mod tests {
     }
 
     #[test]
-    fn what_it_has_used_is_there_to_be_read_while_it_runs() {
+    fn what_it_has_used_is_there_to_be_read_while_it_runs_and_its_result_before_it_has_exited() {
         let dir = tempfile::tempdir().expect("a directory");
-        let (path, usage) = (dir.path().join("agent.json"), dir.path().join("usage.json"));
-        // It goes on only once somebody could have read it.
+        let [path, events, usage, result] =
+            ["agent.json", "events.jsonl", "usage.json", "result.json"].map(|name| dir.path().join(name));
+        // It goes on only once somebody could have read it, and exits only once somebody could know that it has ended.
         let said = r#"{"type":"assistant","message":{"id":"m","usage":{"input_tokens":70,"output_tokens":5},"content":[]}}"#;
-        let script = format!("cat > /dev/null; echo '{said}'; until grep -q 70 {}; do sleep 0.1; done; {LAST}", usage.display());
+        let waits = |file: &Path, word: &str| format!("until grep -q {word} {}; do sleep 0.1; done 2> /dev/null", file.display());
+        let script = format!("cat > /dev/null; echo '{said}'; {}; {LAST}; {}", waits(&usage, "70"), waits(&result, "done"));
         let order = Order { command: ["sh", "-c", &script, "sh"].map(str::to_owned).to_vec(), ..an_order(Kind::Claude) };
         fs::write(&path, serde_json::to_vec(&order).expect("JSON")).expect("an order");
         let env = BTreeMap::from([("SAWMILL_USAGE".to_owned(), usage.to_string_lossy().into_owned())]);
-        let run = Run::prepare(&path, &dir.path().join("events.jsonl"), &env).expect("prepared");
-        assert_eq!(run.finish().expect("a report").end, Some(AgentEnd::Done("done".to_owned())));
+        let begun = Instant::now();
+        Run::prepare(&path, &events, &env).and_then(|run| run.finish(&result)).expect("it ran");
+        assert!(begun.elapsed() < LINGER, "it had to be ended");
+        assert!(read_result(&result).expect("a result").ok);
     }
 
     #[test]
     fn an_agent_that_says_nothing_of_its_end_has_failed_whatever_its_status() {
-        assert_eq!(end_of("echo no event; exit 0"), AgentEnd::Failed("it ended without a last event: exit status 0".to_owned()));
-        assert_eq!(end_of("exit 3"), AgentEnd::Failed("it ended without a last event: exit status 3".to_owned()));
-        assert!(matches!(end_of("kill -9 $$"), AgentEnd::Failed(why) if why.contains("signal: 9")));
+        assert_eq!(end_of("echo no event; exit 0"), (false, "it ended without a last event: exit status 0".to_owned()));
+        assert_eq!(end_of("exit 3"), (false, "it ended without a last event: exit status 3".to_owned()));
+        assert!(end_of("kill -9 $$").1.contains("signal: 9"));
     }
 
     #[test]
     fn a_last_message_that_is_a_question_asks_where_that_is_allowed() {
         let says = |text: &str| format!(r#"echo '{{"type":"result","subtype":"success","result":"{text}"}}'"#);
-        assert_eq!(end_of(&says("QUESTION: Up or down?")), AgentEnd::Asks("Up or down?".to_owned()));
-        assert_eq!(end_of(&says("QUESTION: ")), AgentEnd::Done("QUESTION: ".to_owned()));
+        let (asks, _, _) = run_script(&says("QUESTION: Up or down?"));
+        assert_eq!((asks.ok, asks.clarification.as_deref()), (false, Some("Up or down?")));
+        assert_eq!(end_of(&says("QUESTION: ")), (true, "QUESTION: ".to_owned()));
         let later = "Done. QUESTION: was that right?";
-        assert_eq!(end_of(&says(later)), AgentEnd::Done(later.to_owned()));
+        assert_eq!(end_of(&says(later)), (true, later.to_owned()));
         assert_eq!(asking(AgentEnd::Failed("QUESTION: x".to_owned())), AgentEnd::Failed("QUESTION: x".to_owned()));
-
-        let dir = tempfile::tempdir().expect("a directory");
-        let path = dir.path().join("result.json");
-        leave(&path, Report { end: Some(AgentEnd::Asks("Up or down?".to_owned())), ..Report::default() }).expect("written");
-        let result = crate::backends::protocol::read_result(&path).expect("a result");
-        assert_eq!((result.ok, result.clarification.as_deref()), (false, Some("Up or down?")));
     }
 
     #[test]
     fn all_events_are_kept_as_they_came() {
-        let (report, events, _) = run_script(&format!("echo '{{\"type\":\"new\"}}'; echo no event; {LAST}"));
-        assert!(matches!(report.expect("a report").end, Some(AgentEnd::Done(_))));
+        let (result, events, _) = run_script(&format!("echo '{{\"type\":\"new\"}}'; echo no event; {LAST}"));
+        assert!(result.ok);
         assert!(events.starts_with("{\"type\":\"new\"}\nno event\n{\"type\":\"result\""), "{events}");
     }
 
     #[test]
     fn an_agent_that_does_not_exit_after_its_last_event_is_ended() {
-        let (report, _, took) = run_script(&format!("{LAST}; exec sleep 600"));
-        assert_eq!(report.expect("a report").end, Some(AgentEnd::Done("done".to_owned())));
+        let (result, _, took) = run_script(&format!("{LAST}; exec sleep 600"));
+        assert_eq!((result.ok, result.summary.as_str()), (true, "done"));
         assert!(took >= LINGER && took < Duration::from_secs(60), "{took:?}");
     }
 
     #[test]
     fn a_process_that_an_agent_left_does_not_hold_its_end_up() {
-        let (report, _, took) = run_script(&format!("sleep 30 2> /dev/null & {LAST}"));
-        assert_eq!(report.expect("a report").end, Some(AgentEnd::Done("done".to_owned())));
+        let (result, _, took) = run_script(&format!("sleep 30 2> /dev/null & {LAST}"));
+        assert_eq!((result.ok, result.summary.as_str()), (true, "done"));
         assert!(took < Duration::from_secs(25), "{took:?}");
     }
 }
