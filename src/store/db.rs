@@ -18,7 +18,7 @@ use tracing::subscriber::NoSubscriber;
 use super::address::Address;
 use super::error::StoreError;
 use super::kept::Kept;
-use super::listener::LeaseClock;
+use super::lease_clock::LeaseClock;
 use super::statement::{Arg, Row, for_postgres, for_sqlite, text_for_sqlite};
 use crate::clock::Timestamp;
 

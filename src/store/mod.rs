@@ -37,6 +37,7 @@ mod history;
 mod jobs;
 mod kept;
 mod learn;
+mod lease_clock;
 mod limits;
 mod line;
 mod listener;
@@ -76,7 +77,8 @@ use self::depth::Depth;
 use self::hints::Hinter;
 use self::history::Recent;
 use self::learn::Learnt;
-use self::listener::{LeaseClock, Listener};
+use self::lease_clock::LeaseClock;
+use self::listener::Listener;
 use self::notifier::Notifier;
 use self::routes::Routes;
 use self::statement::args;
@@ -134,8 +136,10 @@ struct Inner {
     notifier: Option<Arc<Notifier>>,
     ends: Arc<Together<finish::Pending>>,
     arrivals: Arc<Together<enqueue::Pending>>,
-    /// Ends the listener or watcher when the last clone goes.
-    listening: DropGuard,
+    /// Hears of the changes of other processes; none where they are seen.
+    listener: Option<Listener>,
+    /// Ends what runs in the background when the last clone goes.
+    background: DropGuard,
 }
 
 impl Store {
@@ -160,10 +164,10 @@ impl Store {
         let db = Db::open(&address, &label).await?;
         let hinter = Hinter::new();
         let stop = CancellationToken::new();
-        let (clock, notifier) = match address {
+        let (clock, notifier, listener) = match address {
             Address::Sqlite(path) => {
                 tokio::spawn(watcher::watch_loop(db.clone(), path, hinter.clone(), stop.clone()));
-                (LeaseClock::Host, None)
+                (LeaseClock::Host, None, None)
             }
             Address::Postgres(options) => {
                 let clock = db.server_clock().await?;
@@ -174,14 +178,14 @@ impl Store {
                     channel: channel.clone(),
                     own_payload: payload.clone(),
                     hinter: hinter.clone(),
-                    clock: clock.clone(),
                     stop: stop.clone(),
+                    started: Arc::default(),
                 };
-                tokio::spawn(listener.listen_loop());
+                tokio::spawn(lease_clock::sample_loop(db.clone(), clock.clone(), stop.clone()));
                 let notifier = Arc::new(Notifier::new(db.clone(), channel, payload));
                 let (teller, stopped) = (notifier.clone(), stop.clone());
                 tokio::spawn(async move { teller.tell_loop(stopped).await });
-                (clock, Some(notifier))
+                (clock, Some(notifier), Some(listener))
             }
         };
         let inner = Inner {
@@ -202,7 +206,8 @@ impl Store {
             notifier,
             ends: Arc::default(),
             arrivals: Arc::default(),
-            listening: stop.drop_guard(),
+            listener,
+            background: stop.drop_guard(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -250,15 +255,16 @@ impl Store {
         self.inner.db.is_down().await
     }
 
-    /// Hints from now on. Take them out before looking at what they are to be hints about.
+    /// Hints from now on. Take them out before looking at what they are to be hints about. To be called within a runtime of tokio.
     #[must_use]
     pub fn hints(&self) -> Hints {
+        self.inner.listen();
         self.inner.hinter.subscribe()
     }
 
     /// Closes all connections, for all clones, once the calls that use them are over.
     pub async fn close(self) {
-        self.inner.close_listener();
+        self.inner.background.token().cancel();
         self.inner.db.close().await;
     }
 
@@ -309,8 +315,11 @@ impl Store {
 }
 
 impl Inner {
-    fn close_listener(&self) {
-        self.listening.token().cancel();
+    /// Hears of what other processes change from now on, if not soon after: what it misses by that is hinted at then.
+    fn listen(&self) {
+        if let Some(listener) = &self.listener {
+            listener.start();
+        }
     }
 }
 

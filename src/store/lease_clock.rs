@@ -1,0 +1,141 @@
+//! The clock by which leases run.
+//!
+//! The one rule: it is the database's, whatever the clocks of hosts say. The server's is read now and then; between two readings this host's
+//! monotonic clock carries it on.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use sqlx::{Executor, Postgres};
+use tokio_util::sync::CancellationToken;
+
+use super::db::{Db, in_time};
+use crate::clock::{Timestamp, millis};
+
+/// How often the server's clock is read.
+const SAMPLE: Duration = Duration::from_secs(30);
+/// Two clocks drift apart by less than one part in so many.
+const DRIFT: u32 = 1_000;
+/// Two readings in whole milliseconds may differ by so much.
+const ROUNDING: Duration = Duration::from_millis(2);
+const CLOCK: &str = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::BIGINT";
+
+/// The clock by which leases run.
+#[derive(Debug, Clone)]
+pub(super) enum LeaseClock {
+    /// This host's: all who share a SQLite file are on it.
+    Host,
+    /// The server's, carried on between two readings by this host's monotonic clock.
+    Server {
+        /// When this process began to count.
+        since: Instant,
+        /// The best reading so far.
+        reading: Arc<Mutex<Reading>>,
+    },
+}
+
+/// A reading of the server's clock. Times are counted from when this process began to count.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Reading {
+    /// What the server's clock said when this process began to count, in milliseconds since the epoch.
+    epoch_ms: i64,
+    /// How far off that may be.
+    error: Duration,
+    read_at: Duration,
+}
+
+impl Reading {
+    /// The server read its clock at some moment between question and answer: half-way is wrong by half of that time at most.
+    fn new(server_ms: i64, asked: Duration, answered: Duration) -> Self {
+        let error = answered.saturating_sub(asked) / 2;
+        Self { epoch_ms: server_ms - millis(asked + error), error, read_at: answered }
+    }
+
+    /// The better one of this and a later one. An answer that was long under way says little: a clock that followed it would
+    /// run ahead by seconds, and would take leases of others for over that hold. Where not both can be true the server's clock was set.
+    fn or(self, later: Self) -> Self {
+        let drifted = later.read_at.saturating_sub(self.read_at) / DRIFT;
+        let apart = Duration::from_millis(later.epoch_ms.abs_diff(self.epoch_ms));
+        let was_set = apart > self.error + later.error + drifted + ROUNDING;
+        if was_set || later.error <= self.error + drifted { later } else { self }
+    }
+}
+
+impl LeaseClock {
+    /// Reads the server's clock for the first time.
+    pub(super) async fn of_server(executor: impl Executor<'_, Database = Postgres>) -> Result<Self, sqlx::Error> {
+        let since = Instant::now();
+        let reading = read(since, executor).await?;
+        Ok(Self::Server { since, reading: Arc::new(Mutex::new(reading)) })
+    }
+
+    pub(super) fn now(&self) -> Timestamp {
+        match self {
+            Self::Host => Timestamp::now(),
+            Self::Server { since, reading } => {
+                let reading = *reading.lock().unwrap_or_else(PoisonError::into_inner);
+                Timestamp(reading.epoch_ms + millis(since.elapsed()))
+            }
+        }
+    }
+
+    /// Reads the server's clock again.
+    pub(super) async fn sample(&self, executor: impl Executor<'_, Database = Postgres>) -> Result<(), sqlx::Error> {
+        if let Self::Server { since, reading } = self {
+            let later = read(*since, executor).await?;
+            let mut reading = reading.lock().unwrap_or_else(PoisonError::into_inner);
+            *reading = reading.or(later);
+        }
+        Ok(())
+    }
+}
+
+/// Asks the server for the time.
+async fn read(since: Instant, executor: impl Executor<'_, Database = Postgres>) -> Result<Reading, sqlx::Error> {
+    let asked = since.elapsed();
+    let server_ms: i64 = in_time(sqlx::query_scalar(CLOCK).fetch_one(executor)).await?;
+    Ok(Reading::new(server_ms, asked, since.elapsed()))
+}
+
+/// Reads the server's clock again and again, until `stop`.
+pub(super) async fn sample_loop(db: Db, clock: LeaseClock, stop: CancellationToken) {
+    while stop.run_until_cancelled(tokio::time::sleep(SAMPLE)).await.is_some() {
+        if let Err(error) = db.sample(&clock).await {
+            tracing::debug!(%error, "could not read the clock of {}; it is carried on", db.label());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reading(server_ms: i64, asked_ms: u64, answered_ms: u64) -> Reading {
+        Reading::new(server_ms, Duration::from_millis(asked_ms), Duration::from_millis(answered_ms))
+    }
+
+    #[test]
+    fn an_answer_that_was_long_under_way_does_not_move_the_clock() {
+        let good = reading(100_000, 0, 2);
+        // Held up for six seconds on the way there, and answered at once: half-way is three seconds off.
+        let late = reading(136_000, 30_000, 36_000);
+        assert_eq!(late.epoch_ms - good.epoch_ms, 3_001);
+        assert_eq!(good.or(late).epoch_ms, good.epoch_ms);
+    }
+
+    #[test]
+    fn the_clock_follows_a_server_whose_clock_was_set() {
+        let good = reading(100_000, 0, 2);
+        // Ten seconds ahead, and less exact than the first reading.
+        assert_eq!(good.or(reading(140_100, 30_000, 30_200)).epoch_ms, 110_000);
+        assert_eq!(good.or(reading(120_100, 30_000, 30_200)).epoch_ms, 90_000);
+    }
+
+    #[test]
+    fn the_clock_follows_readings_as_good_as_its_own_and_worse_ones_as_it_ages() {
+        let good = reading(100_000, 0, 2);
+        assert_eq!(good.or(reading(130_005, 30_000, 30_004)).epoch_ms, 100_003);
+        assert_eq!(good.or(reading(130_100, 30_000, 30_200)).epoch_ms, 99_999);
+        assert_eq!(good.or(reading(300_350, 200_000, 200_300)).epoch_ms, 100_200);
+    }
+}
