@@ -11,7 +11,7 @@ RUN cargo build --locked --release --target "$(rustc -vV | sed -n 's/^host: //p'
 
 FROM debian:trixie-slim
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends ca-certificates git git-lfs openssh-client \
+    && apt-get install -y --no-install-recommends ca-certificates git git-lfs iptables openssh-client \
     && rm -rf /var/lib/apt/lists/*
 COPY --from=build /out/sawmill /usr/local/bin/sawmill
 ENTRYPOINT ["sawmill"]
