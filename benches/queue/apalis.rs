@@ -90,7 +90,7 @@ impl OnPostgres {
             Load::Waiting(jobs) => apalis.fill(jobs).await,
             Load::Finished(jobs) => apalis.insert("'Done', 1, now(), 'past'", jobs).await,
         }
-        apalis.database.settle().await;
+        apalis.database.settle(true).await;
         apalis
     }
 
@@ -176,7 +176,7 @@ impl OnSqlite {
             Load::Waiting(jobs) => apalis.fill(jobs).await,
             Load::Finished(jobs) => apalis.insert("'Done', 1, unixepoch(), 'past'", jobs).await,
         }
-        apalis.database.settle().await;
+        apalis.database.settle(true).await;
         apalis
     }
 

@@ -76,14 +76,16 @@ impl Database {
         self.texts(&format!("SELECT CAST(({sql}) AS TEXT)")).await[0].parse().expect("a number")
     }
 
-    /// Brings the planner's statistics up to date, as the server does by itself some time after a load.
-    pub(crate) async fn settle(&self) {
+    /// Brings the planner's statistics up to date, as the server does by itself some time after a load; `counted` says whether those of a file
+    /// are to be there.
+    pub(crate) async fn settle(&self, counted: bool) {
         match self {
             Self::Server(_) => {
                 self.run("VACUUM ANALYZE").await;
                 self.run("CHECKPOINT").await;
             }
-            Self::File(_) => self.run("ANALYZE; PRAGMA wal_checkpoint(TRUNCATE)").await,
+            Self::File(_) if counted => self.run("ANALYZE; PRAGMA wal_checkpoint(TRUNCATE)").await,
+            Self::File(_) => self.run("PRAGMA wal_checkpoint(TRUNCATE)").await,
         }
     }
 

@@ -68,7 +68,7 @@ impl Graphile {
         if let Load::Waiting(jobs) = load {
             graphile.fill(jobs).await;
         }
-        graphile.database.settle().await;
+        graphile.database.settle(true).await;
         graphile
     }
 

@@ -71,7 +71,7 @@ impl Ours {
                 ours.copy(job.id, jobs - 1).await;
             }
         }
-        ours.database.settle().await;
+        ours.database.settle(false).await;
         ours
     }
 

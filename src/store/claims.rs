@@ -20,6 +20,7 @@ use super::rows::{ClaimedRow, job_columns};
 use super::spending::Budgets;
 use super::statement::{Arg, args, tuples};
 use super::types::ClaimRequest;
+use super::writer::Durability;
 use crate::clock::Timestamp;
 use crate::ids::{ClaimToken, JobId, WorkerId};
 use crate::job::spec::Priority;
@@ -51,7 +52,7 @@ const PICK: &str = "SELECT j.id, j.share, j.budgeted, j.concurrency_key, j.concu
 /// The rows are locked, and a row without a token does not run. Naming state and `held` again would let PostgreSQL look for the
 /// rows by walking all of `jobs_claim`.
 const START: &str = concat!(
-    " UPDATE jobs SET ",
+    " UPDATE jobs /*! INDEXED BY sqlite_autoindex_jobs_1 */ SET ",
     set_started!("$1", "$2", "$3", "picked_token"),
     " FROM picked WHERE id = picked_job AND token IS NULL"
 );
@@ -235,7 +236,7 @@ impl Store {
     /// first one that could be claimed as well.
     async fn look(&self, part: Wanted, page: usize, most: usize, ask: &ClaimRequest) -> Result<Look, StoreError> {
         // Whoever has the file has its host too: where a claim is undone, nobody is left who holds it.
-        let mut tx = self.db().begin_unsynced().await?;
+        let mut tx = self.db().begin_with(Durability::Nothing).await?;
         match look_within(&mut tx, part, page, most, ask, self.now()).await {
             Ok(look) => {
                 tx.commit().await?;

@@ -26,7 +26,7 @@ macro_rules! entry_columns {
 
 const LIST: &str = concat!("SELECT ", entry_columns!(), " FROM completions j WHERE ");
 const VISIBLE: &str = "SELECT j.id FROM completions j WHERE ";
-const HAND_OUT: &str = " UPDATE completions SET state = 'claimed', visible_at = NULL, consumer = $1, lease_until = $2, deliveries = deliveries + 1, \
+const HAND_OUT: &str = " UPDATE completions /*! INDEXED BY sqlite_autoindex_completions_1 */ SET state = 'claimed', visible_at = NULL, consumer = $1, lease_until = $2, deliveries = deliveries + 1, \
     token = picked_token FROM picked WHERE id = picked_id AND state = 'pending'";
 const RENEW: &str = "UPDATE completions SET lease_until = $3 WHERE id = $1 AND token = $2 AND state = 'claimed'";
 const ACK: &str = "UPDATE completions SET state = 'acked', lease_until = NULL, ended_at = coalesce(ended_at, $3) \

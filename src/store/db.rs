@@ -11,7 +11,7 @@ use std::time::Duration;
 use nix::unistd::AccessFlags;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{AssertSqlSafe, Connection, Executor, Postgres, Sqlite, Transaction};
+use sqlx::{AssertSqlSafe, Connection, Executor, Postgres, Sqlite, SqliteConnection, Transaction};
 use tracing::instrument::WithSubscriber as _;
 use tracing::subscriber::NoSubscriber;
 
@@ -20,6 +20,7 @@ use super::error::StoreError;
 use super::kept::Kept;
 use super::lease_clock::LeaseClock;
 use super::statement::{Arg, Row, for_postgres, for_sqlite, text_for_sqlite};
+use super::writer::{Durability, Turn, Writer};
 use crate::clock::Timestamp;
 
 /// How long a caller waits for a connection.
@@ -53,10 +54,6 @@ const WRITER_CACHE: &str = "-8192";
 const FILE_READERS: u32 = 4;
 /// Of these, kept between statements.
 const FILE_KEPT: usize = 2;
-/// How a transaction that writes to a file begins. IMMEDIATE takes the lock at once: one that reads first and takes it later can fail
-/// with BUSY_SNAPSHOT. Each says by itself what its commit waits for, since no one else may have the connection in between.
-const BEGIN_SYNCED: &str = "PRAGMA synchronous = FULL; BEGIN IMMEDIATE";
-const BEGIN_UNSYNCED: &str = "PRAGMA synchronous = NORMAL; BEGIN IMMEDIATE";
 /// A connection that was idle for so long is tried before it is used.
 const TRUSTED_IDLE: Duration = Duration::from_secs(5);
 
@@ -76,7 +73,7 @@ pub(super) struct Db {
 
 #[derive(Debug, Clone)]
 enum Pools {
-    Sqlite { writer: SqlitePool, readers: SqlitePool, kept: Arc<Kept<Sqlite>> },
+    Sqlite { writer: Arc<Writer>, readers: SqlitePool, kept: Arc<Kept<Sqlite>> },
     Postgres { pool: PgPool, kept: Arc<Kept<Postgres>> },
 }
 
@@ -121,7 +118,10 @@ impl Db {
         let error = StoreError::from_driver(&self.label, error);
         if error.is_transient() {
             match &self.pools {
-                Pools::Sqlite { kept, .. } => kept.clear(),
+                Pools::Sqlite { writer, kept, .. } => {
+                    writer.distrust();
+                    kept.clear();
+                }
                 Pools::Postgres { kept, .. } => kept.clear(),
             }
         }
@@ -130,29 +130,42 @@ impl Db {
 
     /// Begins a transaction that may write.
     pub(super) async fn begin(&self) -> Result<Tx, StoreError> {
+        self.begin_with(Durability::Disk).await
+    }
+
+    /// Begins a transaction that may write. On PostgreSQL its commit waits for the disk whatever is asked.
+    pub(super) async fn begin_with(&self, durability: Durability) -> Result<Tx, StoreError> {
         let inner = match &self.pools {
-            Pools::Sqlite { writer, .. } => in_time(writer.begin_with(BEGIN_SYNCED)).await.map(AnyTx::Sqlite),
+            Pools::Sqlite { writer, .. } => begin_turn(writer, durability).await.map(AnyTx::Write),
             Pools::Postgres { pool, .. } => in_time(begin_whole(pool.clone(), "BEGIN")).await.map(AnyTx::Postgres),
         };
         let inner = inner.map_err(|error| self.failure(error))?;
         Ok(Tx { inner, db: self.clone() })
     }
 
-    /// Begins a transaction that may write. Where the database is a file its commit does not wait for the disk: when the host loses
-    /// its power, but not when a process is killed, it may be undone, with all that came after it. What is committed by
-    /// [`Db::begin`] afterwards makes it last too.
-    pub(super) async fn begin_unsynced(&self) -> Result<Tx, StoreError> {
-        let Pools::Sqlite { writer, .. } = &self.pools else { return self.begin().await };
-        let inner = in_time(writer.begin_with(BEGIN_UNSYNCED)).await.map(AnyTx::Sqlite);
-        let inner = inner.map_err(|error| self.failure(error))?;
-        Ok(Tx { inner, db: self.clone() })
+    /// Runs several statements in one transaction on a file, in one call, and answers with the rows that they yield: all of them have
+    /// happened then, or none has. No server takes several with arguments.
+    pub(super) async fn in_one_call<R: Row>(
+        &self,
+        durability: Durability,
+        sql: &str,
+        args: Vec<Arg>,
+    ) -> Result<Vec<R>, StoreError> {
+        let rows = match &self.pools {
+            Pools::Sqlite { writer, .. } => match writer.turn().await {
+                Ok(turn) => turn.all(durability, sql, args).await,
+                Err(error) => Err(error),
+            },
+            Pools::Postgres { .. } => Err(sqlx::Error::InvalidArgument("several statements in one call".to_owned())),
+        };
+        rows.map_err(|error| self.failure(error))
     }
 
     /// Begins a transaction that only reads, and sees one moment throughout. It waits for nobody, and nobody for it.
     pub(super) async fn snapshot(&self) -> Result<Tx, StoreError> {
         let inner = match &self.pools {
             // The moment is that of the first read.
-            Pools::Sqlite { readers, .. } => in_time(readers.begin_with("BEGIN DEFERRED")).await.map(AnyTx::Sqlite),
+            Pools::Sqlite { readers, .. } => in_time(readers.begin_with("BEGIN DEFERRED")).await.map(AnyTx::Read),
             Pools::Postgres { pool, .. } => {
                 let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
                 in_time(begin_whole(pool.clone(), begin)).await.map(AnyTx::Postgres)
@@ -231,8 +244,7 @@ impl Db {
     /// What changes with every commit of another process to a SQLite file; none for a server, which tells of itself.
     pub(super) async fn data_version(&self) -> Result<Option<i64>, StoreError> {
         let Pools::Sqlite { writer, .. } = &self.pools else { return Ok(None) };
-        let version = in_time(sqlx::query_scalar("PRAGMA data_version").fetch_one(writer)).await;
-        version.map(Some).map_err(|error| self.failure(error))
+        version_of(writer).await.map(Some).map_err(|error| self.failure(error))
     }
 
     /// Closes all connections, waiting for those in use.
@@ -269,6 +281,9 @@ async fn make_private(path: &Path) -> std::io::Result<()> {
 async fn open_file(options: SqliteConnectOptions) -> Result<Pools, sqlx::Error> {
     // Set per connection, not once through a pool that has several.
     let options = options.busy_timeout(BUSY).foreign_keys(true).synchronous(SqliteSynchronous::Full);
+    // Where somebody lists the threads of a process.
+    let name = options.get_filename().display().to_string();
+    let options = options.thread_name(move |number| format!("sqlite-{number} {name}"));
     let pool =
         || SqlitePoolOptions::new().acquire_timeout(ACQUIRE).idle_timeout(None).max_lifetime(None).test_before_acquire(false);
     let writing = options
@@ -278,8 +293,8 @@ async fn open_file(options: SqliteConnectOptions) -> Result<Pools, sqlx::Error> 
         .pragma("journal_size_limit", "67108864")
         .pragma("wal_autocheckpoint", CHECKPOINT)
         .pragma("cache_size", WRITER_CACHE);
-    let writer = in_time(pool().max_connections(1).connect_with(writing)).await?;
-    in_time(sqlx::raw_sql(FORGET).execute(&writer)).await?;
+    let writer = Arc::new(Writer::open(pool(), writing, ACQUIRE).await?);
+    in_time(sqlx::raw_sql(FORGET).execute(writer.turn().await?.connection()?)).await?;
     // Opened for writing all the same: a connection opened read-only cannot recover the log of a process that died.
     let readers = pool().max_connections(FILE_READERS).connect_lazy_with(options.pragma("query_only", "on"));
     Ok(Pools::Sqlite { writer, readers, kept: Arc::new(Kept::new(FILE_KEPT)) })
@@ -309,6 +324,18 @@ async fn open_server(options: PgConnectOptions) -> Result<Pools, sqlx::Error> {
     Ok(Pools::Postgres { pool, kept: Arc::new(Kept::new(SERVER_KEPT)) })
 }
 
+async fn version_of(writer: &Arc<Writer>) -> Result<i64, sqlx::Error> {
+    let mut turn = writer.turn().await?;
+    in_time(sqlx::query_scalar("PRAGMA data_version").fetch_one(turn.connection()?)).await
+}
+
+/// Begins a transaction on a file when its turn comes.
+async fn begin_turn(writer: &Arc<Writer>, durability: Durability) -> Result<Turn, sqlx::Error> {
+    let mut turn = writer.turn().await?;
+    turn.begin(durability).await?;
+    Ok(turn)
+}
+
 /// Begins a transaction in a task of its own, which comes to its end when nobody waits for it any more. The driver does not
 /// undo a BEGIN whose answer nobody waits for: the connection would go back into the pool with a transaction open, and would
 /// be ended by the server some time later, under somebody else.
@@ -332,27 +359,38 @@ pub(super) struct Tx {
 }
 
 enum AnyTx {
-    Sqlite(Transaction<'static, Sqlite>),
+    Write(Turn),
+    Read(Transaction<'static, Sqlite>),
     Postgres(Transaction<'static, Postgres>),
+}
+
+impl AnyTx {
+    async fn run(&mut self, sql: &str, args: Vec<Arg>) -> Result<u64, sqlx::Error> {
+        match self {
+            Self::Write(turn) => sqlite_run(turn.connection()?, sql, args).await,
+            Self::Read(tx) => sqlite_run(tx, sql, args).await,
+            Self::Postgres(tx) => postgres_run(tx, sql, args).await,
+        }
+    }
+
+    async fn all<R: Row>(&mut self, sql: &str, args: Vec<Arg>) -> Result<Vec<R>, sqlx::Error> {
+        match self {
+            Self::Write(turn) => sqlite_all(turn.connection()?, sql, args).await,
+            Self::Read(tx) => sqlite_all(&mut **tx, sql, args).await,
+            Self::Postgres(tx) => postgres_all(&mut **tx, sql, args).await,
+        }
+    }
 }
 
 impl Tx {
     /// Runs a statement and counts the rows that it changed.
     pub(super) async fn run(&mut self, sql: &str, args: Vec<Arg>) -> Result<u64, StoreError> {
-        let changed = match &mut self.inner {
-            AnyTx::Sqlite(tx) => sqlite_run(tx, sql, args).await,
-            AnyTx::Postgres(tx) => postgres_run(tx, sql, args).await,
-        };
-        changed.map_err(|error| self.db.failure(error))
+        self.inner.run(sql, args).await.map_err(|error| self.db.failure(error))
     }
 
     /// All rows that a statement yields.
     pub(super) async fn all<R: Row>(&mut self, sql: &str, args: Vec<Arg>) -> Result<Vec<R>, StoreError> {
-        let rows = match &mut self.inner {
-            AnyTx::Sqlite(tx) => sqlite_all(&mut **tx, sql, args).await,
-            AnyTx::Postgres(tx) => postgres_all(&mut **tx, sql, args).await,
-        };
-        rows.map_err(|error| self.db.failure(error))
+        self.inner.all(sql, args).await.map_err(|error| self.db.failure(error))
     }
 
     /// The first row that a statement yields.
@@ -364,7 +402,7 @@ impl Tx {
     pub(super) async fn all_locked<R: Row>(&mut self, sql: &str, lock: Lock, args: Vec<Arg>) -> Result<Vec<R>, StoreError> {
         match self.inner {
             // The one writer of a SQLite file is alone already, and the syntax is unknown there.
-            AnyTx::Sqlite(_) => self.all(sql, args).await,
+            AnyTx::Write(_) | AnyTx::Read(_) => self.all(sql, args).await,
             AnyTx::Postgres(_) => self.all(&format!("{sql}{}", lock.clause()), args).await,
         }
     }
@@ -377,7 +415,7 @@ impl Tx {
     /// Takes locks that are nothing but numbers, and holds them until the end of the transaction. Always in order, so that
     /// nobody waits in a circle. The one writer of a SQLite file is alone already.
     pub(super) async fn lock_names(&mut self, mut names: Vec<i32>) -> Result<(), StoreError> {
-        if let AnyTx::Sqlite(_) = self.inner {
+        if self.db.kind() == Kind::Sqlite {
             return Ok(());
         }
         names.sort_unstable();
@@ -394,7 +432,8 @@ impl Tx {
     pub(super) async fn script(&mut self, sql: &'static str) -> Result<(), sqlx::Error> {
         let quiet = NoSubscriber::default();
         match &mut self.inner {
-            AnyTx::Sqlite(tx) => sqlx::raw_sql(sql).execute(&mut **tx).with_subscriber(quiet).await.map(drop),
+            AnyTx::Write(turn) => sqlx::raw_sql(sql).execute(turn.connection()?).with_subscriber(quiet).await.map(drop),
+            AnyTx::Read(tx) => sqlx::raw_sql(sql).execute(&mut **tx).with_subscriber(quiet).await.map(drop),
             AnyTx::Postgres(tx) => sqlx::raw_sql(sql).execute(&mut **tx).with_subscriber(quiet).await.map(drop),
         }
     }
@@ -402,7 +441,8 @@ impl Tx {
     /// Undoes it, and waits until that is done.
     pub(super) async fn rollback(self) {
         let done = match self.inner {
-            AnyTx::Sqlite(tx) => in_time(tx.rollback()).await,
+            AnyTx::Write(turn) => turn.rollback().await,
+            AnyTx::Read(tx) => in_time(tx.rollback()).await,
             AnyTx::Postgres(tx) => in_time(tx.rollback()).await,
         };
         if let Err(error) = done {
@@ -414,7 +454,8 @@ impl Tx {
     /// Makes it last. When this fails as unreachable it is not known whether it did.
     pub(super) async fn commit(self) -> Result<(), StoreError> {
         let done = match self.inner {
-            AnyTx::Sqlite(tx) => in_time(tx.commit()).await,
+            AnyTx::Write(turn) => turn.commit().await,
+            AnyTx::Read(tx) => in_time(tx.commit()).await,
             AnyTx::Postgres(tx) => in_time(tx.commit()).await,
         };
         done.map_err(|error| self.db.failure(error))
@@ -450,9 +491,9 @@ impl Lock {
 // The texts of all statements are constants of this room, put together from constants and placeholders; what comes from
 // outside is bound. Hence `AssertSqlSafe`.
 
-async fn sqlite_run(tx: &mut Transaction<'static, Sqlite>, sql: &str, args: Vec<Arg>) -> Result<u64, sqlx::Error> {
+async fn sqlite_run(connection: &mut SqliteConnection, sql: &str, args: Vec<Arg>) -> Result<u64, sqlx::Error> {
     let query = sqlx::query_with(AssertSqlSafe(&*text_for_sqlite(sql)), for_sqlite(args)?);
-    Ok(in_time(query.execute(&mut **tx)).await?.rows_affected())
+    Ok(in_time(query.execute(connection)).await?.rows_affected())
 }
 
 async fn postgres_run(tx: &mut Transaction<'static, Postgres>, sql: &str, args: Vec<Arg>) -> Result<u64, sqlx::Error> {
@@ -460,7 +501,7 @@ async fn postgres_run(tx: &mut Transaction<'static, Postgres>, sql: &str, args: 
     Ok(in_time(query.execute(&mut **tx)).await?.rows_affected())
 }
 
-async fn sqlite_all<'c, R: Row>(
+pub(super) async fn sqlite_all<'c, R: Row>(
     executor: impl Executor<'c, Database = Sqlite>,
     sql: &str,
     args: Vec<Arg>,

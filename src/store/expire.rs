@@ -25,7 +25,7 @@ use crate::job::{CompletionState, JobState, LogVerdict, Outcome, OutcomeClass};
 /// All that runs is looked at, which has a worker that is not called nothing: the ends of leases are in no index.
 const DUE: &str = concat!(
     "SELECT 1 AS due WHERE EXISTS (SELECT 1 FROM jobs WHERE worker > '' AND lease_until <= $1) \
-     OR EXISTS (SELECT 1 FROM jobs WHERE state = 'queued' AND start_by <= $1) \
+     OR EXISTS (SELECT 1 FROM jobs /*! INDEXED BY jobs_start_by */ WHERE state = 'queued' AND start_by <= $1) \
      OR EXISTS (SELECT 1 FROM jobs j WHERE j.held = 'answer' AND ",
     held_until!(),
     " AND j.ready_at <= $1) OR EXISTS (SELECT 1 FROM completions WHERE lease_until <= $1)"
@@ -46,8 +46,7 @@ const EXPIRED_COMPLETIONS: &str = "SELECT j.id, j.repo, j.line, j.consumer, j.de
     WHERE j.lease_until <= $1 ORDER BY j.lease_until LIMIT $2";
 const RETURN_COMPLETION: &str = "UPDATE completions SET state = $2, visible_at = $5, consumer = NULL, token = NULL, lease_until = NULL, \
     last_error = $3, ended_at = $4 WHERE id = $1 AND state = 'claimed'";
-const LATE: &str =
-    "SELECT j.id, j.start_by FROM jobs j WHERE j.state = 'queued' AND j.start_by <= $1 ORDER BY j.start_by LIMIT $2";
+const LATE: &str = "SELECT j.id, j.start_by FROM jobs j /*! INDEXED BY jobs_start_by */ WHERE j.state = 'queued' AND j.start_by <= $1 ORDER BY j.start_by LIMIT $2";
 /// It may have started, or ended, before it was locked.
 const END_LATE: &str = "UPDATE jobs SET state = 'failed', held = NULL, finished_at = $2, outcome_class = $3, outcome_message = $4 \
     WHERE id = $1 AND state = 'queued' AND start_by IS NOT NULL";

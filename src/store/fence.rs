@@ -19,7 +19,7 @@ const HELD: &str = "SELECT j.lease_until, j.cancel_reason, j.attempts_used, j.at
     j.needed, j.share, j.concurrency_key, j.concurrency_limit FROM jobs j \
     WHERE j.id = $1 AND j.attempt = $2 AND j.token = $3 AND j.worker IS NOT DISTINCT FROM $4 AND j.state = 'running'";
 const ALL_HELD: &str = " SELECT j.token, j.lease_until, j.cancel_reason, j.attempts_used, j.attempts_max, j.resets, j.needed, j.share, \
-    j.concurrency_key, j.concurrency_limit FROM asked JOIN jobs j ON j.id = asked_job AND j.attempt = asked_attempt \
+    j.concurrency_key, j.concurrency_limit FROM asked /*! CROSS */ JOIN jobs j ON j.id = asked_job AND j.attempt = asked_attempt \
     AND j.token = asked_token AND j.worker IS NOT DISTINCT FROM asked_worker ORDER BY j.id";
 const SET_BASE: &str = "UPDATE attempts SET base = $3 WHERE job = $1 AND attempt = $2";
 const SET_RUNS_ON: &str = "UPDATE attempts SET runs_on = $3 WHERE job = $1 AND attempt = $2";

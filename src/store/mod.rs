@@ -63,6 +63,7 @@ mod verdict;
 mod walk;
 mod watcher;
 mod workers;
+mod writer;
 
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
 use std::sync::{Arc, Mutex};

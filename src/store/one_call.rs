@@ -1,21 +1,20 @@
 //! What a file is asked in one call: to claim and to end jobs that nothing else concerns.
 //!
 //! The one rule: it does what the transactions of `claims` and `finish` would do, or nothing; see `at_once`, which does the same on
-//! PostgreSQL. SQLite works in a thread of its own, and each call to it and back wakes somebody twice, which takes longer than most
-//! statements. So here several statements go there together, between a begin and a commit that undo everything when nobody waits any more.
-//! They share their arguments: `$3` is the same in all.
+//! PostgreSQL. Here several statements go there together, with their transaction (see `writer`). They share their arguments: `$3` is the
+//! same in all.
 
 use std::collections::BTreeMap;
 
 use super::Store;
 use super::at_once::{ASKED, STEPS, asked_rows, step_rows};
 use super::claims::{CLAIMED, Wanted, set_started};
-use super::db::Tx;
 use super::error::StoreError;
 use super::finish::Pending;
 use super::rows::{ClaimedRow, JobRow, job_columns};
-use super::statement::{Arg, args};
+use super::statement::args;
 use super::types::ClaimRequest;
+use super::writer::Durability;
 use crate::ids::JobId;
 use crate::job::{ClaimedJob, Job};
 
@@ -23,7 +22,7 @@ use crate::job::{ClaimedJob, Job};
 /// its rows are told among those of the worker; the other half is each row's own.
 const CLAIM: (&str, &str) = (
     concat!(
-        "UPDATE jobs SET ",
+        "UPDATE jobs INDEXED BY sqlite_autoindex_jobs_1 SET ",
         set_started!("$1", "$2", "$3", "unhex($4 || hex(randomblob(8)))"),
         " WHERE id IN (SELECT j.id FROM jobs j /*! INDEXED BY jobs_claim */ WHERE j.state = 'queued' AND j.held IS NULL AND j.route = $5 \
          AND (j.start_by IS NULL OR j.start_by > $2)"
@@ -35,27 +34,27 @@ const CLAIM: (&str, &str) = (
 const OF_THIS_CLAIM: &str = "j.worker = $1 AND hex(substr(j.token, 1, 8)) = $4 ORDER BY j.priority, j.position, j.id";
 
 /// `$1` is the time. Whose attempt is still open has ended just now; from then on its event tells.
-const END_JOBS: &str = " UPDATE jobs SET state = 'succeeded', attempts_used = attempts_used + 1, outcome_class = 'succeeded', \
+const END_JOBS: &str = " UPDATE jobs INDEXED BY sqlite_autoindex_jobs_1 SET state = 'succeeded', attempts_used = attempts_used + 1, outcome_class = 'succeeded', \
     outcome_message = to_message, commit_id = NULL, finished_at = $1, worker = NULL, token = NULL, lease_until = NULL, \
     requeue_requested_at = NULL, requeue_reason = NULL FROM asked \
     WHERE id = of_job AND attempt = of_attempt AND token = of_token AND worker IS NOT DISTINCT FROM of_worker AND needed = 0 \
     AND concurrency_key IS NULL AND NOT EXISTS (SELECT 1 FROM project_limits l WHERE l.project = share); ";
 const TELL: &str = " INSERT INTO outbox (id, job, attempt, state, created_at) SELECT event, j.id, j.attempt, j.state, $1 \
-    FROM asked JOIN jobs j ON j.id = of_job AND j.attempt = of_attempt AND j.state = 'succeeded' \
-    JOIN attempts a ON a.job = j.id AND a.attempt = j.attempt AND a.ended_at IS NULL; ";
+    FROM asked CROSS JOIN jobs j ON j.id = of_job AND j.attempt = of_attempt AND j.state = 'succeeded' \
+    CROSS JOIN attempts a ON a.job = j.id AND a.attempt = j.attempt AND a.ended_at IS NULL; ";
 const PUT_STAGES: &str = " INSERT INTO attempt_stages (job, attempt, seq, stage, started_at, ended_at, outcome, detail) \
     SELECT step_job, step_attempt, step_seq, step_stage, step_started, step_ended, step_outcome, step_detail \
-    FROM steps JOIN asked ON of_job = step_job JOIN outbox o ON o.job = of_job AND o.id = event WHERE TRUE \
+    FROM steps CROSS JOIN asked ON of_job = step_job CROSS JOIN outbox o ON o.job = of_job AND o.id = event WHERE TRUE \
     ON CONFLICT (job, attempt, seq) DO UPDATE SET stage = excluded.stage, started_at = excluded.started_at, \
     ended_at = excluded.ended_at, outcome = excluded.outcome, detail = excluded.detail; ";
-const CLOSE: &str = " UPDATE attempts SET ended_at = $1, outcome_class = 'succeeded', outcome_message = to_message, exit_code = to_code, \
+const CLOSE: &str = " UPDATE attempts INDEXED BY sqlite_autoindex_attempts_1 SET ended_at = $1, outcome_class = 'succeeded', outcome_message = to_message, exit_code = to_code, \
     signal = to_signal, peak_memory_bytes = to_memory, cpu_ms = to_cpu, salvage = to_salvage, log_verdict = to_verdict \
-    FROM asked JOIN outbox o ON o.job = of_job AND o.id = event \
+    FROM asked CROSS JOIN outbox o ON o.job = of_job AND o.id = event \
     WHERE attempts.job = of_job AND attempts.attempt = of_attempt AND ended_at IS NULL; ";
 const ENDED: &str = concat!(
     " SELECT ",
     job_columns!(),
-    " FROM asked JOIN outbox o ON o.job = of_job AND o.id = event JOIN jobs j ON j.id = of_job JOIN job_specs s ON s.job = j.id"
+    " FROM asked CROSS JOIN outbox o ON o.job = of_job AND o.id = event CROSS JOIN jobs j ON j.id = of_job CROSS JOIN job_specs s ON s.job = j.id"
 );
 
 impl Store {
@@ -70,7 +69,7 @@ impl Store {
         );
         let args = args![&ask.worker, now, now + ask.lease, &mark, wanted.route];
         // Whoever has the file has its host too: where a claim is undone, nobody is left who holds it.
-        let rows: Vec<ClaimedRow> = call(self.db().begin_unsynced().await?, &sql, args).await?;
+        let rows: Vec<ClaimedRow> = self.db().in_one_call(Durability::Nothing, &sql, args).await?;
         rows.into_iter().map(ClaimedJob::try_from).collect()
     }
 
@@ -88,21 +87,7 @@ impl Store {
             None => String::new(),
         };
         let sql = format!("{asked}{END_JOBS}{asked}{TELL}{staged}{asked}{CLOSE}{asked}{ENDED}");
-        let ended: Vec<JobRow> = call(self.db().begin().await?, &sql, args).await?;
+        let ended: Vec<JobRow> = self.db().in_one_call(Durability::Disk, &sql, args).await?;
         ended.into_iter().map(|row| Job::try_from(row).map(|job| (job.id, job))).collect()
-    }
-}
-
-/// Runs all of these statements in the transaction, and ends it.
-async fn call<R: super::statement::Row>(mut tx: Tx, sql: &str, args: Vec<Arg>) -> Result<Vec<R>, StoreError> {
-    match tx.all(sql, args).await {
-        Ok(rows) => {
-            tx.commit().await?;
-            Ok(rows)
-        }
-        Err(error) => {
-            tx.rollback().await;
-            Err(error)
-        }
     }
 }

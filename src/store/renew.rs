@@ -21,7 +21,7 @@ use crate::ids::{AttemptNo, ClaimToken, JobId, WorkerId};
 use crate::job::worker_record::Drain;
 use crate::job::{Claim, Pause};
 
-const RENEW: &str = " UPDATE jobs SET lease_until = $2 FROM asked \
+const RENEW: &str = " UPDATE jobs /*! INDEXED BY sqlite_autoindex_jobs_1 */ SET lease_until = $2 FROM asked \
     WHERE id = asked_job AND attempt = asked_attempt AND token = asked_token AND worker IS NOT DISTINCT FROM $1 AND state = 'running' \
     RETURNING token, cancel_reason, requeue_reason, \
     (SELECT a.deadline_at FROM attempts a WHERE a.job = jobs.id AND a.attempt = jobs.attempt) AS deadline_at";

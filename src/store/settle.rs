@@ -74,14 +74,14 @@ fn poison(outcome: &Outcome, times: u32) -> Outcome {
 
 /// A job with what becomes of it; the rows are named so that none of them is a column of `jobs`.
 const SET_JOBS: &str = concat!(
-    " UPDATE jobs SET state = to_state, held = to_held, ready_at = coalesce(to_ready, ready_at), attempts_used = to_used, \
+    " UPDATE jobs /*! INDEXED BY sqlite_autoindex_jobs_1 */ SET state = to_state, held = to_held, ready_at = coalesce(to_ready, ready_at), attempts_used = to_used, \
      resets = to_resets, outcome_class = to_class, outcome_message = to_message, commit_id = to_commit, finished_at = to_finished, \
      worker = NULL, token = NULL, lease_until = NULL, requeue_requested_at = NULL, requeue_reason = NULL, \
      position = CASE WHEN to_state = 'queued' THEN ",
     turn::back!(),
     " ELSE jobs.position END FROM ends WHERE id = of_job AND attempt = of_attempt AND token IS NOT NULL"
 );
-const CLOSE_ATTEMPTS: &str = " UPDATE attempts SET ended_at = to_ended, outcome_class = to_class, outcome_message = to_message, \
+const CLOSE_ATTEMPTS: &str = " UPDATE attempts /*! INDEXED BY sqlite_autoindex_attempts_1 */ SET ended_at = to_ended, outcome_class = to_class, outcome_message = to_message, \
     exit_code = to_code, signal = to_signal, peak_memory_bytes = to_memory, cpu_ms = to_cpu, salvage = to_salvage, \
     log_verdict = to_verdict FROM ends WHERE job = of_job AND attempt = of_attempt AND ended_at IS NULL";
 

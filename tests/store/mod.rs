@@ -27,6 +27,7 @@ mod model;
 mod pauses;
 mod plans;
 mod retention;
+mod said;
 mod scheduling;
 mod schema;
 mod workers;

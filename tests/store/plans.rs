@@ -3,9 +3,15 @@
 
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row, SqliteConnection};
 
-use super::{LONG, Place, Queue, ask, asking, delivered, finish};
-use sawmill::job::{LogChunk, OutcomeClass, Stream};
-use sawmill::store::{Change, CompletionFilter, JobFilter, Run, Selection, Swept};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+
+use super::{LONG, Place, Queue, ask, asking, delivered, finish, said};
+use sawmill::clock::Timestamp;
+use sawmill::job::{LogChunk, OutcomeClass, Stage, StageRecord, Stream};
+use sawmill::store::{AuditCursor, Change, CompletionFilter, Finish, JobFilter, RelieveCursor, Run, Selection, Swept};
 
 const BACKLOG: usize = 20_000;
 
@@ -190,6 +196,111 @@ async fn sqlite_finds_the_next_job_by_the_index_made_for_it() {
         // Where two rows have the same place in the index their order may take a sort of these alone.
         assert!(!plan.iter().any(|step| step == "USE TEMP B-TREE FOR ORDER BY"), "{statement}: {plan:?}");
     }
+    queue.end().await;
+}
+
+/// As many as one statement takes, of everything that comes in numbers.
+async fn many_at_once(queue: &Queue) {
+    const MANY: u32 = 70;
+    join_all((0..MANY).map(|_| queue.enqueue())).await;
+    let claimed = queue.store.claim(&ask("w", MANY, LONG)).await.expect("claimed");
+    let claims: Vec<_> = claimed.iter().map(|claimed| claimed.claim.clone()).collect();
+    queue.store.renew(&claims[0].worker, &claims, LONG).await.expect("renewed");
+    let ends = claimed.iter().enumerate().map(|(number, claimed)| {
+        let end = match number % 5 {
+            0 | 1 => finish(OutcomeClass::Succeeded),
+            2 | 3 => delivered(claimed),
+            _ => finish(OutcomeClass::Released),
+        };
+        let stage = StageRecord {
+            seq: 0,
+            stage: Stage::Execute,
+            started_at: claimed.claimed_at,
+            ended_at: None,
+            outcome: None,
+            detail: None,
+        };
+        queue.store.finish(&claimed.claim, Finish { stages: vec![stage], ..end })
+    });
+    join_all(ends).await.into_iter().for_each(|ended| drop(ended.expect("finished")));
+    let held = queue.store.claim_completions(&asking("i", MANY, None)).await.expect("answered");
+    for held in &held {
+        queue.store.ack_completion(held.entry.completion.id, held.token).await.expect("acknowledged");
+    }
+    assert!(held.len() > 16, "{} completions at once", held.len());
+}
+
+/// What daemons do from time to time, and operators ask.
+async fn duties(queue: &Queue) {
+    let job = queue.enqueue_as(|new| new.spec.start_by = Some(Timestamp(1))).await;
+    queue.store.explain(job.id).await.expect("explained");
+    queue.store.forecast(job.id).await.expect("told");
+    queue.store.expire_once(5).await.expect("done");
+    queue.store.relieve_once(&mut RelieveCursor::default(), 5).await.expect("done");
+    queue.store.audit_once(&mut AuditCursor::default(), 5).await.expect("done");
+    queue.store.counts().await.expect("counted");
+    let ended = Selection::Filter { project: None, execution: None, state: None, after: None };
+    queue.store.change_jobs(&Change::Retry, &ended, 10, Run::Dry).await.expect("looked at");
+    let mut sweep = queue.store.sweep(Duration::ZERO);
+    queue.store.sweep_once(&mut sweep).await.expect("swept");
+}
+
+/// What is read from its beginning to its end all the same.
+const READ_WHOLE: [&str; 12] = [
+    // Few rows.
+    "SCAN routes",
+    "SCAN sqlite_master",
+    "SCAN p LEFT-JOIN",
+    "SCAN j USING INDEX sqlite_autoindex_pauses_1",
+    "SCAN sawmill_migrations USING INDEX sqlite_autoindex_sawmill_migrations_1",
+    "SCAN w USING INDEX sqlite_autoindex_workers_1",
+    // Lists: their readers go on from page to page.
+    "SCAN j USING INDEX sqlite_autoindex_completions_1",
+    "SCAN j USING INDEX sqlite_autoindex_jobs_1",
+    "SEARCH j USING COVERING INDEX jobs_state (state=?)",
+    // What reads those that a job waits for, which were found before.
+    "SCAN r",
+    // Counts that somebody asked for.
+    "SCAN j USING COVERING INDEX jobs_state",
+    "SCAN j USING COVERING INDEX completions_state",
+];
+
+/// Whether a step reads all rows of what the statement itself made: of what was asked for, or of a query with a limit of its own.
+fn is_of_its_own(step: &str, statement: &str) -> bool {
+    let name = step.strip_prefix("SCAN ").unwrap_or_default();
+    name.contains("CONSTANT ROW")
+        || name.contains("-ROW VALUES")
+        || [format!(") AS {name}"), format!(") {name} "), format!("{name} (")].iter().any(|made| statement.contains(made))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sqlite_finds_each_row_by_its_key_or_place_however_many_are_asked_for() {
+    said::listen();
+    let queue = Queue::on_sqlite().await;
+    many_at_once(&queue).await;
+    whole_lives(&queue).await;
+    duties(&queue).await;
+    let mut connection = SqliteConnection::connect(&queue.place.url()).await.expect("the file can be opened");
+    let mut read = BTreeMap::new();
+    let Place::File { directory } = &queue.place else { panic!("a file") };
+    let said = said::statements(&directory.path().join("new/queue.db").display().to_string());
+    assert!(said.len() > 60, "{said:#?}");
+    for statement in said {
+        if !["SELECT", "WITH", "INSERT", "UPDATE", "DELETE"].iter().any(|verb| statement.starts_with(verb)) {
+            continue;
+        }
+        let explain = sqlx::raw_sql(AssertSqlSafe(format!("EXPLAIN QUERY PLAN {statement}")));
+        let rows = explain.fetch_all(&mut connection).await.unwrap_or_else(|error| panic!("{statement}: {error}"));
+        for step in rows.iter().map(|row| row.get::<String, _>("detail")) {
+            if step.starts_with("SCAN") && !is_of_its_own(&step, &statement) || step.ends_with("_state (state=?)") {
+                read.entry(step).or_insert_with(|| statement.clone());
+            }
+        }
+    }
+    for step in READ_WHOLE {
+        assert!(read.remove(step).is_some(), "nothing reads this any more: {step}");
+    }
+    assert!(read.is_empty(), "{read:#?}");
     queue.end().await;
 }
 
