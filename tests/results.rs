@@ -242,6 +242,12 @@ async fn work_that_is_done_is_not_thrown_away_for_what_its_last_answer_used() {
     let done = host.succeeded(host.enqueue(&spec)).await;
     let used = host.attempts(done.id).await.remove(0).usage.expect("it is on record");
     assert!(used.prompt_tokens > 100, "{used:?}");
+    // Who says that and works on is at work.
+    spec = job(&remote, &format!("{}{SPENDS}", leave(true, "Did it")));
+    spec["budget"] = json!({ "tokens": 100 });
+    let ended = host.ended(host.enqueue(&spec)).await;
+    let outcome = ended.outcome.expect("it has ended");
+    assert_eq!(outcome.class, OutcomeClass::Budget, "{outcome}");
     host.close(vec![worker]).await;
 }
 

@@ -20,6 +20,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How long one that has used too much may take to come to its end by itself: what it said may have been its last word, and its work done.
 const LAST_WORD: Duration = Duration::from_millis(300);
 
+/// How long one may take to exit that has said its last word: longer than an agent is waited for. Who says so and works on is at work still.
+const LEAVES_WITHIN: Duration = Duration::from_secs(15);
+
 /// How often the database is asked what is on record, of backends that say anything.
 const ASK_EVERY: Duration = Duration::from_secs(15);
 
@@ -35,6 +38,7 @@ pub(super) async fn exceeded(attempt: &Attempt) -> String {
     let mut ticks = interval(LOOK_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut budgets, mut asked) = (Vec::<BudgetUse>::new(), None::<Instant>);
+    let mut leaving = None::<Instant>;
     loop {
         ticks.tick().await;
         let Some(used) = so_far(attempt) else { continue };
@@ -47,7 +51,8 @@ pub(super) async fn exceeded(attempt: &Attempt) -> String {
         }
         if let Some(over) = budgets.iter().map(|budget| budget.clone().with(&used)).find(BudgetUse::is_exceeded) {
             sleep(LAST_WORD).await;
-            if !attempt.backend.has_ended(&attempt.slot.result()) {
+            let has_ended = attempt.backend.has_ended(&attempt.slot.result());
+            if !has_ended || leaving.get_or_insert_with(Instant::now).elapsed() > LEAVES_WITHIN {
                 return over.to_string();
             }
         }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::checkout::Checkout;
 use super::diff::Changes;
 use super::error::GitError;
+use super::layer::Reason;
 use super::stage::{Stage, parse_id};
 use super::submodules;
 use super::worktree::Worktree;
@@ -48,7 +49,10 @@ impl Worktree {
         if self.base_dir().is_some() {
             match self.commit_from_layer(message).await {
                 Ok(change) => return Ok(change),
-                Err(reason) => tracing::info!(%reason, tree = %self.tree().display(), "git itself adds the whole tree"),
+                Err(Reason::Moved { path, why }) => return Err(GitError::Refused { path, why }),
+                Err(Reason::NotSimple(reason)) => {
+                    tracing::info!(%reason, tree = %self.tree().display(), "git itself adds the whole tree")
+                }
             }
         }
         let stage = Stage::open(&self.mirror.git, &self.checkout)?;

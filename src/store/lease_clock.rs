@@ -14,6 +14,8 @@ use crate::clock::{Timestamp, millis};
 
 /// How often the server's clock is read.
 const SAMPLE: Duration = Duration::from_secs(30);
+/// When it is read for the second time: the first answer was a new connection's, which take long.
+const SECOND: Duration = Duration::from_secs(1);
 /// Two clocks drift apart by less than one part in so many.
 const DRIFT: u32 = 1_000;
 /// Two readings in whole milliseconds may differ by so much.
@@ -99,7 +101,8 @@ async fn read(since: Instant, executor: impl Executor<'_, Database = Postgres>) 
 
 /// Reads the server's clock again and again, until `stop`.
 pub(super) async fn sample_loop(db: Db, clock: LeaseClock, stop: CancellationToken) {
-    while stop.run_until_cancelled(tokio::time::sleep(SAMPLE)).await.is_some() {
+    let mut wait = SECOND;
+    while stop.run_until_cancelled(tokio::time::sleep(std::mem::replace(&mut wait, SAMPLE))).await.is_some() {
         if let Err(error) = db.sample(&clock).await {
             tracing::debug!(%error, "could not read the clock of {}; it is carried on", db.label());
         }

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::db::in_time;
 use super::hints::Hinter;
+use super::lease_clock::LeaseClock;
 
 /// How often the connection is tried.
 const TRY: Duration = Duration::from_secs(30);
@@ -29,6 +30,7 @@ pub(super) struct Listener {
     /// What this process's own notifications say: it has had their hint already.
     pub(super) own_payload: String,
     pub(super) hinter: Hinter,
+    pub(super) clock: LeaseClock,
     pub(super) stop: CancellationToken,
     pub(super) started: Arc<AtomicBool>,
 }
@@ -80,6 +82,8 @@ impl Listener {
             .await?;
         let mut listener = PgListener::connect_with(&pool).await?;
         listener.eager_reconnect(false);
+        // It may be another server by now.
+        self.clock.sample(&mut listener).await?;
         in_time(listener.listen(&self.channel)).await?;
         Ok(listener)
     }

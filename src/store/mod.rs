@@ -179,6 +179,7 @@ impl Store {
                     channel: channel.clone(),
                     own_payload: payload.clone(),
                     hinter: hinter.clone(),
+                    clock: clock.clone(),
                     stop: stop.clone(),
                     started: Arc::default(),
                 };

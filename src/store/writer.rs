@@ -79,13 +79,13 @@ impl Writer {
         Ok(Turn { held: Some(held), writer: self.clone(), in_transaction: false, permit: Some(permit) })
     }
 
-    /// Has the connection tried before the next turn, and made again where it is broken.
+    /// Has the connection tried before the next turn, and made again where it is broken, unless it is somebody's turn: then that has its own end.
     pub(super) fn distrust(&self) {
         let idle = self.idle().take();
         drop(idle);
     }
 
-    /// Closes it after the turns that wait.
+    /// Closes it after the turn that is under way. No other comes.
     pub(super) async fn close(&self) {
         let closing = self.pool.close();
         self.distrust();
@@ -93,9 +93,10 @@ impl Writer {
     }
 
     fn keep(&self, held: Held) {
+        let mut idle = self.idle();
         // A pool that is being closed waits for it.
         if !self.pool.is_closed() {
-            *self.idle() = Some(held);
+            *idle = Some(held);
         }
     }
 

@@ -270,7 +270,15 @@ fn is_of_its_own(step: &str, statement: &str) -> bool {
     let name = step.strip_prefix("SCAN ").unwrap_or_default();
     name.contains("CONSTANT ROW")
         || name.contains("-ROW VALUES")
-        || [format!(") AS {name}"), format!(") {name} "), format!("{name} (")].iter().any(|made| statement.contains(made))
+        || [
+            format!(") AS {name}"),
+            format!(") {name} "),
+            format!("WITH {name} ("),
+            format!("WITH RECURSIVE {name} ("),
+            format!("), {name} ("),
+        ]
+        .iter()
+        .any(|made| statement.contains(made))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

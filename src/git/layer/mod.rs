@@ -4,11 +4,12 @@
 //! log. So all refusals are git's own, with git's own words; nested repositories, submodules, filters, odd names, and files that
 //! are large go that way. A property test (`tests/git/equality.rs`) holds the trees of both ways equal.
 //!
-//! [`read`] reads the layer, [`walk`] finds the paths, [`rules`] passes those that cannot be ignored, [`tree`] makes the tree,
+//! [`read`] reads the layer ([`reason`] says why one is not taken), [`walk`] finds the paths, [`rules`] passes those that cannot be ignored, [`tree`] makes the tree,
 //! [`count`] says what it changes.
 
 mod count;
 mod read;
+mod reason;
 mod rules;
 mod tree;
 mod walk;
@@ -27,6 +28,7 @@ use super::worktree::Worktree;
 use super::{Git, diff, place};
 use crate::clock::Timestamp;
 use crate::ids::ObjectId;
+pub(super) use reason::Reason;
 use rules::Rules;
 use tree::Changes;
 use walk::{Put, Source, Walk};
@@ -59,8 +61,8 @@ pub(super) struct Made {
 }
 
 impl Worktree {
-    /// The tree that the layer comes to, now in the mirror. The error is the reason why git must make it.
-    pub(super) async fn tree_from_layer(&self) -> Result<Made, String> {
+    /// The tree that the layer comes to, now in the mirror. The error is the reason why it is not made so.
+    pub(super) async fn tree_from_layer(&self) -> Result<Made, Reason> {
         let layer = self.layer()?;
         super::blocking(move || {
             let repository = layer.open()?;
@@ -70,8 +72,8 @@ impl Worktree {
         .await
     }
 
-    /// Commits what the layer comes to, as [`Worktree::commit`] does. The error is the reason why git must do it.
-    pub(super) async fn commit_from_layer(&self, message: &str) -> Result<Change, String> {
+    /// Commits what the layer comes to, as [`Worktree::commit`] does. The error is the reason why it is not done so.
+    pub(super) async fn commit_from_layer(&self, message: &str) -> Result<Change, Reason> {
         let (layer, message) = (self.layer()?, message.replace('\0', ""));
         super::blocking(move || {
             let repository = layer.open()?;
@@ -112,7 +114,7 @@ impl Layer {
     }
 
     /// Writes the tree that the layer comes to.
-    fn write_tree(&self, repository: &Repository) -> Result<Written, String> {
+    fn write_tree(&self, repository: &Repository) -> Result<Written, Reason> {
         let said = |error: git2::Error| error.message().to_owned();
         let commit = Oid::from_str(self.checkout.base.as_str()).and_then(|id| repository.find_commit(id)).map_err(said)?;
         let base = commit.tree().map_err(said)?;
@@ -125,7 +127,7 @@ impl Layer {
         let ignored = if self.record.ignores || walk.ignores { self.ask_ignored(untracked)? } else { BTreeSet::new() };
         let effect = self.record.attributes.max(walk.attributes);
         if effect == Effect::Contents {
-            return Err("attributes say how files are taken".to_owned());
+            return Err("attributes say how files are taken".into());
         }
         let mut changes = Changes::default();
         walk.gone.iter().for_each(|path| changes.remove(path));
@@ -133,7 +135,7 @@ impl Layer {
             if !put.tracked && ignored.contains(&put.path) {
                 // What git finds of the base's files behind such a link depends on where it leads: nowhere, or in a circle.
                 if matches!(put.source, Source::Link { .. }) && walk.gone.contains(&put.path) {
-                    return Err(format!("{} is an ignored link over a directory of the base", walk::show(&put.path)));
+                    return Err(format!("{} is an ignored link over a directory of the base", walk::show(&put.path)).into());
                 }
                 continue;
             }
@@ -150,7 +152,7 @@ impl Layer {
     }
 
     /// Which of the paths the tree's own rules ignore, as git says, without regard to what is tracked.
-    fn ask_ignored(&self, paths: Vec<Vec<u8>>) -> Result<BTreeSet<Vec<u8>>, String> {
+    fn ask_ignored(&self, paths: Vec<Vec<u8>>) -> Result<BTreeSet<Vec<u8>>, Reason> {
         let mut rules = Rules::of(&self.checkout.tree);
         let paths: Vec<Vec<u8>> = paths.into_iter().filter(|path| !rules.pass(path)).collect();
         if paths.is_empty() {
@@ -163,7 +165,10 @@ impl Layer {
         let finished = self.runtime.block_on(command.finish()).map_err(|error| error.to_string())?;
         // 1 says that none is.
         if !matches!(finished.code, Some(0 | 1)) || !finished.stderr.is_empty() {
-            return Err(finished.error().to_string());
+            let why = finished.error().to_string();
+            // None of them was one when they were found.
+            let moved = finished.stderr.contains("beyond a symbolic link");
+            return Err(if moved { Reason::Moved { path: ".".to_owned(), why } } else { why.into() });
         }
         Ok(finished.stdout.split(|byte| *byte == 0).filter(|path| !path.is_empty()).map(<[u8]>::to_vec).collect())
     }
@@ -192,11 +197,11 @@ impl Layer {
 }
 
 /// Writes what is at a path; answers it as a tree names it.
-fn take(repository: &Repository, put: &Put, effect: Effect) -> Result<(Oid, FileMode), String> {
+fn take(repository: &Repository, put: &Put, effect: Effect) -> Result<(Oid, FileMode), Reason> {
     let name = put.path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
     let (contents, mode) = match &put.source {
         Source::Base { .. } if effect >= Effect::LineEndings => {
-            return Err(format!("{} was renamed, and attributes may take it otherwise", walk::show(&put.path)));
+            return Err(format!("{} was renamed, and attributes may take it otherwise", walk::show(&put.path)).into());
         }
         Source::Base { id, mode } => return Ok((*id, *mode)),
         Source::Link { dir } => (dir.read_link(name), FileMode::Link),
@@ -204,9 +209,9 @@ fn take(repository: &Repository, put: &Put, effect: Effect) -> Result<(Oid, File
             (dir.read(name, walk::FILE_MAX), if *executable { FileMode::BlobExecutable } else { FileMode::Blob })
         }
     };
-    let contents = contents.map_err(|error| format!("{} cannot be read: {error}", walk::show(&put.path)))?;
+    let contents = contents.map_err(|error| Reason::unreadable(&put.path, &error))?;
     if effect >= Effect::LineEndings && mode != FileMode::Link && contents.contains(&b'\r') {
-        return Err(format!("attributes may change the line endings of {}", walk::show(&put.path)));
+        return Err(format!("attributes may change the line endings of {}", walk::show(&put.path)).into());
     }
     let id = repository.blob(&contents).map_err(|error| error.message().to_owned())?;
     Ok((id, mode))

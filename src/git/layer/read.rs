@@ -102,7 +102,7 @@ impl Directory {
         let file = self.open_at(name, OFlag::O_NONBLOCK)?;
         let meta = file.metadata()?;
         if !meta.is_file() || meta.len() > max {
-            return Err(io::Error::other("it is not the file any more that it was"));
+            return Err(io::Error::from_raw_os_error(nix::libc::ESTALE));
         }
         let mut contents = Vec::with_capacity(usize::try_from(meta.len()).unwrap_or(0));
         file.take(max).read_to_end(&mut contents)?;

@@ -12,6 +12,7 @@ use std::rc::Rc;
 use git2::{FileMode, ObjectType, Oid, Repository, Tree};
 
 use super::read::{Below, Directory, Entry};
+use super::reason::Reason;
 use crate::git::attributes::{self, Effect};
 use crate::git::marks::Marks;
 
@@ -80,7 +81,7 @@ impl<'a> Walk<'a> {
         base: &'a Tree<'a>,
         maximum: u64,
         (upper, marks): (&Path, Marks),
-    ) -> Result<Self, String> {
+    ) -> Result<Self, Reason> {
         let (puts, gone, new, attributes, ignores) = (Vec::new(), Vec::new(), Vec::new(), Effect::None, false);
         let mut walk = Self { repository, base, maximum, puts, gone, new, attributes, ignores };
         let root = Rc::new(Directory::open(upper, marks).map_err(|error| format!("the layer cannot be read: {error}"))?);
@@ -94,7 +95,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Walks all new directories but those that are ignored.
-    pub(super) fn go_on(&mut self, ignored: impl Fn(&[u8]) -> bool) -> Result<(), String> {
+    pub(super) fn go_on(&mut self, ignored: impl Fn(&[u8]) -> bool) -> Result<(), Reason> {
         for (path, dir) in std::mem::take(&mut self.new) {
             if !ignored(&path) {
                 self.directory(&dir, &path, &Lower::Nothing, Descend::IntoAll)?;
@@ -103,8 +104,8 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    fn directory(&mut self, dir: &Rc<Directory>, path: &[u8], lower: &Lower<'a>, descend: Descend) -> Result<(), String> {
-        let mut entries = dir.entries().map_err(|error| cannot_read(path, &error))?;
+    fn directory(&mut self, dir: &Rc<Directory>, path: &[u8], lower: &Lower<'a>, descend: Descend) -> Result<(), Reason> {
+        let mut entries = dir.entries().map_err(|error| Reason::unreadable(path, &error))?;
         // In git's order, so that the same layer always comes to the same.
         entries.sort_by(|a, b| a.0.cmp(&b.0));
         if let Lower::Other(tree) = lower {
@@ -122,7 +123,7 @@ impl<'a> Walk<'a> {
             check_name(&name, entry, &at)?;
             self.entry(dir, &name, at, entry, lower, descend)?;
             if self.puts.len() + self.new.len() > PATHS_MAX {
-                return Err(format!("more than {PATHS_MAX} paths changed"));
+                return Err(format!("more than {PATHS_MAX} paths changed").into());
             }
         }
         Ok(())
@@ -136,18 +137,18 @@ impl<'a> Walk<'a> {
         entry: Entry,
         lower: &Lower<'a>,
         descend: Descend,
-    ) -> Result<(), String> {
+    ) -> Result<(), Reason> {
         let before = self.kind_in_base(&at)?;
         match entry {
             Entry::Whiteout => self.gone.push(at),
             Entry::Special if before == Some(ObjectType::Blob) => {
-                return Err(format!("{} is neither a file, a link nor a directory", show(&at)));
+                return Err(format!("{} is neither a file, a link nor a directory", show(&at)).into());
             }
             // git passes over it.
             Entry::Special => self.gone.push(at),
             Entry::Link => self.put(at, Source::Link { dir: dir.clone() }, before),
             Entry::File { bytes, .. } if bytes > FILE_MAX.min(self.maximum) => {
-                return Err(format!("{} is large", show(&at)));
+                return Err(format!("{} is large", show(&at)).into());
             }
             Entry::File { executable, .. } => {
                 self.note(dir, name)?;
@@ -166,9 +167,9 @@ impl<'a> Walk<'a> {
         lower: &Lower<'a>,
         descend: Descend,
         before: Option<ObjectType>,
-    ) -> Result<(), String> {
-        let inner = Rc::new(dir.directory(name).map_err(|error| cannot_read(&at, &error))?);
-        let below = inner.below().map_err(|error| cannot_read(&at, &error))?;
+    ) -> Result<(), Reason> {
+        let inner = Rc::new(dir.directory(name).map_err(|error| Reason::unreadable(&at, &error))?);
+        let below = inner.below().map_err(|error| Reason::unreadable(&at, &error))?;
         let below = match below.ok_or_else(|| format!("{} has marks that are not known", show(&at)))? {
             Below::Nothing => Lower::Nothing,
             Below::Same => match (lower, lower.tree().map(|tree| self.subtree(tree, name)).transpose()?.flatten()) {
@@ -221,11 +222,11 @@ impl<'a> Walk<'a> {
     }
 
     /// Looks at a file that has a say about others.
-    fn note(&mut self, dir: &Directory, name: &[u8]) -> Result<(), String> {
+    fn note(&mut self, dir: &Directory, name: &[u8]) -> Result<(), Reason> {
         if name == b".gitignore" {
             self.ignores = true;
         } else if name == b".gitattributes" {
-            let text = dir.read(name, FILE_MAX).map_err(|error| cannot_read(name, &error))?;
+            let text = dir.read(name, FILE_MAX).map_err(|error| Reason::unreadable(name, &error))?;
             self.attributes = self.attributes.max(attributes::judge(&text));
         }
         Ok(())
@@ -292,8 +293,4 @@ fn join(path: &[u8], name: &[u8]) -> Vec<u8> {
 
 pub(super) fn show(path: &[u8]) -> String {
     String::from_utf8_lossy(path).into_owned()
-}
-
-fn cannot_read(path: &[u8], error: &std::io::Error) -> String {
-    format!("{} cannot be read: {error}", show(path))
 }
