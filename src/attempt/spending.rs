@@ -1,8 +1,8 @@
 //! What an attempt has used of models so far, against the budgets that concern its job.
 //!
 //! The one rule: what runs is ended once it says that it has used more than any budget had left, and does not come to its end with that.
-//! It is held by what it says while it runs; who says that at the end only is not. What else was used of a budget is what is on record, looked at again now and then: others
-//! that run at the same time are on record when they have ended.
+//! It is held by what it says while it runs; who says that at the end only is not. What else was used of a budget is what is on record,
+//! looked at again now and then: others that run at the same time are on record when they have ended.
 
 use std::time::Duration;
 

@@ -30,7 +30,7 @@ pub enum Verdict {
         /// One sentence.
         message: String,
     },
-    /// The backend's credential is used up for now.
+    /// The backend's credential has met a usage limit.
     UsageLimit {
         /// One sentence.
         message: String,

@@ -3,10 +3,10 @@
 //! The one rule: the question is the message of the attempt's end, and while the job waits for the answer its own. An answer is put
 //! beside the attempt in the transaction that lets the job go on, and goes with the document of every later attempt.
 
-use super::db::{Lock, Tx};
 use super::error::StoreError;
 use super::rows::parse;
 use super::statement::args;
+use super::tx::{Lock, Tx};
 use super::{Store, jobs, turn};
 use crate::clock::Timestamp;
 use crate::ids::JobId;

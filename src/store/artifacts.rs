@@ -6,11 +6,11 @@
 use uuid::Uuid;
 
 use super::Store;
-use super::db::Lock;
 use super::error::StoreError;
 use super::fence::{BATCH, hold};
 use super::rows::number;
 use super::statement::{args, tuples};
+use super::tx::Lock;
 use crate::clock::Timestamp;
 use crate::ids::{AttemptNo, JobId};
 use crate::job::{Artifact, Claim};

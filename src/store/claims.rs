@@ -13,12 +13,13 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::Store;
-use super::db::{Kind, Lock, Tx};
+use super::db::Kind;
 use super::error::StoreError;
 use super::limits::{self, Limited, Room};
 use super::rows::{ClaimedRow, job_columns};
 use super::spending::Budgets;
 use super::statement::{Arg, args, tuples};
+use super::tx::{Lock, Tx};
 use super::types::ClaimRequest;
 use super::writer::Durability;
 use crate::clock::Timestamp;

@@ -6,12 +6,12 @@
 //! that delivery.
 
 use super::Store;
-use super::db::{Lock, Tx};
 use super::error::StoreError;
 use super::jobs::{Listing, page};
 use super::line::Line;
 use super::rows::{json, number, word};
 use super::statement::{Arg, args, tuples};
+use super::tx::{Lock, Tx};
 use super::types::{CompletionAsk, CompletionFilter, HeldCompletion, Page, Refusal};
 use crate::clock::Timestamp;
 use crate::ids::{ClaimToken, CompletionId, JobId};

@@ -4,10 +4,10 @@
 //! base and gate. A base that is a commit by its id has none: there is no last one of those.
 
 use super::Store;
-use super::db::Tx;
 use super::error::StoreError;
 use super::rows::{number, parse};
 use super::statement::args;
+use super::tx::Tx;
 use crate::clock::Timestamp;
 use crate::ids::{JobId, ObjectId};
 use crate::job::coverage::{CoverageBefore, CoveredLines};

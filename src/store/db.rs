@@ -1,9 +1,8 @@
 //! The connections: one file or one server behind one set of methods, so that a statement is written once.
 //!
 //! SQLite has one connection that writes and a few that only read. PostgreSQL has one pool for both. Every wait has a
-//! deadline: [`ACQUIRE`] for a connection, [`ANSWER`] for each answer of the database.
+//! deadline: [`ACQUIRE`] for a connection, and one for each answer of the database (see `driver`).
 
-use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,24 +10,20 @@ use std::time::Duration;
 use nix::unistd::AccessFlags;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{AssertSqlSafe, Connection, Executor, Postgres, Sqlite, SqliteConnection, Transaction};
-use tracing::instrument::WithSubscriber as _;
-use tracing::subscriber::NoSubscriber;
+use sqlx::{Connection, Executor, Postgres, Sqlite, Transaction};
 
 use super::address::Address;
+use super::driver::{in_time, postgres_all, sqlite_all};
 use super::error::StoreError;
 use super::kept::Kept;
 use super::lease_clock::LeaseClock;
-use super::statement::{Arg, Row, for_postgres, for_sqlite, text_for_sqlite};
-use super::writer::{Durability, Turn, Writer};
+use super::statement::{Arg, Row};
+use super::tx::{AnyTx, Tx};
+use super::writer::{Durability, Writer};
 use crate::clock::Timestamp;
 
 /// How long a caller waits for a connection.
 const ACQUIRE: Duration = Duration::from_secs(10);
-/// How long a caller waits for one answer: longer than any statement takes, SQLite's wait for its lock included.
-const ANSWER: Duration = Duration::from_secs(20);
-/// The first half of our locks' numbers, by which they are told apart from those of others in the same database.
-const LOCKS: i32 = 0x5a77_0000_u32.cast_signed();
 /// What a server says that starts, recovers or shuts down: `cannot_connect_now`.
 const LETS_NOBODY_IN: &str = "57P03";
 /// How long it may take to hear that no server is there.
@@ -114,7 +109,7 @@ impl Db {
     }
 
     /// What the driver reports, as we sort it. Where a connection broke others may have too, so none is kept.
-    fn failure(&self, error: sqlx::Error) -> StoreError {
+    pub(super) fn failure(&self, error: sqlx::Error) -> StoreError {
         let error = StoreError::from_driver(&self.label, error);
         if error.is_transient() {
             match &self.pools {
@@ -136,11 +131,11 @@ impl Db {
     /// Begins a transaction that may write. On PostgreSQL its commit waits for the disk whatever is asked.
     pub(super) async fn begin_with(&self, durability: Durability) -> Result<Tx, StoreError> {
         let inner = match &self.pools {
-            Pools::Sqlite { writer, .. } => begin_turn(writer, durability).await.map(AnyTx::Write),
+            Pools::Sqlite { writer, .. } => writer.begin(durability).await.map(AnyTx::Write),
             Pools::Postgres { pool, .. } => in_time(begin_whole(pool.clone(), "BEGIN")).await.map(AnyTx::Postgres),
         };
         let inner = inner.map_err(|error| self.failure(error))?;
-        Ok(Tx { inner, db: self.clone() })
+        Ok(Tx::new(inner, self.clone()))
     }
 
     /// Runs several statements in one transaction on a file, in one call, and answers with the rows that they yield: all of them have
@@ -152,10 +147,7 @@ impl Db {
         args: Vec<Arg>,
     ) -> Result<Vec<R>, StoreError> {
         let rows = match &self.pools {
-            Pools::Sqlite { writer, .. } => match writer.turn().await {
-                Ok(turn) => turn.all(durability, sql, args).await,
-                Err(error) => Err(error),
-            },
+            Pools::Sqlite { writer, .. } => writer.all(durability, sql, args).await,
             Pools::Postgres { .. } => Err(sqlx::Error::InvalidArgument("several statements in one call".to_owned())),
         };
         rows.map_err(|error| self.failure(error))
@@ -172,7 +164,7 @@ impl Db {
             }
         };
         let inner = inner.map_err(|error| self.failure(error))?;
-        Ok(Tx { inner, db: self.clone() })
+        Ok(Tx::new(inner, self.clone()))
     }
 
     /// All rows that a query yields, outside of a transaction.
@@ -244,7 +236,7 @@ impl Db {
     /// What changes with every commit of another process to a SQLite file; none for a server, which tells of itself.
     pub(super) async fn data_version(&self) -> Result<Option<i64>, StoreError> {
         let Pools::Sqlite { writer, .. } = &self.pools else { return Ok(None) };
-        version_of(writer).await.map(Some).map_err(|error| self.failure(error))
+        writer.data_version().await.map(Some).map_err(|error| self.failure(error))
     }
 
     /// Closes all connections, waiting for those in use.
@@ -294,7 +286,7 @@ async fn open_file(options: SqliteConnectOptions) -> Result<Pools, sqlx::Error> 
         .pragma("wal_autocheckpoint", CHECKPOINT)
         .pragma("cache_size", WRITER_CACHE);
     let writer = Arc::new(Writer::open(pool(), writing, ACQUIRE).await?);
-    in_time(sqlx::raw_sql(FORGET).execute(writer.turn().await?.connection()?)).await?;
+    writer.script(FORGET).await?;
     // Opened for writing all the same: a connection opened read-only cannot recover the log of a process that died.
     let readers = pool().max_connections(FILE_READERS).connect_lazy_with(options.pragma("query_only", "on"));
     Ok(Pools::Sqlite { writer, readers, kept: Arc::new(Kept::new(FILE_KEPT)) })
@@ -324,195 +316,9 @@ async fn open_server(options: PgConnectOptions) -> Result<Pools, sqlx::Error> {
     Ok(Pools::Postgres { pool, kept: Arc::new(Kept::new(SERVER_KEPT)) })
 }
 
-async fn version_of(writer: &Arc<Writer>) -> Result<i64, sqlx::Error> {
-    let mut turn = writer.turn().await?;
-    in_time(sqlx::query_scalar("PRAGMA data_version").fetch_one(turn.connection()?)).await
-}
-
-/// Begins a transaction on a file when its turn comes.
-async fn begin_turn(writer: &Arc<Writer>, durability: Durability) -> Result<Turn, sqlx::Error> {
-    let mut turn = writer.turn().await?;
-    turn.begin(durability).await?;
-    Ok(turn)
-}
-
 /// Begins a transaction in a task of its own, which comes to its end when nobody waits for it any more. The driver does not
 /// undo a BEGIN whose answer nobody waits for: the connection would go back into the pool with a transaction open, and would
 /// be ended by the server some time later, under somebody else.
 async fn begin_whole(pool: PgPool, begin: &'static str) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
     tokio::spawn(async move { pool.begin_with(begin).await }).await.unwrap_or_else(|_| Err(sqlx::Error::WorkerCrashed))
-}
-
-/// Waits for one answer, and takes none in time for a lost connection.
-pub(super) async fn in_time<T>(answer: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
-    match tokio::time::timeout(ANSWER, answer).await {
-        Ok(result) => result,
-        Err(_) => Err(sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, "no answer in time"))),
-    }
-}
-
-/// A transaction. Dropped without an end it is rolled back too, but only some time later; until then its rows stay locked, and a
-/// claim passes them over. So whoever gives up after locking something calls [`Tx::rollback`].
-pub(super) struct Tx {
-    inner: AnyTx,
-    db: Db,
-}
-
-enum AnyTx {
-    Write(Turn),
-    Read(Transaction<'static, Sqlite>),
-    Postgres(Transaction<'static, Postgres>),
-}
-
-impl AnyTx {
-    async fn run(&mut self, sql: &str, args: Vec<Arg>) -> Result<u64, sqlx::Error> {
-        match self {
-            Self::Write(turn) => sqlite_run(turn.connection()?, sql, args).await,
-            Self::Read(tx) => sqlite_run(tx, sql, args).await,
-            Self::Postgres(tx) => postgres_run(tx, sql, args).await,
-        }
-    }
-
-    async fn all<R: Row>(&mut self, sql: &str, args: Vec<Arg>) -> Result<Vec<R>, sqlx::Error> {
-        match self {
-            Self::Write(turn) => sqlite_all(turn.connection()?, sql, args).await,
-            Self::Read(tx) => sqlite_all(&mut **tx, sql, args).await,
-            Self::Postgres(tx) => postgres_all(&mut **tx, sql, args).await,
-        }
-    }
-}
-
-impl Tx {
-    /// Runs a statement and counts the rows that it changed.
-    pub(super) async fn run(&mut self, sql: &str, args: Vec<Arg>) -> Result<u64, StoreError> {
-        self.inner.run(sql, args).await.map_err(|error| self.db.failure(error))
-    }
-
-    /// All rows that a statement yields.
-    pub(super) async fn all<R: Row>(&mut self, sql: &str, args: Vec<Arg>) -> Result<Vec<R>, StoreError> {
-        self.inner.all(sql, args).await.map_err(|error| self.db.failure(error))
-    }
-
-    /// The first row that a statement yields.
-    pub(super) async fn first<R: Row>(&mut self, sql: &str, args: Vec<Arg>) -> Result<Option<R>, StoreError> {
-        Ok(self.all(sql, args).await?.into_iter().next())
-    }
-
-    /// Like [`Tx::all`], for a query that ends with the table whose rows it locks until the end of the transaction.
-    pub(super) async fn all_locked<R: Row>(&mut self, sql: &str, lock: Lock, args: Vec<Arg>) -> Result<Vec<R>, StoreError> {
-        match self.inner {
-            // The one writer of a SQLite file is alone already, and the syntax is unknown there.
-            AnyTx::Write(_) | AnyTx::Read(_) => self.all(sql, args).await,
-            AnyTx::Postgres(_) => self.all(&format!("{sql}{}", lock.clause()), args).await,
-        }
-    }
-
-    /// Like [`Tx::first`], locking.
-    pub(super) async fn first_locked<R: Row>(&mut self, sql: &str, lock: Lock, args: Vec<Arg>) -> Result<Option<R>, StoreError> {
-        Ok(self.all_locked(sql, lock, args).await?.into_iter().next())
-    }
-
-    /// Takes locks that are nothing but numbers, and holds them until the end of the transaction. Always in order, so that
-    /// nobody waits in a circle. The one writer of a SQLite file is alone already.
-    pub(super) async fn lock_names(&mut self, mut names: Vec<i32>) -> Result<(), StoreError> {
-        if self.db.kind() == Kind::Sqlite {
-            return Ok(());
-        }
-        names.sort_unstable();
-        names.dedup();
-        for name in names {
-            self.run("SELECT pg_advisory_xact_lock($1::INT, $2::INT)", vec![Arg::from(LOCKS), Arg::from(name)]).await?;
-        }
-        Ok(())
-    }
-
-    /// Runs several statements without arguments, for as long as they take.
-    ///
-    /// It may take its time: the driver's warning of that would be pages of SQL.
-    pub(super) async fn script(&mut self, sql: &'static str) -> Result<(), sqlx::Error> {
-        let quiet = NoSubscriber::default();
-        match &mut self.inner {
-            AnyTx::Write(turn) => sqlx::raw_sql(sql).execute(turn.connection()?).with_subscriber(quiet).await.map(drop),
-            AnyTx::Read(tx) => sqlx::raw_sql(sql).execute(&mut **tx).with_subscriber(quiet).await.map(drop),
-            AnyTx::Postgres(tx) => sqlx::raw_sql(sql).execute(&mut **tx).with_subscriber(quiet).await.map(drop),
-        }
-    }
-
-    /// Undoes it, and waits until that is done.
-    pub(super) async fn rollback(self) {
-        let done = match self.inner {
-            AnyTx::Write(turn) => turn.rollback().await,
-            AnyTx::Read(tx) => in_time(tx.rollback()).await,
-            AnyTx::Postgres(tx) => in_time(tx.rollback()).await,
-        };
-        if let Err(error) = done {
-            // The connection is gone, and with it the transaction.
-            tracing::debug!(database = %self.db.label, %error, "could not roll back");
-        }
-    }
-
-    /// Makes it last. When this fails as unreachable it is not known whether it did.
-    pub(super) async fn commit(self) -> Result<(), StoreError> {
-        let done = match self.inner {
-            AnyTx::Write(turn) => turn.commit().await,
-            AnyTx::Read(tx) => in_time(tx.commit()).await,
-            AnyTx::Postgres(tx) => in_time(tx.commit()).await,
-        };
-        done.map_err(|error| self.db.failure(error))
-    }
-}
-
-/// How often a transaction of somebody who asked, and is to get an answer, is tried that the server undoes because it and another
-/// wait for each other. What locks several jobs keeps to the order of their ids where it can; where it cannot (ends that are
-/// written together, and then those who wait for them), the server decides.
-pub(super) const TRIES: u32 = 5;
-
-/// How PostgreSQL locks the rows that a query names `j`. None of these is in the way of a foreign key's check.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Lock {
-    /// To change them; waits for whoever else does.
-    Change,
-    /// To change those that nobody else is changing.
-    ChangeFree,
-    /// To keep others from changing them.
-    Keep,
-}
-
-impl Lock {
-    const fn clause(self) -> &'static str {
-        match self {
-            Self::Change => " FOR NO KEY UPDATE OF j",
-            Self::ChangeFree => " FOR NO KEY UPDATE OF j SKIP LOCKED",
-            Self::Keep => " FOR SHARE OF j",
-        }
-    }
-}
-
-// The texts of all statements are constants of this room, put together from constants and placeholders; what comes from
-// outside is bound. Hence `AssertSqlSafe`.
-
-async fn sqlite_run(connection: &mut SqliteConnection, sql: &str, args: Vec<Arg>) -> Result<u64, sqlx::Error> {
-    let query = sqlx::query_with(AssertSqlSafe(&*text_for_sqlite(sql)), for_sqlite(args)?);
-    Ok(in_time(query.execute(connection)).await?.rows_affected())
-}
-
-async fn postgres_run(tx: &mut Transaction<'static, Postgres>, sql: &str, args: Vec<Arg>) -> Result<u64, sqlx::Error> {
-    let query = sqlx::query_with(AssertSqlSafe(sql), for_postgres(args)?);
-    Ok(in_time(query.execute(&mut **tx)).await?.rows_affected())
-}
-
-pub(super) async fn sqlite_all<'c, R: Row>(
-    executor: impl Executor<'c, Database = Sqlite>,
-    sql: &str,
-    args: Vec<Arg>,
-) -> Result<Vec<R>, sqlx::Error> {
-    in_time(sqlx::query_as_with(AssertSqlSafe(&*text_for_sqlite(sql)), for_sqlite(args)?).fetch_all(executor)).await
-}
-
-async fn postgres_all<'c, R: Row>(
-    executor: impl Executor<'c, Database = Postgres>,
-    sql: &str,
-    args: Vec<Arg>,
-) -> Result<Vec<R>, sqlx::Error> {
-    in_time(sqlx::query_as_with(AssertSqlSafe(sql), for_postgres(args)?).fetch_all(executor)).await
 }

@@ -4,10 +4,10 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::Store;
-use super::db::{Lock, Tx};
 use super::error::StoreError;
 use super::rows::{number, parse};
 use super::statement::args;
+use super::tx::{Lock, Tx};
 use crate::clock::Timestamp;
 use crate::ids::{AttemptNo, JobId};
 use crate::job::JobState;

@@ -5,12 +5,12 @@
 
 use std::collections::BTreeSet;
 
-use super::db::{Lock, Tx};
 use super::error::StoreError;
 use super::outbox::add_ends;
 use super::rows::parse;
 use super::statement::{Arg, args, tuples};
 use super::turn;
+use super::tx::{Lock, Tx};
 use super::types::NewJob;
 use crate::clock::Timestamp;
 use crate::ids::{JobId, ObjectId};

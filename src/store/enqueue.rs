@@ -5,7 +5,7 @@
 
 use tokio::sync::oneshot;
 
-use super::db::{Kind, TRIES, Tx};
+use super::db::Kind;
 use super::dependencies::{self, Needs};
 use super::depth::{Admission, Full};
 use super::error::StoreError;
@@ -13,6 +13,7 @@ use super::outbox::add_ends;
 use super::routes::Route;
 use super::statement::{Arg, args};
 use super::together::Batched;
+use super::tx::{TRIES, Tx};
 use super::types::{Enqueued, NewJob};
 use super::{Store, jobs, together, turn};
 use crate::clock::Timestamp;

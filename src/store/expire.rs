@@ -7,7 +7,6 @@ use std::collections::BTreeSet;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
-use super::db::{Lock, Tx};
 use super::error::StoreError;
 use super::fence::Held;
 use super::line::Line;
@@ -15,6 +14,7 @@ use super::outbox::add_ends;
 use super::rows::{held_until, number};
 use super::settle::{AttemptEnd, JobEnd, close_attempts, settle, write_jobs};
 use super::statement::args;
+use super::tx::{Lock, Tx};
 use super::types::Expired;
 use super::{Store, dependencies};
 use crate::clock::{Timestamp, human};
@@ -46,7 +46,8 @@ const EXPIRED_COMPLETIONS: &str = "SELECT j.id, j.repo, j.line, j.consumer, j.de
     WHERE j.lease_until <= $1 ORDER BY j.lease_until LIMIT $2";
 const RETURN_COMPLETION: &str = "UPDATE completions SET state = $2, visible_at = $5, consumer = NULL, token = NULL, lease_until = NULL, \
     last_error = $3, ended_at = $4 WHERE id = $1 AND state = 'claimed'";
-const LATE: &str = "SELECT j.id, j.start_by FROM jobs j /*! INDEXED BY jobs_start_by */ WHERE j.state = 'queued' AND j.start_by <= $1 ORDER BY j.start_by LIMIT $2";
+const LATE: &str = "SELECT j.id, j.start_by FROM jobs j /*! INDEXED BY jobs_start_by */ WHERE j.state = 'queued' AND j.start_by <= $1 \
+    ORDER BY j.start_by LIMIT $2";
 /// It may have started, or ended, before it was locked.
 const END_LATE: &str = "UPDATE jobs SET state = 'failed', held = NULL, finished_at = $2, outcome_class = $3, outcome_message = $4 \
     WHERE id = $1 AND state = 'queued' AND start_by IS NOT NULL";

@@ -4,11 +4,11 @@
 //! it costs more the more jobs wait: what may be many is counted up to a bound.
 
 use super::Store;
-use super::db::Tx;
 use super::error::StoreError;
 use super::jobs;
 use super::rows::{number, parse, word};
 use super::statement::{Arg, args};
+use super::tx::Tx;
 use super::{spending, workers};
 use crate::clock::Timestamp;
 use crate::ids::{AttemptNo, JobId, WorkerId};

@@ -9,13 +9,13 @@ use std::collections::HashMap;
 
 use uuid::Uuid;
 
-use super::db::{Lock, TRIES, Tx};
 use super::dependencies::Needs;
 use super::error::StoreError;
 use super::jobs::Listing;
 use super::outbox::add_ends;
 use super::rows::{number, parse};
 use super::statement::{Arg, args, tuples};
+use super::tx::{Lock, TRIES, Tx};
 use super::types::{Because, Cancel, Change, ChangedJobs, Requeue, Run, Selection, SelectionCursor, UnchangedJob};
 use super::verdict::{Fate, Ties, Verdict, cancelled, judge};
 use super::{Store, dependencies, jobs, turn};

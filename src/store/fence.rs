@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::Store;
-use super::db::{Lock, Tx};
 use super::error::StoreError;
 use super::limits::Limited;
 use super::statement::{Arg, args, tuples};
+use super::tx::{Lock, Tx};
 use crate::clock::Timestamp;
 use crate::ids::{ClaimToken, ObjectId};
 use crate::job::attempt::RunsOn;

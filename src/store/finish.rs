@@ -9,12 +9,13 @@ use std::collections::BTreeSet;
 
 use tokio::sync::oneshot;
 
-use super::db::{Kind, TRIES, Tx};
+use super::db::Kind;
 use super::error::StoreError;
 use super::fence::{Held, hold_all, put_stages};
 use super::settle::{AttemptEnd, JobEnd, Settled, close_attempts, settle, write_jobs};
 use super::statement::args;
 use super::together::{Batched, MOST};
+use super::tx::{TRIES, Tx};
 use super::types::{CredentialNews, Finish};
 use super::{Store, coverage, jobs, pauses, spending};
 use crate::job::completion::Usage;

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::Store;
-use super::db::Tx;
 use super::error::StoreError;
 use super::rows::{JobRow, job_columns};
 use super::statement::{Arg, args, tuples};
+use super::tx::Tx;
 use super::types::{JobFilter, Page};
 use crate::ids::JobId;
 use crate::job::Job;

@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 use serde::Deserialize;
 
 use super::Store;
-use super::db::Lock;
 use super::error::StoreError;
 use super::fence::hold;
 use super::rows::json;
 use super::statement::args;
+use super::tx::Lock;
 use crate::clock::Timestamp;
 use crate::ids::JobId;
 use crate::job::spec::Task;

@@ -7,9 +7,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use sqlx::{Executor, Postgres};
+use tokio::time::{MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
 
-use super::db::{Db, in_time};
+use super::db::Db;
+use super::driver::in_time;
 use crate::clock::{Timestamp, millis};
 
 /// How often the server's clock is read.
@@ -101,8 +103,9 @@ async fn read(since: Instant, executor: impl Executor<'_, Database = Postgres>) 
 
 /// Reads the server's clock again and again, until `stop`.
 pub(super) async fn sample_loop(db: Db, clock: LeaseClock, stop: CancellationToken) {
-    let mut wait = SECOND;
-    while stop.run_until_cancelled(tokio::time::sleep(std::mem::replace(&mut wait, SAMPLE))).await.is_some() {
+    let mut ticks = interval_at(tokio::time::Instant::now() + SECOND, SAMPLE);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
         if let Err(error) = db.sample(&clock).await {
             tracing::debug!(%error, "could not read the clock of {}; it is carried on", db.label());
         }

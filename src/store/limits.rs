@@ -11,11 +11,11 @@
 
 use std::collections::BTreeMap;
 
-use super::db::{Lock, Tx};
 use super::error::StoreError;
 use super::rows::number;
 use super::spending::ProjectRow;
 use super::statement::{Arg, args, tuples};
+use super::tx::{Lock, Tx};
 use super::{Store, turn};
 use crate::job::Hold;
 use crate::job::budget::ProjectBudget;

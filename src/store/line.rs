@@ -11,9 +11,9 @@
 use uuid::Uuid;
 
 use super::Store;
-use super::db::Tx;
 use super::error::StoreError;
 use super::statement::args;
+use super::tx::Tx;
 use crate::clock::Timestamp;
 use crate::job::Completion;
 

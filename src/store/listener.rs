@@ -12,7 +12,7 @@ use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use super::db::in_time;
+use super::driver::in_time;
 use super::hints::Hinter;
 use super::lease_clock::LeaseClock;
 

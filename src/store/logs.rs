@@ -5,11 +5,11 @@
 //! log ends is refused. Redaction, cutting and the cap are done before, in the `logs` room.
 
 use super::Store;
-use super::db::{Lock, Tx};
 use super::error::StoreError;
 use super::fence::hold;
 use super::rows::{json, number, word};
 use super::statement::{Arg, args, tuples};
+use super::tx::{Lock, Tx};
 use super::types::{LogPage, LogPosition};
 use crate::clock::Timestamp;
 use crate::ids::{AttemptNo, JobId};

@@ -5,9 +5,10 @@
 //! forward only. sqlx's own migrator is not used: it takes no lock on SQLite, where two processes may well meet a new file
 //! at once, and one transaction for each script.
 
-use super::db::{Db, Kind, Tx};
+use super::db::{Db, Kind};
 use super::error::{Driver, StoreError};
 use super::statement::args;
+use super::tx::Tx;
 use crate::clock::Timestamp;
 
 /// A step from one version of the schema to the next.

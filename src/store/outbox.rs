@@ -6,9 +6,9 @@
 
 use uuid::Uuid;
 
-use super::db::Tx;
 use super::error::StoreError;
 use super::statement::{Arg, args, tuples};
+use super::tx::Tx;
 use crate::clock::Timestamp;
 use crate::ids::{AttemptNo, JobId};
 use crate::job::JobState;

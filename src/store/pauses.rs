@@ -5,10 +5,10 @@
 //! and at every hint, and ask for jobs of other backends meanwhile.
 
 use super::Store;
-use super::db::{Lock, TRIES, Tx};
 use super::error::StoreError;
 use super::rows::{held_until, number};
 use super::statement::{Arg, args, tuples};
+use super::tx::{Lock, TRIES, Tx};
 use super::types::CredentialNews;
 use crate::clock::Timestamp;
 use crate::job::{Claim, LimitMet, Pause, PausePolicy};

@@ -3,10 +3,10 @@
 //! The one rule: a job that cannot be claimed is not in the index that claims walk, so that a hundred thousand jobs scheduled
 //! for tomorrow cost today's nothing.
 
-use super::db::Lock;
 use super::error::StoreError;
 use super::rows::held_until;
 use super::statement::{Arg, args, tuples};
+use super::tx::Lock;
 use super::{Store, turn};
 use crate::clock::Timestamp;
 use crate::job::Hold;

@@ -3,11 +3,11 @@
 //! The one rule: it is on record before the attempt goes on, or ends, by it; whoever comes next can rely on it.
 
 use super::Store;
-use super::db::Lock;
 use super::error::StoreError;
 use super::fence::hold;
 use super::rows::json;
 use super::statement::args;
+use super::tx::Lock;
 use crate::ids::{AttemptNo, JobId};
 use crate::job::{Claim, Rejection};
 

@@ -10,9 +10,9 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::Store;
-use super::db::{Lock, Tx};
 use super::error::StoreError;
 use super::statement::{Arg, args, tuples};
+use super::tx::{Lock, Tx};
 use crate::clock::Timestamp;
 
 /// One row, which whoever has it, or finds it abandoned, takes for a while.

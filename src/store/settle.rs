@@ -1,11 +1,11 @@
 //! What an attempt's end makes of its job: the retry policy's answer, a request to cancel, and what is counted.
 
-use super::db::Tx;
 use super::error::StoreError;
 use super::fence::Held;
 use super::outbox::add_ends;
 use super::rows::number;
 use super::statement::{args, tuples};
+use super::tx::Tx;
 use super::verdict::cancelled;
 use super::{dependencies, limits, turn};
 use crate::clock::Timestamp;

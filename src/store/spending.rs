@@ -8,12 +8,12 @@ use std::collections::BTreeMap;
 
 use uuid::Uuid;
 
-use super::db::Tx;
 use super::dependencies;
 use super::error::StoreError;
 use super::outbox::add_ends;
 use super::rows::{held_until, number, word};
 use super::statement::{Arg, args, tuples};
+use super::tx::Tx;
 use super::{Store, turn};
 use crate::clock::Timestamp;
 use crate::ids::JobId;

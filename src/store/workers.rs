@@ -3,10 +3,10 @@
 //! The one rule: a worker writes what it says and operators write what they ask, each their own columns, so that neither ever
 //! undoes the other. No lease rests on any of it.
 
-use super::db::Tx;
 use super::error::StoreError;
 use super::rows::{json, number, word};
 use super::statement::{Arg, args};
+use super::tx::Tx;
 use super::{Store, pauses};
 use crate::clock::Timestamp;
 use crate::ids::WorkerId;

@@ -13,7 +13,7 @@ use sqlx::{AssertSqlSafe, Sqlite, SqliteConnection};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::db::in_time;
+use super::driver::in_time;
 use super::statement::{Arg, Row};
 
 /// What a commit waits for.
@@ -67,8 +67,37 @@ impl Writer {
         Ok(Self { pool, turns: Arc::new(Semaphore::new(1)), idle: Mutex::new(None), patience })
     }
 
+    /// Begins a transaction when its turn comes.
+    pub(super) async fn begin(self: &Arc<Self>, durability: Durability) -> Result<Turn, sqlx::Error> {
+        let mut turn = self.turn().await?;
+        turn.begin(durability).await?;
+        Ok(turn)
+    }
+
+    /// Runs several statements in one transaction, and answers with the rows that they yield: all of them have happened then, or none has.
+    pub(super) async fn all<R: Row>(
+        self: &Arc<Self>,
+        durability: Durability,
+        sql: &str,
+        args: Vec<Arg>,
+    ) -> Result<Vec<R>, sqlx::Error> {
+        self.turn().await?.all(durability, sql, args).await
+    }
+
+    /// Runs statements without arguments, in no transaction.
+    pub(super) async fn script(self: &Arc<Self>, sql: &'static str) -> Result<(), sqlx::Error> {
+        let mut turn = self.turn().await?;
+        in_time(sqlx::raw_sql(sql).execute(turn.connection()?)).await.map(drop)
+    }
+
+    /// What changes with every commit of another process.
+    pub(super) async fn data_version(self: &Arc<Self>) -> Result<i64, sqlx::Error> {
+        let mut turn = self.turn().await?;
+        in_time(sqlx::query_scalar("PRAGMA data_version").fetch_one(turn.connection()?)).await
+    }
+
     /// Waits for a turn.
-    pub(super) async fn turn(self: &Arc<Self>) -> Result<Turn, sqlx::Error> {
+    async fn turn(self: &Arc<Self>) -> Result<Turn, sqlx::Error> {
         let turn = tokio::time::timeout(self.patience, self.turns.clone().acquire_owned()).await;
         let permit = turn.map_err(|_| sqlx::Error::PoolTimedOut)?.map_err(|_| sqlx::Error::PoolClosed)?;
         let idle = self.idle().take();
@@ -117,19 +146,17 @@ pub(super) struct Turn {
 }
 
 impl Turn {
-    /// Begins a transaction.
-    pub(super) async fn begin(&mut self, durability: Durability) -> Result<(), sqlx::Error> {
+    async fn begin(&mut self, durability: Durability) -> Result<(), sqlx::Error> {
         self.wait_for(durability).await?;
         self.in_transaction = true;
         in_time(sqlx::query(BEGIN).execute(self.connection()?)).await?;
         Ok(())
     }
 
-    /// Runs several statements in one transaction, and answers with the rows that they yield: all of them have happened then, or none has.
-    pub(super) async fn all<R: Row>(mut self, durability: Durability, sql: &str, args: Vec<Arg>) -> Result<Vec<R>, sqlx::Error> {
+    async fn all<R: Row>(mut self, durability: Durability, sql: &str, args: Vec<Arg>) -> Result<Vec<R>, sqlx::Error> {
         self.wait_for(durability).await?;
         self.in_transaction = true;
-        let rows = super::db::sqlite_all(self.connection()?, &format!("{BEGIN}; {sql}; COMMIT"), args).await?;
+        let rows = super::driver::sqlite_all(self.connection()?, &format!("{BEGIN}; {sql}; COMMIT"), args).await?;
         self.in_transaction = false;
         Ok(rows)
     }
@@ -196,7 +223,9 @@ async fn undo(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
 
 #[cfg(test)]
 mod tests {
-    use futures_util::poll;
+    use std::future::poll_fn;
+    use std::task::Poll;
+
     use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode};
     use tempfile::TempDir;
 
@@ -221,7 +250,7 @@ mod tests {
     }
 
     async fn all(writer: &Arc<Writer>, durability: Durability, sql: &str) -> Result<Vec<i64>, sqlx::Error> {
-        let rows: Vec<Seen> = writer.turn().await?.all(durability, sql, args![]).await?;
+        let rows: Vec<Seen> = writer.all(durability, sql, args![]).await?;
         Ok(rows.into_iter().map(|row| row.n).collect())
     }
 
@@ -243,45 +272,38 @@ mod tests {
     #[tokio::test]
     async fn what_is_given_up_in_the_middle_is_undone_before_the_next_turn() {
         let (_dir, writer) = a_writer(LONG).await;
-        // At each of its calls, and before the first.
-        for step in 0..40 {
+        for looks in 0..40 {
             let write = async {
-                let mut turn = writer.turn().await?;
-                turn.begin(if step % 2 == 0 { Durability::Disk } else { Durability::Nothing }).await?;
-                sqlx::query("INSERT INTO t VALUES (1)").execute(turn.connection()?).await?;
-                std::future::pending::<Result<(), sqlx::Error>>().await
+                let mut turn = writer.begin(if looks % 2 == 0 { Durability::Disk } else { Durability::Nothing }).await?;
+                sqlx::query("INSERT INTO t VALUES (1)").execute(turn.connection()?).await.map(drop)
             };
-            let mut write = Box::pin(write);
-            for _ in 0..step {
-                assert!(poll!(&mut write).is_pending());
-                tokio::task::yield_now().await;
-                tokio::time::sleep(Duration::from_micros(100)).await;
-            }
-            drop(write);
-            assert_eq!(there(&writer).await, [0; 0], "after {step} looks");
+            given_up_after(looks, write).await;
+            assert_eq!(there(&writer).await, [0; 0], "after {looks} looks");
         }
         // In one call it has happened or not, and nothing of it is open.
-        for step in 0..20 {
-            let sql = format!("INSERT INTO t VALUES ({step}); INSERT INTO t VALUES ({step} + 100)");
-            let mut write = Box::pin(all(&writer, Durability::Disk, &sql));
-            for _ in 0..step {
-                if poll!(&mut write).is_ready() {
-                    break;
-                }
-                tokio::time::sleep(Duration::from_micros(50)).await;
-            }
-            drop(write);
+        for looks in 0..20 {
+            let sql = format!("INSERT INTO t VALUES ({looks}); INSERT INTO t VALUES ({looks} + 100)");
+            given_up_after(looks, all(&writer, Durability::Disk, &sql)).await;
             let there = there(&writer).await;
-            assert_eq!(there.contains(&step), there.contains(&(step + 100)), "{there:?}");
+            assert_eq!(there.contains(&looks), there.contains(&(looks + 100)), "{there:?}");
         }
+    }
+
+    /// Polls it so many times, each when it has something new, and drops it, if it has not ended before.
+    async fn given_up_after(looks: i64, write: impl Future) {
+        let (mut write, mut left) = (Box::pin(write), looks);
+        poll_fn(|context| {
+            left -= 1;
+            if left < 0 { Poll::Ready(()) } else { write.as_mut().poll(context).map(drop) }
+        })
+        .await;
     }
 
     #[tokio::test]
     async fn each_turn_waits_for_what_it_asks_for() {
         let (_dir, writer) = a_writer(LONG).await;
         for durability in [Durability::Disk, Durability::Nothing, Durability::Nothing, Durability::Disk] {
-            let mut turn = writer.turn().await.expect("its turn");
-            turn.begin(durability).await.expect("begun");
+            let mut turn = writer.begin(durability).await.expect("begun");
             let pragma = sqlx::query_scalar("PRAGMA synchronous").fetch_one(turn.connection().expect("there"));
             let level: i64 = pragma.await.expect("told");
             assert_eq!(level, if durability == Durability::Disk { 2 } else { 1 });

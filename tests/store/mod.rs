@@ -27,7 +27,6 @@ mod model;
 mod pauses;
 mod plans;
 mod retention;
-mod said;
 mod scheduling;
 mod schema;
 mod workers;

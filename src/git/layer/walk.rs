@@ -151,7 +151,7 @@ impl<'a> Walk<'a> {
                 return Err(format!("{} is large", show(&at)).into());
             }
             Entry::File { executable, .. } => {
-                self.note(dir, name)?;
+                self.note(dir, name, &at)?;
                 self.put(at, Source::File { dir: dir.clone(), executable }, before);
             }
             Entry::Directory => return self.enter(dir, name, at, lower, descend, before),
@@ -222,11 +222,11 @@ impl<'a> Walk<'a> {
     }
 
     /// Looks at a file that has a say about others.
-    fn note(&mut self, dir: &Directory, name: &[u8]) -> Result<(), Reason> {
+    fn note(&mut self, dir: &Directory, name: &[u8], at: &[u8]) -> Result<(), Reason> {
         if name == b".gitignore" {
             self.ignores = true;
         } else if name == b".gitattributes" {
-            let text = dir.read(name, FILE_MAX).map_err(|error| Reason::unreadable(name, &error))?;
+            let text = dir.read(name, FILE_MAX).map_err(|error| Reason::unreadable(at, &error))?;
             self.attributes = self.attributes.max(attributes::judge(&text));
         }
         Ok(())
