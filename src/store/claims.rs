@@ -383,7 +383,7 @@ async fn look_within(
     let mut room = Room::of(tx, &picked).await?;
     let budgeted = picked.iter().filter(|job| job.budgeted == 1).map(|job| job.id).collect();
     let budgets = Budgets::of(tx, budgeted, room.take_budgets(), now).await?;
-    let (mut chosen, mut held) = (Vec::new(), BTreeMap::new());
+    let (mut chosen, mut held) = (Vec::new(), BTreeMap::<&str, (Hold, Vec<&Picked>)>::new());
     let mut over = false;
     for job in &picked {
         let spent = budgets.spent(job.id, &job.share).next().is_some();
@@ -393,13 +393,16 @@ async fn look_within(
                 break;
             }
             Ok(()) => chosen.push(JobId::from_uuid(job.id)),
-            Err(why) => held.entry(why.as_str()).or_insert_with(|| (why, Vec::new())).1.push(job.id),
+            Err(why) => held.entry(why.as_str()).or_insert_with(|| (why, Vec::new())).1.push(job),
         }
     }
     let some_held = !held.is_empty();
     let more = some_held && picked.len() == page && !over;
-    for (why, jobs) in held.into_values() {
-        limits::hold(tx, &jobs, why).await?;
+    for (why, jobs) in held.values() {
+        limits::hold(tx, &jobs.iter().map(|job| job.id).collect::<Vec<_>>(), *why).await?;
+    }
+    for (_, jobs) in held.values() {
+        limits::hand_on(tx, &room, jobs).await?;
     }
     let claimed = if chosen.is_empty() { Vec::new() } else { start(tx, &chosen, ask, now).await? };
     Ok(Look { claimed, held: some_held, more })

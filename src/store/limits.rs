@@ -6,10 +6,11 @@
 //!
 //! A job whose limit has no room leaves the order of claims (`held` says why), so that it costs the next claim nothing; when
 //! something ends under the limit, the next one comes back. Whoever lets one back takes the same lock, so that none is held
-//! after the last one that could have let it back is gone. Should room be left all the same (a limit that was raised, say),
-//! [`Store::relieve_once`] sees it.
+//! after the last one that could have let it back is gone. One that came back for the room of one limit, and finds that another
+//! has none, hands that room on in the claim that finds it ([`hand_on`]). Should room be left all the same (a limit that was raised,
+//! say, or one that came back and that no worker suits), [`Store::relieve_once`] sees it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::error::StoreError;
 use super::rows::number;
@@ -55,6 +56,9 @@ const NEXT_PROJECT: &str = "SELECT share AS name FROM jobs WHERE held = 'project
 
 /// At most so many come back at once.
 const BACK_MAX: i64 = 100;
+/// As many come back at least where those that came back before have left room: they may be many that cannot start, and each that
+/// is too many is held again by the claim that comes to it.
+const BACK_AGAIN: i64 = 64;
 
 /// What limits a job: a concurrency key, a project.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -190,6 +194,24 @@ impl Room {
     }
 }
 
+/// How many a limit lets back that has room.
+#[derive(Debug, Clone, Copy)]
+enum Back {
+    /// Those that there is room for.
+    ToFit,
+    /// More, where there is room for any: others came back before and did not take it.
+    Again,
+}
+
+impl Back {
+    fn of(self, most: i64, running: i64) -> i64 {
+        match (self, (most - running).clamp(0, BACK_MAX)) {
+            (Self::Again, room) if room > 0 => room.max(BACK_AGAIN),
+            (_, room) => room,
+        }
+    }
+}
+
 /// The limits of the projects of these jobs.
 async fn limits_of<J: Limited>(tx: &mut Tx, jobs: &[J]) -> Result<Vec<ProjectLimit>, StoreError> {
     let mut projects: Vec<&str> = jobs.iter().map(Limited::share).filter(|share| !share.is_empty()).collect();
@@ -217,17 +239,28 @@ pub(super) async fn hold(tx: &mut Tx, jobs: &[uuid::Uuid], why: Hold) -> Result<
 pub(super) async fn let_back<J: Limited>(tx: &mut Tx, jobs: &[J]) -> Result<(), StoreError> {
     let room = Room::of(tx, jobs).await?;
     for (limit, running) in &room.running {
-        fill(tx, limit, *running, room.projects.get(limit.name()).copied()).await?;
+        fill(tx, limit, *running, room.projects.get(limit.name()).copied(), Back::ToFit).await?;
+    }
+    Ok(())
+}
+
+/// Lets back others in the place of `jobs`, which this transaction holds: each may have come back for the room of a limit that it does
+/// not take now, because another limit has none.
+pub(super) async fn hand_on<J: Limited>(tx: &mut Tx, room: &Room, jobs: &[J]) -> Result<(), StoreError> {
+    let keys = jobs.iter().filter_map(Limited::key).map(|(key, _)| Limit::Key(key.to_owned()));
+    let of_jobs: BTreeSet<Limit> = keys.chain(jobs.iter().map(|job| Limit::Project(job.share().to_owned()))).collect();
+    for (limit, running) in room.running.iter().filter(|(limit, _)| of_jobs.contains(limit)) {
+        fill(tx, limit, *running, room.projects.get(limit.name()).copied(), Back::Again).await?;
     }
     Ok(())
 }
 
 /// Lets back as many as a limit, which is locked, has room for.
-async fn fill(tx: &mut Tx, limit: &Limit, running: i64, of_project: Option<i64>) -> Result<u64, StoreError> {
+async fn fill(tx: &mut Tx, limit: &Limit, running: i64, of_project: Option<i64>, how: Back) -> Result<u64, StoreError> {
     match limit {
         // A project whose limit was taken away holds nobody.
         Limit::Project(project) => {
-            let room = room_of(of_project.unwrap_or(i64::MAX), running);
+            let room = how.of(of_project.unwrap_or(i64::MAX), running);
             if room == 0 { Ok(0) } else { back(tx, HELD_BY_PROJECT, args![project, room]).await }
         }
         // Each job names its own number: there may be room for one where there is none for the one before it.
@@ -237,15 +270,11 @@ async fn fill(tx: &mut Tx, limit: &Limit, running: i64, of_project: Option<i64>)
                 && next.running > running
             {
                 most = next.running;
-                relieved += back(tx, HELD_BY_KEY, args![key, most, room_of(most, running)]).await?;
+                relieved += back(tx, HELD_BY_KEY, args![key, most, how.of(most, running)]).await?;
             }
             Ok(relieved)
         }
     }
-}
-
-fn room_of(most: i64, running: i64) -> i64 {
-    (most - running).clamp(0, BACK_MAX)
 }
 
 /// Lets back what a query yields, but not what somebody has locked: he may wait for a limit, or for one who does. Should it stay
@@ -341,7 +370,7 @@ impl Store {
                 tx.first::<ProjectLimit>(&sql, args![project]).await?.and_then(|row| row.running)
             }
         };
-        let back = fill(&mut tx, &limit, running, of_project).await?;
+        let back = fill(&mut tx, &limit, running, of_project, Back::Again).await?;
         if back > 0 {
             self.commit_change(tx).await?
         } else {

@@ -242,7 +242,8 @@ on_both! {
         let relieve = async |cursor: &mut RelieveCursor| queue.store.relieve_once(cursor, 10).await.expect("done");
         assert_eq!(relieve(&mut cursor).await, 0);
         limit(&queue.store, &[("a", 3)]).await;
-        assert_eq!(relieve(&mut cursor).await, 2);
+        // More than there is room for: some of them might not be able to start.
+        assert_eq!(relieve(&mut cursor).await, 4);
         assert_eq!(claim_all(queue).await.len(), 2);
         limit(&queue.store, &[]).await;
         assert_eq!(relieve(&mut cursor).await, 2);
@@ -271,6 +272,50 @@ on_both! {
         let free = queue.enqueue().await.id;
         let claimed = queue.store.claim(&ask("w", 2, LONG)).await.expect("answered");
         assert_eq!((claimed.len(), claimed[1].claim.job), (2, free));
+    }
+
+    async fn room_that_one_cannot_take_for_another_limit_goes_to_who_can(queue) {
+        limit(&queue.store, &[("a", 1), ("b", 1)]).await;
+        let of_a = queue.enqueue_as(of_project("a")).await.id;
+        let of_b = queue.enqueue_as(of_project("b")).await.id;
+        let of_key = queue.enqueue_as(under("k", 1)).await.id;
+        let running = claim_all(queue).await;
+        let claim_of = |id: JobId| &running.iter().find(|one| one.claim.job == id).expect("it runs").claim;
+        // More than come back at once, in front of one that could start.
+        for _ in 0..150 {
+            queue.enqueue_as(|new| { of_project("a")(new); under("k", 1)(new) }).await;
+        }
+        let next_of_a = queue.enqueue_as(of_project("a")).await.id;
+        let next_of_key = queue.enqueue_as(under("k", 1)).await.id;
+        assert!(queue.nothing_to_claim().await);
+        queue.store.finish(claim_of(of_a), finish(OutcomeClass::Succeeded)).await.expect("finished");
+        let claimed = claim_all(queue).await;
+        assert_eq!(claimed.iter().map(|one| one.claim.job).collect::<Vec<_>>(), [next_of_a], "the key is full");
+        queue.store.finish(claim_of(of_key), finish(OutcomeClass::Succeeded)).await.expect("finished");
+        let claimed = claim_all(queue).await;
+        assert_eq!(claimed.iter().map(|one| one.claim.job).collect::<Vec<_>>(), [next_of_key], "the project is full");
+        queue.store.finish(claim_of(of_b), finish(OutcomeClass::Succeeded)).await.expect("finished");
+        assert!(queue.nothing_to_claim().await);
+    }
+
+    async fn those_in_front_that_no_worker_suits_keep_room_from_nobody_for_long(queue) {
+        limit(&queue.store, &[("a", 1)]).await;
+        let first = queue.enqueue_as(of_project("a")).await.id;
+        let running = claim_all(queue).await.remove(0);
+        assert_eq!(running.claim.job, first);
+        for _ in 0..100 {
+            queue.enqueue_as(|new| { of_project("a")(new); new.spec.requires = vec!["gpu".to_owned()] }).await;
+        }
+        let plain = queue.enqueue_as(of_project("a")).await.id;
+        let mut able = ask("able", 1, LONG);
+        able.labels.insert("gpu".to_owned());
+        assert!(queue.store.claim(&able).await.expect("answered").is_empty(), "the project is full");
+        queue.store.finish(&running.claim, finish(OutcomeClass::Succeeded)).await.expect("finished");
+        let mut cursor = RelieveCursor::default();
+        for _ in 0..4 {
+            queue.store.relieve_once(&mut cursor, 10).await.expect("done");
+        }
+        assert_eq!(queue.claim("w").await.claim.job, plain);
     }
 
     async fn those_who_cancel_and_add_while_limits_let_back_do_not_block_each_other(queue) {
