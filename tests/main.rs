@@ -4,6 +4,7 @@ mod agents;
 mod api;
 mod artifacts;
 mod caches;
+mod console;
 mod container;
 mod crash;
 mod delivery;

@@ -113,6 +113,8 @@ fn answer(artifact: &Artifact, object: &KeptObject, range: Option<Range<u64>>, b
         .header(header::CONTENT_TYPE, object.content_type.as_str())
         .header(header::CONTENT_DISPOSITION, format!("attachment; filename=\"{file}\""))
         .header(header::X_CONTENT_TYPE_OPTIONS, "nosniff")
+        // The console has this origin.
+        .header(header::CONTENT_SECURITY_POLICY, "default-src 'none'; sandbox")
         .header(header::ETAG, format!("\"sha256:{}\"", object.sha256))
         .header(header::ACCEPT_RANGES, "bytes");
     response = match range {

@@ -15,7 +15,7 @@ use super::input::{Document, Id, OptionalDocument, Params, limit};
 use super::problem::{Kind, Problem};
 use super::wire::{JobAnswer, JobDiff, Page, ReasonRequest};
 use crate::ids::JobId;
-use crate::job::{AttemptRecord, Coverage, Forecast, Job, JobSpec, JobState};
+use crate::job::{AttemptRecord, Coverage, Forecast, Hold, Job, JobSpec, JobState};
 use crate::store::{Cancel, CompletionFilter, Enqueued, JobFilter, Store};
 
 /// What else to answer.
@@ -79,6 +79,8 @@ pub(super) async fn enqueue(
 pub(super) struct ListQuery {
     /// Only those in this state.
     state: Option<JobState>,
+    /// Only those that wait for this: `answer`, for one.
+    held: Option<Hold>,
     /// Only those of this project.
     project: Option<String>,
     /// Only those of this execution.
@@ -101,8 +103,8 @@ pub(super) async fn list(
     extract::State(state): extract::State<State>,
     Params(query): Params<ListQuery>,
 ) -> Result<Json<Page<Job>>, Problem> {
-    let ListQuery { state: in_state, project, execution, before, limit: wanted } = query;
-    let filter = JobFilter { state: in_state, project, execution, before, limit: limit(wanted)? };
+    let ListQuery { state: in_state, held, project, execution, before, limit: wanted } = query;
+    let filter = JobFilter { state: in_state, held, project, execution, before, limit: limit(wanted)? };
     let page = state.store.jobs(&filter).await?;
     let next = page.items.last().filter(|_| page.more).map(|job| job.id.to_string());
     Ok(Json(Page { items: page.items, next }))

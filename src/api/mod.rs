@@ -1,4 +1,4 @@
-//! The HTTP interface: jobs, their logs, completions, workers, and what a probe or a scraper asks for.
+//! The HTTP interface: jobs, their logs, completions, workers, what a probe or a scraper asks for, and the operators' console.
 //!
 //! The one rule: handlers are thin. A request is read in `input`, judged in `policy` or by the store's own rules, and answered
 //! with a record of `job`, a document of `wire`, or a [`Problem`]. Nothing here reads configuration, and nothing here knows
@@ -9,6 +9,8 @@ mod artifacts;
 mod budget;
 mod completions;
 mod configuration;
+mod console;
+mod counts;
 mod deadline;
 mod document;
 mod events;
@@ -113,6 +115,7 @@ pub fn router(state: State) -> axum::Router {
         .routes(routes!(budget::show))
         .routes(routes!(pauses::list))
         .routes(routes!(pauses::lift))
+        .routes(routes!(counts::show))
         .routes(routes!(configuration::show))
         .routes(routes!(health::alive))
         .routes(routes!(health::ready))
@@ -126,6 +129,8 @@ pub fn router(state: State) -> axum::Router {
         .layer(middleware::from_fn(guard::loopback_only))
         .layer(DefaultBodyLimit::max(BODY_MAX));
     router
+        .route("/", get(console::page))
+        .route("/console/{file}", get(console::file))
         .route("/openapi.json", get(|| async move { Json((*description).clone()) }))
         .fallback(no_such_route)
         .method_not_allowed_fallback(method_not_allowed)

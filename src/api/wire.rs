@@ -12,7 +12,9 @@ use crate::clock::{Timestamp, human};
 use crate::ids::{AttemptNo, ClaimToken, JobId, ObjectId};
 use crate::job::attempt::RunsOn;
 use crate::job::time_limit::TimeLimit;
-use crate::job::{CompletionEntry, Coverage, DiffSummary, Forecast, Job, JobState, LogChunk, LogVerdict, Outcome, Stream};
+use crate::job::{
+    CompletionEntry, CompletionState, Coverage, DiffSummary, Forecast, Job, JobState, LogChunk, LogVerdict, Outcome, Stream,
+};
 pub use crate::store::Because;
 
 /// Some of a longer list.
@@ -247,6 +249,15 @@ pub struct LogEnd {
     pub log: Option<LogVerdict>,
     /// The length of the log, in bytes.
     pub total: u64,
+}
+
+/// How many there are of what; every state is there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CountsAnswer {
+    /// Jobs on record by state.
+    pub jobs: BTreeMap<JobState, u64>,
+    /// Completions on record by state.
+    pub completions: BTreeMap<CompletionState, u64>,
 }
 
 /// Asks for completions.

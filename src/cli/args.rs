@@ -13,7 +13,7 @@ use super::enqueue_args::EnqueueArgs;
 use crate::clock::human;
 use crate::ids::{JobId, WorkerId};
 use crate::job::spec::ContainerMode;
-use crate::job::{JobState, Stream};
+use crate::job::{Hold, JobState, Stream};
 
 /// Turns queued tasks into commits
 #[derive(Debug, Parser)]
@@ -195,6 +195,9 @@ pub struct JobsArgs {
     /// Only those in this state: queued, running, succeeded, failed or cancelled
     #[arg(long, value_name = "STATE")]
     pub state: Option<JobState>,
+    /// Only those that wait for this: scheduled, backoff, dependency, key, project, budget or answer
+    #[arg(long, value_name = "WHAT")]
+    pub held: Option<Hold>,
     /// Only those of this project
     #[arg(long, value_name = "PROJECT")]
     pub project: Option<String>,

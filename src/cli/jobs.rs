@@ -21,9 +21,8 @@ use crate::store::MovedDeadline;
 /// Lists jobs.
 pub(super) async fn list(client: &Client, out: &Output, args: JobsArgs) -> Result<Exit, CliError> {
     let mut query = String::new();
-    for (name, value) in
-        [("state", args.state.map(|state| state.to_string())), ("project", args.project), ("execution", args.execution)]
-    {
+    let (state, held) = (args.state.map(|state| state.to_string()), args.held.map(|held| held.to_string()));
+    for (name, value) in [("state", state), ("held", held), ("project", args.project), ("execution", args.execution)] {
         if let Some(value) = value {
             query.push_str(&format!("&{name}={}", escape(&value)));
         }

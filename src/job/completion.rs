@@ -17,7 +17,7 @@ use crate::clock::Timestamp;
 use crate::ids::{AttemptNo, CompletionId, JobId, ObjectId};
 
 /// Where a completion is in its own queue.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CompletionState {
     /// Nobody has taken it, or the one who did gave it back or let its lease run out.

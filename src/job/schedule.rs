@@ -1,6 +1,7 @@
 //! When and where a job may run: what it asks of workers, what it waits for, and what it shares with others.
 
 use std::collections::BTreeSet;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -69,6 +70,10 @@ pub enum Hold {
 }
 
 impl Hold {
+    /// All of them.
+    pub const ALL: [Self; 7] =
+        [Self::Scheduled, Self::Backoff, Self::Dependency, Self::Key, Self::Project, Self::Budget, Self::Answer];
+
     /// The word used on the wire and in the database.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -87,6 +92,19 @@ impl Hold {
 impl std::fmt::Display for Hold {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.pad(self.as_str())
+    }
+}
+
+/// A word that names no reason for which a job is held.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is nothing that a job waits for (scheduled, backoff, dependency, key, project, budget or answer)")]
+pub struct UnknownHold(pub String);
+
+impl FromStr for Hold {
+    type Err = UnknownHold;
+
+    fn from_str(text: &str) -> Result<Self, UnknownHold> {
+        Self::ALL.into_iter().find(|hold| hold.as_str() == text).ok_or_else(|| UnknownHold(text.to_owned()))
     }
 }
 

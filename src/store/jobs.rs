@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use super::Store;
 use super::error::StoreError;
-use super::rows::{JobRow, job_columns};
+use super::rows::{JobRow, held_until, job_columns};
 use super::statement::{Arg, args, tuples};
 use super::tx::Tx;
 use super::types::{JobFilter, Page};
 use crate::ids::JobId;
-use crate::job::Job;
+use crate::job::{Hold, Job};
 
 const GET: &str = concat!("SELECT ", job_columns!(), " FROM jobs j JOIN job_specs s ON s.job = j.id WHERE j.id = $1");
 const LIST: &str = concat!("SELECT ", job_columns!(), " FROM jobs j JOIN job_specs s ON s.job = j.id WHERE ");
@@ -48,12 +48,24 @@ impl Store {
     pub async fn jobs(&self, filter: &JobFilter) -> Result<Page<Job>, StoreError> {
         let mut list = Listing::new();
         list.only("j.state =", filter.state.map(|state| state.as_str().into()));
+        if let Some(held) = filter.held {
+            list.that(held_for(held));
+        }
         list.only("j.project =", filter.project.as_ref().map(Arg::from));
         list.only("j.execution =", filter.execution.as_ref().map(Arg::from));
         list.only("j.id <", filter.before.map(Arg::from));
         let (sql, args) = list.newest_first(LIST, filter.limit);
         page(self.db().all::<JobRow>(&sql, args).await?, filter.limit)
     }
+}
+
+/// That a job is held for a reason, in the words of the index that has these.
+fn held_for(held: Hold) -> String {
+    let until = match held {
+        Hold::Scheduled | Hold::Backoff | Hold::Budget | Hold::Answer => concat!(held_until!(), " AND "),
+        Hold::Dependency | Hold::Key | Hold::Project => "",
+    };
+    format!("{until}j.held = '{held}'")
 }
 
 /// The conditions of a listing of `j`.
@@ -73,6 +85,11 @@ impl Listing {
             self.args.push(value);
             self.conditions.push(format!("{condition} ${}", self.args.len()));
         }
+    }
+
+    /// Adds a condition.
+    fn that(&mut self, condition: String) {
+        self.conditions.push(condition);
     }
 
     /// The statement that begins with `select`, for one row more than `limit`: it tells whether there are more.

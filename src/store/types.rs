@@ -12,7 +12,7 @@ use crate::job::attempt::{Resources, StageRecord};
 use crate::job::completion::Usage;
 use crate::job::worker_record::NoEngine;
 use crate::job::{
-    BranchName, Completion, CompletionEntry, CompletionState, Job, JobSpec, JobState, LogChunk, LogVerdict, Outcome,
+    BranchName, Completion, CompletionEntry, CompletionState, Hold, Job, JobSpec, JobState, LogChunk, LogVerdict, Outcome,
 };
 
 /// A job to enqueue, with everything filled in that the planner left out.
@@ -63,6 +63,8 @@ impl Enqueued {
 pub struct JobFilter {
     /// Only those in this state.
     pub state: Option<JobState>,
+    /// Only those that are held for this reason.
+    pub held: Option<Hold>,
     /// Only those of this project.
     pub project: Option<String>,
     /// Only those of this execution.

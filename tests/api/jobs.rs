@@ -131,6 +131,9 @@ async fn probes_scrapers_and_people_get_what_they_ask_for(world: &World) {
         "sawmill_worker_slots{worker=\"w1\",state=\"running\"} 4", "# TYPE sawmill_jobs gauge"] {
         assert!(metrics.lines().any(|found| found == line), "{line} is not in\n{metrics}");
     }
+    let (_, counts) = world.get("/v1/counts").await;
+    assert_eq!(counts["jobs"], json!({ "queued": 1, "running": 0, "succeeded": 0, "failed": 0, "cancelled": 0 }));
+    assert_eq!(counts["completions"], json!({ "pending": 0, "claimed": 0, "acked": 0, "dead": 0 }));
     let (_, workers) = world.get("/v1/workers").await;
     assert_eq!(workers["items"][0]["id"], "w1");
     let (_, worker) = world.get("/v1/workers/w1").await;
@@ -172,6 +175,7 @@ async fn the_description_has_every_route_and_every_document() {
     post /v1/completions/{id}/renew
     post /v1/completions/{id}/requeue
     get /v1/config
+    get /v1/counts
     get /v1/events
     get /v1/jobs
     post /v1/jobs

@@ -97,7 +97,7 @@ async fn the_last_event_that_was_received_says_where_a_log_goes_on(world: &World
     let first = follow(world, id, "?attempt=1", None, 2).await;
     let last = first.last().and_then(|event| event.id.clone()).expect("an id");
     let rest = follow(world, id, "", Some(&last), 100).await;
-    assert_eq!(texts(&first) + &texts(&rest), "tick0tick1tick2tick3");
+    assert_eq!(texts(&first) + texts(&rest).as_str(), "tick0tick1tick2tick3");
     assert_eq!(texts(&follow(world, id, "?attempt=1&from=7", None, 100).await), "ck1tick2tick3");
     // An offset in the middle of a piece is as good as any.
     assert_eq!(texts(&follow(world, id, "?attempt=1", Some("17"), 100).await), "ck3");

@@ -105,7 +105,7 @@ async fn an_address_that_means_nothing_is_refused_with_the_parameter() {
     400 invalid-parameter [state] state: unknown variant `done`, expected one of `queued`, `running`, `succeeded`, `failed`, `cancelled`
     400 invalid-parameter [limit] limit: 501 is not between 1 and 500
     400 invalid-parameter [limit] limit: it is not a whole number of zero or more
-    400 invalid-parameter [colour] colour: unknown field `colour`, expected one of `state`, `project`, `execution`, `before`, `limit`
+    400 invalid-parameter [colour] colour: unknown field `colour`, expected one of `state`, `held`, `project`, `execution`, `before`, `limit`
     404 not-found [-] there is no worker w9; check the id against the list
     404 not-found [-] job [job] has no log: it is queued and had no attempt
     404 not-found [attempt] job [job] has no attempt 2; its attempts are 1 to 1

@@ -67,6 +67,7 @@ on_both! {
             queue.enqueue().await;
         }
         let claimed = queue.store.claim(&ask("w", 100, Duration::ZERO)).await.expect("claimed");
+        queue.runs_out(&claimed[0]).await;
         assert_eq!(claimed.len(), JOBS);
         let tasks: Vec<_> = (0..4).map(|_| {
             let store = queue.store.clone();

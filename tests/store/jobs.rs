@@ -1,10 +1,10 @@
 //! Enqueuing, reading, cancelling and retrying jobs.
 
 use sawmill::ids::JobId;
-use sawmill::job::{JobState, OutcomeClass};
+use sawmill::job::{Concurrency, Hold, JobState, OutcomeClass};
 use sawmill::store::{Cancel, Enqueued, JobFilter, StopRequest, StoreError};
 
-use super::{LONG, finish, new_job, on_both};
+use super::{LONG, ask, finish, new_job, on_both};
 
 on_both! {
     async fn a_job_reads_back_as_it_was_enqueued(queue) {
@@ -103,7 +103,22 @@ on_both! {
         assert_eq!(list(odd).await, (vec![ids[1], ids[3]], false));
         queue.claim("w").await;
         assert_eq!(list(JobFilter { state: Some(JobState::Running), ..all.clone() }).await, (vec![ids[4]], false));
-        assert_eq!(list(JobFilter { state: Some(JobState::Failed), ..all }).await, (vec![], false));
+        assert_eq!(list(JobFilter { state: Some(JobState::Failed), ..all.clone() }).await, (vec![], false));
+        let one = queue.enqueue_as(|new| {
+            new.spec.concurrency = Some(Concurrency { key: "k".to_owned(), limit: 1 });
+            new.spec.project = Some("full".to_owned());
+        }).await;
+        let other = queue.enqueue_as(|new| new.spec.concurrency = Some(Concurrency { key: "k".to_owned(), limit: 1 })).await;
+        let after = queue.enqueue_as(|new| new.spec.after = vec![one.id]).await;
+        let later = queue.enqueue_as(|new| new.spec.run_at = Some(queue.store.now() + LONG)).await;
+        queue.store.claim(&ask("w", 100, LONG)).await.expect("answered");
+        let held = async |hold| list(JobFilter { held: Some(hold), ..all.clone() }).await.0;
+        assert_eq!(held(Hold::Key).await, [other.id]);
+        assert_eq!(held(Hold::Dependency).await, [after.id]);
+        assert_eq!(held(Hold::Scheduled).await, [later.id]);
+        for none in [Hold::Backoff, Hold::Project, Hold::Budget, Hold::Answer] {
+            assert_eq!(held(none).await, []);
+        }
     }
 
     async fn cancelling_a_waiting_job_ends_it_at_once(queue) {

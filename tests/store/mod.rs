@@ -230,7 +230,18 @@ impl Queue {
 
     async fn claim_for(&self, worker: &str, lease: Duration) -> ClaimedJob {
         let mut claimed = self.store.claim(&ask(worker, 1, lease)).await.expect("the queue answers");
-        claimed.pop().expect("a job can be claimed")
+        let claimed = claimed.pop().expect("a job can be claimed");
+        if lease.is_zero() {
+            self.runs_out(&claimed).await;
+        }
+        claimed
+    }
+
+    /// Waits until the lease is over by what the store makes of the server's clock: it may be some milliseconds behind.
+    async fn runs_out(&self, claimed: &ClaimedJob) {
+        while self.store.now() < claimed.lease_until {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
     }
 
     async fn nothing_to_claim(&self) -> bool {

@@ -54,7 +54,7 @@ impl Server {
         server.run("initdb", &["-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C", "--no-sync"]);
         let rules = server.data().join("pg_hba.conf");
         let before = std::fs::read_to_string(&rules).expect("rules of access");
-        std::fs::write(&rules, before + &trust).expect("rules of access");
+        std::fs::write(&rules, before + trust.as_str()).expect("rules of access");
         server.start();
         server
     }

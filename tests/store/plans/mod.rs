@@ -5,7 +5,7 @@ mod postgres;
 mod said;
 mod sqlite;
 
-use sawmill::job::{LogChunk, OutcomeClass, Stream};
+use sawmill::job::{Hold, LogChunk, OutcomeClass, Stream};
 use sawmill::store::{CompletionFilter, JobFilter};
 
 use super::{LONG, Queue, ask, asking, delivered, finish};
@@ -46,5 +46,6 @@ async fn whole_lives(queue: &Queue) {
     }
     queue.store.cancel(job.id, "").await.expect("cancelled");
     queue.store.jobs(&JobFilter { limit: 5, ..JobFilter::default() }).await.expect("listed");
+    queue.store.jobs(&JobFilter { held: Some(Hold::Answer), limit: 5, ..JobFilter::default() }).await.expect("listed");
     queue.store.completions(&CompletionFilter { limit: 5, ..CompletionFilter::default() }).await.expect("listed");
 }
