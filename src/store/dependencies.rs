@@ -32,8 +32,9 @@ const LOCK: &str = "SELECT j.id FROM jobs j WHERE j.id IN ";
 const MET: &str = "UPDATE dependencies SET met = 1 WHERE needs = $1 AND met = 0";
 const GIVE_BASE: &str = "UPDATE jobs SET base = $2 WHERE held = 'dependency' \
     AND id IN (SELECT d.job FROM dependencies d WHERE d.needs = $1 AND d.gives_base = 1)";
+/// One without a `run_at` was ready when it came, also where who enqueued it makes the clock some milliseconds later than who lets it go.
 const RELEASE: &str = concat!(
-    "UPDATE jobs SET held = CASE WHEN ready_at > $1 THEN 'scheduled' END, position = ",
+    "UPDATE jobs SET held = CASE WHEN ready_at > $1 AND ready_at > created_at THEN 'scheduled' END, position = ",
     turn::back!(),
     " WHERE held = 'dependency' AND NOT EXISTS (SELECT 1 FROM dependencies d WHERE d.job = jobs.id AND d.met = 0) AND id IN "
 );

@@ -270,6 +270,16 @@ on_both! {
         other.close().await;
     }
 
+    async fn one_that_was_enqueued_by_a_clock_that_is_ahead_is_let_go_all_the_same(queue) {
+        let needed = queue.enqueue().await.id;
+        let waiting = queue.enqueue_as(after(&[needed])).await.id;
+        let later = queue.enqueue_as(|new| { after(&[needed])(new); new.spec.run_at = Some(queue.store.now() + LONG) }).await.id;
+        queue.place.tamper("UPDATE jobs SET ready_at = ready_at + 5000, created_at = created_at + 5000 WHERE held = 'dependency'").await;
+        run(queue, needed, OutcomeClass::Succeeded).await;
+        assert_eq!(job(queue, waiting).await.held, None);
+        assert_eq!(job(queue, later).await.held, Some(Hold::Scheduled));
+    }
+
     async fn two_that_end_at_once_let_go_who_waits_for_both(queue) {
         const ROUNDS: usize = 12;
         let other = queue.other(|_| ()).await;

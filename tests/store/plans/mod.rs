@@ -1,6 +1,7 @@
 //! What the queue's statements cost: no more with a hundred thousand jobs waiting than with one, also right after a burst, when
 //! the statistics are still those of an empty table.
 
+mod concerned;
 mod postgres;
 mod said;
 mod sqlite;

@@ -10,7 +10,7 @@ use sawmill::store::{AuditCursor, Change, Finish, RelieveCursor, Run, Selection}
 use sqlx::{AssertSqlSafe, Connection, Row, SqliteConnection};
 
 use super::super::{LONG, Place, Queue, ask, asking, delivered, finish};
-use super::{said, whole_lives};
+use super::{concerned, said, whole_lives};
 
 /// The order of the hot statements, and the index that each goes by.
 const PLANS: [(&str, &str); 37] = [
@@ -243,10 +243,12 @@ async fn duties(queue: &Queue) {
 }
 
 /// What is read from its beginning to its end all the same.
-const READ_WHOLE: [&str; 12] = [
+const READ_WHOLE: [&str; 15] = [
     // Few rows.
     "SCAN routes",
     "SCAN sqlite_master",
+    "SCAN l",
+    "SCAN project_limits",
     "SCAN p LEFT-JOIN",
     "SCAN j USING INDEX sqlite_autoindex_pauses_1",
     "SCAN sawmill_migrations USING INDEX sqlite_autoindex_sawmill_migrations_1",
@@ -255,6 +257,7 @@ const READ_WHOLE: [&str; 12] = [
     "SCAN j USING INDEX sqlite_autoindex_completions_1",
     "SCAN j USING INDEX sqlite_autoindex_jobs_1",
     "SEARCH j USING COVERING INDEX jobs_state (state=?)",
+    "SEARCH j USING INDEX completions_state (state=?)",
     // What reads those that a job waits for, which were found before.
     "SCAN r",
     // Counts that somebody asked for.
@@ -285,6 +288,7 @@ async fn sqlite_finds_each_row_by_its_key_or_place_however_many_are_asked_for() 
     many_at_once(&queue).await;
     whole_lives(&queue).await;
     duties(&queue).await;
+    concerned::lives(&queue).await;
     let mut connection = SqliteConnection::connect(&queue.place.url()).await.expect("the file can be opened");
     let mut read = BTreeMap::new();
     let Place::File { directory } = &queue.place else { panic!("a file") };
