@@ -14,7 +14,7 @@ export function completions({ query, act }) {
   const further = new Region((next) => next && h("p", {}, h("a", { href: `#/completions?${new URLSearchParams({ ...asked, before: next })}` }, "Older ones")));
   const element = h("div", {},
     h("h1", {}, "Completions"),
-    filters("#/completions", [choice("State", STATES, asked.state, "any"), h("button", {}, "Show")]),
+    filters("#/completions", [choice("State", "state", STATES, asked.state, "any"), h("button", {}, "Show")]),
     list.element, further.element,
   );
   const look = async (signal) => {

@@ -4,6 +4,7 @@ import { get } from "./api.js";
 import { Region, h } from "./dom.js";
 import { choice, filters, jobTable } from "./parts.js";
 
+const HOLDS = ["scheduled", "backoff", "dependency", "key", "project", "budget", "answer"];
 const STATES = ["queued", "running", "succeeded", "failed", "cancelled"];
 
 export function jobs({ query }) {
@@ -13,7 +14,10 @@ export function jobs({ query }) {
   const text = (name) => h("label", {}, `${name} `, h("input", { name: name.toLowerCase(), value: asked[name.toLowerCase()] }));
   const element = h("div", {},
     h("h1", {}, "Jobs"),
-    filters("#/jobs", [choice("State", STATES, asked.state, "any"), text("Project"), text("Execution"), h("button", {}, "Show")]),
+    filters("#/jobs", [
+      choice("State", "state", STATES, asked.state, "any"), choice("Waits for", "held", HOLDS, asked.held, "anything"),
+      text("Project"), text("Execution"), h("button", {}, "Show"),
+    ]),
     list.element, further.element,
   );
   const look = async (signal) => {

@@ -8,6 +8,8 @@ import { bytes } from "./format.js";
 const TAIL = 256 * 1024;
 /** How many characters are shown at most; the oldest go. */
 const SHOWN_MAX = 2_000_000;
+/** How long until a stream that was refused is asked for again. */
+const AGAIN_AFTER = 4_000;
 
 // Colours and the like of a terminal (ECMA-48), which say nothing here.
 const CONTROLS = /\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])/g;
@@ -30,7 +32,7 @@ export function follow(job, attempt, signal) {
   const above = h("p", { class: "small faint" });
   const below = h("p", { class: "small faint" });
   const texts = { stdout: new Text(), stderr: new Text(), system: new Text() };
-  let shown = 0;
+  let [shown, at, ended] = [0, 0, false];
   let source;
 
   const add = (piece) => {
@@ -46,38 +48,52 @@ export function follow(job, attempt, signal) {
     if (atEnd) lines.scrollTop = lines.scrollHeight;
   };
 
-  const open = (from) => {
-    source = new EventSource(`${path`/v1/jobs/${job}/logs`}?${new URLSearchParams({ attempt, from })}`);
-    source.addEventListener("log", (event) => add(JSON.parse(event.data)));
+  // A browser has few connections to one server for all of its pages: one that nobody sees has none.
+  const open = () => {
+    if (signal.aborted || ended || document.hidden) return;
+    source?.close();
+    source = new EventSource(`${path`/v1/jobs/${job}/logs`}?${new URLSearchParams({ attempt, from: at })}`);
+    source.addEventListener("log", (event) => {
+      at = Number(event.lastEventId.split(":").at(-1));
+      add(JSON.parse(event.data));
+    });
     source.addEventListener("end", (event) => {
-      source.close();
       const { log, total } = JSON.parse(event.data);
-      below.textContent = `The end: ${bytes(total)}, ${verdict(log)}.`;
+      end(`The end: ${bytes(total)}, ${verdict(log)}.`);
     });
-    source.addEventListener("problem", (event) => {
-      source.close();
-      below.textContent = JSON.parse(event.data).detail;
+    source.addEventListener("problem", (event) => end(JSON.parse(event.data).detail));
+    // The browser asks again by itself where the connection broke, and not where it was refused.
+    source.addEventListener("error", () => {
+      if (source.readyState === EventSource.CLOSED) setTimeout(open, AGAIN_AFTER);
     });
+  };
+
+  const end = (text) => {
+    ended = true;
+    source.close();
+    below.textContent = text;
   };
 
   const begin = async () => {
     const { total } = await get(path`/v1/jobs/${job}/logs`, { attempt, max: 1 }, signal);
-    const from = Math.max(0, total - TAIL);
-    if (from > 0) {
+    at = Math.max(0, total - TAIL);
+    if (at > 0) {
       const all = () => {
-        source?.close();
         lines.replaceChildren();
         above.replaceChildren();
-        shown = 0;
-        open(0);
+        below.replaceChildren();
+        [shown, at, ended] = [0, 0, false];
+        open();
       };
-      above.replaceChildren(`The first ${bytes(from)} are left out. `, h("button", { onclick: all }, "From the beginning"));
+      above.replaceChildren(`The first ${bytes(at)} are left out. `, h("button", { onclick: all }, "From the beginning"));
     }
-    if (!signal.aborted) open(from);
+    open();
   };
   begin().catch((error) => {
     if (!signal.aborted) below.textContent = `The log cannot be read: ${error.message}`;
   });
+  const seen = () => (document.hidden ? source?.close() : open());
+  document.addEventListener("visibilitychange", seen, { signal });
   signal.addEventListener("abort", () => source?.close());
   return h("div", {}, above, lines, below);
 }

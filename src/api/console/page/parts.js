@@ -66,10 +66,10 @@ export function pauseLine(pause, act) {
   ];
 }
 
-/** A choice of one of these words, or of none. */
-export function choice(name, words, chosen, any) {
+/** A choice of one of these words, or of none, for a parameter of the address. */
+export function choice(label, name, words, chosen, any) {
   const options = [h("option", { value: "" }, any), words.map((word) => h("option", { value: word, selected: word === chosen }, word))];
-  return h("label", {}, `${name} `, h("select", { name: name.toLowerCase() }, options));
+  return h("label", {}, `${label} `, h("select", { name }, options));
 }
 
 /** A form that puts what is chosen into the address. */
