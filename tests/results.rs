@@ -17,7 +17,12 @@ const LONG: Duration = Duration::from_secs(600);
 
 /// A host with a program of kind `command`, which runs the script that is in its environment, wherever jobs run.
 async fn host(on: On) -> (Host, PathBuf) {
-    let mut host = Host::new(on, LONG, 1).await;
+    host_with(on, 1).await
+}
+
+/// The same with so many slots.
+async fn host_with(on: On, slots: u32) -> (Host, PathBuf) {
+    let mut host = Host::new(on, LONG, slots).await;
     host.set("SAWMILL_BACKENDS__PROGRAM__KIND", "command");
     host.set("SAWMILL_BACKENDS__PROGRAM__COMMAND", r#"["sh", "-c", "exec sh -ec \"$SCRIPT\""]"#);
     let remote = small_remote(host.root(), "remote.git");
@@ -225,6 +230,39 @@ async fn who_uses_more_than_a_budget_has_left_is_ended_while_it_works_and_is_not
     assert_eq!(told.class, OutcomeClass::Budget);
     assert!(told.message.starts_with("the budget of project app: "), "{told}");
     host.sawmill(&["job", "cancel", &second.to_string()]);
+    host.close(vec![worker]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_runs_at_once_and_uses_more_than_a_budget_together_is_ended_while_it_works() {
+    let (host, remote) = host_with(On::Sqlite, 2).await;
+    let worker = host.start("a").await;
+    // Each for itself might go on like this for ever.
+    let script = "printf '{\"prompt_tokens\":600,\"completion_tokens\":0}' > \"$SAWMILL_USAGE\"; while :; do sleep 0.2; done";
+    let mut spec = job(&remote, script);
+    spec["attempts"] = json!(3);
+    spec["execution"] = json!({ "id": "plan", "budget": { "tokens": 1000 } });
+    let both = [host.enqueue(&spec), host.enqueue(&spec)];
+    until("both say while they run what they use", async || {
+        let (one, other) = (host.attempts(both[0]).await, host.attempts(both[1]).await);
+        one.iter().chain(&other).filter(|attempt| attempt.usage.is_some() && attempt.ended_at.is_none()).count() == 2
+    })
+    .await;
+    let sum = host.sawmill(&["budget", "--execution", "plan"]);
+    assert_eq!(sum["items"][0]["spent"]["prompt_tokens"], json!(1200), "{sum}");
+    for id in both {
+        let ended = host.ended(id).await;
+        assert_eq!(ended.outcome.expect("it has ended").class, OutcomeClass::Budget);
+        let attempts = host.attempts(id).await;
+        let [attempt] = attempts.as_slice() else { panic!("{attempts:?}") };
+        let told = attempt.outcome.clone().expect("it has ended");
+        let expected = "the budget of execution plan: 1200 of 1000 tokens used, of which this attempt used 600 tokens";
+        assert_eq!((told.class, told.message.as_str()), (OutcomeClass::Budget, expected));
+        assert_eq!(attempt.usage.as_ref().map(|usage| usage.prompt_tokens), Some(600));
+    }
+    let sum = host.sawmill(&["budget", "--execution", "plan"]);
+    let spent = &sum["items"][0]["spent"];
+    assert_eq!((&spent["attempts"], &spent["prompt_tokens"]), (&json!(2), &json!(1200)), "each counts once");
     host.close(vec![worker]).await;
 }
 

@@ -121,8 +121,7 @@ async fn over(attempt: &Attempt, rejection: &Rejection, of: u32) -> Result<Optio
     if attempt.deadline().work_until() <= attempt.now() {
         return Ok(Some("; no time is left to revise it".to_owned()));
     }
-    let job = attempt.claimed.claim.job;
-    let met = attempt.insist(|| attempt.tools.store.budget_met(job, attempt.journal.usage.as_ref())).await?;
+    let met = spending::used_up(attempt).await?;
     Ok(met.map(|budget| format!("; it is not revised, for {budget}")))
 }
 

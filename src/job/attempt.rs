@@ -37,7 +37,8 @@ pub struct AttemptRecord {
     pub resources: Resources,
     /// The commit on `refs/sawmill/salvage/<job>/<attempt>` that holds what it left uncommitted.
     pub salvage: Option<ObjectId>,
-    /// What its backend said that it used of a model.
+    /// What its backend said that it used of a model: while it runs, what is on record so far, which is nothing where no budget concerns the
+    /// job.
     pub usage: Option<Usage>,
     /// What was wrong with each of the results that it came to.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -1,7 +1,7 @@
 //! Budgets: how many tokens and how much money jobs may use, and when that is used up. Pure.
 //!
-//! The one rule: once a budget is used up nothing is started that it concerns, and what runs is ended when, by what it has said so far,
-//! it has used more than was left. What runs beside it counts when it has ended.
+//! The one rule: once a budget is used up nothing is started that it concerns, and what runs is ended when, by what it and all others have
+//! said so far, more was used than may be.
 
 use std::fmt;
 
@@ -203,6 +203,14 @@ impl Spent {
         self.cost_usd = MicroUsd(self.cost_usd.0.saturating_add(other.cost_usd.0));
     }
 
+    /// Takes off what is counted otherwise.
+    fn take(&mut self, other: &Self) {
+        self.attempts = self.attempts.saturating_sub(other.attempts);
+        self.prompt_tokens = self.prompt_tokens.saturating_sub(other.prompt_tokens);
+        self.completion_tokens = self.completion_tokens.saturating_sub(other.completion_tokens);
+        self.cost_usd = MicroUsd(self.cost_usd.0.saturating_sub(other.cost_usd.0));
+    }
+
     /// Tokens, read and written together.
     #[must_use]
     pub const fn tokens(&self) -> u64 {
@@ -273,11 +281,42 @@ impl BudgetUse {
         }
     }
 
-    /// The same once `more` is used, too.
+    /// The same in words to an attempt that has used `own` of it, which says what others used where they did.
     #[must_use]
-    pub fn with(mut self, more: &Usage) -> Self {
-        self.spent.add(&Spent::of(more));
-        self
+    pub fn told_to(&self, own: &Usage) -> String {
+        let own = Spent::of(own);
+        let tokens = self.budget.tokens.map(|_| (own.tokens() < self.spent.tokens(), format!("{} tokens", own.tokens())));
+        let cost = self.budget.cost_usd.map(|_| (own.cost_usd < self.spent.cost_usd, own.cost_usd.to_string()));
+        let (others, parts): (Vec<bool>, Vec<String>) = tokens.into_iter().chain(cost).unzip();
+        match others.contains(&true) {
+            true => format!("{self}, of which this attempt used {}", parts.join(" and ")),
+            false => self.to_string(),
+        }
+    }
+}
+
+/// What a running attempt draws on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Account {
+    /// The budgets that concern its job, with all that is on record: also what is there of the attempt itself.
+    pub budgets: Vec<BudgetUse>,
+    /// What is on record of the attempt.
+    pub on_record: Spent,
+}
+
+impl Account {
+    /// The budgets once what the attempt has used in all is on record in place of what was; as they are where it has said nothing.
+    pub fn once_used(&self, used: Option<&Usage>) -> impl Iterator<Item = BudgetUse> {
+        let used = used.map(Spent::of);
+        self.budgets.iter().map(move |budget| {
+            let mut budget = budget.clone();
+            if let Some(used) = &used {
+                // In this order: of a day's budget, some of what is on record may be of the day before.
+                budget.spent.add(used);
+                budget.spent.take(&self.on_record);
+            }
+            budget
+        })
     }
 }
 
@@ -300,16 +339,18 @@ mod tests {
 
     /// Of 100 tokens, and 25 cents.
     fn used_of(tokens: Option<u64>, cost: Option<u64>) -> BudgetUse {
-        let usage = Usage { prompt_tokens: 70, completion_tokens: 30, cost_usd: Some(0.25), model: None };
-        let found = BudgetUse {
+        BudgetUse {
             scope: BudgetScope::Job,
             name: "j".to_owned(),
             per: Period::All,
             budget: Budget { tokens, cost_usd: cost.map(MicroUsd) },
-            spent: Spent::default(),
+            spent: Spent::of(&usage(70, 30, 0.25)),
             again_at: None,
-        };
-        found.with(&usage)
+        }
+    }
+
+    fn usage(prompt_tokens: u64, completion_tokens: u64, dollars: f64) -> Usage {
+        Usage { prompt_tokens, completion_tokens, cost_usd: Some(dollars), model: None }
     }
 
     #[test]
@@ -332,6 +373,33 @@ mod tests {
         assert_eq!(left, Budget { tokens: Some(20), cost_usd: Some(MicroUsd(50_000)) });
         assert_eq!(used_of(Some(50), None).left(), Budget { tokens: Some(0), cost_usd: None });
         assert!(used_of(None, None).left().is_unlimited() && !left.is_unlimited());
+    }
+
+    #[test]
+    fn what_an_attempt_has_used_replaces_what_is_on_record_of_it() {
+        let check = |on_record: Option<Usage>, used: Option<Usage>, expected: (u64, u64, u64)| {
+            let on_record = on_record.as_ref().map(Spent::of).unwrap_or_default();
+            let account = Account { budgets: vec![used_of(Some(1), None)], on_record };
+            let spent = account.once_used(used.as_ref()).next().expect("the one").spent;
+            assert_eq!((spent.attempts, spent.tokens(), spent.cost_usd.0), expected);
+        };
+        check(None, None, (1, 100, 250_000));
+        check(None, Some(usage(5, 1, 0.1)), (2, 106, 350_000));
+        check(Some(usage(60, 20, 0.2)), Some(usage(70, 20, 0.3)), (1, 110, 350_000));
+        check(Some(usage(60, 20, 0.2)), None, (1, 100, 250_000));
+        // Of what is on record of it, 20 tokens at the least are of a period before.
+        check(Some(usage(90, 30, 0.2)), Some(usage(91, 30, 0.2)), (1, 101, 250_000));
+    }
+
+    #[test]
+    fn an_attempt_is_told_what_others_used() {
+        let told = |tokens, cost, own: Usage| used_of(tokens, cost).told_to(&own);
+        assert_eq!(told(Some(90), None, usage(70, 30, 0.0)), "the budget of job j: 100 of 90 tokens used");
+        let beside = "the budget of job j: 100 of 90 tokens used, of which this attempt used 60 tokens";
+        assert_eq!(told(Some(90), None, usage(50, 10, 0.25)), beside);
+        let beside =
+            "the budget of job j: 100 of 90 tokens, $0.25 of $0.20 used, of which this attempt used 100 tokens and $0.15";
+        assert_eq!(told(Some(90), Some(200_000), usage(70, 30, 0.15)), beside);
     }
 
     #[test]

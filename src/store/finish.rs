@@ -17,7 +17,7 @@ use super::statement::args;
 use super::together::{Batched, MOST};
 use super::tx::{TRIES, Tx};
 use super::types::{CredentialNews, Finish};
-use super::{Store, coverage, jobs, pauses, spending};
+use super::{Store, coverage, jobs, ledger, pauses};
 use crate::job::completion::Usage;
 use crate::job::{Claim, Completion, Job, OutcomeClass};
 
@@ -190,7 +190,7 @@ impl Store {
             }
         }
         let used: Vec<(&Claim, &Usage)> = kept.iter().filter_map(|kept| Some((kept.claim, kept.end.usage.as_ref()?))).collect();
-        spending::record(tx, &used, now).await?;
+        ledger::record(tx, &used, now).await?;
         // Before the jobs, because nobody who has a limit's lock may wait for a line; in order, because two may end several at once.
         let mut completions: Vec<&Completion> = kept.iter().filter_map(|kept| kept.end.completion.as_ref()).collect();
         completions.sort_by_key(|completion| (&completion.repo, &completion.branch));

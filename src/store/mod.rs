@@ -39,6 +39,7 @@ mod jobs;
 mod kept;
 mod learn;
 mod lease_clock;
+mod ledger;
 mod limits;
 mod line;
 mod listener;

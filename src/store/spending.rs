@@ -1,8 +1,8 @@
-//! The ledger: what jobs used, by execution and by project, and which budgets are used up.
+//! Budgets: what of them is used, and which are used up.
 //!
-//! The one rule: what an attempt used is added in the transaction of its end, behind its fence, so a sum is what the attempts on record
-//! used, and stays when retention removes these. Budgets are looked at when a job that has one is about to start: it leaves the order
-//! of claims (`held` says so) where one is used up, and costs the next claim nothing. Jobs without a budget never get here.
+//! The one rule: what was used is what the ledger says (see `ledger`), in which an attempt that runs is with what it has said so far. Budgets
+//! are looked at when a job that has one is about to start: it leaves the order of claims (`held` says so) where one is used up, and costs
+//! the next claim nothing; and while it runs, for its worker. Jobs without a budget never get here.
 
 use std::collections::BTreeMap;
 
@@ -14,22 +14,12 @@ use super::outbox::add_ends;
 use super::rows::{held_until, number, word};
 use super::statement::{Arg, args, tuples};
 use super::tx::Tx;
-use super::{Store, turn};
+use super::{Store, ledger, turn};
 use crate::clock::Timestamp;
 use crate::ids::JobId;
-use crate::job::budget::{Budget, BudgetScope, BudgetUse, MicroUsd, Period, Spent, day_of};
-use crate::job::completion::Usage;
+use crate::job::budget::{Account, Budget, BudgetScope, BudgetUse, MicroUsd, Period, Spent};
 use crate::job::{Claim, JobSpec, JobState, OutcomeClass};
 
-const RECORD: &str = "UPDATE attempts SET prompt_tokens = $3, completion_tokens = $4, cost_micro_usd = $5, model = $6 \
-    WHERE job = $1 AND attempt = $2";
-const ADD: &str = "INSERT INTO spending (scope, name, day, attempts, prompt_tokens, completion_tokens, cost_micro_usd) \
-    VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (scope, name, day) DO UPDATE SET \
-    attempts = spending.attempts + excluded.attempts, \
-    prompt_tokens = spending.prompt_tokens + excluded.prompt_tokens, \
-    completion_tokens = spending.completion_tokens + excluded.completion_tokens, \
-    cost_micro_usd = spending.cost_micro_usd + excluded.cost_micro_usd";
-const OWNERS: &str = "SELECT share, execution FROM jobs WHERE id = $1";
 const BY_SCOPE: &str = "SELECT count(*) AS rows_there, CAST(coalesce(sum(attempts), 0) AS BIGINT) AS attempts, \
     CAST(coalesce(sum(prompt_tokens), 0) AS BIGINT) AS prompt_tokens, \
     CAST(coalesce(sum(completion_tokens), 0) AS BIGINT) AS completion_tokens, \
@@ -40,6 +30,7 @@ const BY_JOB: &str = "SELECT count(*) AS rows_there, count(*) AS attempts, \
     CAST(coalesce(sum(cost_micro_usd), 0) AS BIGINT) AS cost_micro_usd FROM attempts WHERE job = $1 AND prompt_tokens IS NOT NULL";
 const PROJECT_BUDGETS: &str =
     "SELECT project, budget_tokens, budget_micro_usd, budget_per FROM project_limits WHERE budget_per IS NOT NULL";
+const PROJECT_BUDGET: &str = "SELECT project, budget_tokens, budget_micro_usd, budget_per FROM project_limits WHERE project = $1 AND budget_per IS NOT NULL";
 const SPECS: &str = "SELECT job, document FROM job_specs WHERE job IN ";
 const SPENDERS: &str = "SELECT DISTINCT name FROM spending WHERE scope = 'project' ORDER BY name LIMIT 1000";
 const HELD: &str = concat!(
@@ -59,12 +50,6 @@ struct SumRow {
     prompt_tokens: i64,
     completion_tokens: i64,
     cost_micro_usd: i64,
-}
-
-#[derive(sqlx::FromRow)]
-struct Owners {
-    share: String,
-    execution: Option<String>,
 }
 
 /// A project's budget.
@@ -97,31 +82,6 @@ struct Candidate {
     ready_at: i64,
     share: String,
     budgeted: i64,
-}
-
-/// Puts what attempts used on record, whose claims this transaction holds.
-pub(super) async fn record(tx: &mut Tx, used: &[(&Claim, &Usage)], now: Timestamp) -> Result<(), StoreError> {
-    let mut sums: BTreeMap<(&str, String), Spent> = BTreeMap::new();
-    for (claim, usage) in used {
-        let spent = Spent::of(usage);
-        let cost = usage.cost_usd.map(|_| spent.cost_usd.0);
-        let model = usage.model.as_deref();
-        let row = args![claim.job, claim.attempt, spent.prompt_tokens, spent.completion_tokens, cost, model];
-        tx.run(RECORD, row).await?;
-        let owners: Option<Owners> = tx.first(OWNERS, args![claim.job]).await?;
-        let Some(Owners { share, execution }) = owners else { continue };
-        for (scope, name) in [("execution", execution), ("project", Some(share).filter(|share| !share.is_empty()))] {
-            if let Some(name) = name {
-                sums.entry((scope, name)).or_default().add(&spent);
-            }
-        }
-    }
-    // In order, so that two who end several at once do not wait for each other in a circle.
-    for ((scope, name), sum) in &sums {
-        let row = args![*scope, name, day_of(now), sum.attempts, sum.prompt_tokens, sum.completion_tokens, sum.cost_usd.0];
-        tx.run(ADD, row).await?;
-    }
-    Ok(())
 }
 
 /// The budgets that concern some jobs, and what of them is used.
@@ -205,11 +165,12 @@ async fn project(tx: &mut Tx, row: ProjectRow, now: Timestamp) -> Result<BudgetU
 async fn sum(tx: &mut Tx, sql: &str, args: Vec<Arg>) -> Result<(Spent, bool), StoreError> {
     let what = || "a sum of what was used".to_owned();
     let Some(row) = tx.first::<SumRow>(sql, args).await? else { return Ok((Spent::default(), false)) };
+    // A day on which an attempt took back some of what it had said the day before may have less than nothing.
     let spent = Spent {
         attempts: number(row.attempts, what)?,
-        prompt_tokens: number(row.prompt_tokens, what)?,
-        completion_tokens: number(row.completion_tokens, what)?,
-        cost_usd: MicroUsd(number(row.cost_micro_usd, what)?),
+        prompt_tokens: number(row.prompt_tokens.max(0), what)?,
+        completion_tokens: number(row.completion_tokens.max(0), what)?,
+        cost_usd: MicroUsd(number(row.cost_micro_usd.max(0), what)?),
     };
     Ok((spent, row.rows_there > 0))
 }
@@ -217,12 +178,10 @@ async fn sum(tx: &mut Tx, sql: &str, args: Vec<Arg>) -> Result<(Spent, bool), St
 /// All budgets that concern a job, used up or not.
 pub(super) async fn of_job(tx: &mut Tx, job: JobId, spec: &JobSpec, now: Timestamp) -> Result<Vec<BudgetUse>, StoreError> {
     let mut all = of_spec(tx, job, spec).await?;
-    if let Some(share) = &spec.project {
-        for row in tx.all::<ProjectRow>(PROJECT_BUDGETS, args![]).await? {
-            if row.project == *share {
-                all.push(project(tx, row, now).await?);
-            }
-        }
+    if let Some(share) = &spec.project
+        && let Some(row) = tx.first::<ProjectRow>(PROJECT_BUDGET, args![share]).await?
+    {
+        all.push(project(tx, row, now).await?);
     }
     Ok(all)
 }
@@ -249,14 +208,20 @@ impl Store {
         found
     }
 
-    /// A budget that is used up for the job, once what its running attempt has used so far is added.
+    /// What the attempt of a claim draws on: every budget that concerns its job, and what of them is its own. It is told whether the claim
+    /// holds or not.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`].
-    pub async fn budget_met(&self, id: JobId, running: Option<&Usage>) -> Result<Option<BudgetUse>, StoreError> {
-        let all = self.budget_of_job(id).await?.into_iter();
-        let mut all = all.map(|one| running.map_or_else(|| one.clone(), |usage| one.clone().with(usage)));
-        Ok(all.find(BudgetUse::is_spent))
+    /// When the database cannot be asked.
+    pub async fn account(&self, claim: &Claim, spec: &JobSpec) -> Result<Account, StoreError> {
+        let mut tx = self.db().snapshot().await?;
+        let found = async {
+            let budgets = of_job(&mut tx, claim.job, spec, self.now()).await?;
+            Ok(Account { budgets, on_record: ledger::of_attempt(&mut tx, claim).await? })
+        }
+        .await;
+        tx.rollback().await;
+        found
     }
 
     /// What an execution used. What may be used is what each of its jobs says.

@@ -94,6 +94,15 @@ impl Tx {
         Ok(())
     }
 
+    /// Has the server commit it without a wait for the disk: its locks are held for as much shorter. A crash of the server may undo it, and
+    /// then whole. A file is told when the transaction begins (see `Durability`).
+    pub(super) async fn without_the_disk(&mut self) -> Result<(), StoreError> {
+        match self.db.kind() {
+            Kind::Postgres => self.run("SET LOCAL synchronous_commit = off", Vec::new()).await.map(drop),
+            Kind::Sqlite => Ok(()),
+        }
+    }
+
     /// Runs several statements without arguments, for as long as they take.
     ///
     /// It may take its time: the driver's warning of that would be pages of SQL.

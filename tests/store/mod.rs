@@ -20,6 +20,7 @@ mod forecast;
 mod hints;
 mod jobs;
 mod learn;
+mod ledger;
 mod limits;
 mod lines;
 mod logs;

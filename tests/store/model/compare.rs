@@ -41,6 +41,11 @@ impl Driver {
         let running = self.world.jobs.iter().filter(|job| job.state == JobState::Running);
         let running: Vec<String> = running.map(|job| job.id.as_uuid().simple().to_string()).collect();
         assert_eq!(open, running, "attempts that have not ended are those of running jobs");
+        let sums = "SELECT name || ' ' || sum(attempts) || ' ' || sum(prompt_tokens) FROM spending GROUP BY name ORDER BY name";
+        let expected = self.world.spent();
+        let expected: Vec<String> =
+            expected.iter().map(|(project, (attempts, tokens))| format!("p{project} {attempts} {tokens}")).collect();
+        assert_eq!(self.texts(sums).await, expected, "each attempt counts once, with what it said last");
     }
 
     /// `free` are the jobs that nothing holds.

@@ -45,7 +45,7 @@ impl Driver {
     pub(super) async fn run(&mut self, operations: &[Operation]) {
         self.world = World::default();
         self.tokens.clear();
-        self.tamper("DELETE FROM jobs; DELETE FROM project_limits; DELETE FROM pauses").await;
+        self.tamper("DELETE FROM jobs; DELETE FROM project_limits; DELETE FROM pauses; DELETE FROM spending").await;
         for operation in operations {
             self.apply(operation).await;
             self.compare().await;
@@ -94,9 +94,14 @@ impl Driver {
         match operation {
             O::Enqueue(ask) => self.enqueue(ask).await,
             O::Claim { picky, limit } => drop(self.claim(*picky, *limit).await),
-            O::Finish { claim: number, class, deliver, pause } => {
+            O::Finish { claim: number, class, deliver, pause, used } => {
                 if let Some(at) = claim(number) {
-                    self.finish(at, *class, *deliver, *pause).await;
+                    self.finish(at, *class, *deliver, *pause, *used).await;
+                }
+            }
+            O::Say { claim: number, used } => {
+                if let Some(at) = claim(number) {
+                    self.say(at, *used).await;
                 }
             }
             O::Renew { claim: number } => {
@@ -191,7 +196,7 @@ impl Driver {
                 break;
             }
             for number in live {
-                self.finish(number, OutcomeClass::Succeeded, None, false).await;
+                self.finish(number, OutcomeClass::Succeeded, None, false, None).await;
             }
         }
         self.compare().await;

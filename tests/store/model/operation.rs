@@ -41,6 +41,12 @@ pub(super) enum Operation {
         class: OutcomeClass,
         deliver: Option<Option<u8>>,
         pause: bool,
+        used: Option<u8>,
+    },
+    /// Its attempt says what it has used so far.
+    Say {
+        claim: u8,
+        used: u8,
     },
     Renew {
         claim: u8,
@@ -147,11 +153,13 @@ fn class() -> impl Strategy<Value = OutcomeClass> {
 pub(super) fn operation() -> impl Strategy<Value = Operation> {
     use Operation as O;
     let any = || 0..16_u8;
-    let finish = (any(), class(), prop::option::weighted(0.7, prop::option::weighted(0.8, 0..2_u8)), prop::bool::weighted(0.1));
+    let deliver = prop::option::weighted(0.7, prop::option::weighted(0.8, 0..2_u8));
+    let finish = (any(), class(), deliver, prop::bool::weighted(0.1), prop::option::weighted(0.4, 0..9_u8));
     prop_oneof![
         10 => ask().prop_map(O::Enqueue),
         8 => (prop::bool::weighted(0.7), 1..6_u32).prop_map(|(picky, limit)| O::Claim { picky, limit }),
-        10 => finish.prop_map(|(claim, class, deliver, pause)| O::Finish { claim, class, deliver, pause }),
+        10 => finish.prop_map(|(claim, class, deliver, pause, used)| O::Finish { claim, class, deliver, pause, used }),
+        4 => (any(), 0..9_u8).prop_map(|(claim, used)| O::Say { claim, used }),
         1 => any().prop_map(|claim| O::Renew { claim }),
         2 => any().prop_map(|claim| O::Expire { claim }),
         3 => any().prop_map(|job| O::Promote { job }),

@@ -1,7 +1,10 @@
 //! What planners and workers do, and what time does to it.
 
+use std::collections::BTreeMap;
+
 use sawmill::clock::Timestamp;
 use sawmill::ids::{ClaimToken, JobId};
+use sawmill::job::completion::Usage;
 use sawmill::job::{self, AfterFailure, Completion, CompletionState, Concurrency, JobState, OutcomeClass};
 use sawmill::store::{ClaimRequest, CredentialNews, Enqueued, Expired, Finish, NewJob, Renewal, StopRequest, StoreError};
 
@@ -12,6 +15,10 @@ use super::world::{Delivery, Job, Wait};
 
 const BRANCHES: [&str; 2] = ["main-line", "side-line"];
 const REPO: &str = "/srv/git/app.git";
+
+fn usage(tokens: u8) -> Usage {
+    Usage { prompt_tokens: tokens.into(), completion_tokens: 0, cost_usd: None, model: None }
+}
 
 impl Driver {
     pub(super) async fn enqueue(&mut self, ask: &Ask) {
@@ -74,6 +81,7 @@ impl Driver {
             requeue_asked: false,
             outcome: None,
             ends: Vec::new(),
+            said: BTreeMap::new(),
         });
     }
 
@@ -124,10 +132,17 @@ impl Driver {
         self.world.jobs.iter().position(|job| job.id == id).expect("a job that the model knows")
     }
 
-    pub(super) async fn finish(&mut self, number: usize, class: OutcomeClass, deliver: Option<Option<u8>>, pause: bool) {
+    pub(super) async fn finish(
+        &mut self,
+        number: usize,
+        class: OutcomeClass,
+        deliver: Option<Option<u8>>,
+        pause: bool,
+        used: Option<u8>,
+    ) {
         let (at, claim) = self.world.claims[number].clone();
         let store = &self.queue.store;
-        let mut end = Finish { not_before: pause.then(|| store.now() + 9 * LONG), ..finish(class) };
+        let mut end = Finish { not_before: pause.then(|| store.now() + 9 * LONG), usage: used.map(usage), ..finish(class) };
         if class == OutcomeClass::UsageLimit {
             let retry_at = Some(store.now() + LONG);
             end.credential = Some(CredentialNews::Limited { credential: "team".to_owned(), retry_at });
@@ -162,7 +177,21 @@ impl Driver {
             self.tokens.push(ClaimToken::generate());
             self.world.jobs[at].delivered = written.commit.map(|commit| commit.to_string());
         }
+        if let Some(used) = used {
+            self.world.say(at, used);
+        }
         self.world.settle(at, class, pause);
+    }
+
+    pub(super) async fn say(&mut self, number: usize, used: u8) {
+        let (at, claim) = self.world.claims[number].clone();
+        let answer = self.queue.store.record_usage(&claim, &usage(used)).await;
+        if self.world.is_live(number) {
+            answer.expect("it is held");
+            self.world.say(at, used);
+        } else {
+            assert!(matches!(answer, Err(StoreError::LeaseLost)), "{answer:?}");
+        }
     }
 
     pub(super) async fn renew(&mut self, number: usize) {

@@ -51,6 +51,8 @@ pub(super) struct Job {
     pub(super) outcome: Option<OutcomeClass>,
     /// How it ended, each time that it did.
     pub(super) ends: Vec<JobState>,
+    /// What each of its attempts has used, by what it said last.
+    pub(super) said: BTreeMap<u32, u8>,
 }
 
 #[derive(Debug, Clone)]
@@ -142,6 +144,25 @@ impl World {
         job.start_by = false;
         job.scheduled = false;
         self.claims.push((at, claim));
+    }
+
+    /// What the running attempt of a job has used is this.
+    pub(super) fn say(&mut self, at: usize, used: u8) {
+        let job = &mut self.jobs[at];
+        job.said.insert(job.attempt, used);
+    }
+
+    /// How many attempts at jobs of each project have said what they used, and how much that is.
+    pub(super) fn spent(&self) -> BTreeMap<u8, (usize, u64)> {
+        let mut spent = BTreeMap::new();
+        for job in self.jobs.iter().filter(|job| !job.said.is_empty()) {
+            if let Some(project) = job.project {
+                let (attempts, tokens) = spent.entry(project).or_insert((0, 0));
+                *attempts += job.said.len();
+                *tokens += job.said.values().copied().map(u64::from).sum::<u64>();
+            }
+        }
+        spent
     }
 
     /// Ends the running attempt of a job.

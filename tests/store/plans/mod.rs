@@ -6,6 +6,8 @@ mod postgres;
 mod said;
 mod sqlite;
 
+use sawmill::job::budget::Budget;
+use sawmill::job::completion::Usage;
 use sawmill::job::{Hold, LogChunk, OutcomeClass, Stream};
 use sawmill::store::{CompletionFilter, JobFilter};
 
@@ -16,6 +18,11 @@ async fn whole_lives(queue: &Queue) {
     let job = queue.enqueue().await;
     // It counts those before it up to a thousand.
     queue.store.explain(job.id).await.expect("explained");
+    let used = Usage { prompt_tokens: 1, ..Usage::default() };
+    let mut spec = job.spec.clone();
+    spec.budget = Some(Budget { tokens: Some(9), cost_usd: None });
+    (spec.execution.id, spec.execution.budget) = (Some("plan".to_owned()), spec.budget.clone());
+    spec.project = Some("app".to_owned());
     for _ in 0..5 {
         queue.store.promote_once(5).await.expect("done");
         queue.store.expire_once(5).await.expect("done");
@@ -26,11 +33,14 @@ async fn whole_lives(queue: &Queue) {
         queue.store.move_deadline(claim.job, claimed.claimed_at + LONG).await.expect("moved");
         assert_eq!(queue.store.orders(&claim.worker).await.expect("answered").jobs.len(), 1);
         queue.store.workers().await.expect("listed");
+        queue.store.record_usage(claim, &used).await.expect("on record");
+        queue.store.account(claim, &spec).await.expect("answered");
         let stream = Stream::Stdout;
         let chunk = LogChunk { seq: 0, stream, offset: 0, spool_end: 1, at: claimed.claimed_at, data: vec![b'x'] };
         queue.store.append_log(claim, &[chunk]).await.expect("appended");
         queue.store.read_log(claim.job, claim.attempt, 0, 10).await.expect("read");
-        queue.store.finish(claim, delivered(&claimed)).await.expect("finished");
+        let end = sawmill::store::Finish { usage: Some(used.clone()), ..delivered(&claimed) };
+        queue.store.finish(claim, end).await.expect("finished");
         let held = queue.store.claim_completions(&asking("i", 1, None)).await.expect("answered").remove(0);
         queue.store.ack_completion(held.entry.completion.id, held.token).await.expect("acknowledged");
     }
