@@ -109,8 +109,7 @@ fn go(text: &str) -> Option<TestCounts> {
 }
 
 /// The values of attributes are taken whole: a `>` may stand in them as it is.
-static CASE: LazyLock<Regex> =
-    LazyLock::new(|| regex(r#"(?s)<testcase\b(?:[^>"']|"[^"]*"|'[^']*')*?(/>|>.*?</testcase>)"#));
+static CASE: LazyLock<Regex> = LazyLock::new(|| regex(r#"(?s)<testcase\b(?:[^>"']|"[^"]*"|'[^']*')*?(/>|>.*?</testcase>)"#));
 static CASE_BODY: LazyLock<Regex> = LazyLock::new(|| regex(r"<(failure|error|skipped)\b"));
 static CDATA: LazyLock<Regex> = LazyLock::new(|| regex(r"(?s)<!\[CDATA\[.*?\]\]>|<!--.*?-->"));
 

@@ -3,6 +3,7 @@
 //! The one rule: everything here is a pure function of what was read elsewhere, and each finding names the file, the line where it has
 //! one, the rule, and what to do about it. Running gates is the attempt's affair.
 
+mod assertions;
 mod content;
 mod counts;
 mod coverage;
