@@ -13,7 +13,8 @@ use nix::fcntl::OFlag;
 use super::ground;
 use super::halt::Halt;
 use super::open::Attempt;
-use crate::gates::{self, Globs};
+use crate::gates;
+use crate::job::Globs;
 use crate::job::counts::TestCounts;
 use crate::job::spec::Gate;
 

@@ -19,11 +19,10 @@ use super::open::Attempt;
 use super::prepare::within;
 use super::stop::StopReason;
 use crate::artifacts::{self, Artifacts, Draft, Place, Refusal};
-use crate::gates::Globs;
 use crate::git::{Committed, Worktree};
 use crate::ids::ObjectId;
 use crate::job::artifact::{NAME_MAX, NamedFile};
-use crate::job::{Artifact, ArtifactKind, ArtifactState, ArtifactWish, DiffSummary, KeptObject, OutcomeClass};
+use crate::job::{Artifact, ArtifactKind, ArtifactState, ArtifactWish, DiffSummary, Globs, KeptObject, OutcomeClass};
 use crate::redact::Redactor;
 
 /// Something to keep.

@@ -7,7 +7,6 @@ mod assertions;
 mod content;
 mod counts;
 mod coverage;
-mod globs;
 mod locks;
 mod own;
 mod scope;
@@ -15,7 +14,6 @@ mod weakened;
 
 pub use counts::count;
 pub use coverage::coverage;
-pub use globs::Globs;
 pub use locks::NAMES as LOCK_NAMES;
 pub use own::{OWN_GATES, OWN_GATES_SIZE, own};
 
