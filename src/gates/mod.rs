@@ -8,6 +8,7 @@ mod content;
 mod counts;
 mod coverage;
 mod locks;
+mod manifests;
 mod own;
 mod scope;
 mod weakened;
