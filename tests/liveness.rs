@@ -1,5 +1,6 @@
 //! A backend that hangs is ended with what was seen of it; one that shows any sign of life is not.
 
+use std::fs;
 use std::time::Duration;
 
 use sawmill::ids::JobId;
@@ -7,7 +8,7 @@ use sawmill::job::{JobState, OutcomeClass, Stream};
 use serde_json::json;
 
 use crate::delivery::host::{Host, Lodging, On};
-use crate::delivery::remote::small_remote;
+use crate::delivery::remote::publish;
 
 /// A lease that no test waits for.
 const LEASE: Duration = Duration::from_secs(600);
@@ -28,14 +29,21 @@ const COMPUTES: &str = "end=$(($(date +%s) + 12)); while [ $(date +%s) -lt $end 
 /// With hardly any processor time, and outside of the worktree.
 const WRITES: &str = "for i in $(seq 12); do echo $i > \"$HOME/notes\"; sleep 1; done; echo written > work.txt";
 const SPEAKS: &str = "for i in $(seq 12); do echo $i; sleep 1; done; echo spoken > work.txt";
+/// As one does that runs the same tests again and again: what it writes git ignores, by its own word or because all tools write that.
+const TESTS: &str = "while :; do mkdir -p target pkg/__pycache__ out; echo $$ > target/unit; echo $$ > pkg/__pycache__/a.pyc; \
+    echo $$ > .coverage; date > out/new; mv out/new out/log; sleep 1; done";
 const EDITS: &str = "for i in $(seq 12); do echo $i > work.txt; sleep 1; done";
 
 async fn is_ended_when_it_hangs(lodging: Lodging) {
-    let mut host = Host::new(On::Sqlite, LEASE, 7).await.lodge(lodging).await;
+    let mut host = Host::new(On::Sqlite, LEASE, 8).await.lodge(lodging).await;
     for (variable, value) in SETTINGS {
         host.set(variable, value);
     }
-    let remote = small_remote(host.root(), "remote");
+    let seed = host.root().join("seed");
+    fs::create_dir_all(seed.join("pkg")).expect("directories");
+    fs::write(seed.join(".gitignore"), "/out/\n").expect("a file");
+    fs::write(seed.join("pkg/a.py"), "\n").expect("a file");
+    let remote = publish(&seed, &host.root().join("remote"));
     let worker = host.start("a").await;
     let enqueue = |backend: &str, command: &str| -> JobId {
         let env = json!({ "SERVICE_TOKEN": SECRET });
@@ -48,6 +56,7 @@ async fn is_ended_when_it_hangs(lodging: Lodging) {
             "it had not said a word 5s after its start",
             "running: sh -c while :; do :; done",
         ),
+        (enqueue("edits", TESTS), "it changed no file of its worktree for 5s", "running: "),
         (enqueue("edits", "while :; do git status; sleep 1; done"), "it changed no file of its worktree for 5s", "running: "),
     ];
     let alive = [enqueue("silence", COMPUTES), enqueue("silence", WRITES), enqueue("silence", SPEAKS), enqueue("edits", EDITS)];

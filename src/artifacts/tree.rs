@@ -12,8 +12,8 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open as open_at_root, openat};
 use nix::sys::stat::{Mode, SFlag, fstatat};
 
-/// Among how many files those that match are looked for.
-const FILES_MAX: usize = 500_000;
+/// Among how many files and directories those that match are looked for.
+const ENTRIES_MAX: usize = 500_000;
 
 /// Why a file cannot be kept.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +21,11 @@ pub enum Refusal {
     /// There is none.
     #[error("there is no such file")]
     Missing,
+    /// It was not found before the search for it ended.
+    #[error(
+        "the search for it ended after {0} files and directories of the worktree, and there are more; name it with fewer of them in the way"
+    )]
+    NotFoundAmong(usize),
     /// Its path is not one below the worktree.
     #[error("its path leaves the worktree, or is none; name it from the root of the repository")]
     Outside,
@@ -120,19 +125,36 @@ fn called(kind: SFlag) -> &'static str {
     }
 }
 
-/// The paths below a worktree of which `wanted` says that they are, in order, at most `most` of them: of anything but directories.
+/// What a worktree has of what was looked for.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Found {
+    /// The paths, in order.
+    pub paths: Vec<String>,
+    /// Among how many files and directories it was looked, where there are more.
+    pub among: Option<usize>,
+}
+
+/// The paths below a worktree of which `wanted` says that they are, at most `most` of them: of anything but directories.
 /// Neither links nor `.git` are entered.
 ///
 /// # Errors
 /// The worktree is a link, or cannot be read.
-pub fn find(tree: &Path, wanted: impl Fn(&str) -> bool, most: usize) -> Result<Vec<String>, Refusal> {
+pub fn find(tree: &Path, wanted: impl Fn(&str) -> bool, most: usize) -> Result<Found, Refusal> {
+    find_among(tree, wanted, most, ENTRIES_MAX)
+}
+
+fn find_among(tree: &Path, wanted: impl Fn(&str) -> bool, most: usize, among: usize) -> Result<Found, Refusal> {
     if !tree.symlink_metadata()?.is_dir() {
         return Err(Refusal::Link("the worktree".into()));
     }
-    let (mut ahead, mut seen, mut found) = (vec![PathBuf::new()], 0, Vec::new());
-    while let Some(dir) = ahead.pop() {
+    let (mut ahead, mut seen, mut found) = (vec![PathBuf::new()], 0, Found { paths: Vec::new(), among: None });
+    'looking: while let Some(dir) = ahead.pop() {
         // A directory that cannot be read has nothing that could be kept.
         for entry in fs::read_dir(tree.join(&dir)).into_iter().flatten().flatten() {
+            if seen == among {
+                found.among = Some(among);
+                break 'looking;
+            }
             seen += 1;
             let path = dir.join(entry.file_name());
             let (Ok(kind), Some(text)) = (entry.file_type(), path.to_str()) else { continue };
@@ -141,18 +163,14 @@ pub fn find(tree: &Path, wanted: impl Fn(&str) -> bool, most: usize) -> Result<V
                     ahead.push(path);
                 }
             } else if wanted(text) {
-                found.push(text.to_owned());
+                found.paths.push(text.to_owned());
             }
-            if seen > FILES_MAX || found.len() > most {
-                break;
+            if found.paths.len() == most {
+                break 'looking;
             }
-        }
-        if seen > FILES_MAX || found.len() > most {
-            break;
         }
     }
-    found.sort();
-    found.truncate(most);
+    found.paths.sort();
     Ok(found)
 }
 
@@ -187,7 +205,10 @@ mod tests {
         check("../beside", "its path leaves the worktree");
         check("/etc/passwd", "its path leaves the worktree");
         check("", "its path leaves the worktree");
-        assert_eq!(find(&tree, |_| true, 9).expect("found"), ["dir/file", "etc", "passwd", "pipe"]);
+        let found = find(&tree, |_| true, 9).expect("found");
+        assert_eq!((found.paths, found.among), (["dir/file", "etc", "passwd", "pipe"].map(str::to_owned).into(), None));
+        let among = |most| find_among(&tree, |path| path == "none", 9, most).expect("looked for").among;
+        assert_eq!((among(5), among(4)), (None, Some(4)), "that it ended before all was seen is said");
         fs::rename(&tree, slot.path().join("moved")).expect("moved");
         symlink("/etc", &tree).expect("linked");
         check("passwd", "the worktree is a symbolic link");

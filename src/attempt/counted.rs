@@ -3,26 +3,25 @@
 //! The one rule: what is read is bounded, and no link is followed. Of a long output the beginning and the end are read; what the log
 //! has given back to the disk by then reads as nothing.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use nix::fcntl::OFlag;
 
 use super::ground;
 use super::halt::Halt;
 use super::open::Attempt;
-use crate::gates::{self, Globs};
+use super::written::{self, Written};
+use crate::gates;
 use crate::job::counts::TestCounts;
 use crate::job::spec::Gate;
 
 /// How much is read of the beginning of an output, and as much of its end.
 const PART_MAX: u64 = 4 * 1024 * 1024;
-/// How large a report may be, how many are read, and among how many files they are looked for.
+/// How large a report may be.
 const REPORT_MAX: u64 = 16 * 1024 * 1024;
-const REPORTS_MAX: usize = 200;
-const FILES_MAX: usize = 200_000;
 
 /// Counts the tests of the gate that was last begun; nothing where it is not to run any, or nothing says how many it ran.
 ///
@@ -32,16 +31,23 @@ pub(super) async fn count(attempt: &Attempt, gate: &Gate) -> Result<Option<TestC
     let (Some(format), Some(ground)) = (gate.tests, attempt.journal.ground) else { return Ok(None) };
     let outputs = [(attempt.spool.stdout(), ground.stdout_from), (attempt.spool.stderr(), ground.stderr_from)];
     let (tree, wanted) = (ground::files(attempt, ground).tree(), gate.reports.clone());
-    let counting = move || -> io::Result<Option<TestCounts>> {
+    let counting = move || -> io::Result<(Option<TestCounts>, Option<String>)> {
         let mut printed = String::new();
         for (path, from) in &outputs {
             printed.push_str(&read_output(path, *from)?);
             printed.push('\n');
         }
-        Ok(gates::count(format, &printed, read_reports(&tree, &wanted)))
+        // Each is read when it is its turn.
+        let Written { paths, cut } = written::find(&tree, &wanted, ground.since);
+        Ok((gates::count(format, &printed, paths.iter().filter_map(|path| read_report(&tree.join(path)))), cut))
     };
     let failed = |error: &dyn std::error::Error| Halt::infrastructure("cannot count the tests of a gate", error);
-    tokio::task::spawn_blocking(counting).await.map_err(|error| failed(&error))?.map_err(|error| failed(&error))
+    let counted = tokio::task::spawn_blocking(counting).await;
+    let (counts, cut) = counted.map_err(|error| failed(&error))?.map_err(|error| failed(&error))?;
+    if let Some(cut) = cut {
+        attempt.say(&format!("warning: not every report of gate {} may be counted: {cut}", gate.name));
+    }
+    Ok(counts)
 }
 
 fn read_output(path: &Path, from: u64) -> io::Result<String> {
@@ -59,36 +65,6 @@ fn read_output(path: &Path, from: u64) -> io::Result<String> {
         read(to - PART_MAX, PART_MAX)?;
     }
     Ok(String::from_utf8_lossy(&bytes).into_owned())
-}
-
-/// The files below a directory that match one of these patterns, as far as they can be read; each is read when it is asked for.
-fn read_reports(tree: &Path, wanted: &[String]) -> impl Iterator<Item = String> {
-    matching(tree, wanted).into_iter().filter_map(|path| read_report(&tree.join(path)))
-}
-
-/// The paths of plain files below a directory that match one of these patterns.
-pub(super) fn matching(tree: &Path, wanted: &[String]) -> Vec<PathBuf> {
-    if wanted.is_empty() {
-        return Vec::new();
-    }
-    let globs = Globs::new(wanted);
-    let (mut ahead, mut seen, mut reports) = (vec![PathBuf::new()], 0, Vec::new());
-    while let Some(dir) = ahead.pop() {
-        for entry in fs::read_dir(tree.join(&dir)).into_iter().flatten().flatten() {
-            seen += 1;
-            let path = dir.join(entry.file_name());
-            let Ok(kind) = entry.file_type() else { continue };
-            if kind.is_dir() && path != Path::new(".git") {
-                ahead.push(path);
-            } else if kind.is_file() && globs.matching(&path.to_string_lossy()).is_some() {
-                reports.push(path);
-            }
-            if seen > FILES_MAX || reports.len() >= REPORTS_MAX {
-                return reports;
-            }
-        }
-    }
-    reports
 }
 
 /// Opens a report that a gate wrote; a link, or what is no file, is not waited for.

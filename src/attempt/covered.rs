@@ -9,6 +9,7 @@ use super::counted;
 use super::ground;
 use super::halt::Halt;
 use super::open::Attempt;
+use super::written::{self, Moment, Written};
 use crate::gates;
 use crate::job::coverage::{Coverage, CoverageWish, CoveredLines};
 use crate::job::spec::Gate;
@@ -23,7 +24,7 @@ const REPORT_MAX: u64 = 64 * 1024 * 1024;
 pub(super) async fn measure(attempt: &Attempt, gate: &Gate) -> Result<Option<Coverage>, Halt> {
     let (Some(wish), Some(ground)) = (gate.coverage.clone(), attempt.journal.ground) else { return Ok(None) };
     let tree = ground::files(attempt, ground).tree();
-    let measuring = tokio::task::spawn_blocking(move || read(&tree, &wish)).await;
+    let measuring = tokio::task::spawn_blocking(move || read(&tree, &wish, ground.since)).await;
     let measured = measuring.map_err(|error| Halt::infrastructure("cannot measure what a gate covered", &error))?;
     let job = &attempt.claimed.job;
     Ok(Some(match measured {
@@ -36,8 +37,11 @@ pub(super) async fn measure(attempt: &Attempt, gate: &Gate) -> Result<Option<Cov
 }
 
 /// Adds up what the reports say. Each is let go when it has been read: there may be many, and large ones.
-fn read(tree: &Path, wish: &CoverageWish) -> Result<CoveredLines, String> {
-    let found = counted::matching(tree, std::slice::from_ref(&wish.path));
+fn read(tree: &Path, wish: &CoverageWish, since: Option<Moment>) -> Result<CoveredLines, String> {
+    let Written { paths: found, cut } = written::find(tree, std::slice::from_ref(&wish.path), since);
+    if let Some(cut) = cut {
+        return Err(format!("what matches {} is not known: {cut}", wish.path));
+    }
     if found.is_empty() {
         return Err(format!("the gate wrote no file {}", wish.path));
     }
@@ -69,13 +73,13 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).expect("written");
         let wish = CoverageWish { path: "*.info".to_owned(), required: false };
-        assert_eq!(read(dir.path(), &wish).expect_err("none"), "the gate wrote no file *.info");
+        assert_eq!(read(dir.path(), &wish, None).expect_err("none"), "the gate wrote no file *.info");
         write("a.info", "SF:a\nLF:3\nLH:2\nend_of_record\n");
         write("b.info", "SF:b\nLF:10\nLH:7\nend_of_record\n");
-        assert_eq!(read(dir.path(), &wish), Ok(CoveredLines { covered: 9, total: 13 }));
+        assert_eq!(read(dir.path(), &wish, None), Ok(CoveredLines { covered: 9, total: 13 }));
         write("c.info", &format!("SF:c\nLF:{0}\nLH:{0}\nend_of_record\n", u64::MAX));
-        assert_eq!(read(dir.path(), &wish).expect_err("too large"), "c.info: its numbers are too large");
+        assert_eq!(read(dir.path(), &wish, None).expect_err("too large"), "c.info: its numbers are too large");
         write("b.info", "SF:b\n");
-        assert_eq!(read(dir.path(), &wish).expect_err("cut"), "b.info: it is cut off in the middle of a record");
+        assert_eq!(read(dir.path(), &wish, None).expect_err("cut"), "b.info: it is cut off in the middle of a record");
     }
 }

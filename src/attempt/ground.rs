@@ -16,6 +16,7 @@ use super::halt::Halt;
 use super::open::Attempt;
 use super::place::{self, CONTAINER_TMP, Paths, Place};
 use super::prepare::{within, write_spec};
+use super::written::Moment;
 use crate::git::{Strategy, Worktree};
 use crate::ids::ObjectId;
 use crate::sandbox::container::WORKSPACE;
@@ -32,6 +33,12 @@ pub struct Ground {
     pub(super) stdout_from: u64,
     /// As `stdout_from`, of the error output.
     pub(super) stderr_from: u64,
+    /// What was changed later the gate has changed. Known where it is to write reports.
+    #[serde(default)]
+    pub(super) since: Option<Moment>,
+    /// Where the gate's output begins in the attempt's log: known once it is about to be started, and to whoever takes it up the same.
+    #[serde(default)]
+    pub(super) log_from: Option<u64>,
 }
 
 /// Where a ground is.
@@ -67,10 +74,22 @@ pub(super) async fn make(attempt: &mut Attempt, gate: usize, commit: &ObjectId) 
     }
     let length = |path| fs::metadata(path).map_or(0, |about| about.len());
     let (stdout_from, stderr_from) = (length(attempt.spool.stdout()), length(attempt.spool.stderr()));
-    attempt.journal.ground = Some(Ground { gate, lies, stdout_from, stderr_from });
+    let since = since(attempt, gate, files_at(attempt, lies).root()).await?;
+    attempt.journal.ground = Some(Ground { gate, lies, stdout_from, stderr_from, since, log_from: None });
     attempt.enter(attempt.journal.phase.clone())?;
     attempt.say(&format!("a clean checkout of {}, as {how}, in {} ms", commit.short(), begun.elapsed().as_millis()));
     Ok(paths(attempt, lies))
+}
+
+/// The moment at which everything is there that the gate does not write, where it is to write anything that is read.
+async fn since(attempt: &Attempt, gate: usize, root: &Path) -> Result<Option<Moment>, Halt> {
+    if !attempt.gates().get(gate).is_some_and(|gate| gate.patterns().next().is_some()) {
+        return Ok(None);
+    }
+    let (root, failed) = (root.to_owned(), "cannot tell what a gate will write");
+    let taken = tokio::task::spawn_blocking(move || Moment::take(&root)).await;
+    let taken = taken.map_err(|error| Halt::infrastructure(failed, &error))?;
+    taken.map(Some).map_err(|error| Halt::infrastructure(failed, &error))
 }
 
 /// Puts the files where they are to be, in place of those of the gate before.

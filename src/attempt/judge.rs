@@ -15,7 +15,7 @@ use crate::ids::ObjectId;
 use crate::job::checks::Finding;
 use crate::job::counts::TestCounts;
 use crate::job::spec::Gate;
-use crate::job::{Deadline, GateEvidence, OutcomeClass, Stage};
+use crate::job::{Deadline, GateEvidence, Outcome, OutcomeClass, Stage};
 
 /// How long a gate's output may take to reach the store before its place in the log is noted.
 const SETTLE: std::time::Duration = std::time::Duration::from_secs(2);
@@ -70,12 +70,13 @@ async fn gates(attempt: &mut Attempt, base: &ObjectId, commit: Option<&Committed
     // A daemon before this one may have seen some of them pass.
     for (index, gate) in wanted.iter().enumerate().skip(attempt.journal.passed.len()) {
         let paths = ground::make(attempt, index, &judged.0).await?;
-        let evidence = judge(attempt, index, gate, paths, &judged.1).await?;
+        let Judged { evidence, cut } = judge(attempt, index, gate, paths, &judged.1).await?;
         if !evidence.passed {
-            let message = format!("gate {} {}", gate.name, why(gate, &evidence));
+            let why = cut.unwrap_or_else(|| Outcome { class: OutcomeClass::Gate, message: why(gate, &evidence) });
+            let message = format!("gate {} {}", gate.name, why.message);
             let gates = attempt.journal.passed.iter().cloned().chain([evidence]).collect();
             let output = printed::end(attempt).await?;
-            return Ok(Some(Rejected { gates, output, ..Rejected::by(OutcomeClass::Gate, message) }));
+            return Ok(Some(Rejected { gates, output, ..Rejected::by(why.class, message) }));
         }
         attempt.journal.passed.push(evidence);
         attempt.enter(attempt.journal.phase.clone())?;
@@ -83,11 +84,18 @@ async fn gates(attempt: &mut Attempt, base: &ObjectId, commit: Option<&Committed
     Ok(None)
 }
 
-async fn judge(attempt: &Attempt, index: usize, gate: &Gate, paths: Paths, tree: &ObjectId) -> Result<GateEvidence, Halt> {
+/// What a gate came to.
+struct Judged {
+    evidence: GateEvidence,
+    /// Why it was ended before it could say anything, where it was.
+    cut: Option<Outcome>,
+}
+
+async fn judge(attempt: &mut Attempt, index: usize, gate: &Gate, paths: Paths, tree: &ObjectId) -> Result<Judged, Halt> {
     let id = gate_id(attempt.round(), index);
     let argv = gate.command.argv();
-    attempt.say(&format!("gate {}: {}", gate.name, gate.command));
-    let log_from = attempt.shipper.settle(SETTLE).await;
+    let log_from = log_from(attempt, gate).await?;
+    let attempt = &*attempt;
     let own = |begun: Timestamp| gate.timeout.map(|timeout| begun + timeout);
     let until =
         |own: Option<Timestamp>, deadline: Deadline| own.map_or(deadline.work_until(), |own| own.min(deadline.work_until()));
@@ -98,7 +106,10 @@ async fn judge(attempt: &Attempt, index: usize, gate: &Gate, paths: Paths, tree:
     let own = own(attempt.now() - Timestamp::now().since(started.started_at));
     let report = execute::ended(attempt, &id, |deadline| until(own, deadline)).await?;
     execute::note_stragglers(attempt, &report);
-    let exit = execute::exit_of(attempt, &report).map_err(|halt| in_gate(gate, halt))?;
+    let (exit, cut) = match execute::exit_of(attempt, &report) {
+        Ok(exit) => (exit, None),
+        Err(halt) => cut(halt, gate).map(|cut| (Err(cut.message.clone()), Some(cut)))?,
+    };
     let log_to = attempt.shipper.settle(SETTLE).await;
     if let Err(how) = &exit {
         attempt.say(&format!("gate {} {how}", gate.name));
@@ -115,7 +126,7 @@ async fn judge(attempt: &Attempt, index: usize, gate: &Gate, paths: Paths, tree:
     }
     let required = gate.coverage.as_ref().is_some_and(|wish| wish.required);
     let measured = !required || coverage.as_ref().is_some_and(|coverage| coverage.lines.is_some());
-    Ok(GateEvidence {
+    let evidence = GateEvidence {
         name: gate.name.clone(),
         argv,
         tree: tree.clone(),
@@ -126,7 +137,31 @@ async fn judge(attempt: &Attempt, index: usize, gate: &Gate, paths: Paths, tree:
         duration_ms: crate::clock::millis(report.ended_at.since(report.started_at)),
         log_from,
         log_to,
-    })
+    };
+    Ok(Judged { evidence, cut })
+}
+
+/// Where a gate's output begins in the attempt's log: where that ended before the gate was started, by whichever daemon.
+async fn log_from(attempt: &mut Attempt, gate: &Gate) -> Result<u64, Halt> {
+    if let Some(from) = attempt.journal.ground.and_then(|ground| ground.log_from) {
+        return Ok(from);
+    }
+    attempt.say(&format!("gate {}: {}", gate.name, gate.command));
+    let from = attempt.shipper.settle(SETTLE).await;
+    if let Some(ground) = &mut attempt.journal.ground {
+        ground.log_from = Some(from);
+    }
+    attempt.enter(attempt.journal.phase.clone())?;
+    Ok(from)
+}
+
+/// Why a gate was ended, where that is a verdict on what it judged or on the gate, and there is evidence of it: it took too long, or too
+/// much memory. Of anything else nothing follows for the result.
+fn cut(halt: Halt, gate: &Gate) -> Result<Outcome, Halt> {
+    match halt {
+        Halt::Failed(outcome) if matches!(outcome.class, OutcomeClass::Timeout | OutcomeClass::OutOfMemory) => Ok(outcome),
+        other => Err(in_gate(gate, other)),
+    }
 }
 
 /// Whether a gate that runs tests ran some, and none failed.

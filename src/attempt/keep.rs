@@ -18,12 +18,11 @@ use super::journal::Phase;
 use super::open::Attempt;
 use super::prepare::within;
 use super::stop::StopReason;
-use crate::artifacts::{self, Artifacts, Draft, Place, Refusal};
-use crate::gates::Globs;
+use crate::artifacts::{self, Artifacts, Draft, Found, Place, Refusal};
 use crate::git::{Committed, Worktree};
 use crate::ids::ObjectId;
 use crate::job::artifact::{NAME_MAX, NamedFile};
-use crate::job::{Artifact, ArtifactKind, ArtifactState, ArtifactWish, DiffSummary, KeptObject, OutcomeClass};
+use crate::job::{Artifact, ArtifactKind, ArtifactState, ArtifactWish, DiffSummary, Globs, KeptObject, OutcomeClass};
 use crate::redact::Redactor;
 
 /// Something to keep.
@@ -32,6 +31,13 @@ struct Item {
     kind: ArtifactKind,
     source: Source,
     required: bool,
+}
+
+impl Item {
+    /// Whether it is kept of every attempt.
+    const fn is_ours(&self) -> bool {
+        !matches!(self.kind, ArtifactKind::Declared | ArtifactKind::Named)
+    }
 }
 
 /// Where it comes from.
@@ -119,16 +125,19 @@ async fn keep_all(attempt: &mut Attempt, when: When, change: Option<(&ObjectId, 
     let limits = attempt.tools.artifacts.config().clone();
     let redactor = environment::redactor(&attempt.tools, &attempt.claimed.job, &attempt.backend);
     let (mut left, mut names) = (limits.attempt_size.as_u64(), BTreeSet::new());
+    // The names of ours are taken, also by those whose turn has not come.
+    let ours: BTreeSet<String> = items.iter().filter(|item| item.is_ours()).map(|item| item.name.clone()).collect();
     let mut done: Vec<Artifact> = Vec::new();
     for (number, item) in items.into_iter().enumerate() {
         // A claim that is lost, or a job that is cancelled, is not to be waited for.
         if when == When::Judging {
             attempt.check_stop()?;
         }
+        let is_taken = names.contains(&item.name) || (!item.is_ours() && ours.contains(&item.name));
         let Item { name, kind, source, required } = item;
         let limit = (limits.file_size.as_u64(), "artifacts.file_size");
         let limit = if left < limit.0 { (left, "artifacts.attempt_size") } else { limit };
-        let drafted = if names.contains(&name) {
+        let drafted = if is_taken {
             Err((ArtifactState::Refused, "another artifact of the attempt has this name".to_owned()))
         } else if names.len() >= limits.files {
             Err((ArtifactState::Refused, format!("artifacts.files allows {}", limits.files)))
@@ -172,7 +181,8 @@ async fn keep_all(attempt: &mut Attempt, when: When, change: Option<(&ObjectId, 
     attempt.enter(attempt.journal.phase.clone())
 }
 
-/// What there is to keep: ours first, then what the job asks for, then what the backend names.
+/// What there is to keep: what the job requires, for limits are for the rest; then ours, what else the job asks for, and what the backend
+/// names.
 async fn items(attempt: &Attempt, when: When, change: Option<(&ObjectId, Option<&DiffSummary>)>) -> Result<Vec<Item>, Halt> {
     let mut items = Vec::new();
     let ours = |name: &str, kind, source| Item { name: name.to_owned(), kind, source, required: false };
@@ -206,6 +216,7 @@ async fn items(attempt: &Attempt, when: When, change: Option<(&ObjectId, Option<
         source: Source::Tree(path),
         required: false,
     }));
+    items.sort_by_key(|item| !item.required);
     // So many that not even refusing them is of use to anybody.
     items.truncate(attempt.tools.artifacts.config().files.saturating_mul(2).max(8));
     Ok(items)
@@ -228,17 +239,19 @@ async fn wanted(attempt: &Attempt) -> Result<Vec<Item>, Halt> {
         let mut items = Vec::new();
         for wish in &wishes {
             let globs = Globs::new(std::slice::from_ref(&wish.path));
-            match artifacts::find(&tree, |path| globs.matching(path).is_some(), most) {
-                Ok(found) if found.is_empty() => items.push(item(wish, &wish.path, Source::Refused(Refusal::Missing))),
-                Ok(found) => items.extend(found.iter().map(|path| item(wish, path, Source::Tree(path.clone())))),
-                Err(refusal) => items.push(item(wish, &wish.path, Source::Refused(refusal))),
-            }
+            let refused = match artifacts::find(&tree, |path| globs.matching(path).is_some(), most) {
+                Ok(Found { paths, among }) => {
+                    items.extend(paths.iter().map(|path| item(wish, path, Source::Tree(path.clone()))));
+                    // More may match among those that were not seen, and nobody knows.
+                    among.map(Refusal::NotFoundAmong).or_else(|| paths.is_empty().then_some(Refusal::Missing))
+                }
+                Err(refusal) => Some(refusal),
+            };
+            items.extend(refused.map(|refusal| item(wish, &wish.path, Source::Refused(refusal))));
         }
         // One that several patterns match is kept once, and required where one of them says so.
         items.sort_by(|a, b| (&a.name, !a.required).cmp(&(&b.name, !b.required)));
         items.dedup_by(|later, first| later.name == first.name);
-        // What must be there first: limits are for the rest.
-        items.sort_by_key(|item| !item.required);
         items
     };
     tokio::task::spawn_blocking(finding).await.map_err(|error| Halt::infrastructure("cannot look for artifacts", &error))

@@ -3,21 +3,27 @@
 //! The one rule: who is ended shows no sign of any kind that counts. What it says and computes is looked at often, which costs next to
 //! nothing; files are walked only when everything else has been quiet for too long, since what writes files computes too, if little.
 //!
+//! What git ignores is no edit: who runs tests again and again writes caches and build output each time, and changes nothing.
+//!
 //! A daemon that takes an attempt up counts from then on: it does not know what the one before it has seen.
 
+use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use tokio::time::{Instant, MissedTickBehavior, interval};
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::environment;
+use super::halt::chain;
 use super::open::Attempt;
 use crate::backends::Stall;
 use crate::clock::human;
-use crate::janitor::{Way, walk};
+use crate::git::{Ignored, Worktree};
+use crate::janitor::{Way, is_dir, walk};
 use crate::sandbox::Activity;
 
 /// It is looked twenty times within the shortest time that there is to meet, and not more or less often than that.
@@ -28,6 +34,25 @@ const LOOK_EVERY: (Duration, Duration) = (Duration::from_millis(200), Duration::
 /// takes less than this, which is a few ticks of the system.
 const COMPUTING: u32 = 100;
 const COMPUTING_MIN: Duration = Duration::from_millis(50);
+
+/// What tools write beside their work wherever they run, for repositories that do not say themselves that git is to ignore it. Of a file that
+/// the base has none of this is true.
+const CACHES: [&str; 14] = [
+    "__pycache__/",
+    "*.pyc",
+    ".pytest_cache/",
+    ".mypy_cache/",
+    ".ruff_cache/",
+    ".hypothesis/",
+    ".coverage",
+    ".tox/",
+    ".nox/",
+    ".venv/",
+    "node_modules/",
+    ".gradle/",
+    ".cache/",
+    "/target/",
+];
 
 /// How much of a process's command line is told.
 const LINE_CHARACTERS: usize = 120;
@@ -84,7 +109,7 @@ async fn verdict(attempt: &Attempt, stall: Stall, signs: &mut Signs) -> Option<S
     if let Some(limit) = stall.silence
         && signs.quiet_since(signs.last_sign()) >= limit
     {
-        signs.wrote_at = signs.at_age(newest(attempt, Where::Anywhere).await).max(signs.wrote_at);
+        signs.wrote_at = signs.at_age(written(attempt).await).max(signs.wrote_at);
         if signs.quiet_since(signs.last_sign()) >= limit {
             let cpu = human::format(Duration::from_millis(signs.cpu_ms));
             let limit = human::format(limit);
@@ -96,7 +121,7 @@ async fn verdict(attempt: &Attempt, stall: Stall, signs: &mut Signs) -> Option<S
     if let Some(limit) = stall.no_edit
         && signs.quiet_since(signs.edited_at) >= limit
     {
-        signs.edited_at = signs.at_age(newest(attempt, Where::InTree).await).max(signs.edited_at);
+        signs.edited_at = signs.at_age(edited(attempt).await).max(signs.edited_at);
         if signs.quiet_since(signs.edited_at) >= limit {
             return Some(format!("it changed no file of its worktree for {}", human::format(limit)));
         }
@@ -115,32 +140,59 @@ pub(super) fn said(attempt: &Attempt) -> u64 {
     places.iter().filter_map(|path| fs::symlink_metadata(path).ok()).map(|about| about.len()).sum()
 }
 
+/// What it says where a file was changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Where {
-    /// In the job's directory: its worktree, its home, and its temporary files where they are on the disk.
-    Anywhere,
-    /// In its worktree, and not in git's own files there.
-    InTree,
+enum Says {
+    /// Somebody is at work on it, and on what is in it.
+    Work,
+    /// Nothing of itself: it is a directory that changes by what does not count.
+    WorkWithin,
+    /// Nothing.
+    Nothing,
 }
 
-/// How long ago a file was changed last; none where there is none.
-async fn newest(attempt: &Attempt, within: Where) -> Option<Duration> {
-    let places: Vec<PathBuf> = match within {
-        Where::Anywhere => attempt.slot.written(),
-        Where::InTree => vec![attempt.slot.tree()],
+/// How long ago a file was changed last: in the job's worktree, its home, and its temporary files where they are on the disk.
+async fn written(attempt: &Attempt) -> Option<Duration> {
+    newest(attempt.slot.written(), |_, _| Says::Work).await
+}
+
+/// How long ago a file of its worktree was changed last that may come to be in a commit.
+async fn edited(attempt: &Attempt) -> Option<Duration> {
+    let ignored = match Worktree::open(&attempt.tools.git, attempt.slot_root()) {
+        Ok(worktree) => worktree.ignored(&CACHES).await,
+        Err(error) => Err(error),
     };
+    let ignored = ignored.unwrap_or_else(|error| {
+        // Then every file counts: nobody is ended by what is not known.
+        warn!("cannot tell what job {} edits from what git ignores: {}", attempt.claimed.claim.job, chain(&error));
+        Ignored::default()
+    });
+    let says = move |path: &Path, is_dir: bool| match path {
+        path if path == Path::new(".git") || ignored.has(path) => Says::Nothing,
+        path if is_dir && ignored.is_in(path) => Says::WorkWithin,
+        _ => Says::Work,
+    };
+    newest(vec![attempt.slot.tree()], says).await
+}
+
+/// How long ago a file was changed last, of those that say something; none where there is none. A path is below its place.
+async fn newest(places: Vec<PathBuf>, says: impl Fn(&Path, bool) -> Says + Send + 'static) -> Option<Duration> {
     let walked = tokio::task::spawn_blocking(move || {
         let mut newest = None;
         for place in &places {
-            let own = fs::symlink_metadata(place).ok().map(|about| (about.ctime(), about.ctime_nsec()));
-            newest = newest.max(own);
+            if let Some(about) = fs::symlink_metadata(place).ok().filter(|_| says(Path::new(""), true) == Says::Work) {
+                newest = newest.max(Some((about.ctime(), about.ctime_nsec())));
+            }
+            let mut path: Vec<OsString> = Vec::new();
             walk(place, |depth, name, about| {
-                if within == Where::InTree && depth == 0 && name == c".git" {
-                    return Way::Past;
+                path.truncate(depth);
+                path.push(OsStr::from_bytes(name.to_bytes()).to_owned());
+                let says = says(&path.iter().collect::<PathBuf>(), is_dir(about));
+                if says == Says::Work {
+                    // Unlike that of its content, nobody can set the time of its last change of any kind.
+                    newest = newest.max(Some((about.st_ctime, about.st_ctime_nsec)));
                 }
-                // Unlike that of its content, nobody can set the time of its last change of any kind.
-                newest = newest.max(Some((about.st_ctime, about.st_ctime_nsec)));
-                Way::Into
+                if says == Says::Nothing { Way::Past } else { Way::Into }
             });
         }
         newest

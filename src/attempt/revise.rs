@@ -107,6 +107,10 @@ fn allowed(attempt: &Attempt) -> u32 {
 /// Why there is no further round, as an addition to the reason of the rejection; empty where nobody would expect one.
 async fn over(attempt: &Attempt, rejection: &Rejection, of: u32) -> Result<Option<String>, Halt> {
     let done = attempt.round();
+    if !matches!(rejection.class, OutcomeClass::Gate | OutcomeClass::NoChange) {
+        // A gate was ended before it said anything that could be made better.
+        return Ok(Some(String::new()));
+    }
     if of == 0 {
         let asked = attempt.claimed.job.spec.revisions.is_some_and(|wanted| wanted > 0);
         let name = attempt.backend.name();

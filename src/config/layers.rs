@@ -8,8 +8,8 @@ use figment::value::Value;
 
 use super::environment::Environment;
 use super::error::ConfigError;
-use super::references;
 use super::sections::Config;
+use super::{patterns, references};
 
 /// The shipped `workers.toml`: every key, at its default, with a comment.
 pub const SHIPPED: &str = include_str!("../../workers.toml");
@@ -70,6 +70,7 @@ fn finish(mut figment: Figment, environment: &Environment, flags: &[(&str, Strin
     }
     let mut config: Config = figment.extract()?;
     references::check(&config, &figment)?;
+    patterns::check(&config, &figment)?;
     complete(&mut config, environment);
     Ok(Loaded { config, figment })
 }

@@ -7,6 +7,7 @@ mod environment;
 mod error;
 mod layers;
 mod origin;
+mod patterns;
 mod place;
 mod references;
 mod sections;

@@ -1,5 +1,6 @@
 //! `sawmill doctor`: what Sawmill needs of this host, checked, with what to do about what is missing; and `sawmill backends`.
 
+mod agents;
 mod backends;
 mod checks;
 mod containers;
@@ -62,6 +63,7 @@ pub async fn examine(composition: &Composition) -> Vec<Finding> {
     findings.push(checks::supervisor(config).await);
     findings.push(containers::check(config).await);
     findings.extend(backends::check(composition).await);
+    findings.extend(agents::check(config).await);
     findings.extend(checks::critics(composition));
     findings
 }

@@ -40,8 +40,7 @@ pub(super) enum Found {
 pub(super) async fn all(config: &Config, environment: &Environment, backends: &Registry) -> Vec<Probed> {
     let mut found: Vec<Probed> =
         backends.names().into_iter().map(|backend| Probed { backend, host: None, image: None }).collect();
-    let asked: Vec<(usize, Vec<String>, &Backend)> =
-        backends.all().enumerate().filter_map(|(at, backend)| Some((at, backend.probe()?, backend))).collect();
+    let asked = asked(backends);
     if asked.is_empty() {
         return found;
     }
@@ -51,16 +50,35 @@ pub(super) async fn all(config: &Config, environment: &Environment, backends: &R
         }
     }
     if config.container.mode != ContainerMode::Off {
-        // Why there is no container is said by the check of containers.
-        let _said_elsewhere: Option<Trouble> = lodge(config, async |state, lodging| {
-            for (at, argv, backend) in &asked {
-                found[*at].image = Some(in_image(state, lodging, backend, argv).await);
-            }
-            Ok(())
-        })
-        .await
-        .err();
+        for (at, there) in in_containers(config, &asked).await {
+            found[at].image = Some(there);
+        }
     }
+    found
+}
+
+/// Asks backends in the image of jobs that name none, whether a job would run there or not; nothing where there is no container to be had.
+pub(super) async fn in_image_alone(config: &Config, backends: &Registry) -> Vec<(String, Found)> {
+    let names = backends.names();
+    in_containers(config, &asked(backends)).await.into_iter().map(|(at, found)| (names[at].clone(), found)).collect()
+}
+
+/// Those of which a program can be asked: their place among all, and how.
+fn asked(backends: &Registry) -> Vec<(usize, Vec<String>, &Backend)> {
+    backends.all().enumerate().filter_map(|(at, backend)| Some((at, backend.probe()?, backend))).collect()
+}
+
+async fn in_containers(config: &Config, asked: &[(usize, Vec<String>, &Backend)]) -> Vec<(usize, Found)> {
+    let mut found = Vec::new();
+    // Why there is no container is said by the check of containers.
+    let _said_elsewhere: Option<Trouble> = lodge(config, async |state, lodging| {
+        for (at, argv, backend) in asked {
+            found.push((*at, in_image(state, lodging, backend, argv).await));
+        }
+        Ok(())
+    })
+    .await
+    .err();
     found
 }
 

@@ -36,7 +36,7 @@ static ESCAPE: LazyLock<Regex> = LazyLock::new(|| regex("\x1b\\[[0-9;?]*[A-Za-z]
 static CARGO: LazyLock<Regex> = LazyLock::new(|| regex(r"(?m)^test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored;"));
 static NEXTEST: LazyLock<Regex> = LazyLock::new(|| regex(r"(?m)^\s*Summary \[[^\]]*\]\s+\d+(?:/\d+)? tests? run: (.*)$"));
 static PYTEST: LazyLock<Regex> =
-    LazyLock::new(|| regex(r"(?m)^(?:=+ )?((?:\d+ \w+(?:, )?)+|no tests ran|no tests collected.*) in [\d.]+s.*$"));
+    LazyLock::new(|| regex(r"(?m)^(?:=+ )?((?:\d+ (?:subtests )?\w+(?:, )?)+|no tests ran|no tests collected.*) in [\d.]+s.*$"));
 static JEST: LazyLock<Regex> = LazyLock::new(|| regex(r"(?m)^Tests:\s+(.*\d+ total.*)$"));
 static VITEST: LazyLock<Regex> = LazyLock::new(|| regex(r"(?m)^\s*Tests\s+(\d+ .*|no tests)$"));
 static GO_TEST: LazyLock<Regex> = LazyLock::new(|| regex(r"(?m)^\s*--- (PASS|FAIL|SKIP): "));
@@ -65,7 +65,8 @@ fn sum(counts: impl Iterator<Item = TestCounts>) -> Option<TestCounts> {
     })
 }
 
-/// Counts as words say them: `3 passed (1 slow), 1 failed, 2 skipped`.
+/// Counts as words say them: `3 passed (1 slow), 1 failed, 2 skipped`. `2 subtests passed` is no count of tests: they are parts of one that is
+/// counted, and those that fail pytest has among its `failed`.
 fn words(format: TestFormat, found: &Captures<'_>) -> TestCounts {
     let mut counts = (0, 0, 0);
     for found in NUMBERED.captures_iter(&found[1]) {
@@ -107,7 +108,8 @@ fn go(text: &str) -> Option<TestCounts> {
     count(&tests).or_else(|| count(&packages))
 }
 
-static CASE: LazyLock<Regex> = LazyLock::new(|| regex(r"(?s)<testcase\b[^>]*?(/>|>.*?</testcase>)"));
+/// The values of attributes are taken whole: a `>` may stand in them as it is.
+static CASE: LazyLock<Regex> = LazyLock::new(|| regex(r#"(?s)<testcase\b(?:[^>"']|"[^"]*"|'[^']*')*?(/>|>.*?</testcase>)"#));
 static CASE_BODY: LazyLock<Regex> = LazyLock::new(|| regex(r"<(failure|error|skipped)\b"));
 static CDATA: LazyLock<Regex> = LazyLock::new(|| regex(r"(?s)<!\[CDATA\[.*?\]\]>|<!--.*?-->"));
 
@@ -155,6 +157,9 @@ mod tests {
         check(Pytest, "....\n4 passed in 0.01s\n", Some((4, 0, 0)));
         check(Pytest, "=== no tests ran in 0.01s ===\n", Some((0, 0, 0)));
         check(Pytest, "=== 2 passed, 1 warning in 61.20s (0:01:01) ===\n", Some((2, 0, 0)));
+        check(Pytest, "....\n293 passed, 2 subtests passed in 27.34s\n", Some((293, 0, 0)));
+        check(Pytest, "=== 2 failed, 2 passed, 5 subtests passed in 0.08s ===\n", Some((2, 2, 0)));
+        check(Pytest, "=== 1 passed, 1 skipped, 1 subtests skipped, 3 warnings in 0.08s ===\n", Some((1, 0, 1)));
         check(Jest, "Tests:       1 failed, 1 skipped, 2 passed, 4 total\nTime: 1 s\n", Some((2, 1, 1)));
         check(Vitest, " Test Files  1 passed (1)\n      Tests  1 failed | 2 passed | 1 skipped (4)\n", Some((2, 1, 1)));
         check(
@@ -177,5 +182,9 @@ mod tests {
         let counts = count(TestFormat::Junit, "", [report.to_owned()]).expect("a report");
         assert_eq!((counts.passed, counts.failed, counts.skipped), (2, 1, 1));
         assert_eq!(count(TestFormat::Junit, "4 passed in 1s", []), None);
+        let raw = "<testcase name=\"a > b\"/><testcase name='c -> \"d\"' file='e/>'><failure>x</failure></testcase><testcase name=\"f\"\n/>\
+                   <testcase name=\"g/h\" time=\"0.1\"></testcase>";
+        let counts = count(TestFormat::Junit, "", [raw.to_owned()]).expect("a report");
+        assert_eq!((counts.passed, counts.failed, counts.skipped), (3, 1, 0));
     }
 }

@@ -1,12 +1,12 @@
 //! Lock files that do not go with their manifests.
 //!
-//! The one rule: only what a manifest says of dependencies counts. A change of anything else in it needs no new lock.
+//! The one rule: only what a manifest says of dependencies counts. A change of anything else in it needs no new lock, and only what a lock
+//! is made from explains a new one. What manifests say is read in [`super::manifests`].
 
 use std::path::Path;
 
-use serde_json::Value;
-
 use super::Found;
+use super::manifests::{self, Read};
 use crate::git::{ChangedFile, Changeset, Presence};
 use crate::job::checks::Rule;
 
@@ -20,25 +20,25 @@ struct Ecosystem {
     locks: &'static [&'static str],
     /// What makes the lock anew.
     command: &'static str,
-    /// What of a manifest a lock depends on; nothing where it cannot be read.
-    dependencies: fn(&[u8]) -> Option<Value>,
+    /// What a manifest says; nothing where it cannot be read.
+    read: fn(&[u8]) -> Option<Read>,
 }
 
 const ECOSYSTEMS: [Ecosystem; 4] = [
-    Ecosystem { manifest: "Cargo.toml", locks: &["Cargo.lock"], command: "cargo update --workspace", dependencies: of_cargo },
+    Ecosystem { manifest: "Cargo.toml", locks: &["Cargo.lock"], command: "cargo update --workspace", read: manifests::cargo },
     Ecosystem {
         manifest: "package.json",
         locks: &["package-lock.json", "pnpm-lock.yaml", "yarn.lock"],
         command: "the package manager's install",
-        dependencies: of_npm,
+        read: manifests::npm,
     },
     Ecosystem {
         manifest: "pyproject.toml",
         locks: &["poetry.lock", "uv.lock"],
         command: "poetry lock or uv lock",
-        dependencies: of_python,
+        read: manifests::python,
     },
-    Ecosystem { manifest: "go.mod", locks: &["go.sum"], command: "go mod tidy", dependencies: of_go },
+    Ecosystem { manifest: "go.mod", locks: &["go.sum"], command: "go mod tidy", read: manifests::go },
 ];
 
 /// Manifests whose dependencies changed without their lock, and locks that changed without any manifest.
@@ -48,39 +48,68 @@ pub(super) fn check(changes: &Changeset) -> Vec<Found> {
 
 impl Ecosystem {
     fn check(&self, changes: &Changeset) -> Vec<Found> {
-        let mut found = Vec::new();
         let manifests: Vec<&ChangedFile> = changes.files.iter().filter(|file| name(&file.path) == self.manifest).collect();
         let locks: Vec<&ChangedFile> = changes.files.iter().filter(|file| self.locks.contains(&name(&file.path))).collect();
-        for manifest in manifests.iter().filter(|manifest| self.differs(manifest)) {
-            let Some(lock) = self.lock_of(&manifest.path, changes) else { continue };
-            if !locks.iter().any(|changed| changed.path == lock) {
-                let message = format!(
-                    "the dependencies in {} changed, and this did not; run {} and commit both",
-                    manifest.path, self.command
-                );
-                found.push(Found { path: Some(lock), line: None, rule: Rule::LockFile, message });
-            }
-        }
-        for lock in &locks {
-            let below = Path::new(&lock.path).parent().unwrap_or(Path::new(""));
-            let goes_with = |manifest: &&ChangedFile| Path::new(&manifest.path).starts_with(below);
-            let what = match lock.is {
-                Presence::Absent => "was removed",
-                Presence::There => "changed",
+        let stale = manifests.iter().filter_map(|manifest| self.stale(manifest, &locks, changes));
+        let odd = locks.iter().filter_map(|lock| {
+            let why = match lock.is {
+                Presence::Absent => self.removed(lock, &manifests, changes),
+                Presence::There => self.unexplained(lock, &manifests),
             };
-            if !manifests.iter().any(goes_with) {
-                let message = format!("it {what}, and no {} did; undo that unless it was asked for", self.manifest);
-                found.push(Found { path: Some(lock.path.clone()), line: None, rule: Rule::LockFile, message });
-            }
-        }
-        found
+            why.map(|message| found(lock.path.clone(), message))
+        });
+        stale.chain(odd).collect()
     }
 
-    /// Whether a manifest says another thing of dependencies than before. One that is new, gone or cannot be read is not judged.
-    fn differs(&self, manifest: &ChangedFile) -> bool {
+    /// Whether the lock of a manifest whose dependencies changed did not change, or does not have what is new. A manifest that is new, gone or
+    /// cannot be read is not judged, nor is one whose lock is gone, which is a finding of its own.
+    fn stale(&self, manifest: &ChangedFile, locks: &[&ChangedFile], changes: &Changeset) -> Option<Found> {
+        let (before, after) = self.both(manifest)?;
+        let at = self.lock_of(&manifest.path, changes).filter(|_| before.dependencies != after.dependencies)?;
+        let Some(lock) = locks.iter().find(|lock| lock.path == at) else {
+            let (path, command) = (&manifest.path, self.command);
+            return Some(found(
+                at,
+                format!("the dependencies in {path} changed, and this did not; run {command} and commit both"),
+            ));
+        };
+        let new = after.names.difference(&before.names);
+        let missing: Vec<&str> =
+            new.map(String::as_str).filter(|name| !lock.unread && !manifests::has(&lock.after, name)).collect();
+        let (names, path, command) = (missing.join(", "), &manifest.path, self.command);
+        (!missing.is_empty())
+            .then(|| found(at, format!("it does not have {names}, which {path} now depends on; run {command} and commit both")))
+    }
+
+    /// Why a lock may not be gone: neither its manifest is, nor is there another lock in its place.
+    fn removed(&self, lock: &ChangedFile, manifests: &[&ChangedFile], changes: &Changeset) -> Option<String> {
+        let dir = directory(&lock.path);
+        let goes_too = manifests.iter().any(|manifest| manifest.is == Presence::Absent && directory(&manifest.path) == dir);
+        let replaced = self.locks.iter().any(|lock| changes.beside.contains(&*dir.join(lock).to_string_lossy()));
+        let (manifest, command) = (self.manifest, self.command);
+        (!goes_too && !replaced)
+            .then(|| format!("it was removed, and {manifest} was not; put it back, or run {command} and commit it"))
+    }
+
+    /// Why a lock may not have changed: no manifest of its own says another thing of what it is made from.
+    fn unexplained(&self, lock: &ChangedFile, manifests: &[&ChangedFile]) -> Option<String> {
+        let below = directory(&lock.path);
+        let explains = |manifest: &&ChangedFile| match self.both(manifest) {
+            Some((before, after)) => before != after,
+            // New, gone, or not to be read: it may say anything.
+            None => true,
+        };
+        let moved = lock.renamed_from.is_some() && lock.before == lock.after;
+        let explained = manifests.iter().filter(|manifest| Path::new(&manifest.path).starts_with(below)).any(explains);
+        (!moved && !explained).then(|| {
+            format!("it changed, and what it is made from in {} did not; undo that unless it was asked for", self.manifest)
+        })
+    }
+
+    /// What a manifest said and says, where it can be read on both sides.
+    fn both(&self, manifest: &ChangedFile) -> Option<(Read, Read)> {
         let both = manifest.was == Presence::There && manifest.is == Presence::There && !manifest.unread;
-        let read = |bytes: &[u8]| (self.dependencies)(bytes);
-        both && matches!((read(&manifest.before), read(&manifest.after)), (Some(before), Some(after)) if before != after)
+        if both { Some(((self.read)(&manifest.before)?, (self.read)(&manifest.after)?)) } else { None }
     }
 
     /// The lock that a manifest goes by: in its directory, or the nearest above.
@@ -96,66 +125,12 @@ fn name(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or(path)
 }
 
-/// The values at these pointers.
-fn pick(document: &Value, pointers: &[&str]) -> Value {
-    pointers.iter().map(|pointer| document.pointer(pointer).cloned().unwrap_or(Value::Null)).collect()
+fn directory(path: &str) -> &Path {
+    Path::new(path).parent().unwrap_or(Path::new(""))
 }
 
-fn of_toml(bytes: &[u8]) -> Option<Value> {
-    serde_json::to_value(toml::from_str::<toml::Table>(std::str::from_utf8(bytes).ok()?).ok()?).ok()
-}
-
-fn of_cargo(bytes: &[u8]) -> Option<Value> {
-    let pointers = [
-        "/package/name",
-        "/package/version",
-        "/dependencies",
-        "/dev-dependencies",
-        "/build-dependencies",
-        "/target",
-        "/patch",
-        "/workspace/dependencies",
-        "/workspace/members",
-    ];
-    Some(pick(&of_toml(bytes)?, &pointers))
-}
-
-fn of_npm(bytes: &[u8]) -> Option<Value> {
-    let pointers = [
-        "/dependencies",
-        "/devDependencies",
-        "/optionalDependencies",
-        "/peerDependencies",
-        "/overrides",
-        "/resolutions",
-        "/workspaces",
-    ];
-    Some(pick(&serde_json::from_slice(bytes).ok()?, &pointers))
-}
-
-fn of_python(bytes: &[u8]) -> Option<Value> {
-    let pointers = [
-        "/project/dependencies",
-        "/project/optional-dependencies",
-        "/project/requires-python",
-        "/dependency-groups",
-        "/tool/poetry/dependencies",
-        "/tool/poetry/dev-dependencies",
-        "/tool/poetry/group",
-        "/tool/uv/sources",
-    ];
-    Some(pick(&of_toml(bytes)?, &pointers))
-}
-
-/// What is required, whatever the order, spaces and comments.
-fn of_go(bytes: &[u8]) -> Option<Value> {
-    let text = std::str::from_utf8(bytes).ok()?;
-    let lines = text.lines().map(|line| line.split("//").next().unwrap_or_default().trim());
-    let named = lines.filter(|line| line.split_whitespace().any(|word| word.starts_with('v') && word.contains('.')));
-    let mut versions: Vec<String> =
-        named.map(|line| line.trim_start_matches("require").split_whitespace().collect::<Vec<_>>().join(" ")).collect();
-    versions.sort();
-    serde_json::to_value(versions).ok()
+fn found(path: String, message: String) -> Found {
+    Found { path: Some(path), line: None, rule: Rule::LockFile, message }
 }
 
 #[cfg(test)]
@@ -186,6 +161,10 @@ mod tests {
         check(vec![cargo()], &[], &[]);
         check(vec![changed("Cargo.toml", "[lints]\n", "[lints]\n#\n")], &["Cargo.lock"], &[]);
         check(vec![changed("Cargo.lock", "", "x")], &["Cargo.lock"], &["Cargo.lock"]);
+        let version = changed("Cargo.toml", "[package]\nversion = \"1.0.0\"\n", "[package]\nversion = \"1.0.1\"\n");
+        check(vec![version, changed("Cargo.lock", "", "y")], &["Cargo.lock"], &[]);
+        let lints = || changed("Cargo.toml", "", "[lints.rust]\nunsafe_code = \"forbid\"\n");
+        check(vec![lints(), changed("Cargo.lock", "x", "y")], &["Cargo.lock"], &["Cargo.lock"]);
         let npm = changed("package.json", r#"{"dependencies": {}}"#, r#"{"dependencies": {"x": "1"}}"#);
         check(vec![npm], &["yarn.lock"], &["yarn.lock"]);
         let python = changed("pyproject.toml", "[project]\ndependencies = []\n", "[project]\ndependencies = [\"x\"]\n");
@@ -193,5 +172,53 @@ mod tests {
         let go = changed("go.mod", "require a.b/c v1.0.0 // indirect\n", "require (\n\ta.b/c v1.0.0\n)\n");
         check(vec![go], &["go.sum"], &[]);
         check(vec![changed("go.mod", "require a.b/c v1.0.0\n", "require a.b/c v1.1.0\n")], &["go.sum"], &["go.sum"]);
+    }
+
+    #[test]
+    fn a_lock_that_is_gone_is_missed_unless_its_manifest_went_or_another_is_there() {
+        let check = |files: Vec<ChangedFile>, beside: &[&str], expected: &[&str]| {
+            let changes = Changeset { files, beside: beside.iter().map(|path| (*path).to_owned()).collect() };
+            let found: Vec<String> = super::check(&changes).iter().map(|one| one.message.clone()).collect();
+            assert_eq!(found.len(), expected.len(), "{found:?}");
+            assert!(found.iter().zip(expected).all(|(found, begin)| found.starts_with(begin)), "{found:?}");
+        };
+        let gone = |path: &str| ChangedFile { is: Presence::Absent, ..changed(path, "x", "") };
+        let cargo = || changed("Cargo.toml", "[dependencies]\nx = \"1\"\n", "[dependencies]\nx = \"2\"\n");
+        check(vec![cargo(), gone("Cargo.lock")], &[], &["it was removed, and Cargo.toml was not"]);
+        check(vec![gone("Cargo.lock")], &[], &["it was removed"]);
+        check(vec![gone("a/Cargo.lock"), gone("a/Cargo.toml")], &[], &[]);
+        let npm = || changed("package.json", r#"{"dependencies": {}}"#, r#"{"dependencies": {"x": "1"}}"#);
+        check(vec![npm(), gone("yarn.lock"), changed("pnpm-lock.yaml", "", "  x:\n")], &["pnpm-lock.yaml"], &[]);
+        let moved = ChangedFile { renamed_from: Some("a/Cargo.lock".to_owned()), ..changed("b/Cargo.lock", "x", "x") };
+        check(vec![moved], &["b/Cargo.lock"], &[]);
+    }
+
+    #[test]
+    fn a_lock_has_what_is_new_in_its_manifest() {
+        let check = |manifest: ChangedFile, lock: (&str, &str), expected: &str| {
+            let (beside, lock) = ([lock.0.to_owned()].into(), changed(lock.0, "before", lock.1));
+            let found = super::check(&Changeset { files: vec![manifest, lock], beside });
+            let found: Vec<&str> = found.iter().map(|one| one.message.as_str()).collect();
+            assert_eq!(found.concat().split(',').next(), Some(expected), "{found:?}");
+        };
+        let cargo = |after: &str| changed("Cargo.toml", "[dependencies]\n", &format!("[dependencies]\n{after}\n"));
+        check(cargo("left-pad = \"1\""), ("Cargo.lock", "name = \"left_pad\""), "");
+        check(cargo("left-pad = \"1\""), ("Cargo.lock", "name = \"left-padding\""), "it does not have left-pad");
+        check(cargo("a = { package = \"b\", version = \"1\" }"), ("Cargo.lock", "name = \"b\""), "");
+        check(cargo("a = { workspace = true }"), ("Cargo.lock", "name = \"whatever\""), "");
+        let npm = changed("package.json", "{}", r#"{"devDependencies": {"@a/b": "1"}}"#);
+        check(npm, ("package-lock.json", "\"node_modules/@a/b\": {"), "");
+        let npm = changed("package.json", "{}", r#"{"dependencies": {"@a/b": "1"}}"#);
+        check(npm, ("yarn.lock", "\"@a/c@1\":"), "it does not have @a/b");
+        let uv = || changed("pyproject.toml", "[project]\n", "[project]\ndependencies = [\"Left_Pad[x]>=1; os_name=='a'\"]\n");
+        check(uv(), ("uv.lock", "name = \"left-pad\""), "");
+        check(uv(), ("uv.lock", "name = \"right-pad\""), "it does not have left-pad");
+        let poetry = changed("pyproject.toml", "", "[tool.poetry.dependencies]\npython = \"^3\"\nx = \"1\"\n");
+        check(poetry, ("poetry.lock", "name = \"y\""), "it does not have x");
+        let go = || {
+            changed("go.mod", "module m\n", "module m\nrequire (\n\ta.b/c v1.0.0\n\tl.o/cal v0.0.0\n)\nreplace l.o/cal => ../x\n")
+        };
+        check(go(), ("go.sum", "a.b/c v1.0.0/go.mod h1:x="), "");
+        check(go(), ("go.sum", "a.b/d v1.0.0/go.mod h1:x="), "it does not have a.b/c");
     }
 }

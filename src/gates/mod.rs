@@ -3,18 +3,18 @@
 //! The one rule: everything here is a pure function of what was read elsewhere, and each finding names the file, the line where it has
 //! one, the rule, and what to do about it. Running gates is the attempt's affair.
 
+mod assertions;
 mod content;
 mod counts;
 mod coverage;
-mod globs;
 mod locks;
+mod manifests;
 mod own;
 mod scope;
 mod weakened;
 
 pub use counts::count;
 pub use coverage::coverage;
-pub use globs::Globs;
 pub use locks::NAMES as LOCK_NAMES;
 pub use own::{OWN_GATES, OWN_GATES_SIZE, own};
 

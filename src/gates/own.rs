@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use crate::job::check::check_command;
+use crate::job::check::check_gate;
 use crate::job::spec::Gate;
 
 /// Where the file is.
@@ -33,7 +33,7 @@ pub fn own(content: &[u8]) -> Result<Vec<Gate>, String> {
         if gate.name.trim().is_empty() {
             return Err(format!("gates[{index}].name: is empty"));
         }
-        check_command(&format!("gates[{index}].command"), &gate.command).map_err(|error| error.to_string())?;
+        check_gate(&format!("gates[{index}]"), gate).map_err(|error| error.to_string())?;
     }
     Ok(gates)
 }
@@ -57,6 +57,7 @@ mod tests {
         assert!(wrong(b"gates = 1").contains("line 1"));
         assert_eq!(wrong(b"[[gates]]\nname = \" \"\ncommand = \"x\"\n"), "gates[0].name: is empty");
         assert!(wrong(b"[[gates]]\nname = \"a\"\ncommand = []\n").starts_with("gates[0].command: "));
+        assert!(wrong(b"[[gates]]\nname = \"a\"\ncommand = \"x\"\nreports = [\"[z-a]\"]\n").starts_with("gates[0].reports[0]: "));
         assert!(wrong(&[0xff]).contains("utf-8"));
     }
 }

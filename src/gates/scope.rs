@@ -2,9 +2,9 @@
 
 use bytesize::ByteSize;
 
-use super::globs::Globs;
 use super::{Found, Subject};
 use crate::git::ChangedFile;
+use crate::job::Globs;
 use crate::job::checks::{Checks, Rule};
 
 /// Paths out of bounds, and more or larger changes than are allowed.

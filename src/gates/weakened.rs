@@ -1,7 +1,8 @@
 //! Tests that are gone, are skipped, or assert less than before.
 //!
 //! The one rule: it is told by patterns of lines, language by language, and by the balance of what was removed and added. So a test that was
-//! moved or renamed is no finding, and one that was emptied in another way is not found: who must be sure reads the difference.
+//! moved or renamed is no finding, and one that was emptied in another way is not found: who must be sure reads the difference. How
+//! assertions are balanced is in [`super::assertions`].
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -10,51 +11,101 @@ use regex::Regex as Text;
 use regex::bytes::Regex;
 
 use super::Found;
+use super::assertions;
 use crate::git::{ChangedFile, Line, Presence};
 use crate::job::checks::Rule;
 
 /// How a language says what is a test.
-struct Language {
+pub(super) struct Language {
     extensions: &'static [&'static str],
-    test: Regex,
+    /// The files in which its runners look for tests; none where any file may have some.
+    collected: Option<Text>,
+    /// The line that begins a test.
+    pub(super) test: Regex,
+    /// The name of a test, on that line or one of the next.
+    pub(super) name: Regex,
     skip: Regex,
-    assertion: Regex,
+    pub(super) assertion: Regex,
 }
 
-static LANGUAGES: LazyLock<Vec<Language>> = LazyLock::new(|| {
-    let language = |extensions, test: &str, skip: &str, assertion: &str| {
+/// The same, as it is written down.
+struct Patterns {
+    extensions: &'static [&'static str],
+    collected: &'static str,
+    test: &'static str,
+    name: &'static str,
+    skip: &'static str,
+    assertion: &'static str,
+}
+
+const PATTERNS: [Patterns; 6] = [
+    Patterns {
+        extensions: &["rs"],
+        collected: "",
+        test: r"^\s*#\[(?:\w+::)*(?:test|rstest|test_case)\b",
+        name: r"\bfn\s+(\w+)",
+        skip: r"#\[ignore\b",
+        assertion: r"\bassert(?:_\w+)?!",
+    },
+    Patterns {
+        extensions: &["py"],
+        collected: r"(?:^|/)(?:test_[^/]*|[^/]*_test|tests)\.py$",
+        test: r"^\s*(?:async\s+)?def\s+test\w*\s*\(",
+        name: r"\bdef\s+(\w+)",
+        skip: r"(?x)\bmark\.(?:skip|skipif|xfail)\b | \bunittest\.(?:skip\w*|expectedFailure|SkipTest)\b
+            | \bpytest\.(?:skip|xfail)\( | \.skipTest\( | ^\s*__test__\s*=\s*False",
+        assertion: r"^\s*assert\b|\.assert\w+\(|pytest\.raises\(",
+    },
+    Patterns {
+        extensions: &["js", "jsx", "ts", "tsx", "mjs", "cjs", "mts", "cts"],
+        collected: r"(?:^|/)__tests__/|\.(?:test|spec)\.[cm]?[jt]sx?$",
+        test: r"^\s*(?:it|test)(?:\.\w+)*\s*\(",
+        name: r#"\(\s*["'`]([^"'`]*)"#,
+        skip: r"\b(?:it|test|describe)\.(?:skip|todo|only|fails)\b|\b(?:xit|xtest|xdescribe|fit|fdescribe)\s*\(",
+        assertion: r"\bexpect\s*\(|\bassert(?:\.\w+)*\s*\(",
+    },
+    Patterns {
+        extensions: &["go"],
+        collected: r"_test\.go$",
+        test: r"^func\s+(?:Test|Fuzz|Example)\w*\s*\(",
+        name: r"\bfunc\s+(\w+)",
+        skip: r"\b[tb]\.Skip(?:f|Now)?\(",
+        assertion: r"\bt\.(?:Error|Fatal)f?\(|\b(?:assert|require)\.\w+\(",
+    },
+    Patterns {
+        extensions: &["java", "kt"],
+        collected: r"(?:^|/)(?:Test[^/]*|[^/]*(?:Tests?|TestCase|IT|Spec))\.(?:java|kt)$",
+        test: r"^\s*@(?:Test|ParameterizedTest)\b",
+        name: r"\b(?:void|fun)\s+(\w+|`[^`]*`)",
+        skip: r"@(?:Ignore|Disabled)\b",
+        assertion: r"\bassert\w*\(",
+    },
+    Patterns {
+        extensions: &["rb"],
+        collected: r"(?:^|/)test_[^/]*\.rb$|_(?:spec|test)\.rb$",
+        test: r#"^\s*(?:it|test)\s+["']|^\s*def\s+test_"#,
+        name: r#"["']([^"']*)|\bdef\s+(\w+)"#,
+        skip: r"^\s*(?:xit|skip|pending)\b",
+        assertion: r"\bassert\w*\b|\bexpect\b",
+    },
+];
+
+static LANGUAGES: LazyLock<Vec<Language>> = LazyLock::new(|| PATTERNS.iter().map(Language::of).collect());
+
+impl Language {
+    fn of(patterns: &Patterns) -> Self {
         let regex = |pattern: &str| Regex::new(pattern).expect("the patterns are constants, and a test compiles them");
-        Language { extensions, test: regex(test), skip: regex(skip), assertion: regex(assertion) }
-    };
-    vec![
-        language(&["rs"], r"^\s*#\[(?:\w+::)*(?:test|rstest|test_case)\b", r"#\[ignore\b", r"\bassert(?:_\w+)?!"),
-        language(
-            &["py"],
-            r"^\s*(?:async\s+)?def\s+test\w*\s*\(",
-            r"@(?:pytest\.mark\.(?:skip|skipif|xfail)|unittest\.(?:skip|expectedFailure))|pytest\.(?:skip|xfail)\(|\.skipTest\(",
-            r"^\s*assert\b|\.assert\w+\(|pytest\.raises\(",
-        ),
-        language(
-            &["js", "jsx", "ts", "tsx", "mjs", "cjs", "mts", "cts"],
-            r"^\s*(?:it|test)(?:\.\w+)*\s*\(",
-            r"\b(?:it|test|describe)\.(?:skip|todo|only|fails)\b|\b(?:xit|xtest|xdescribe|fit|fdescribe)\s*\(",
-            r"\bexpect\s*\(|\bassert(?:\.\w+)*\s*\(",
-        ),
-        language(
-            &["go"],
-            r"^func\s+(?:Test|Fuzz|Example)\w*\s*\(",
-            r"\b[tb]\.Skip(?:f|Now)?\(",
-            r"\bt\.(?:Error|Fatal)f?\(|\b(?:assert|require)\.\w+\(",
-        ),
-        language(&["java", "kt"], r"^\s*@(?:Test|ParameterizedTest)\b", r"@(?:Ignore|Disabled)\b", r"\bassert\w*\("),
-        language(
-            &["rb"],
-            r#"^\s*(?:it|test)\s+["']|^\s*def\s+test_"#,
-            r"^\s*(?:xit|skip|pending)\b",
-            r"\bassert\w*\b|\bexpect\b",
-        ),
-    ]
-});
+        let text = |pattern: &str| Text::new(pattern).expect("the patterns are constants, and a test compiles them");
+        Self {
+            extensions: patterns.extensions,
+            collected: Some(patterns.collected).filter(|pattern| !pattern.is_empty()).map(text),
+            test: regex(patterns.test),
+            name: regex(patterns.name),
+            skip: regex(patterns.skip),
+            assertion: regex(patterns.assertion),
+        }
+    }
+}
 
 /// Paths that are of tests only.
 static TEST_PATH: LazyLock<Text> = LazyLock::new(|| {
@@ -69,23 +120,36 @@ struct Balance<'a> {
     file: &'a ChangedFile,
     language: Option<usize>,
     tests: (Vec<u32>, usize),
-    asserts: (Vec<u32>, usize),
+    asserts: Vec<u32>,
+    /// Whether a runner looks for tests in it, by its path.
+    collected: bool,
+}
+
+/// How many tests a language lost in all files together: in those in which a runner looks for them, and in others.
+#[derive(Default)]
+struct Lost {
+    collected: i64,
+    elsewhere: i64,
 }
 
 /// Tests that are removed, skipped, or assert less.
 pub(super) fn check(files: &[ChangedFile]) -> Vec<Found> {
     let balances: Vec<Balance<'_>> = files.iter().map(Balance::of).collect();
-    // Of each language, by all files together: what was moved is not lost.
-    let mut lost: BTreeMap<usize, i64> = BTreeMap::new();
+    // Of each language, by all files together: what was moved is not lost, as long as it was not moved to where no runner finds it.
+    let mut lost: BTreeMap<usize, Lost> = BTreeMap::new();
     for balance in &balances {
-        if let Some(language) = balance.language {
-            *lost.entry(language).or_default() += signed(balance.tests.0.len()) - signed(balance.tests.1);
-        }
+        let Some(language) = balance.language else { continue };
+        let lost = lost.entry(language).or_default();
+        let place = if balance.collected { &mut lost.collected } else { &mut lost.elsewhere };
+        *place += signed(balance.tests.0.len()) - signed(balance.tests.1);
     }
     let mut found = Vec::new();
     for balance in &balances {
-        let loses = balance.language.is_some_and(|language| lost[&language] > 0);
-        found.extend(balance.removed(loses));
+        let loses = balance
+            .language
+            .map(|language| &lost[&language])
+            .is_some_and(|lost| lost.collected + lost.elsewhere > 0 || (balance.collected && lost.collected > 0));
+        found.extend(balance.hidden().or_else(|| balance.removed(loses, files)));
         found.extend(balance.skipped());
     }
     found
@@ -93,18 +157,28 @@ pub(super) fn check(files: &[ChangedFile]) -> Vec<Found> {
 
 impl<'a> Balance<'a> {
     fn of(file: &'a ChangedFile) -> Self {
-        let extension =
-            file.path.rsplit('/').next().and_then(|name| name.rsplit_once('.')).map_or("", |(_, extension)| extension);
-        let language = LANGUAGES.iter().position(|language| language.extensions.contains(&extension));
+        let language = language_of(&file.path);
         let count = |pattern: fn(&Language) -> &Regex| match language.map(|at| pattern(&LANGUAGES[at])) {
             Some(pattern) => (numbers(&file.removed, pattern), numbers(&file.added, pattern).len()),
             None => (Vec::new(), 0),
         };
-        Self { file, language, tests: count(|language| &language.test), asserts: count(|language| &language.assertion) }
+        let (tests, asserts) = (count(|language| &language.test), count(|language| &language.assertion).0);
+        Self { file, language, tests, asserts, collected: is_collected(&file.path) }
+    }
+
+    /// A file of tests that now is where none are looked for.
+    fn hidden(&self) -> Option<Found> {
+        let from = self.file.renamed_from.as_ref().filter(|from| is_collected(from))?;
+        let was = language_of(from);
+        let had_tests = was.is_none_or(|at| lines_match(&self.file.before, &LANGUAGES[at].test));
+        (had_tests && (!self.collected || self.language != was)).then(|| {
+            let message = format!("it was {from}, and no runner looks for tests by its name now; put it back");
+            self.found(None, message)
+        })
     }
 
     /// What was taken away from it. `loses` says whether tests of its language are fewer than before, in all.
-    fn removed(&self, loses: bool) -> Option<Found> {
+    fn removed(&self, loses: bool, files: &[ChangedFile]) -> Option<Found> {
         let is_tests = TEST_PATH.is_match(&self.file.path);
         let gone = self.file.is == Presence::Absent;
         let (tests, added) = (self.tests.0.len(), self.tests.1);
@@ -112,9 +186,9 @@ impl<'a> Balance<'a> {
             (None, "a file of tests was removed".to_owned())
         } else if loses && tests > added {
             (self.tests.0.first(), format!("{} fewer here than before", number(tests - added, "test is", "tests are")))
-        } else if !gone && tests == added && self.asserts.0.len() > self.asserts.1 && (is_tests || self.has_tests()) {
-            let fewer = self.asserts.0.len() - self.asserts.1;
-            (self.asserts.0.first(), format!("{} fewer here than before", number(fewer, "assertion is", "assertions are")))
+        } else if !gone && !self.asserts.is_empty() && (is_tests || self.has_tests()) {
+            let fewer = assertions::fewer(&LANGUAGES[self.language?], self.file, files)?;
+            (self.asserts.first(), format!("{} fewer here than before", number(fewer, "assertion is", "assertions are")))
         } else {
             return None;
         };
@@ -131,13 +205,30 @@ impl<'a> Balance<'a> {
     }
 
     fn has_tests(&self) -> bool {
-        let pattern = self.language.map(|at| &LANGUAGES[at].test);
-        pattern.is_some_and(|pattern| self.file.after.split(|byte| *byte == b'\n').any(|line| pattern.is_match(line)))
+        self.language.is_some_and(|at| lines_match(&self.file.after, &LANGUAGES[at].test))
     }
 
     fn found(&self, line: Option<u32>, message: String) -> Found {
         Found { path: Some(self.file.path.clone()), line, rule: Rule::WeakenedTest, message }
     }
+}
+
+fn language_of(path: &str) -> Option<usize> {
+    let extension = path.rsplit('/').next().and_then(|name| name.rsplit_once('.')).map_or("", |(_, extension)| extension);
+    LANGUAGES.iter().position(|language| language.extensions.contains(&extension))
+}
+
+/// Whether a runner finds tests in a file of this path.
+fn is_collected(path: &str) -> bool {
+    match language_of(path).map(|at| &LANGUAGES[at].collected) {
+        Some(Some(pattern)) => pattern.is_match(path),
+        Some(None) => true,
+        None => TEST_PATH.is_match(path),
+    }
+}
+
+fn lines_match(text: &[u8], pattern: &Regex) -> bool {
+    text.split(|byte| *byte == b'\n').any(|line| pattern.is_match(line))
 }
 
 fn numbers(lines: &[Line], pattern: &Regex) -> Vec<u32> {
@@ -161,8 +252,15 @@ mod tests {
     }
 
     fn changed(path: &str, removed: &str, added: &str, is: Presence) -> ChangedFile {
-        let (removed, added, after) = (lines(removed), lines(added), added.into());
-        ChangedFile { path: path.to_owned(), was: Presence::There, is, removed, added, after, ..ChangedFile::default() }
+        let (before, after) = (removed.into(), added.into());
+        let (removed, added) = (lines(removed), lines(added));
+        ChangedFile { path: path.to_owned(), was: Presence::There, is, removed, added, before, after, ..ChangedFile::default() }
+    }
+
+    /// A file that was moved as it is.
+    fn moved(from: &str, to: &str, text: &str) -> ChangedFile {
+        let both = || text.as_bytes().to_vec();
+        ChangedFile { renamed_from: Some(from.to_owned()), before: both(), after: both(), ..changed(to, "", "", Presence::There) }
     }
 
     #[test]
@@ -187,5 +285,40 @@ mod tests {
         check(&[changed("a.spec.js", "it('a')", "it.skip('a')", There)], &["a.spec.js:1 tests are skipped"]);
         check(&[changed("tests/a.rs", "", "fine\n#[ignore]", There)], &["tests/a.rs:2 tests are skipped"]);
         check(&[changed("test_a.py", "", "@pytest.mark.skip(reason='x')", There)], &["test_a.py:1 tests are skipped"]);
+        check(&[changed("test_a.py", "", "pytestmark = pytest.mark.skip", There)], &["test_a.py:1 tests are skipped"]);
+        check(&[changed("test_a.py", "", "@mark.xfail\ndef test_b():", There)], &["test_a.py:1 tests are skipped"]);
+    }
+
+    #[test]
+    fn a_test_file_that_no_runner_finds_any_more_is_as_good_as_removed() {
+        use Presence::{Absent, There};
+        let check = |files: &[ChangedFile], expected: &str| {
+            let found: Vec<String> =
+                super::check(files).into_iter().map(|one| format!("{} {}", one.path.unwrap_or_default(), one.message)).collect();
+            match found.as_slice() {
+                [] => assert_eq!("", expected),
+                [found] => assert!(!expected.is_empty() && found.starts_with(expected), "{found}"),
+                more => panic!("{more:?}"),
+            }
+        };
+        let test = "def test_a():\n    assert 1\n";
+        check(&[moved("tests/test_a.py", "old.py", test)], "old.py it was tests/test_a.py, and no runner");
+        check(&[moved("tests/test_a.py", "tests/a.py", test)], "tests/a.py it was tests/test_a.py, and no runner");
+        check(
+            &[moved("tests/test_a.py", "tests/test_a.py.bak", test)],
+            "tests/test_a.py.bak it was tests/test_a.py, and no runner",
+        );
+        check(&[moved("tests/test_a.py", "tests/unit/test_a.py", test)], "");
+        check(&[moved("tests/test_data.py", "tests/data.py", "DATA = 1\n")], "");
+        check(&[moved("a_test.go", "a_check.go", "func TestA(t *testing.T) {\n")], "a_check.go it was a_test.go, and no runner");
+        check(&[moved("tests/a.rs", "tests/all/a.rs", "#[test]\nfn a() {}\n")], "");
+        check(
+            &[moved("tests/a.rs", "tests/a.rs.off", "#[test]\nfn a() {}\n")],
+            "tests/a.rs.off it was tests/a.rs, and no runner",
+        );
+        // Where git does not see that one is the other.
+        let gone = || changed("tests/test_a.py", test, "", Absent);
+        check(&[gone(), changed("old.py", "", test, There)], "tests/test_a.py a file of tests was removed");
+        check(&[gone(), changed("test_b.py", "", test, There)], "");
     }
 }

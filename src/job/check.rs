@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use super::artifact::WISHES_MAX;
 use super::budget::Budget;
+use super::globs::Globs;
 use super::label::LabelError;
-use super::spec::{Command, ContainerMode, JobSpec, SCHEMA};
+use super::spec::{Command, ContainerMode, Gate, JobSpec, SCHEMA};
 use crate::clock::human;
 
 /// What is wrong with a job document, beyond its form.
@@ -73,6 +74,14 @@ pub enum SpecError {
     /// A pattern that no path below the worktree can match.
     #[error("artifacts[{0}].path: a pattern of paths from the root of the repository, without \"..\", is needed")]
     ArtifactPath(usize),
+    /// A pattern of paths that can match none.
+    #[error("{field}: {why}")]
+    Pattern {
+        /// The path to the field.
+        field: String,
+        /// What is wrong with it.
+        why: String,
+    },
     /// A text with a NUL byte, which no argument, variable or path can hold.
     #[error("{0}: contains a NUL byte")]
     Nul(String),
@@ -103,7 +112,10 @@ impl JobSpec {
         }
         self.validate_task()?;
         for (index, gate) in self.gates.iter().enumerate() {
-            check_command(&format!("gates[{index}].command"), &gate.command)?;
+            check_gate(&format!("gates[{index}]"), gate)?;
+        }
+        for (index, checks) in self.checks.iter().enumerate() {
+            check_patterns(checks.patterns(), |part| format!("checks[{index}].{part}"))?;
         }
         if self.artifacts.len() > WISHES_MAX {
             return Err(SpecError::out_of_bounds("artifacts", self.artifacts.len(), 0, WISHES_MAX));
@@ -115,6 +127,7 @@ impl JobSpec {
             if wish.path.contains('\0') {
                 return Err(SpecError::Nul(format!("artifacts[{index}].path")));
             }
+            check_patterns([("path".to_owned(), &wish.path)], |part| format!("artifacts[{index}].{part}"))?;
         }
         if let Some(attempts) = self.attempts
             && !(1..=ATTEMPTS_MAX).contains(&attempts)
@@ -155,6 +168,24 @@ impl JobSpec {
             None => Ok(()),
         }
     }
+}
+
+/// Checks that a gate can be run, and that what it writes can be found.
+///
+/// # Errors
+/// What is wrong with it, naming the field.
+pub(crate) fn check_gate(field: &str, gate: &Gate) -> Result<(), SpecError> {
+    check_command(&format!("{field}.command"), &gate.command)?;
+    check_patterns(gate.patterns(), |part| format!("{field}.{part}"))
+}
+
+fn check_patterns<'a>(
+    patterns: impl IntoIterator<Item = (String, &'a String)>,
+    field: impl Fn(String) -> String,
+) -> Result<(), SpecError> {
+    patterns
+        .into_iter()
+        .try_for_each(|(part, pattern)| Globs::check(pattern).map_err(|why| SpecError::Pattern { field: field(part), why }))
 }
 
 /// Checks that something can be run.
@@ -199,8 +230,9 @@ impl SpecError {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Concurrency;
+    use super::super::checks::Checks;
     use super::super::spec::Task;
+    use super::super::{ArtifactWish, Concurrency, CoverageWish};
     use super::*;
     use crate::clock::Timestamp;
 
@@ -226,6 +258,23 @@ mod tests {
         check(|s| s.repo = None, "repo: a job needs a project or a repo");
         check(|s| s.task.command = None, "task: a job needs an instruction or a command");
         check(|s| s.task.command = Some(Command::Argv(vec![])), "task.command: the command is empty");
+        let forbid = |pattern: &str| Checks { forbid: vec!["a".to_owned(), pattern.to_owned()], ..Checks::default() };
+        let refused = spec(|s| s.checks = vec![Checks::default(), forbid("[z-a]*.pem")]).validate().expect_err("no pattern");
+        assert!(refused.to_string().starts_with("checks[1].forbid[1]: \"[z-a]*.pem\" is no pattern: "), "{refused}");
+        let gate = |reports: &[&str], coverage: &str| Gate {
+            name: "unit".to_owned(),
+            command: Command::Line("true".to_owned()),
+            tests: None,
+            reports: reports.iter().map(|path| (*path).to_owned()).collect(),
+            coverage: Some(CoverageWish { path: coverage.to_owned(), required: false }),
+            timeout: None,
+        };
+        let refused = |gate: Gate| spec(|s| s.gates = vec![gate]).validate().expect_err("no pattern").to_string();
+        assert!(refused(gate(&["ok", "[z-a]"], "ok")).starts_with("gates[0].reports[1]: "));
+        assert!(refused(gate(&["ok"], "./lcov.info")).starts_with("gates[0].coverage.path: "));
+        let wish = ArtifactWish { path: "out/[z-a]".to_owned(), required: true };
+        let refused = spec(|s| s.artifacts = vec![wish]).validate().expect_err("no pattern");
+        assert!(refused.to_string().starts_with("artifacts[0].path: "), "{refused}");
         check(|s| s.attempts = Some(0), "attempts: 0 is not between 1 and 100");
         check(|s| s.revisions = Some(21), "revisions: 21 is not between 0 and 20");
         check(|s| s.timeout = Some(Duration::from_millis(5)), "timeout: 5ms is not between 100ms and 168h");

@@ -112,6 +112,14 @@ impl Checks {
         }
     }
 
+    /// Its patterns, each by its path within this.
+    pub fn patterns(&self) -> impl Iterator<Item = (String, &String)> {
+        let lists = [("allow", &self.allow), ("forbid", &self.forbid)];
+        lists.into_iter().flat_map(|(list, patterns)| {
+            patterns.iter().enumerate().map(move |(index, pattern)| (format!("{list}[{index}]"), pattern))
+        })
+    }
+
     /// Whether it says nothing.
     #[must_use]
     pub fn is_default(&self) -> bool {

@@ -35,7 +35,7 @@ pub struct Critique {
     pub summary: Option<String>,
     /// What it found.
     pub findings: Vec<Remark>,
-    /// Whether it was shown only the beginning of the change, which is longer.
+    /// Whether it was shown less than all of the change: only its beginning, or a large text only by name.
     pub partial: bool,
     /// What asking it used, however that ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]

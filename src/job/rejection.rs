@@ -15,7 +15,8 @@ use crate::ids::ObjectId;
 /// Why a result was rejected.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Rejection {
-    /// The class of outcome that it is, unless another round delivers: `gate` or `no_change`.
+    /// The class of outcome that it is, unless another round delivers: `gate` or `no_change`; and `timeout` or `out_of_memory` of a gate
+    /// that was ended by that, which no other round follows.
     pub class: OutcomeClass,
     /// The reason, in a sentence.
     pub message: String,

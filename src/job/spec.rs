@@ -323,6 +323,14 @@ pub struct Gate {
     pub timeout: Option<Duration>,
 }
 
+impl Gate {
+    /// Its patterns of files, each by its path within this.
+    pub fn patterns(&self) -> impl Iterator<Item = (String, &String)> {
+        let reports = self.reports.iter().enumerate().map(|(index, pattern)| (format!("reports[{index}]"), pattern));
+        reports.chain(self.coverage.iter().map(|wish| ("coverage.path".to_owned(), &wish.path)))
+    }
+}
+
 /// How a result is delivered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]

@@ -67,7 +67,7 @@ async fn what_is_named_is_kept_and_can_be_had_after_the_workspace_is_gone(on: On
 
     let all = artifacts(&host, id).await;
     let names: Vec<&str> = all.iter().map(|artifact| artifact.name.as_str()).collect();
-    assert_eq!(names, ["changes.patch", "changes.json", "out/deep/junit.xml", "out/core", "out/notes.txt", "the notes"]);
+    assert_eq!(names, ["out/deep/junit.xml", "changes.patch", "changes.json", "out/core", "out/notes.txt", "the notes"]);
     assert!(all.iter().all(|artifact| artifact.state == ArtifactState::Kept), "{all:#?}");
     let completion = host.completions(Some(id)).await.remove(0).completion;
     assert_eq!(completion.artifacts, all.iter().filter_map(Artifact::delivered).collect::<Vec<_>>());
@@ -160,6 +160,39 @@ async fn a_required_file_that_is_missing_rejects_the_attempt_whose_other_files_a
     host.close(vec![worker]).await;
 }
 
+async fn what_is_required_is_kept_before_limits_are_met_and_the_rest_is_refused(on: On) {
+    let mut host = host(on).await;
+    host.set("SAWMILL_ARTIFACTS__ATTEMPT_SIZE", "100 KiB");
+    host.set("SAWMILL_ARTIFACTS__FILES", "3");
+    let remote = small_remote(host.root(), "remote.git");
+    let worker = host.start("a").await;
+    // The patch alone would take most of it.
+    let does = "head -c 60000 /dev/urandom > patched; echo ignored > .gitignore; head -c 60000 /dev/zero > ignored";
+    let wanted = json!([{ "path": "README.md" }, { "path": "ignored", "required": true }]);
+    let id = host.enqueue(&job(&remote, does, &wanted, &json!([{ "name": "last", "path": "README.md" }])));
+    host.succeeded(id).await;
+    let all = artifacts(&host, id).await;
+    let kept: Vec<&str> = all.iter().filter(|one| one.kept.is_some()).map(|one| one.name.as_str()).collect();
+    assert_eq!(kept, ["ignored", "changes.json", "README.md"]);
+    let why = |name: &str| named(&all, name).reason.clone().expect("a reason");
+    assert!(why("changes.patch").ends_with("are left of artifacts.attempt_size"), "{}", why("changes.patch"));
+    assert_eq!(why("last"), "artifacts.files allows 3");
+    assert_eq!((named(&all, "last").state, named(&all, "changes.patch").state), (ArtifactState::Refused, ArtifactState::Refused));
+
+    // What is more than there may be of a required file rejects.
+    let does = "seq 9 > a; seq 9 > b; seq 9 > c; seq 9 > d";
+    let id = host.enqueue(&job(&remote, does, &json!([{ "path": "?", "required": true }]), &json!([])));
+    let outcome = host.ended(id).await.outcome.expect("it has ended");
+    let expected = (OutcomeClass::Gate, "required artifact d is not kept: artifacts.files allows 3");
+    assert_eq!((outcome.class, outcome.message.as_str()), expected);
+    // Nor does one take the name of what is kept of every attempt.
+    let id =
+        host.enqueue(&job(&remote, "seq 9 > changes.json", &json!([{ "path": "changes.json", "required": true }]), &json!([])));
+    let outcome = host.ended(id).await.outcome.expect("it has ended");
+    assert!(outcome.message.ends_with("another artifact of the attempt has this name"), "{}", outcome.message);
+    host.close(vec![worker]).await;
+}
+
 async fn a_directory_that_is_away_fails_only_who_requires_a_file(on: On) {
     let mut host = host(on).await;
     let place = host.root().join("no-directory");
@@ -232,6 +265,7 @@ macro_rules! on_sqlite {
 }
 
 on_sqlite! {
+    what_is_required_is_kept_before_limits_are_met_and_the_rest_is_refused
     what_is_no_plain_file_of_the_worktree_or_too_large_is_refused_with_the_reason
     a_required_file_that_is_missing_rejects_the_attempt_whose_other_files_are_kept
     a_directory_that_is_away_fails_only_who_requires_a_file

@@ -2,6 +2,7 @@
 //!
 //! A [`Yard`] fails its test when a container of it is left.
 
+mod agents;
 mod daemon;
 mod disk;
 mod egress;

@@ -130,6 +130,24 @@ async fn of_a_long_change_the_beginning_is_judged_and_that_is_on_record() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_text_that_is_too_large_to_be_shown_is_not_passed_off_as_judged() {
+    let server = Server::judging([GOOD, GOOD]).await;
+    let host = of_openai(&server).await;
+    let remote = remote(host.root(), &[("kept.txt", "kept\n")]);
+    let worker = host.start("a").await;
+    let command = "seq -f 'line %06.0f of it' 1 100000 > large.txt; echo made > work.txt";
+    let (critique, _) = critique(&host, &judged(job(&remote, command, &["true"]))).await;
+    assert!(critique.partial, "{critique:?}");
+    let heard = server.heard();
+    assert!(heard.contains("1800000 bytes of text are too many to be shown") && heard.contains("+made"), "{heard}");
+    // What is binary nobody reads, large or not: that is said of it, and it is all of the change.
+    let command = "head -c 2000000 /dev/zero > binary; echo made > work.txt";
+    let (critique, _) = self::critique(&host, &judged(job(&remote, command, &["true"]))).await;
+    assert!(!critique.partial, "{critique:?}");
+    host.close(vec![worker]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_score_below_the_least_is_not_delivered() {
     let server = Server::judging([LOW]).await;
     let host = of_openai(&server).await;

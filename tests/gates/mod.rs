@@ -3,6 +3,7 @@
 mod checks;
 mod coverage;
 mod critics;
+mod evidence;
 mod own;
 mod retries;
 pub(crate) mod revisions;

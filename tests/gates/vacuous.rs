@@ -51,3 +51,22 @@ async fn what_was_run_is_in_the_evidence_and_is_the_gates_own() {
     assert_eq!(counts, expected.map(Some), "what the job itself prints does not count");
     host.close(vec![worker]).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_report_that_the_commit_has_is_none_that_the_gate_wrote() {
+    let host = host(lodging()).await;
+    let passed = "<testsuite><testcase name='a'/></testsuite>";
+    let remote = remote(host.root(), &[("kept", "1\n"), ("out/base.xml", passed)]);
+    let worker = host.start("a").await;
+    let plant = format!("echo work > work.txt; echo \"{passed}\" > out/planted.xml");
+    let mut spec = tested(&remote, "cat out/*.xml", "junit");
+    spec["task"]["command"] = plant.clone().into();
+    let why = rejected(&host, host.enqueue(&spec)).await;
+    assert!(why.contains("did not say how many tests it ran"), "{why}");
+    // What it writes itself counts, in the place of one that was there too, and nothing else does.
+    let mut spec = tested(&remote, "echo '<testcase name=\"x\"/><testcase name=\"y\"/>' > out/base.xml", "junit");
+    spec["task"]["command"] = plant.into();
+    let completion = delivered(&host, host.enqueue(&spec)).await;
+    assert_eq!(completion.gates[0].tests, Some(TestCounts::new(TestFormat::Junit, 2, 0, 0)));
+    host.close(vec![worker]).await;
+}

@@ -101,6 +101,10 @@ fn a_project_or_backend_that_is_not_known_is_answered_with_the_nearest() {
     exit 2
     error: backend: there is no backend "shall"; did you mean "shell"?
     "#);
+    insta::assert_snapshot!(site.says(&["enqueue", "--project", "app", "--check", "forbid=[z-a]*.pem", "--", "true"]), @r#"
+    exit 2
+    error: checks[0].forbid[0]: "[z-a]*.pem" is no pattern: what is in its [] is no class of characters, such as [a-z] or [!0-9]
+    "#);
     insta::assert_snapshot!(site.says(&["enqueue", "--project", "app", "--branch", "a..b", "--", "true"]), @r#"
     exit 2
     error: invalid value 'a..b' for '--branch <BRANCH>': "a..b" is not a branch name: it has ".." or "@{"

@@ -19,7 +19,27 @@ impl Globs {
         Self { patterns: patterns.iter().map(made).collect() }
     }
 
-    /// The first pattern that a path matches. One that is no pattern matches its own text only.
+    /// Whether a text is a pattern that some path can match.
+    ///
+    /// # Errors
+    /// A sentence: what is wrong with it.
+    pub fn check(pattern: &str) -> Result<(), String> {
+        let parts: Vec<&str> = pattern.strip_prefix('/').unwrap_or(pattern).split('/').collect();
+        let ends_with_slash = parts.len() > 1 && parts.last().is_some_and(|last| last.is_empty());
+        let parts = &parts[..parts.len() - usize::from(ends_with_slash)];
+        if let Some(part) = parts.iter().find(|part| ["", ".", ".."].contains(part)) {
+            return Err(format!("{pattern:?} matches no path: paths from the root of the repository have no part {part:?}"));
+        }
+        match Regex::new(&translate(pattern)) {
+            Ok(_) => Ok(()),
+            Err(regex::Error::CompiledTooBig(_)) => Err(format!("{pattern:?} is too large for a pattern")),
+            Err(_) => {
+                Err(format!("{pattern:?} is no pattern: what is in its [] is no class of characters, such as [a-z] or [!0-9]"))
+            }
+        }
+    }
+
+    /// The first pattern that a path matches. One that is no pattern matches its own text only; [`Globs::check`] tells.
     #[must_use]
     pub fn matching(&self, path: &str) -> Option<&str> {
         let matches = |(text, pattern): &&(String, Option<Regex>)| match pattern {
@@ -52,7 +72,8 @@ fn translate(glob: &str) -> String {
             '?' => out.push_str("[^/]"),
             '[' => match rest.find(']').filter(|end| *end > 1) {
                 Some(end) => {
-                    let class = rest[1..end].replace('\\', "\\\\").replace('[', "\\[");
+                    // What means something in a regular expression alone is but a character here.
+                    let class: String = rest[1..end].chars().flat_map(in_class).collect();
                     out.push_str(&format!(
                         "[{}]",
                         class.strip_prefix('!').map_or_else(|| class.clone(), |class| format!("^{class}"))
@@ -80,6 +101,11 @@ fn translate(glob: &str) -> String {
     out
 }
 
+/// A character of a class, as a regular expression has it.
+fn in_class(c: char) -> impl Iterator<Item = char> {
+    Some('\\').filter(|_| "\\[&~".contains(c)).into_iter().chain([c])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -104,5 +130,24 @@ mod tests {
         check("/README.md", "README.md", true);
         check("a.b", "axb", false);
         check("odd[", "odd[", true);
+        check("[a&&b]", "&", true);
+        check("[^a]", "b", true);
+    }
+
+    #[test]
+    fn what_no_path_can_match_is_no_pattern() {
+        let check = |glob: &str, expected: &str| {
+            let found = Globs::check(glob).map_or_else(|why| why, |()| "fine".to_owned());
+            assert!(found.starts_with(expected), "{glob}: {found}");
+        };
+        let fine = ["src/**", "*.{md,txt}", "a?[!0-9].c", "odd[", ".github/", "/README.md", "[a&&b]", "a]", "{a"];
+        fine.iter().for_each(|glob| check(glob, "fine"));
+        check("[z-a]*.pem", "\"[z-a]*.pem\" is no pattern: ");
+        check("[!]", "\"[!]\" is no pattern: ");
+        check("./src/**", "\"./src/**\" matches no path: ");
+        check("src/../x", "\"src/../x\" matches no path: ");
+        check("a//b", "\"a//b\" matches no path: ");
+        check("", "\"\" matches no path: ");
+        check("/", "\"/\" matches no path: ");
     }
 }
