@@ -83,7 +83,7 @@ pub(super) async fn make(attempt: &mut Attempt, gate: usize, commit: &ObjectId) 
 
 /// The moment at which everything is there that the gate does not write, where it is to write anything that is read.
 async fn since(attempt: &Attempt, gate: usize, root: &Path) -> Result<Option<Moment>, Halt> {
-    if !attempt.gates().get(gate).is_some_and(|gate| gate.patterns().next().is_some()) {
+    if attempt.gates().get(gate).is_none_or(|gate| gate.patterns().next().is_none()) {
         return Ok(None);
     }
     let (root, failed) = (root.to_owned(), "cannot tell what a gate will write");
