@@ -5,7 +5,6 @@
 
 use std::time::Instant;
 
-use super::environment;
 use super::halt::Halt;
 use super::in_time::{Cut, in_time};
 use super::open::Attempt;
@@ -94,8 +93,7 @@ async fn ask(attempt: &Attempt, critic: &Critic, committed: &Committed, used: &m
 
 /// Asks for as long as the attempt's deadline leaves.
 async fn judged(attempt: &Attempt, critic: &Critic, question: &Question, used: &mut Option<Usage>) -> Result<Asked, Halt> {
-    let redactor = environment::redactor(&attempt.tools, &attempt.claimed.job, &attempt.backend);
-    let asking = critic.ask(question, &attempt.tools.environment, &redactor, used);
+    let asking = critic.ask(question, &attempt.tools.environment, &attempt.redactor, used);
     match in_time(attempt, Deadline::work_left, asking).await {
         Ok(asked) => Ok(asked),
         Err(Cut::Late) => Ok(Asked::Not("no time was left of the attempt's deadline".to_owned())),

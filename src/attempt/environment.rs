@@ -49,7 +49,7 @@ pub(super) fn for_job(attempt: &Attempt, paths: &Paths) -> BTreeMap<String, Stri
     env
 }
 
-/// What takes the attempt's secrets out of its log: the values that the backend is let have, those that the job sets under
+/// What takes the attempt's secrets out of its log, and of all else that leaves it: the values that the backend is let have, those that the job sets under
 /// names of secrets, and the password in the remote's URL.
 pub(super) fn redactor(tools: &Tools, job: &Job, backend: &Backend) -> Redactor {
     let of_backend = backend.env().iter().filter_map(|name| tools.environment.get(name).cloned());
@@ -61,8 +61,7 @@ pub(super) fn redactor(tools: &Tools, job: &Job, backend: &Backend) -> Redactor 
 
 /// The command line of a process of the job's, as it may be told: without the attempt's secrets, and then at most so many characters.
 pub(super) fn told(attempt: &Attempt, line: &str, most: usize) -> String {
-    let redactor = redactor(&attempt.tools, &attempt.claimed.job, &attempt.backend);
-    String::from_utf8_lossy(&redactor.redact(line.as_bytes())).chars().take(most).collect()
+    attempt.redactor.redact_text(line).chars().take(most).collect()
 }
 
 fn is_secret(name: &str) -> bool {

@@ -60,14 +60,15 @@ pub(super) async fn wait(attempt: &mut Attempt, base: ObjectId) -> Result<Phase,
     let (report, cut) = watched(attempt).await?;
     let before = attempt.journal.before.clone();
     attempt.journal.resources = before.resources.and_then(resources(&report));
-    attempt.journal.usage = Usage::sum(before.usage, attempt.backend.usage(&attempt.slot.result(), &attempt.slot.usage()));
+    let said = attempt.backend.usage(&attempt.slot.result(), &attempt.slot.usage(), &attempt.redactor);
+    attempt.journal.usage = Usage::sum(before.usage, said);
     note_stragglers(attempt, &report);
     backend::keep_events(attempt);
     if let Some(halt) = cut {
         return Err(halt);
     }
     let exit = exit_of(attempt, &report)?;
-    match attempt.backend.judge(exit, &attempt.slot.result()) {
+    match attempt.backend.judge(exit, &attempt.slot.result(), &attempt.redactor) {
         Verdict::Done { summary, usage, session } => Ok(Phase::Executed { base, said: Said { summary, usage, session } }),
         Verdict::Clarification { question } => Err(Halt::failed(OutcomeClass::Clarification, question)),
         Verdict::UsageLimit { message, retry_at } => {

@@ -12,7 +12,6 @@ use std::time::Instant;
 use tracing::warn;
 
 use super::backend;
-use super::environment;
 use super::halt::{Halt, chain};
 use super::journal::Phase;
 use super::open::Attempt;
@@ -117,7 +116,7 @@ async fn keep_all(attempt: &mut Attempt, when: When, change: Option<(&ObjectId, 
     let items = items(attempt, when, change).await?;
     let mut keeping = Keeping { when, begun: Instant::now(), home: Home::Unknown };
     let limits = attempt.tools.artifacts.config().clone();
-    let redactor = environment::redactor(&attempt.tools, &attempt.claimed.job, &attempt.backend);
+    let redactor = attempt.redactor.clone();
     let (mut left, mut names) = (limits.attempt_size.as_u64(), BTreeSet::new());
     let mut done: Vec<Artifact> = Vec::new();
     for (number, item) in items.into_iter().enumerate() {
@@ -197,7 +196,7 @@ async fn items(attempt: &Attempt, when: When, change: Option<(&ObjectId, Option<
         items.push(ours(&name, ArtifactKind::Events, Source::Ours(path)));
     }
     items.extend(wanted(attempt).await?);
-    let named = attempt.backend.artifacts(&attempt.slot.result()).into_iter();
+    let named = attempt.backend.artifacts(&attempt.slot.result(), &attempt.redactor).into_iter();
     let known = |named: &NamedFile| items.iter().any(|item| item.name == named.name && item.source.is(&named.path));
     let named: Vec<NamedFile> = named.filter(|named| !known(named)).collect();
     items.extend(named.into_iter().map(|NamedFile { name, path }| Item {

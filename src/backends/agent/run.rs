@@ -299,6 +299,7 @@ pub(in crate::backends) mod tests {
     use super::*;
     use crate::backends::config::Kind;
     use crate::backends::protocol::{ResultDocument, read_result};
+    use crate::redact::Redactor;
 
     /// What an agent's reader makes of these events: the log, and what the run came to.
     pub(in crate::backends) fn read_all(agent: &dyn Agent, events: &str) -> (String, Report) {
@@ -336,7 +337,11 @@ pub(in crate::backends) mod tests {
         fs::write(&path, serde_json::to_vec(&order).expect("JSON")).expect("an order");
         let (begun, result) = (Instant::now(), dir.path().join("result.json"));
         Run::prepare(&path, &events, &BTreeMap::new()).and_then(|run| run.finish(&result)).expect("it ran");
-        (read_result(&result).expect("a result"), fs::read_to_string(events).expect("events"), begun.elapsed())
+        (
+            read_result(&result, &Redactor::new([""; 0])).expect("a result"),
+            fs::read_to_string(events).expect("events"),
+            begun.elapsed(),
+        )
     }
 
     /// Whether it did it, and what it said.
@@ -371,7 +376,7 @@ pub(in crate::backends) mod tests {
             assert_eq!(run.start.argv[at + 1], "s-1");
             run.start.env.push(("USED".to_owned(), event.to_owned()));
             run.finish(&result).expect("it ran");
-            let usage = read_result(&result).expect("a result").usage.expect("usage");
+            let usage = read_result(&result, &Redactor::new([""; 0])).expect("a result").usage.expect("usage");
             assert_eq!(usage.prompt_tokens, expected);
         };
         let codex = r#"{"type":"turn.completed","usage":{"input_tokens":300,"output_tokens":1}}"#;
@@ -395,7 +400,7 @@ pub(in crate::backends) mod tests {
         let begun = Instant::now();
         Run::prepare(&path, &events, &env).and_then(|run| run.finish(&result)).expect("it ran");
         assert!(begun.elapsed() < LINGER, "it had to be ended");
-        assert!(read_result(&result).expect("a result").ok);
+        assert!(read_result(&result, &Redactor::new([""; 0])).expect("a result").ok);
     }
 
     #[test]
