@@ -17,10 +17,20 @@ const IMAGE_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbi
 /// Ends of variables' names whose values are taken for secrets when a job sets them.
 const SECRET_NAMES: [&str; 7] = ["TOKEN", "SECRET", "PASSWORD", "PASSWD", "KEY", "CREDENTIAL", "CREDENTIALS"];
 
-/// The environment of the job's commands, and of its gates', which know their files by `paths`: what the allow-lists let through of the daemon's own, what the job sets, and what
-/// Sawmill sets, each over the one before. Nothing else is inherited. In a container the image's environment is in the place of what
-/// is for every job on the host: that has the host's paths in it.
-pub(super) fn for_job(attempt: &Attempt, paths: &Paths) -> BTreeMap<String, String> {
+/// The environment of the backend's command, which knows its files by `paths`: what the allow-list for every job lets through of the
+/// daemon's own, and then the backend's, what the job sets, and what Sawmill sets, each over the one before. Nothing else is inherited.
+/// In a container the image's environment is in the place of what is for every job on the host: that has the host's paths in it.
+pub(super) fn for_backend(attempt: &Attempt, paths: &Paths) -> BTreeMap<String, String> {
+    with(attempt, paths, attempt.backend.env())
+}
+
+/// That of a gate: the backend's without what is let through for the backend alone. A gate runs what the job wrote, which is to find no
+/// key of a model.
+pub(super) fn for_gate(attempt: &Attempt, paths: &Paths) -> BTreeMap<String, String> {
+    with(attempt, paths, &[])
+}
+
+fn with(attempt: &Attempt, paths: &Paths, more: &[String]) -> BTreeMap<String, String> {
     let tools = &attempt.tools;
     let let_through = |name: &String| Some((name.clone(), tools.environment.get(name)?.clone()));
     let mut env: BTreeMap<String, String> = match &attempt.journal.place {
@@ -29,7 +39,7 @@ pub(super) fn for_job(attempt: &Attempt, paths: &Paths) -> BTreeMap<String, Stri
         }
         Some(Place::Host) | None => tools.sandbox.env_allow.iter().filter_map(let_through).collect(),
     };
-    env.extend(attempt.backend.env().iter().filter_map(let_through));
+    env.extend(more.iter().filter_map(let_through));
     env.extend(attempt.claimed.job.spec.env.clone());
 
     let claim = &attempt.claimed.claim;
