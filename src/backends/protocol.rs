@@ -4,7 +4,6 @@
 //! `SAWMILL_RESULT` names. At the path that `SAWMILL_USAGE` names it may say meanwhile what it has used of a model so far. Its standard
 //! output and error are log, whatever they contain.
 
-use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
@@ -19,6 +18,7 @@ use crate::job::budget::Budget;
 use crate::job::completion::Usage;
 use crate::job::spec::Task;
 use crate::job::{Answer, PreviousAttempt, Rejection};
+use crate::plain_file;
 use crate::redact::Redactor;
 
 /// The largest result file that is read, in bytes.
@@ -193,24 +193,31 @@ fn redact(document: &mut Value, redactor: &Redactor) {
 }
 
 fn read_value(path: &Path) -> Result<Value, ResultError> {
-    let found = match path.symlink_metadata() {
-        Ok(found) => found,
+    let file = match plain_file::open(path) {
+        Ok(found) => found.ok_or(ResultError::NotAFile)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(ResultError::Missing),
         Err(error) => return Err(error.into()),
     };
-    if !found.is_file() {
-        return Err(ResultError::NotAFile);
-    }
     let mut bytes = Vec::new();
-    File::open(path)?.take(RESULT_MAX + 1).read_to_end(&mut bytes)?;
+    (&file).take(RESULT_MAX + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > RESULT_MAX {
-        return Err(ResultError::TooLarge(found.len().max(bytes.len() as u64)));
+        return Err(ResultError::TooLarge(file.metadata()?.len().max(bytes.len() as u64)));
     }
     serde_json::from_slice(&bytes).map_err(malformed)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs::{self, File};
+    use std::os::unix::fs::symlink;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::{Arc, mpsc};
+    use std::thread;
+    use std::time::Duration;
+
+    use nix::sys::stat::Mode;
+    use nix::unistd::mkfifo;
+
     use super::*;
 
     fn check(make: impl FnOnce(&Path), expected: Result<bool, &str>) {
@@ -243,6 +250,44 @@ mod tests {
         check("", None);
         check("of-hunter2hunter2", None);
         check(&"a".repeat(201), None);
+    }
+
+    #[test]
+    fn what_is_swapped_while_it_is_read_is_neither_followed_nor_waited_for() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (path, draft, pipe) = (dir.path().join("result.json"), dir.path().join("draft"), dir.path().join("pipe"));
+        let document = |summary: &str| format!(r#"{{"schema":1,"ok":true,"summary":"{summary}"}}"#);
+        fs::write(dir.path().join("elsewhere"), document("elsewhere")).expect("written");
+        fs::write(dir.path().join("own"), document("own")).expect("written");
+        mkfifo(&pipe, Mode::S_IRWXU).expect("made");
+        let done = Arc::new(AtomicBool::new(false));
+        let swapping = thread::spawn({
+            let (dir, path, done) = (dir.path().to_owned(), path.clone(), done.clone());
+            move || {
+                while !done.load(Ordering::Relaxed) {
+                    for put in [0, 1, 0, 2] {
+                        let put = match put {
+                            0 => fs::hard_link(dir.join("own"), &draft),
+                            1 => symlink("elsewhere", &draft),
+                            _ => fs::hard_link(&pipe, &draft),
+                        };
+                        put.and_then(|()| fs::rename(&draft, &path)).expect("swapped");
+                        // Of two names of one file neither goes.
+                        fs::remove_file(&draft).ok();
+                    }
+                }
+            }
+        });
+        let (sender, read) = mpsc::channel();
+        thread::spawn(move || {
+            let redactor = Redactor::new([""; 0]);
+            let all = (0..20_000).filter_map(|_| read_result(&path, &redactor).ok()).map(|result| result.summary);
+            sender.send(all.collect::<Vec<_>>()).ok();
+        });
+        let read = read.recv_timeout(Duration::from_secs(60)).expect("nothing is waited for");
+        done.store(true, Ordering::Relaxed);
+        swapping.join().expect("swapped to the end");
+        assert!(!read.is_empty() && read.iter().all(|summary| summary == "own"), "a link was followed");
     }
 
     #[test]
