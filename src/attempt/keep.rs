@@ -1,4 +1,4 @@
-//! Keeping files of an attempt beyond its workspace: the change, the agent's events, and what job and backend name.
+//! Keeping files of an attempt beyond its workspace: the change, the agent's events and transcript, and what job and backend name.
 //!
 //! The one rule: where files are kept has no say in how an attempt ends, except where the job requires a file. Whatever is not
 //! kept is on record with the reason. The place is on record before the first object is written, and all of it before a completion names it.
@@ -17,6 +17,7 @@ use super::journal::Phase;
 use super::open::Attempt;
 use super::prepare::within;
 use super::stop::StopReason;
+use super::transcript;
 use crate::artifacts::{self, Artifacts, Draft, Place, Refusal};
 use crate::gates::Globs;
 use crate::git::{Committed, Worktree};
@@ -194,6 +195,10 @@ async fn items(attempt: &Attempt, when: When, change: Option<(&ObjectId, Option<
     }
     for (name, path) in backend::kept_events(attempt) {
         items.push(ours(&name, ArtifactKind::Events, Source::Ours(path)));
+    }
+    if let Some(written) = transcript::write(attempt).await? {
+        let source = written.map_or_else(|error| Source::Refused(Refusal::Io(error)), Source::Ours);
+        items.push(ours(transcript::NAME, ArtifactKind::Transcript, source));
     }
     items.extend(wanted(attempt).await?);
     let named = attempt.backend.artifacts(&attempt.slot.result(), &attempt.redactor).into_iter();
