@@ -24,6 +24,7 @@ pub mod janitor;
 pub mod job;
 pub mod logs;
 pub mod namespace;
+mod plain_file;
 pub mod redact;
 pub mod sandbox;
 pub mod store;

@@ -124,6 +124,67 @@ async fn a_prompt_on_standard_input_finds_its_end_and_hangs_nobody() {
     host.close(vec![worker]).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_secret_that_a_result_repeats_is_published() {
+    const KEY: &str = "correct-horse-battery";
+    let (mut host, remote) = host(On::Sqlite).await;
+    host.set("SAWMILL_BACKENDS__PROGRAM__ENV", r#"["MODEL_KEY"]"#);
+    host.set("MODEL_KEY", KEY);
+    let worker = host.start("a").await;
+    let result_of = |result: &str| {
+        let script = format!("cat > \"$SAWMILL_RESULT.new\" <<E\n{result}\nE\nmv \"$SAWMILL_RESULT.new\" \"$SAWMILL_RESULT\"");
+        host.enqueue(&job(&remote, &script))
+    };
+    let usage = r#""usage":{"prompt_tokens":1,"completion_tokens":1,"model":"of-$MODEL_KEY"}"#;
+    let done = format!(r#"{{"schema":1,"ok":true,"summary":"Did it with $MODEL_KEY\n\nAnd $MODEL_KEY again",{usage}}}"#);
+    let done = host.succeeded(result_of(&done)).await;
+    let completion = host.completions(Some(done.id)).await.remove(0).completion;
+    assert_eq!(completion.summary.as_deref(), Some("Did it with [redacted]\n\nAnd [redacted] again"));
+    assert_eq!(completion.usage.and_then(|usage| usage.model).as_deref(), Some("of-[redacted]"));
+    let message = git(&remote, &["log", "-1", "--format=%B", done.branch.as_str()]);
+    assert!(message.starts_with("Did it with [redacted]\n\nAnd [redacted] again\n"), "{message}");
+
+    let ends = [
+        (
+            r#"{"schema":1,"ok":false,"summary":"no luck with $MODEL_KEY"}"#,
+            OutcomeClass::Backend,
+            "program reported failure: no luck with [redacted]",
+        ),
+        (
+            r#"{"schema":1,"ok":false,"clarification":"Is $MODEL_KEY right?"}"#,
+            OutcomeClass::Clarification,
+            "Is [redacted] right?",
+        ),
+        (r#"{"schema":1,"ok":"$MODEL_KEY"}"#, OutcomeClass::Backend, "invalid type: string \"[redacted]\", expected a boolean"),
+        (
+            r#"{"schema":1,"ok":false,"summary":"$MODEL_KEY is used up","retry_at":0}"#,
+            OutcomeClass::UsageLimit,
+            "program met a usage limit: [redacted] is used up",
+        ),
+    ];
+    for (result, class, message) in ends {
+        let id = result_of(result);
+        let mut outcome = None;
+        until("the attempt ends", async || {
+            outcome = host.attempts(id).await.pop().and_then(|attempt| attempt.outcome);
+            outcome.is_some()
+        })
+        .await;
+        let outcome = outcome.expect("an outcome");
+        assert_eq!(outcome.class, class, "{outcome}");
+        assert!(outcome.message.ends_with(message), "{outcome}");
+        let told = host.sawmill(&["job", "show", &id.to_string()]).to_string();
+        assert!(!told.contains(KEY), "{told}");
+        if !host.job(id).await.state.is_final() {
+            host.sawmill(&["job", "cancel", &id.to_string()]);
+            host.ended(id).await;
+        }
+    }
+    let log = worker.log();
+    assert!(!log.contains(KEY), "{log}");
+    host.close(vec![worker]).await;
+}
+
 async fn the_second_job_of_a_used_up_budget_is_not_started_and_explain_says_so(on: On) {
     let (mut host, remote) = host(on).await;
     host.set("SAWMILL_PROJECTS__APP__REPO", remote.to_str().expect("UTF-8"));

@@ -5,12 +5,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The floor of each room. A room names only strictly lower floors.
-const FLOORS: [(&str, u8); 29] = [
+const FLOORS: [(&str, u8); 30] = [
     ("fingerprint", 0),
     ("ids", 0),
     ("clock", 0),
     ("redact", 0),
     ("namespace", 0),
+    ("plain_file", 0),
     ("job", 1),
     ("janitor", 1),
     ("artifacts", 2),

@@ -44,7 +44,7 @@ pub(super) fn argv(attempt: &Attempt, started: Started) -> Result<Vec<String>, H
 /// The events of all rounds so far that were taken out of the job's reach, by their names.
 pub(super) fn kept_events(attempt: &Attempt) -> Vec<(String, PathBuf)> {
     let all = (0..=attempt.round()).map(events_of).map(|name| (name.clone(), attempt.slot.run().join(name)));
-    all.filter(|(_, path)| path.is_file()).collect()
+    all.filter(|(_, path)| path.symlink_metadata().is_ok_and(|about| about.is_file())).collect()
 }
 
 fn events_of(round: usize) -> String {

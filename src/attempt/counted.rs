@@ -3,12 +3,9 @@
 //! The one rule: what is read is bounded, and no link is followed. Of a long output the beginning and the end are read; what the log
 //! has given back to the disk by then reads as nothing.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-
-use nix::fcntl::OFlag;
 
 use super::ground;
 use super::halt::Halt;
@@ -17,6 +14,7 @@ use super::written::{self, Written};
 use crate::gates;
 use crate::job::counts::TestCounts;
 use crate::job::spec::Gate;
+use crate::plain_file;
 
 /// How much is read of the beginning of an output, and as much of its end.
 const PART_MAX: u64 = 4 * 1024 * 1024;
@@ -69,7 +67,7 @@ fn read_output(path: &Path, from: u64) -> io::Result<String> {
 
 /// Opens a report that a gate wrote; a link, or what is no file, is not waited for.
 pub(super) fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits()).open(path)
+    plain_file::open(path)?.ok_or_else(|| io::Error::other("it is no plain file"))
 }
 
 fn read_report(path: &Path) -> Option<String> {

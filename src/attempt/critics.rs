@@ -1,15 +1,15 @@
 //! The last of stage `judge`: critics, models that are asked about the commit once all gates have passed.
 //!
-//! The one rule: what a critic did not judge is on record as that. It passes only where the critic is not required; what it judged is in
+//! The one rule: what a critic did not judge is on record as that: nor is one asked once a budget is used up. It passes only where the critic is not required; what it judged is in
 //! the journal before anything follows it, so that a daemon that comes after a crash does not ask again.
 
 use std::time::Instant;
 
-use super::environment;
 use super::halt::Halt;
 use super::in_time::{Cut, in_time};
 use super::open::Attempt;
 use super::prepare::within;
+use super::spending;
 use crate::critic::{Asked, Critic, Question};
 use crate::git::{Committed, EXCERPT_CUT, Worktree};
 use crate::job::completion::Usage;
@@ -38,7 +38,10 @@ pub(super) async fn run(attempt: &mut Attempt, commit: Option<&Committed>) -> Re
             return Err(Halt::failed(OutcomeClass::Infrastructure, message));
         };
         let mut used = None;
-        let asked = ask(attempt, &critic, committed, &mut used).await;
+        let asked = match spending::met(attempt).await? {
+            Some(budget) => Ok(skipped(&critic, committed, format!("it was not asked, for {budget}"))),
+            None => ask(attempt, &critic, committed, &mut used).await,
+        };
         // Also where the attempt is stopped meanwhile: what was answered is paid for. The model on record stays that of the backend.
         attempt.journal.usage = Usage::sum(used, attempt.journal.usage.take());
         let critique = asked?;
@@ -62,6 +65,24 @@ fn rejection(critique: &Critique) -> Option<String> {
     (critique.verdict == CritiqueVerdict::Rejected).then(|| critique.reason.clone().unwrap_or_default())
 }
 
+/// A critique of one that judged nothing.
+fn skipped(critic: &Critic, committed: &Committed, why: String) -> Critique {
+    Critique {
+        critic: critic.name().to_owned(),
+        model: critic.config().model.clone(),
+        tree: committed.tree.clone(),
+        verdict: CritiqueVerdict::Skipped,
+        reason: Some(why),
+        score: None,
+        min_score: critic.config().min_score,
+        summary: None,
+        findings: Vec::new(),
+        partial: false,
+        usage: None,
+        duration_ms: 0,
+    }
+}
+
 async fn ask(attempt: &Attempt, critic: &Critic, committed: &Committed, used: &mut Option<Usage>) -> Result<Critique, Halt> {
     let begun = Instant::now();
     let worktree = Worktree::open(&attempt.tools.git, attempt.slot_root())?;
@@ -69,33 +90,27 @@ async fn ask(attempt: &Attempt, critic: &Critic, committed: &Committed, used: &m
     let partial = diff.ends_with(EXCERPT_CUT);
     let question = Question { task: attempt.claimed.job.spec.task.clone(), diff };
     let asked = judged(attempt, critic, &question, used).await?;
-    let (verdict, reason, judged) = match asked {
-        Asked::Not(why) => (CritiqueVerdict::Skipped, Some(why), None),
-        Asked::Judged(judged) => match judged.rejected.clone() {
-            Some(why) => (CritiqueVerdict::Rejected, Some(why), Some(judged)),
-            None => (CritiqueVerdict::Passed, None, Some(judged)),
-        },
+    let (usage, duration_ms) = (used.clone(), crate::clock::millis(begun.elapsed()));
+    let (unjudged, judged) = match asked {
+        Asked::Not(why) => return Ok(Critique { partial, usage, duration_ms, ..skipped(critic, committed, why) }),
+        Asked::Judged(judged) => (skipped(critic, committed, String::new()), judged),
     };
     Ok(Critique {
-        critic: critic.name().to_owned(),
-        model: critic.config().model.clone(),
-        tree: committed.tree.clone(),
-        verdict,
-        reason,
-        score: judged.as_ref().map(|judged| judged.score),
-        min_score: critic.config().min_score,
-        summary: judged.as_ref().map(|judged| judged.summary.clone()).filter(|summary| !summary.is_empty()),
-        findings: judged.map(|judged| judged.findings).unwrap_or_default(),
+        verdict: if judged.rejected.is_some() { CritiqueVerdict::Rejected } else { CritiqueVerdict::Passed },
+        reason: judged.rejected,
+        score: Some(judged.score),
+        summary: Some(judged.summary).filter(|summary| !summary.is_empty()),
+        findings: judged.findings,
         partial,
-        usage: used.clone(),
-        duration_ms: crate::clock::millis(begun.elapsed()),
+        usage,
+        duration_ms,
+        ..unjudged
     })
 }
 
 /// Asks for as long as the attempt's deadline leaves.
 async fn judged(attempt: &Attempt, critic: &Critic, question: &Question, used: &mut Option<Usage>) -> Result<Asked, Halt> {
-    let redactor = environment::redactor(&attempt.tools, &attempt.claimed.job, &attempt.backend);
-    let asking = critic.ask(question, &attempt.tools.environment, &redactor, used);
+    let asking = critic.ask(question, &attempt.tools.environment, &attempt.redactor, used);
     match in_time(attempt, Deadline::work_left, asking).await {
         Ok(asked) => Ok(asked),
         Err(Cut::Late) => Ok(Asked::Not("no time was left of the attempt's deadline".to_owned())),

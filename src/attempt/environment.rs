@@ -17,10 +17,20 @@ const IMAGE_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbi
 /// Ends of variables' names whose values are taken for secrets when a job sets them.
 const SECRET_NAMES: [&str; 7] = ["TOKEN", "SECRET", "PASSWORD", "PASSWD", "KEY", "CREDENTIAL", "CREDENTIALS"];
 
-/// The environment of the job's commands, and of its gates', which know their files by `paths`: what the allow-lists let through of the daemon's own, what the job sets, and what
-/// Sawmill sets, each over the one before. Nothing else is inherited. In a container the image's environment is in the place of what
-/// is for every job on the host: that has the host's paths in it.
-pub(super) fn for_job(attempt: &Attempt, paths: &Paths) -> BTreeMap<String, String> {
+/// The environment of the backend's command, which knows its files by `paths`: what the allow-list for every job lets through of the
+/// daemon's own, and then the backend's, what the job sets, and what Sawmill sets, each over the one before. Nothing else is inherited.
+/// In a container the image's environment is in the place of what is for every job on the host: that has the host's paths in it.
+pub(super) fn for_backend(attempt: &Attempt, paths: &Paths) -> BTreeMap<String, String> {
+    with(attempt, paths, attempt.backend.env())
+}
+
+/// That of a gate: the backend's without what is let through for the backend alone. A gate runs what the job wrote, which is to find no
+/// key of a model.
+pub(super) fn for_gate(attempt: &Attempt, paths: &Paths) -> BTreeMap<String, String> {
+    with(attempt, paths, &[])
+}
+
+fn with(attempt: &Attempt, paths: &Paths, more: &[String]) -> BTreeMap<String, String> {
     let tools = &attempt.tools;
     let let_through = |name: &String| Some((name.clone(), tools.environment.get(name)?.clone()));
     let mut env: BTreeMap<String, String> = match &attempt.journal.place {
@@ -29,7 +39,7 @@ pub(super) fn for_job(attempt: &Attempt, paths: &Paths) -> BTreeMap<String, Stri
         }
         Some(Place::Host) | None => tools.sandbox.env_allow.iter().filter_map(let_through).collect(),
     };
-    env.extend(attempt.backend.env().iter().filter_map(let_through));
+    env.extend(more.iter().filter_map(let_through));
     env.extend(attempt.claimed.job.spec.env.clone());
 
     let claim = &attempt.claimed.claim;
@@ -49,7 +59,7 @@ pub(super) fn for_job(attempt: &Attempt, paths: &Paths) -> BTreeMap<String, Stri
     env
 }
 
-/// What takes the attempt's secrets out of its log: the values that the backend is let have, those that the job sets under
+/// What takes the attempt's secrets out of its log, and of all else that leaves it: the values that the backend is let have, those that the job sets under
 /// names of secrets, and the password in the remote's URL.
 pub(super) fn redactor(tools: &Tools, job: &Job, backend: &Backend) -> Redactor {
     let of_backend = backend.env().iter().filter_map(|name| tools.environment.get(name).cloned());
@@ -61,8 +71,7 @@ pub(super) fn redactor(tools: &Tools, job: &Job, backend: &Backend) -> Redactor 
 
 /// The command line of a process of the job's, as it may be told: without the attempt's secrets, and then at most so many characters.
 pub(super) fn told(attempt: &Attempt, line: &str, most: usize) -> String {
-    let redactor = redactor(&attempt.tools, &attempt.claimed.job, &attempt.backend);
-    String::from_utf8_lossy(&redactor.redact(line.as_bytes())).chars().take(most).collect()
+    attempt.redactor.redact_text(line).chars().take(most).collect()
 }
 
 fn is_secret(name: &str) -> bool {

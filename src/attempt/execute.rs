@@ -46,7 +46,9 @@ pub(super) async fn start(attempt: &mut Attempt, base: ObjectId) -> Result<Phase
     attempt.journal.said_before = liveness::said(attempt);
     // Before the command is started: whoever finds the journal knows where to look for it.
     attempt.enter(Phase::Prepared { base: base.clone() })?;
-    let command = command(attempt, &backend_id(attempt.round()), argv, attempt.deadline().work_until(), attempt.paths());
+    let (id, paths) = (backend_id(attempt.round()), attempt.paths());
+    let env = environment::for_backend(attempt, &paths);
+    let command = CommandSpec { env, ..command(attempt, &id, argv, attempt.deadline().work_until(), paths) };
     attempt.runner().start(&command).await?;
     if let Some(runs_on) = attempt.journal.place.as_ref().map(Place::runs_on) {
         // While the command is at work: it does not wait for the database.
@@ -60,14 +62,15 @@ pub(super) async fn wait(attempt: &mut Attempt, base: ObjectId) -> Result<Phase,
     let (report, cut) = watched(attempt).await?;
     let before = attempt.journal.before.clone();
     attempt.journal.resources = before.resources.and_then(resources(&report));
-    attempt.journal.usage = Usage::sum(before.usage, attempt.backend.usage(&attempt.slot.result(), &attempt.slot.usage()));
+    let said = attempt.backend.usage(&attempt.slot.result(), &attempt.slot.usage(), &attempt.redactor);
+    attempt.journal.usage = Usage::sum(before.usage, said);
     note_stragglers(attempt, &report);
     backend::keep_events(attempt);
     if let Some(halt) = cut {
         return Err(halt);
     }
     let exit = exit_of(attempt, &report)?;
-    match attempt.backend.judge(exit, &attempt.slot.result()) {
+    match attempt.backend.judge(exit, &attempt.slot.result(), &attempt.redactor) {
         Verdict::Done { summary, usage, session } => Ok(Phase::Executed { base, said: Said { summary, usage, session } }),
         Verdict::Clarification { question } => Err(Halt::failed(OutcomeClass::Clarification, question)),
         Verdict::UsageLimit { message, retry_at } => {
@@ -113,12 +116,12 @@ fn disk_note(attempt: &Attempt) -> &'static str {
     }
 }
 
-/// A command of this attempt, for its supervisor. Its id is unique over attempts.
+/// A command of this attempt, for its supervisor, with what gates find in their environment. Its id is unique over attempts.
 pub(super) fn command(attempt: &Attempt, id: &str, argv: Vec<String>, until: Timestamp, paths: Paths) -> CommandSpec {
     CommandSpec {
         id: command_id(attempt, id),
         argv,
-        env: environment::for_job(attempt, &paths),
+        env: environment::for_gate(attempt, &paths),
         cwd: paths.tree,
         stdin: None,
         stdout: attempt.spool.stdout(),

@@ -1,6 +1,5 @@
 //! The checks of a commit, before any gate runs: they read it from the mirror, and cost milliseconds.
 
-use super::environment;
 use super::halt::Halt;
 use super::open::Attempt;
 use super::prepare::within;
@@ -31,7 +30,7 @@ pub(super) async fn run(attempt: &Attempt, committed: &Committed) -> Result<Insp
     }
     let worktree = Worktree::open(&attempt.tools.git, attempt.slot_root())?;
     let changes = within(attempt, worktree.changes(&committed.commit, LOCK_NAMES)).await?;
-    let redactor = environment::redactor(&attempt.tools, &attempt.claimed.job, &attempt.backend);
+    let redactor = attempt.redactor.clone();
     let (sets, diff) = (sets.clone(), committed.diff.clone());
     let judging = move || gates::check(&sets, Subject { changes: &changes, diff: &diff, redactor: &redactor });
     let found = tokio::task::spawn_blocking(judging).await;

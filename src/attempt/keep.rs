@@ -1,4 +1,4 @@
-//! Keeping files of an attempt beyond its workspace: the change, the agent's events, and what job and backend name.
+//! Keeping files of an attempt beyond its workspace: the change, the agent's events and transcript, and what job and backend name.
 //!
 //! The one rule: where files are kept has no say in how an attempt ends, except where the job requires a file. Whatever is not
 //! kept is on record with the reason. The place is on record before the first object is written, and all of it before a completion names it.
@@ -12,12 +12,12 @@ use std::time::Instant;
 use tracing::warn;
 
 use super::backend;
-use super::environment;
 use super::halt::{Halt, chain};
 use super::journal::Phase;
 use super::open::Attempt;
 use super::prepare::within;
 use super::stop::StopReason;
+use super::transcript;
 use crate::artifacts::{self, Artifacts, Draft, Found, Place, Refusal};
 use crate::git::{Committed, Worktree};
 use crate::ids::ObjectId;
@@ -123,7 +123,7 @@ async fn keep_all(attempt: &mut Attempt, when: When, change: Option<(&ObjectId, 
     let items = items(attempt, when, change).await?;
     let mut keeping = Keeping { when, begun: Instant::now(), home: Home::Unknown };
     let limits = attempt.tools.artifacts.config().clone();
-    let redactor = environment::redactor(&attempt.tools, &attempt.claimed.job, &attempt.backend);
+    let redactor = attempt.redactor.clone();
     let (mut left, mut names) = (limits.attempt_size.as_u64(), BTreeSet::new());
     // The names of ours are taken, also by those whose turn has not come.
     let ours: BTreeSet<String> = items.iter().filter(|item| item.is_ours()).map(|item| item.name.clone()).collect();
@@ -206,8 +206,12 @@ async fn items(attempt: &Attempt, when: When, change: Option<(&ObjectId, Option<
     for (name, path) in backend::kept_events(attempt) {
         items.push(ours(&name, ArtifactKind::Events, Source::Ours(path)));
     }
+    if let Some(written) = transcript::write(attempt).await? {
+        let source = written.map_or_else(|error| Source::Refused(Refusal::Io(error)), Source::Ours);
+        items.push(ours(transcript::NAME, ArtifactKind::Transcript, source));
+    }
     items.extend(wanted(attempt).await?);
-    let named = attempt.backend.artifacts(&attempt.slot.result()).into_iter();
+    let named = attempt.backend.artifacts(&attempt.slot.result(), &attempt.redactor).into_iter();
     let known = |named: &NamedFile| items.iter().any(|item| item.name == named.name && item.source.is(&named.path));
     let named: Vec<NamedFile> = named.filter(|named| !known(named)).collect();
     items.extend(named.into_iter().map(|NamedFile { name, path }| Item {

@@ -38,6 +38,7 @@ mod spending;
 mod stages;
 mod stop;
 mod tools;
+mod transcript;
 mod written;
 
 use std::panic::AssertUnwindSafe;

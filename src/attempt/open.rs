@@ -27,6 +27,7 @@ use crate::job::spec::Gate;
 use crate::job::time_limit::{LimitMode, TimeLimit};
 use crate::job::{Claim, ClaimedJob, Deadline, LogVerdict, Outcome, OutcomeClass, Stage};
 use crate::logs::{Shipment, Shipper, Spool};
+use crate::redact::Redactor;
 use crate::sandbox::{Launch, Supervisor};
 use crate::store::{Finish, Store};
 use crate::workspace::SlotDir;
@@ -64,6 +65,8 @@ pub(super) struct Attempt {
     timeout: Duration,
     pub(super) remote: Remote,
     pub(super) backend: crate::backends::Backend,
+    /// Takes its secrets out of what leaves it.
+    pub(super) redactor: Redactor,
     pub(super) journal: Journal,
     /// Where the backend met a usage limit: when that is reset, if it is known.
     pub(super) limited: Option<Option<Timestamp>>,
@@ -114,7 +117,7 @@ impl Assignment {
                 store: tools.store.clone(),
                 claim: claimed.claim.clone(),
                 spool: spool.clone(),
-                redactor,
+                redactor: redactor.clone(),
                 config: tools.logs.clone(),
                 cancel: CancellationToken::new(),
             }),
@@ -128,6 +131,7 @@ impl Assignment {
             timeout,
             remote,
             backend,
+            redactor,
             journal,
             limited: None,
             egress: None,

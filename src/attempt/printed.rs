@@ -6,7 +6,6 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 
-use super::environment;
 use super::halt::Halt;
 use super::open::Attempt;
 
@@ -22,7 +21,7 @@ const TOLD: usize = 6_000;
 pub(super) async fn end(attempt: &Attempt) -> Result<Option<String>, Halt> {
     let Some(ground) = attempt.journal.ground else { return Ok(None) };
     let streams = [(attempt.spool.stdout(), ground.stdout_from), (attempt.spool.stderr(), ground.stderr_from)];
-    let redactor = environment::redactor(&attempt.tools, &attempt.claimed.job, &attempt.backend);
+    let redactor = attempt.redactor.clone();
     let reading = move || -> io::Result<String> {
         let mut told = String::new();
         for (path, from) in &streams {

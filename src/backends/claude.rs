@@ -59,7 +59,8 @@ struct Events {
     model: Option<String>,
     /// What each message so far is said to have used, read and written, by its id: a message comes block by block.
     messages: BTreeMap<String, (u64, u64)>,
-    resets_at: Option<Timestamp>,
+    /// By the last word on its limits: whether one is met, and when that is reset.
+    limit: Option<Option<Timestamp>>,
     report: Report,
 }
 
@@ -114,11 +115,16 @@ impl Events {
     }
 
     fn limit(&mut self, info: &Value, log: &mut Log) {
-        if info["status"] == "rejected" {
-            self.resets_at = info["resetsAt"].as_i64().map(|seconds| Timestamp(seconds.saturating_mul(1000)));
-            let until = self.resets_at.map_or_else(String::new, |at| format!(" until {at}"));
-            log.note(&format!("usage limit{until}"));
+        let Some(status) = info["status"].as_str() else { return };
+        if status != "rejected" {
+            // It was let through since: what fails it later is something else.
+            self.limit = None;
+            return;
         }
+        let resets_at = info["resetsAt"].as_i64().map(|seconds| Timestamp(seconds.saturating_mul(1000)));
+        let until = resets_at.map_or_else(String::new, |at| format!(" until {at}"));
+        log.note(&format!("usage limit{until}"));
+        self.limit = Some(resets_at);
     }
 
     fn count(&mut self, message: &Value) {
@@ -153,10 +159,10 @@ impl Events {
         let said = event["result"].as_str().map(str::to_owned).filter(|text| !text.is_empty());
         let said = said.or_else(|| Some(errors).filter(|text| !text.is_empty())).unwrap_or_else(|| subtype.to_owned());
         let failed = event["is_error"].as_bool().unwrap_or(false) || subtype != "success";
-        let limited = event["api_error_status"].as_u64() == Some(TOO_MANY_REQUESTS) || self.resets_at.is_some();
+        let limited = event["api_error_status"].as_u64() == Some(TOO_MANY_REQUESTS) || self.limit.is_some();
         self.report.end = Some(match (failed, limited) {
             (false, _) => AgentEnd::Done(said),
-            (true, true) => AgentEnd::UsageLimit(said, self.resets_at),
+            (true, true) => AgentEnd::UsageLimit(said, self.limit.flatten()),
             (true, false) => AgentEnd::Failed(said),
         });
     }
@@ -257,6 +263,20 @@ mod tests {
         assert_eq!(read_all(&Claude, unknown).1.end, Some(AgentEnd::UsageLimit("quota".to_owned(), None)));
         let failed = r#"{"type":"result","subtype":"error_during_execution","is_error":true,"errors":["no such model"]}"#;
         assert_eq!(read_all(&Claude, failed).1.end, Some(AgentEnd::Failed("no such model".to_owned())));
+        let limit = |status: &str| {
+            format!(
+                r#"{{"type":"rate_limit_event","rate_limit_info":{{"status":"{status}","resetsAt":1795313098,"rateLimitType":"five_hour"}}}}"#
+            )
+        };
+        let after = |statuses: &[&str]| {
+            let events = statuses.iter().map(|status| limit(status)).chain([failed.to_owned()]).collect::<Vec<_>>();
+            read_all(&Claude, &events.join("\n")).1.end
+        };
+        let met = AgentEnd::UsageLimit("no such model".to_owned(), Some(Timestamp(1_795_313_098_000)));
+        assert_eq!(after(&["allowed", "rejected"]), Some(met));
+        for later in ["allowed", "allowed_warning"] {
+            assert_eq!(after(&["rejected", later]), Some(AgentEnd::Failed("no such model".to_owned())));
+        }
         assert_eq!(read_all(&Claude, "").1.end, None);
     }
 }

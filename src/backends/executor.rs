@@ -157,6 +157,12 @@ impl Backend {
         }
     }
 
+    /// Whether it is a coding agent, of which there are events, rather than a program that is started as it is.
+    #[must_use]
+    pub const fn is_agent(&self) -> bool {
+        matches!(self.config.kind.adapter(), Adapter::Agent(_))
+    }
+
     /// How often it may revise its work within one attempt, where the configuration says that of this backend.
     #[must_use]
     pub const fn revisions(&self) -> Option<u32> {

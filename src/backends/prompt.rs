@@ -108,7 +108,7 @@ mod tests {
             let mut full = document();
             full.task.acceptance = vec!["it is said".to_owned()];
             full.task.inputs.insert("n".to_owned(), 7.into());
-            let previous = r#"{"attempt":1,"outcome":{"class":"backend","message":"no idea"},"salvage":"27b865ca700f79bcb9273d1c7062e7b249ef4637","taken_over":false,"rejections":[{"class":"gate","message":"no","tree":null,"gates":[],"findings":[{"path":"a.rs","line":7,"rule":"secret","response":"reject","message":"a token"}],"output":"2 failed","summary":"All done","usage":null}]}"#;
+            let previous = r#"{"attempt":1,"outcome":{"class":"backend","message":"no idea"},"salvage":"27b865ca700f79bcb9273d1c7062e7b249ef4637","taken_over":false,"rejections":[{"class":"gate","message":"no","tree":null,"gates":[],"findings":[{"path":"a.rs","line":7,"rule":"secret","response":"reject","message":"a token"}],"critiques":[{"critic":"first","model":"m","tree":"27b865ca700f79bcb9273d1c7062e7b249ef4637","verdict":"passed","findings":[{"severity":"minor","must_fix":false,"message":"a blank"}],"partial":false,"duration_ms":1},{"critic":"second","model":"m","tree":"27b865ca700f79bcb9273d1c7062e7b249ef4637","verdict":"rejected","findings":[{"path":"b.rs","line":9,"severity":"critical","must_fix":true,"message":"it loses a line"},{"path":null,"line":null,"severity":"minor","must_fix":false,"message":"too long"}],"partial":false,"duration_ms":1}],"output":"2 failed","summary":"All done","usage":null}]}"#;
             full.previous = Some(serde_json::from_str::<PreviousAttempt>(previous).expect("a previous attempt"));
             full.answers = vec![Answer { question: "Which one?".to_owned(), answer: "The first.".to_owned() }];
             let text = fill(template, &full, Questions::Refused).expect("it can be filled");
@@ -116,12 +116,15 @@ mod tests {
                 "- it is said\n",
                 "\"n\": 7",
                 "without success: no idea. What it left is in commit 27b865ca",
-                "Rejected: a.rs:7: a token\nThe end of what the gate printed that failed:\n2 failed\n",
+                "Rejected: a.rs:7: a token\n",
+                "\nFound by critic second (critical, must be fixed): b.rs:9: it loses a line\nFound by critic second (minor): too long\n",
+                "The end of what the gate printed that failed:\n2 failed\n",
                 "It said of its work:\nAll done\n",
                 "- Which one?\n  The first.\n",
             ] {
                 assert!(text.contains(part), "{part} is not in {text}");
             }
+            assert!(!text.contains("a blank"), "it passed: {text}");
         }
     }
 

@@ -4,12 +4,12 @@
 //! `SAWMILL_RESULT` names. At the path that `SAWMILL_USAGE` names it may say meanwhile what it has used of a model so far. Its standard
 //! output and error are log, whatever they contain.
 
-use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::clock::Timestamp;
 use crate::ids::{AttemptNo, JobId};
@@ -18,12 +18,17 @@ use crate::job::budget::Budget;
 use crate::job::completion::Usage;
 use crate::job::spec::Task;
 use crate::job::{Answer, PreviousAttempt, Rejection};
+use crate::plain_file;
+use crate::redact::Redactor;
 
 /// The largest result file that is read, in bytes.
 pub const RESULT_MAX: u64 = 1024 * 1024;
 
 /// The longest summary, or question, that is kept, in characters.
 const SUMMARY_MAX: usize = 8_000;
+
+/// How much is told of what is wrong with a document, in characters: it may have a part of the document in it.
+const FLAW_MAX: usize = 300;
 
 /// The longest name of a session, in bytes.
 const SESSION_MAX: usize = 200;
@@ -121,15 +126,15 @@ pub enum ResultError {
 }
 
 /// Reads the result that a program left at `path`. Links are not followed, other than plain files are not opened, and
-/// never more than [`RESULT_MAX`] bytes are read: the program is not trusted.
+/// never more than [`RESULT_MAX`] bytes are read: the program is not trusted. Secrets are taken out of every text in it, as they are out
+/// of the log: most of them are published.
 ///
 /// # Errors
 /// There is none, or it cannot be taken; nothing is half-read.
-pub fn read_result(path: &Path) -> Result<ResultDocument, ResultError> {
-    let mut result: ResultDocument = read_document(path)?;
-    if result.schema != 1 {
-        return Err(ResultError::Malformed(format!("schema {} is not 1", result.schema)));
-    }
+pub fn read_result(path: &Path, redactor: &Redactor) -> Result<ResultDocument, ResultError> {
+    let mut document = read_value(path)?;
+    redact(&mut document, redactor);
+    let mut result = result_of(document)?;
     if result.summary.chars().count() > SUMMARY_MAX {
         result.summary = result.summary.chars().take(SUMMARY_MAX).collect();
     }
@@ -144,38 +149,82 @@ pub fn read_result(path: &Path) -> Result<ResultDocument, ResultError> {
     Ok(result)
 }
 
-/// Reads what a program says at `path` that it has used so far, as carefully as its result. What is no such document says nothing.
-#[must_use]
-pub(super) fn read_usage(path: &Path) -> Option<Usage> {
-    read_document(path).ok()
+/// Whether a result could be read from `path`.
+pub(super) fn has_result(path: &Path) -> bool {
+    read_value(path).and_then(result_of).is_ok()
 }
 
-fn read_document<T: DeserializeOwned>(path: &Path) -> Result<T, ResultError> {
-    let found = match path.symlink_metadata() {
-        Ok(found) => found,
+/// Reads what a program says at `path` that it has used so far, as carefully as its result. What is no such document says nothing.
+#[must_use]
+pub(super) fn read_usage(path: &Path, redactor: &Redactor) -> Option<Usage> {
+    let mut document = read_value(path).ok()?;
+    redact(&mut document, redactor);
+    parsed(document).ok()
+}
+
+/// As [`read_usage`], in numbers alone: nothing in it needs to be redacted.
+#[must_use]
+pub(super) fn count_usage(path: &Path) -> Option<Usage> {
+    let usage: Usage = read_value(path).and_then(parsed).ok()?;
+    Some(Usage { model: None, ..usage })
+}
+
+fn result_of(document: Value) -> Result<ResultDocument, ResultError> {
+    let result: ResultDocument = parsed(document)?;
+    if result.schema == 1 { Ok(result) } else { Err(ResultError::Malformed(format!("schema {} is not 1", result.schema))) }
+}
+
+fn parsed<T: DeserializeOwned>(document: Value) -> Result<T, ResultError> {
+    serde_json::from_value(document).map_err(malformed)
+}
+
+fn malformed(error: serde_json::Error) -> ResultError {
+    ResultError::Malformed(error.to_string().chars().take(FLAW_MAX).collect())
+}
+
+/// Takes secrets out of every text, before anything is made of it: also an error says what it found.
+fn redact(document: &mut Value, redactor: &Redactor) {
+    match document {
+        Value::String(text) => *text = redactor.redact_text(text),
+        Value::Array(parts) => parts.iter_mut().for_each(|part| redact(part, redactor)),
+        Value::Object(fields) => fields.values_mut().for_each(|value| redact(value, redactor)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+fn read_value(path: &Path) -> Result<Value, ResultError> {
+    let file = match plain_file::open(path) {
+        Ok(found) => found.ok_or(ResultError::NotAFile)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(ResultError::Missing),
         Err(error) => return Err(error.into()),
     };
-    if !found.is_file() {
-        return Err(ResultError::NotAFile);
-    }
     let mut bytes = Vec::new();
-    File::open(path)?.take(RESULT_MAX + 1).read_to_end(&mut bytes)?;
+    (&file).take(RESULT_MAX + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > RESULT_MAX {
-        return Err(ResultError::TooLarge(found.len().max(bytes.len() as u64)));
+        return Err(ResultError::TooLarge(file.metadata()?.len().max(bytes.len() as u64)));
     }
-    serde_json::from_slice(&bytes).map_err(|error| ResultError::Malformed(error.to_string()))
+    serde_json::from_slice(&bytes).map_err(malformed)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs::{self, File};
+    use std::os::unix::fs::symlink;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::{Arc, mpsc};
+    use std::thread;
+    use std::time::Duration;
+
+    use nix::sys::stat::Mode;
+    use nix::unistd::mkfifo;
+
     use super::*;
 
     fn check(make: impl FnOnce(&Path), expected: Result<bool, &str>) {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("result.json");
         make(&path);
-        let found = read_result(&path).map(|result| result.ok).map_err(|error| error.to_string());
+        let found = read_result(&path, &Redactor::new([""; 0])).map(|result| result.ok).map_err(|error| error.to_string());
         match expected {
             Ok(ok) => assert_eq!(found, Ok(ok)),
             Err(start) => assert!(found.as_ref().is_err_and(|text| text.starts_with(start)), "{found:?} is not {start}"),
@@ -192,13 +241,53 @@ mod tests {
             let dir = tempfile::tempdir().expect("a directory");
             let path = dir.path().join("result.json");
             std::fs::write(&path, serde_json::json!({ "schema": 1, "ok": true, "session": name }).to_string()).expect("written");
-            assert_eq!(read_result(&path).expect("a result").session.as_deref(), expected, "{name:?}");
+            let result = read_result(&path, &Redactor::new(["hunter2hunter2"])).expect("a result");
+            assert_eq!(result.session.as_deref(), expected, "{name:?}");
         };
         check("2a16ba94-0b1c", Some("2a16ba94-0b1c"));
         check("--help", None);
         check("a b", None);
         check("", None);
+        check("of-hunter2hunter2", None);
         check(&"a".repeat(201), None);
+    }
+
+    #[test]
+    fn what_is_swapped_while_it_is_read_is_neither_followed_nor_waited_for() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (path, draft, pipe) = (dir.path().join("result.json"), dir.path().join("draft"), dir.path().join("pipe"));
+        let document = |summary: &str| format!(r#"{{"schema":1,"ok":true,"summary":"{summary}"}}"#);
+        fs::write(dir.path().join("elsewhere"), document("elsewhere")).expect("written");
+        fs::write(dir.path().join("own"), document("own")).expect("written");
+        mkfifo(&pipe, Mode::S_IRWXU).expect("made");
+        let done = Arc::new(AtomicBool::new(false));
+        let swapping = thread::spawn({
+            let (dir, path, done) = (dir.path().to_owned(), path.clone(), done.clone());
+            move || {
+                while !done.load(Ordering::Relaxed) {
+                    for put in [0, 1, 0, 2] {
+                        let put = match put {
+                            0 => fs::hard_link(dir.join("own"), &draft),
+                            1 => symlink("elsewhere", &draft),
+                            _ => fs::hard_link(&pipe, &draft),
+                        };
+                        put.and_then(|()| fs::rename(&draft, &path)).expect("swapped");
+                        // Of two names of one file neither goes.
+                        fs::remove_file(&draft).ok();
+                    }
+                }
+            }
+        });
+        let (sender, read) = mpsc::channel();
+        thread::spawn(move || {
+            let redactor = Redactor::new([""; 0]);
+            let all = (0..20_000).filter_map(|_| read_result(&path, &redactor).ok()).map(|result| result.summary);
+            sender.send(all.collect::<Vec<_>>()).ok();
+        });
+        let read = read.recv_timeout(Duration::from_secs(60)).expect("nothing is waited for");
+        done.store(true, Ordering::Relaxed);
+        swapping.join().expect("swapped to the end");
+        assert!(!read.is_empty() && read.iter().all(|summary| summary == "own"), "a link was followed");
     }
 
     #[test]

@@ -10,6 +10,7 @@ use crate::clock::Timestamp;
 use crate::job::OutcomeClass;
 use crate::job::artifact::NamedFile;
 use crate::job::completion::Usage;
+use crate::redact::Redactor;
 
 /// What a backend's end says of the work.
 #[derive(Debug, Clone, PartialEq)]
@@ -45,10 +46,11 @@ pub enum Verdict {
 }
 
 impl Backend {
-    /// Judges an end with `exit` (the status, or what else ended it as a sentence) and the result file at `result`.
+    /// Judges an end with `exit` (the status, or what else ended it as a sentence) and the result file at `result`. No secret of the
+    /// redactor's is in what the verdict says.
     #[must_use]
-    pub fn judge(&self, exit: Result<i32, String>, result: &Path) -> Verdict {
-        let document = protocol::read_result(result);
+    pub fn judge(&self, exit: Result<i32, String>, result: &Path, redactor: &Redactor) -> Verdict {
+        let document = protocol::read_result(result, redactor);
         match (self.result_from(), exit) {
             (_, Err(how)) => failed(format!("{} {how}", self.name)),
             (ResultFrom::ExitCode, Ok(0)) => match document {
@@ -78,26 +80,27 @@ impl Backend {
     /// What it says that it used of a model, however it ended: in the result file at `result`, or else by what it said last of that, at
     /// `so_far`.
     #[must_use]
-    pub fn usage(&self, result: &Path, so_far: &Path) -> Option<Usage> {
-        protocol::read_result(result).ok().and_then(|document| document.usage).or_else(|| self.usage_so_far(so_far))
+    pub fn usage(&self, result: &Path, so_far: &Path, redactor: &Redactor) -> Option<Usage> {
+        let in_the_end = protocol::read_result(result, redactor).ok().and_then(|document| document.usage);
+        in_the_end.or_else(|| protocol::read_usage(so_far, redactor))
     }
 
-    /// What it says at `so_far` that it has used of a model, while it runs.
+    /// What it says at `so_far` that it has used of a model, while it runs; not of which.
     #[must_use]
     pub fn usage_so_far(&self, so_far: &Path) -> Option<Usage> {
-        protocol::read_usage(so_far)
+        protocol::count_usage(so_far)
     }
 
     /// Whether it has come to its end, as far as that is said by the result file at `result`: it may take a while to exit.
     #[must_use]
     pub fn has_ended(&self, result: &Path) -> bool {
-        protocol::read_result(result).is_ok()
+        protocol::has_result(result)
     }
 
     /// The files that it wants kept, however it ended, by the result file at `result`.
     #[must_use]
-    pub fn artifacts(&self, result: &Path) -> Vec<NamedFile> {
-        protocol::read_result(result).map_or_else(|_| Vec::new(), |document| document.artifacts)
+    pub fn artifacts(&self, result: &Path, redactor: &Redactor) -> Vec<NamedFile> {
+        protocol::read_result(result, redactor).map_or_else(|_| Vec::new(), |document| document.artifacts)
     }
 
     fn result_from(&self) -> ResultFrom {
@@ -137,7 +140,7 @@ mod tests {
         if let Some(text) = result {
             std::fs::write(&path, text).expect("written");
         }
-        let found = match backend.judge(exit, &path) {
+        let found = match backend.judge(exit, &path, &Redactor::new(["hunter2hunter2"])) {
             Verdict::Done { summary, .. } => format!("done: {}", summary.unwrap_or_default()),
             Verdict::Failed { message, .. } => message,
             Verdict::Clarification { question } => format!("asks: {question}"),
@@ -159,6 +162,20 @@ mod tests {
         check(Kind::Command, Ok(0), None, "b exited with status 0, and no result file");
         check(Kind::Command, Ok(1), ok, "b said that it was done but exited with status 1");
         check(Kind::Command, Ok(1), not_ok, "b reported failure: no idea");
+    }
+
+    #[test]
+    fn no_secret_is_in_what_it_says() {
+        let says = |ok: bool, more: &str| format!(r#"{{"schema":1,"ok":{ok},"summary":"key hunter2hunter2"{more}}}"#);
+        check(Kind::Command, Ok(0), Some(&says(true, "")), "done: key [redacted]");
+        check(Kind::Command, Ok(0), Some(&says(false, "")), "b reported failure: key [redacted]");
+        check(Kind::Command, Ok(0), Some(&says(false, r#","retry_at":0"#)), "b met a usage limit: key [redacted]; None");
+        let asks = says(false, r#","clarification":"hunter2hunter2?""#);
+        check(Kind::Command, Ok(0), Some(&asks), "asks: [redacted]?");
+        // Nor is it in what is told of a document that is none.
+        let wrong = r#"{"schema":1,"ok":"hunter2hunter2"}"#;
+        let flaw = "the result file is malformed: invalid type: string \"[redacted]\", expected a boolean";
+        check(Kind::Command, Ok(0), Some(wrong), &format!("b exited with status 0, and {flaw}"));
     }
 
     #[test]

@@ -43,6 +43,8 @@ pub enum ArtifactKind {
     Diff,
     /// The agent's raw events.
     Events,
+    /// The attempt's log up to when its work was done, or it ended, as people read it.
+    Transcript,
     /// A file that the job asked for.
     Declared,
     /// A file that the backend named in its result.

@@ -61,6 +61,12 @@ impl Redactor {
         out
     }
 
+    /// As [`Redactor::redact`], of text that stays text.
+    #[must_use]
+    pub fn redact_text(&self, text: &str) -> String {
+        String::from_utf8_lossy(&self.redact(text.as_bytes())).into_owned()
+    }
+
     /// How many bytes before a place can matter to what is masked after it: the longest secret or shape.
     #[must_use]
     pub fn reach(&self) -> usize {

@@ -13,7 +13,7 @@ use std::time::Duration;
 use nix::fcntl::{Flock, FlockArg};
 use sawmill::ids::JobId;
 use sawmill::job::{Hold, Job, JobState, Outcome, OutcomeClass, Stream};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::container::image;
 use crate::delivery::daemon::{Daemon, Seat};
@@ -58,6 +58,9 @@ const OPENHANDS: Which =
 const CODEX: Which =
     Which { kind: "openai_codex", model: "scripted", path: "/v1", key: "OPENAI_API_KEY", seldom: ("CODEX_UNUSED", "1") };
 
+/// The key of the model.
+const KEY: &str = "sk-of-nobody-0123456789";
+
 const LOOKS: Turn = Turn::Runs("I look at the code first.", "cat calc.py");
 const WORKS: Turn = Turn::Runs(
     "The mean is to be exact.",
@@ -76,6 +79,7 @@ fn last(which: Which) -> Turn {
 
 struct Site {
     host: Host,
+    which: Which,
     server: Server,
     remote: PathBuf,
     worker: Daemon,
@@ -97,25 +101,30 @@ impl Site {
         host.set("SAWMILL_BACKENDS__AGENT__MODEL", which.model);
         host.set("SAWMILL_BACKENDS__AGENT__ENDPOINT", &format!("http://{}{}", server.address(), which.path));
         host.set("SAWMILL_BACKENDS__AGENT__ENV", &format!("[{:?}]", which.key));
-        host.set(which.key, "sk-of-nobody-0123456789");
+        host.set(which.key, KEY);
+        host.set("NOBODYS_SECRET", "swordfish-swordfish");
         for (variable, value) in settings {
             host.set(variable, value);
         }
         let remote = calculator(host.root());
         host.set("SAWMILL_PROJECTS__APP__REPO", remote.to_str().expect("UTF-8"));
         let worker = host.start("a").await;
-        Self { host, server, remote, worker }
+        Self { host, which, server, remote, worker }
     }
 
-    fn enqueue(&self, which: Which) -> JobId {
-        let (name, value) = which.seldom;
-        self.host.enqueue(&json!({
+    fn spec(&self) -> Value {
+        let (name, value) = self.which.seldom;
+        json!({
             "repo": self.remote,
             "backend": "agent",
             "task": { "instruction": "Make the mean exact", "acceptance": ["there is a test"] },
             "env": { name: value },
             "gates": [{ "name": "unit", "command": "python3 -m unittest -q" }],
-        }))
+        })
+    }
+
+    fn enqueue(&self) -> JobId {
+        self.host.enqueue(&self.spec())
     }
 
     /// What is delivered, said and counted is what is true.
@@ -141,9 +150,44 @@ impl Site {
         assert_eq!(gate.tree.to_string(), git(&self.remote, &["rev-parse", &format!("{}^{{tree}}", job.branch)]).trim());
         let usage = completion.usage.expect("usage");
         assert_eq!((usage.prompt_tokens, usage.completion_tokens), (turns * PROMPT_TOKENS, turns * COMPLETION_TOKENS));
+        // It is the only one that knows the price.
+        let cost = usage.cost_usd.filter(|cost| *cost > 0.0);
+        assert_eq!(cost.is_some(), self.which.kind == "claude_code", "{usage:?}");
         assert_eq!(self.server.left(), 0, "turns are left");
+        let asked: Vec<String> =
+            self.server.requests().iter().map(|one| one["model"].as_str().unwrap_or("none").to_owned()).collect();
+        let expected = self.which.model.trim_start_matches("openai/");
+        assert!(!asked.is_empty() && asked.iter().all(|model| model == expected), "{asked:?}");
+        self.check_kept(
+            job,
+            &completion.artifacts.iter().map(|one| one.name.as_str()).collect::<Vec<_>>(),
+            completion.rejections.len(),
+        );
         let heard = self.server.heard();
         assert!(heard.contains("Make the mean exact") && heard.contains("- there is a test"), "{heard}");
+    }
+
+    /// What is kept of the agent's work: the raw events of every round, and what people read.
+    fn check_kept(&self, job: &Job, names: &[&str], revisions: usize) {
+        let text = |name: &str| {
+            let output = self.host.command(&Seat::of("a"), &["job", "artifacts", &job.id.to_string(), name]).output();
+            String::from_utf8(output.expect("it runs").stdout).expect("text")
+        };
+        let events: Vec<String> = (0..=revisions)
+            .map(|round| if round == 0 { "events.jsonl".to_owned() } else { format!("events-{round}.jsonl") })
+            .collect();
+        let kept: Vec<&str> = names.iter().copied().filter(|name| name.starts_with("events")).collect();
+        assert_eq!(kept, events);
+        for name in &events {
+            let text = text(name);
+            let raw =
+                text.lines().filter(|line| serde_json::from_str::<Value>(line).is_ok_and(|event| event.is_object())).count();
+            assert!(raw > 2, "{name} has no events:\n{text}");
+            assert!(!text.contains(KEY), "{text}");
+        }
+        assert!(text(&events[0]).contains("cat calc.py"), "what it ran is in the raw events");
+        let transcript = text("transcript.txt");
+        assert!(transcript.contains("$ cat calc.py") && transcript.contains("Divide the mean exactly"), "{transcript}");
     }
 
     async fn close(self) {
@@ -173,7 +217,7 @@ async fn build_image(host: &Host) {
 
 async fn does_a_small_task(which: Which) {
     let site = Site::open(which, [LOOKS, WORKS, last(which)]).await;
-    let job = site.enqueue(which);
+    let job = site.enqueue();
     let job = site.host.succeeded(job).await;
     site.check_delivered(&job, 3).await;
     site.close().await;
@@ -203,7 +247,7 @@ async fn openhands_does_a_small_task() {
 async fn revises(which: Which, how: &str) {
     let half = Turn::Runs("The mean is to be exact.", "sed -i 's|//|/|' calc.py");
     let site = Site::open(which, [LOOKS, half, last(which), WORKS, last(which)]).await;
-    let job = site.enqueue(which);
+    let job = site.enqueue();
     let job = site.host.succeeded(job).await;
     site.check_delivered(&job, 5).await;
     let completion = site.host.completions(Some(job.id)).await.remove(0).completion;
@@ -227,7 +271,7 @@ async fn a_revision_goes_on_in_the_session_where_the_agent_can_resume_it_and_usa
 /// A server that has a bad moment costs a try, and not the job.
 async fn gets_over(which: Which, trouble: Turn) {
     let site = Site::open(which, [LOOKS, trouble, WORKS, last(which)]).await;
-    let job = site.enqueue(which);
+    let job = site.enqueue();
     let job = site.host.succeeded(job).await;
     site.check_delivered(&job, 3).await;
     site.close().await;
@@ -251,7 +295,7 @@ async fn an_answer_that_breaks_off_is_got_over() {
 /// The first attempt ends as a limit: what it was told is in its outcome, and when it is over on record where that is said.
 async fn meets_a_limit(which: Which, headers: Vec<(&'static str, String)>, reset_known: bool) {
     let site = Site::open(which, [LOOKS, Turn::Refuses(429, headers)]).await;
-    let job = site.enqueue(which);
+    let job = site.enqueue();
     let mut outcome = None;
     until("the attempt ends", async || {
         outcome = site.host.attempts(job).await.into_iter().find_map(|attempt| attempt.outcome);
@@ -277,12 +321,16 @@ async fn a_usage_limit_is_told_from_a_failure() {
     meets_a_limit(MINISWE, later(), true).await;
     meets_a_limit(CODEX, later(), false).await;
     meets_a_limit(OPENHANDS, later(), true).await;
+    for which in [MINISWE, OPENHANDS] {
+        meets_a_limit(which, Vec::new(), false).await;
+    }
 }
 
 /// The only attempt fails, nothing is delivered, and the next job of the slot finds nothing of it.
-async fn fails(site: Site, which: Which) -> Outcome {
+async fn fails(site: Site) -> Outcome {
+    let which = site.which;
     let refs_before = refs(&site.remote, "refs/heads/");
-    let job = site.enqueue(which);
+    let job = site.enqueue();
     let ended = site.host.ended(job).await;
     assert_eq!(ended.state, JobState::Failed, "{which:?}: {:?}", ended.outcome);
     assert_eq!(site.host.completions(Some(job)).await, []);
@@ -298,7 +346,7 @@ async fn fails(site: Site, which: Which) -> Outcome {
 }
 
 async fn stalls(which: Which, turns: [Turn; 2], setting: &'static str, why: &str) {
-    let outcome = fails(Site::open_with(which, turns, &[(setting, "15s")]).await, which).await;
+    let outcome = fails(Site::open_with(which, turns, &[(setting, "15s")]).await).await;
     assert_eq!(outcome.class, OutcomeClass::Stalled, "{which:?}: {outcome}");
     assert!(outcome.message.contains(why), "{which:?}: {outcome}");
 }
@@ -319,7 +367,7 @@ async fn an_agent_that_goes_round_in_circles_is_ended_as_one_that_edits_nothing(
         stalls(which, turns(), setting, "it changed no file of its worktree for 15s").await;
     }
     // It sees by itself that it does, and sooner.
-    let outcome = fails(Site::open_with(OPENHANDS, turns(), &[(setting, "5m")]).await, OPENHANDS).await;
+    let outcome = fails(Site::open_with(OPENHANDS, turns(), &[(setting, "5m")]).await).await;
     assert_eq!(outcome.class, OutcomeClass::Backend, "{outcome}");
     assert!(outcome.message.contains("it did the same again and again"), "{outcome}");
 }
@@ -330,9 +378,9 @@ async fn an_agent_that_lies_about_its_success_is_not_believed() {
     let half = Turn::Runs("The mean is to be exact.", "sed -i 's|//|/|' calc.py");
     let once = [("SAWMILL_ATTEMPT__REVISIONS", "0")];
     for which in [CODEX, OPENHANDS, CLAUDE, MINISWE] {
-        let outcome = fails(Site::open_with(which, [LOOKS, last(which)], &once).await, which).await;
+        let outcome = fails(Site::open_with(which, [LOOKS, last(which)], &once).await).await;
         assert_eq!(outcome.class, OutcomeClass::NoChange, "{which:?}: {outcome}");
-        let outcome = fails(Site::open_with(which, [LOOKS, half.clone(), last(which)], &once).await, which).await;
+        let outcome = fails(Site::open_with(which, [LOOKS, half.clone(), last(which)], &once).await).await;
         assert_eq!(outcome.class, OutcomeClass::Gate, "{which:?}: {outcome}");
         assert!(outcome.message.contains("gate unit"), "{which:?}: {outcome}");
     }
@@ -343,7 +391,7 @@ async fn an_agent_that_destroys_what_it_can_reach_destroys_nothing_that_lasts() 
     let destroys = "find / -delete 2> /dev/null; ls /workspace/tree";
     for which in [CLAUDE, MINISWE, CODEX, OPENHANDS] {
         let turns = [Turn::Runs("I clean up first.", destroys), last(which)];
-        let outcome = fails(Site::open_with(which, turns, &[("SAWMILL_ATTEMPT__REVISIONS", "0")]).await, which).await;
+        let outcome = fails(Site::open_with(which, turns, &[("SAWMILL_ATTEMPT__REVISIONS", "0")]).await).await;
         assert!([OutcomeClass::Gate, OutcomeClass::Backend].contains(&outcome.class), "{which:?}: {outcome}");
     }
 }
@@ -354,7 +402,7 @@ async fn asks(which: Which, question: Turn) {
     let site =
         Site::open_with(which, [LOOKS, half, question, WORKS, last(which)], &[("SAWMILL_BACKENDS__AGENT__QUESTIONS", "true")])
             .await;
-    let id = site.enqueue(which);
+    let id = site.enqueue();
     until("it asks", async || site.host.job(id).await.held == Some(Hold::Answer)).await;
     let attempt = site.host.attempts(id).await.remove(0);
     let outcome = attempt.outcome.expect("it has ended");
@@ -379,6 +427,37 @@ async fn claude_code_asks_where_it_may() {
 async fn mini_swe_agent_asks_where_it_may() {
     let question = Turn::Runs("QUESTION: Exact, or rounded to two places?", "echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT");
     asks(MINISWE, question).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn codex_asks_where_it_may() {
+    asks(CODEX, Turn::Says("QUESTION: Exact, or rounded to two places?")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn openhands_asks_where_it_may() {
+    asks(OPENHANDS, Turn::Says("QUESTION: Exact, or rounded to two places?")).await;
+}
+
+/// What an agent runs finds what is listed for its backend, and of the worker's environment nothing else; a gate not even that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_of_the_workers_environment_but_what_is_listed_is_seen_by_an_agent() {
+    for which in [CLAUDE, MINISWE, CODEX, OPENHANDS] {
+        let shows =
+            Turn::Runs("I look around.", "env | cut -d= -f1 | sort > names.txt; env | grep -c swordfish >> names.txt; true");
+        let site = Site::open(which, [shows, WORKS, last(which)]).await;
+        let mut spec = site.spec();
+        spec["gates"] = json!([{ "name": "no-key", "command": format!("! env | grep -e {} -e swordfish", which.key) }]);
+        let job = site.host.succeeded(site.host.enqueue(&spec)).await;
+        let names = git(&site.remote, &["show", &format!("{}:names.txt", job.branch)]);
+        let has = |name: &str| names.lines().any(|line| line == name);
+        assert!(has("SAWMILL_JOB") && has("0"), "{which:?}: {names}");
+        assert!(
+            !has("NOBODYS_SECRET") && !has("SAWMILL_CONTAINER__IMAGE") && !has("SAWMILL_BACKENDS__AGENT__KIND"),
+            "{which:?}: {names}"
+        );
+        site.close().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -20,7 +20,7 @@ async fn check_pause(which: Which, limited: Turn, reset: Timestamp) {
     let turns = [LOOKS, limited, LOOKS, WORKS, last(which)];
     let site = Site::open_with(which, turns, &[("SAWMILL_BACKENDS__AGENT__CREDENTIAL", "team")]).await;
     let host = &site.host;
-    let first = site.enqueue(which);
+    let first = site.enqueue();
     until("the limit is met", async || {
         let job = host.job(first).await;
         assert!(!job.state.is_final(), "{job:?}");
@@ -31,7 +31,7 @@ async fn check_pause(which: Which, limited: Turn, reset: Timestamp) {
     assert_eq!((waits.attempts_used, waits.resets), (0, 0), "nobody is charged for it");
     assert_eq!(waits.ready_at, reset, "{:?}", waits.outcome);
 
-    let second = site.enqueue(which);
+    let second = site.enqueue();
     let free = host.enqueue(&json!({
         "repo": site.remote, "backend": "shell", "changes": "none", "task": { "command": "true" },
     }));

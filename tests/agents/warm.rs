@@ -13,7 +13,7 @@ use crate::delivery::host::until;
 async fn first_job(which: Which, warmup: Option<&'static str>) -> Duration {
     let site = Site::open_with(which, [LOOKS, WORKS, last(which)], &[("SAWMILL_BACKENDS__AGENT__WARMUP", "[]")]).await;
     // Its image is built, and its worker has done all that it does as it starts.
-    let Site { mut host, server, remote, worker } = site;
+    let Site { mut host, which, server, remote, worker } = site;
     host.end(vec![worker]).await;
     fs::write("/proc/sys/vm/drop_caches", "3").expect("only root can");
     host.unset("SAWMILL_BACKENDS__AGENT__WARMUP");
@@ -21,11 +21,11 @@ async fn first_job(which: Which, warmup: Option<&'static str>) -> Duration {
         host.set("SAWMILL_BACKENDS__AGENT__WARMUP", value);
     }
     let worker = host.start("a").await;
-    let site = Site { host, server, remote, worker };
+    let site = Site { host, which, server, remote, worker };
     if warmup.is_none() {
         until("it is warm", async || site.worker.log().contains("backend agent is warmed up in image ")).await;
     }
-    let job = site.host.succeeded(site.enqueue(which)).await;
+    let job = site.host.succeeded(site.enqueue()).await;
     let stages = site.host.attempts(job.id).await.remove(0).stages;
     let execute = stages.into_iter().find(|stage| stage.stage == Stage::Execute).expect("it ran");
     let took = execute.ended_at.expect("it ended").since(execute.started_at);

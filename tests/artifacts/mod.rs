@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::time::Duration;
 
-use sawmill::ids::JobId;
-use sawmill::job::{Artifact, ArtifactState, JobState, OutcomeClass, Stream};
+use sawmill::ids::{AttemptNo, JobId};
+use sawmill::job::{Artifact, ArtifactKind, ArtifactState, JobState, OutcomeClass, Stream};
 use serde_json::{Value, json};
 
 use crate::delivery::daemon::Seat;
-use crate::delivery::host::{Host, On, until};
-use crate::delivery::remote::{git, small_remote};
+use crate::delivery::host::{Host, Lodging, On, until};
+use crate::delivery::remote::{git, small_remote, write_program};
 
 /// A lease that no test outlives.
 const LONG: Duration = Duration::from_secs(600);
@@ -38,6 +38,57 @@ async fn artifacts(host: &Host, job: JobId) -> Vec<Artifact> {
 
 fn named<'a>(all: &'a [Artifact], name: &str) -> &'a Artifact {
     all.iter().find(|artifact| artifact.name == name).unwrap_or_else(|| panic!("no {name} in {all:#?}"))
+}
+
+/// What an agent does that is no real one, and writes the events of one.
+const AGENT: &str = r#"#!/bin/sh
+say() { printf '%s\n' "$1"; }
+say '{"type":"system","subtype":"init","session_id":"s","model":"m","claude_code_version":"1"}'
+say '{"type":"assistant","message":{"content":[{"type":"tool_use","id":"t","name":"Bash","input":{"command":"echo more >> README.md"}}]}}'
+echo more >> README.md
+echo "on the side: $MODEL_KEY" >&2
+say '{"type":"assistant","message":{"content":[{"type":"text","text":"I have seen '"$MODEL_KEY"'."}]}}'
+[ "$OUTCOME" = none ] && exit 3
+say '{"type":"result","subtype":"success","is_error":false,"result":"Did it"}'
+"#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_an_agent_the_transcript_is_kept_as_the_log_has_it_beside_its_raw_events() {
+    let mut host = host(On::Sqlite).await.lodge(Lodging::OnTheHost).await;
+    let remote = small_remote(host.root(), "remote.git");
+    let agent = host.root().join("agent");
+    write_program(&agent, AGENT);
+    host.set("SAWMILL_BACKENDS__AGENT__KIND", "claude_code");
+    host.set("SAWMILL_BACKENDS__AGENT__COMMAND", &format!("[{agent:?}]"));
+    host.set("SAWMILL_BACKENDS__AGENT__ENV", r#"["MODEL_KEY"]"#);
+    host.set("MODEL_KEY", "correct-horse-battery");
+    let worker = host.start("a").await;
+    let spec = |outcome: &str| json!({ "repo": remote, "backend": "agent", "attempts": 1, "env": { "OUTCOME": outcome }, "task": { "instruction": "Do it" } });
+    let done = host.succeeded(host.enqueue(&spec("done"))).await;
+    let completion = host.completions(Some(done.id)).await.remove(0).completion;
+    let names: Vec<&str> = completion.artifacts.iter().map(|artifact| artifact.name.as_str()).collect();
+    assert_eq!(names, ["changes.patch", "changes.json", "events.jsonl", "transcript.txt"]);
+    let failed = host.ended(host.enqueue(&spec("none"))).await;
+    assert_eq!(failed.state, JobState::Failed, "{:?}", failed.outcome);
+    for id in [done.id, failed.id] {
+        let all = artifacts(&host, id).await;
+        let (events, transcript) = (named(&all, "events.jsonl"), named(&all, "transcript.txt"));
+        assert_eq!((events.kind, transcript.kind), (ArtifactKind::Events, ArtifactKind::Transcript));
+        let text = |name: &str| String::from_utf8(download(&host, id, &[name]).stdout).expect("text");
+        assert!(text("events.jsonl").contains(r#""text":"I have seen [redacted].""#), "{}", text("events.jsonl"));
+        let transcript = text("transcript.txt");
+        for line in
+            ["[claude 1, model m, session s]", "$ echo more >> README.md", "on the side: [redacted]", "I have seen [redacted]."]
+        {
+            assert!(transcript.lines().any(|one| one == line), "{line:?} is not in\n{transcript}");
+        }
+        // It is the beginning of the log, with nothing left out and nothing beside.
+        let mut log = Vec::new();
+        let page = host.store.read_log(id, AttemptNo(1), 0, 1 << 20).await.expect("the log can be read");
+        page.chunks.iter().for_each(|chunk| log.extend_from_slice(&chunk.data));
+        assert!(log.starts_with(transcript.as_bytes()), "{transcript}");
+    }
+    host.close(vec![worker]).await;
 }
 
 /// What the command line gives of an artifact.

@@ -187,6 +187,55 @@ async fn whoever_did_not_judge_is_on_record_with_the_reason() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_critic_is_asked_once_a_budget_is_used_up() {
+    let server = Server::judging([GOOD, GOOD]).await;
+    let mut host = of_openai(&server).await;
+    host.set("SAWMILL_CRITICS__THIRD__KIND", "openai");
+    host.set("SAWMILL_CRITICS__THIRD__ENDPOINT", &format!("http://{}/v1", server.address()));
+    host.set("SAWMILL_CRITICS__THIRD__MODEL", "judge-2");
+    let remote = remote(host.root(), &[("kept.txt", "kept\n")]);
+    let worker = host.start("a").await;
+    let mut spec = judged(job(&remote, "echo made > work.txt", &["true"]));
+    // The first one uses more than that.
+    (spec["critics"], spec["budget"]) = (json!(["second", "third"]), json!({ "tokens": 100 }));
+    let id = host.enqueue(&spec);
+    let completion = delivered(&host, id).await;
+    let [asked, skipped] = completion.critiques.as_slice() else { panic!("{:?}", completion.critiques) };
+    assert_eq!((asked.verdict, skipped.verdict), (CritiqueVerdict::Passed, CritiqueVerdict::Skipped));
+    let why = format!("it was not asked, for the budget of job {id}: 130 of 100 tokens used");
+    assert_eq!((skipped.critic.as_str(), skipped.reason.as_ref()), ("third", Some(&why)));
+    assert_eq!((skipped.usage.as_ref(), server.requests().len()), (None, 1));
+    let log = host.log(id, 1, Stream::System).await;
+    assert!(log.contains(&format!("critic third did not judge: {why}")), "{log}");
+    host.close(vec![worker]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_delivered_whose_required_critic_finds_a_budget_used_up() {
+    let server = Server::judging([GOOD, GOOD]).await;
+    let mut host = of_openai(&server).await;
+    host.set("SAWMILL_CRITICS__THIRD__KIND", "openai");
+    host.set("SAWMILL_CRITICS__THIRD__ENDPOINT", &format!("http://{}/v1", server.address()));
+    host.set("SAWMILL_CRITICS__THIRD__MODEL", "judge-2");
+    host.set("SAWMILL_CRITICS__THIRD__REQUIRED", "true");
+    let remote = remote(host.root(), &[("kept.txt", "kept\n")]);
+    let worker = host.start("a").await;
+    let mut spec = judged(job(&remote, "echo made > work.txt", &["true"]));
+    (spec["critics"], spec["budget"]) = (json!(["second", "third"]), json!({ "tokens": 100 }));
+    let ended = host.ended(host.enqueue(&spec)).await;
+    let attempts = host.attempts(ended.id).await;
+    let [attempt] = attempts.as_slice() else { panic!("{attempts:?}") };
+    let outcome = attempt.outcome.as_ref().expect("it has ended");
+    assert_eq!((ended.state, outcome.class), (JobState::Failed, OutcomeClass::Infrastructure), "{}", outcome.message);
+    let expected = "critic third did not judge the commit, and it is required: it was not asked, for the budget of job ";
+    assert!(outcome.message.starts_with(expected), "{}", outcome.message);
+    // What it used is on record, and so it is not tried again.
+    assert_eq!((ended.outcome.expect("it has ended").class, server.requests().len()), (OutcomeClass::Budget, 1));
+    assert_eq!(refs(&remote, "refs/heads/sawmill/"), []);
+    host.close(vec![worker]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_delivered_that_a_required_critic_did_not_judge() {
     let closed = TcpListener::bind("127.0.0.2:0").and_then(|port| port.local_addr()).expect("a port that nobody listens at");
     let mut host = asking("openai", &format!("http://{closed}/v1")).await;

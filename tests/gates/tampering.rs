@@ -1,6 +1,7 @@
 //! Jobs that prepare the ground for their gates: the gates see the commit that will be delivered, and nothing else.
 
 use sawmill::job::Stream;
+use serde_json::json;
 
 use super::{delivered, host, job, rejected, remote};
 use crate::delivery::host::{Lodging, lodging};
@@ -52,6 +53,33 @@ async fn nothing_that_a_job_plants_beside_its_commit_is_there_when_gates_run() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nor_is_it_in_a_container_where_the_paths_stay() {
     nothing_planted_is_there(Lodging::InContainers).await;
+}
+
+async fn no_key_is_there(lodging: Lodging) {
+    let mut host = host(lodging).await;
+    host.set("SAWMILL_BACKENDS__SHELL__ENV", r#"["MODEL_KEY", "SHARED"]"#);
+    host.set("MODEL_KEY", "correct-horse-battery");
+    host.set("SHARED", "of-the-worker");
+    let remote = remote(host.root(), &[("kept", "1\n")]);
+    let worker = host.start("a").await;
+    let command = "test \"$MODEL_KEY\" = correct-horse-battery && test \"$SHARED\" = of-the-job && echo work > work.txt";
+    let gate =
+        "test -z \"${MODEL_KEY+set}\" && test \"$SHARED\" = of-the-job && test \"$OWN\" = own && ! env | grep -q correct-horse";
+    let mut spec = job(&remote, command, &[gate]);
+    spec["env"] = json!({ "SHARED": "of-the-job", "OWN": "own" });
+    let completion = delivered(&host, host.enqueue(&spec)).await;
+    assert!(completion.gates[0].passed, "{:?}", completion.gates);
+    host.close(vec![worker]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gate_finds_no_key_of_the_backends_and_what_its_job_sets() {
+    no_key_is_there(Lodging::OnTheHost).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gate_in_a_container_finds_no_key_of_the_backends() {
+    no_key_is_there(Lodging::InContainers).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

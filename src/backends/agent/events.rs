@@ -7,8 +7,11 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
 
-/// The most that is kept, in bytes.
+/// The most that is kept, in bytes: what `artifacts.file_size` lets through where it is not set.
 const KEPT: u64 = 64 * 1024 * 1024;
+
+/// The line that says that there is no more. There is room for it in what is kept.
+const FULL: &[u8] = b"{\"type\":\"sawmill\",\"full\":true}\n";
 
 /// The file of the events.
 #[derive(Debug)]
@@ -24,8 +27,8 @@ impl Events {
         Self::bounded(path, KEPT)
     }
 
-    fn bounded(path: &Path, left: u64) -> io::Result<Self> {
-        Ok(Self { file: File::create(path)?, left, full: false })
+    fn bounded(path: &Path, most: u64) -> io::Result<Self> {
+        Ok(Self { file: File::create(path)?, left: most.saturating_sub(FULL.len() as u64), full: false })
     }
 
     /// Keeps a line, which comes without its end.
@@ -36,7 +39,7 @@ impl Events {
         }
         if needed > self.left {
             self.full = true;
-            return self.file.write_all(b"{\"type\":\"sawmill\",\"full\":true}\n");
+            return self.file.write_all(FULL);
         }
         self.left -= needed;
         self.file.write_all(&[line, b"\n"].concat())
@@ -48,13 +51,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_that_is_full_says_so_once_and_grows_no_more() {
+    fn a_file_that_is_full_says_so_once_within_its_limit_and_grows_no_more() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("events.jsonl");
-        let mut events = Events::bounded(&path, 10).expect("a file");
+        let most = 10 + FULL.len() as u64;
+        let mut events = Events::bounded(&path, most).expect("a file");
         for line in ["{\"a\":1}", "{\"b\":2}", "{\"c\":3}", "{}"] {
             events.keep(line.as_bytes()).expect("written");
         }
-        assert_eq!(std::fs::read_to_string(path).expect("text"), "{\"a\":1}\n{\"type\":\"sawmill\",\"full\":true}\n");
+        let text = std::fs::read_to_string(path).expect("text");
+        assert_eq!(text, "{\"a\":1}\n{\"type\":\"sawmill\",\"full\":true}\n");
+        assert!(text.len() as u64 <= most, "{}", text.len());
     }
 }

@@ -31,6 +31,10 @@ const GRACE: Duration = Duration::from_secs(2);
 /// How often it is looked whether it has exited while a process that it left behind holds its output.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
+/// How long the rest of its output may take to come from one that has exited without a last event: a host that is short of time is late
+/// with it, and a process that it left behind may hold it for ever.
+const DRAIN: Duration = Duration::from_secs(5);
+
 /// The longest event that is read, in bytes; what is longer is cut there, and is no event any more.
 const LINE_MAX: u64 = 16 * 1024 * 1024;
 
@@ -106,7 +110,7 @@ impl Run {
         let mut reader = self.agent.reader(&self.env);
         let read = self.read(&lines, reader.as_mut(), &mut child, result);
         let until = read.as_ref().ok().copied().flatten().unwrap_or_else(|| Instant::now() + LINGER);
-        let status = end(&mut child, until, &mut self.log);
+        let status = end(&mut child, until, since(&read), &mut self.log);
         self.write_log()?;
         read?;
         let mut report = self.report(reader.as_ref());
@@ -132,7 +136,7 @@ impl Run {
         child: &mut Child,
         result: &Path,
     ) -> Result<Option<Instant>, String> {
-        let mut until = None::<Instant>;
+        let (mut until, mut drained) = (None::<Instant>, None::<Instant>);
         loop {
             match lines.recv_timeout(LOOK_EVERY) {
                 Ok(line) => {
@@ -152,11 +156,14 @@ impl Run {
                     }
                 }
                 Err(RecvTimeoutError::Disconnected) => return Ok(until),
-                // A process that it left behind may hold its output for ever.
-                Err(RecvTimeoutError::Timeout) if matches!(child.try_wait(), Ok(Some(_))) => return Ok(until),
+                // What mattered has come, and a process that it left behind may hold its output for ever.
+                Err(RecvTimeoutError::Timeout) if until.is_some() && has_exited(child) => return Ok(until),
                 Err(RecvTimeoutError::Timeout) => {}
             }
-            if until.is_some_and(|until| until <= Instant::now()) {
+            if until.is_none() && drained.is_none() && has_exited(child) {
+                drained = Some(Instant::now() + DRAIN);
+            }
+            if until.or(drained).is_some_and(|over| over <= Instant::now()) {
                 return Ok(until);
             }
         }
@@ -233,13 +240,26 @@ fn lines_of(output: Option<impl Read + Send + 'static>) -> Receiver<Vec<u8>> {
     receiver
 }
 
+fn has_exited(child: &mut Child) -> bool {
+    matches!(child.try_wait(), Ok(Some(_)))
+}
+
+/// After what it had so long to exit, by how the reading of its events ended.
+const fn since(read: &Result<Option<Instant>, String>) -> &'static str {
+    match read {
+        Ok(Some(_)) => "its last event",
+        Ok(None) => "it closed its output, without a last event",
+        Err(_) => "its events could not be kept any more",
+    }
+}
+
 /// Waits until then for it to exit, and ends it with its group when it does not.
-fn end(child: &mut Child, until: Instant, log: &mut Log) -> Result<ExitStatus, String> {
+fn end(child: &mut Child, until: Instant, since: &str, log: &mut Log) -> Result<ExitStatus, String> {
     let failed = |error: io::Error| format!("cannot wait for it: {error}");
     if let Some(status) = exits_by(child, until).map_err(failed)? {
         return Ok(status);
     }
-    log.note(&format!("it did not exit within {} s after its last event, and is ended", LINGER.as_secs()));
+    log.note(&format!("it did not exit within {} s after {since}, and is ended", LINGER.as_secs()));
     let group = Pid::from_raw(child.id().cast_signed());
     for signal in [Signal::SIGTERM, Signal::SIGKILL] {
         // It may have exited just now.
@@ -299,6 +319,7 @@ pub(in crate::backends) mod tests {
     use super::*;
     use crate::backends::config::Kind;
     use crate::backends::protocol::{ResultDocument, read_result};
+    use crate::redact::Redactor;
 
     /// What an agent's reader makes of these events: the log, and what the run came to.
     pub(in crate::backends) fn read_all(agent: &dyn Agent, events: &str) -> (String, Report) {
@@ -336,7 +357,11 @@ pub(in crate::backends) mod tests {
         fs::write(&path, serde_json::to_vec(&order).expect("JSON")).expect("an order");
         let (begun, result) = (Instant::now(), dir.path().join("result.json"));
         Run::prepare(&path, &events, &BTreeMap::new()).and_then(|run| run.finish(&result)).expect("it ran");
-        (read_result(&result).expect("a result"), fs::read_to_string(events).expect("events"), begun.elapsed())
+        (
+            read_result(&result, &Redactor::new([""; 0])).expect("a result"),
+            fs::read_to_string(events).expect("events"),
+            begun.elapsed(),
+        )
     }
 
     /// Whether it did it, and what it said.
@@ -371,7 +396,7 @@ pub(in crate::backends) mod tests {
             assert_eq!(run.start.argv[at + 1], "s-1");
             run.start.env.push(("USED".to_owned(), event.to_owned()));
             run.finish(&result).expect("it ran");
-            let usage = read_result(&result).expect("a result").usage.expect("usage");
+            let usage = read_result(&result, &Redactor::new([""; 0])).expect("a result").usage.expect("usage");
             assert_eq!(usage.prompt_tokens, expected);
         };
         let codex = r#"{"type":"turn.completed","usage":{"input_tokens":300,"output_tokens":1}}"#;
@@ -395,7 +420,7 @@ pub(in crate::backends) mod tests {
         let begun = Instant::now();
         Run::prepare(&path, &events, &env).and_then(|run| run.finish(&result)).expect("it ran");
         assert!(begun.elapsed() < LINGER, "it had to be ended");
-        assert!(read_result(&result).expect("a result").ok);
+        assert!(read_result(&result, &Redactor::new([""; 0])).expect("a result").ok);
     }
 
     #[test]
@@ -428,6 +453,32 @@ pub(in crate::backends) mod tests {
         let (result, _, took) = run_script(&format!("{LAST}; exec sleep 600"));
         assert_eq!((result.ok, result.summary.as_str()), (true, "done"));
         assert!(took >= LINGER && took < Duration::from_secs(60), "{took:?}");
+    }
+
+    #[test]
+    fn what_is_said_of_one_that_has_to_be_ended_is_what_it_did() {
+        let note = |read: Result<Option<Instant>, String>| {
+            let start = Start { argv: ["sleep", "600"].map(str::to_owned).into(), ..Start::default() };
+            let (mut child, mut log) = (spawn(&start).expect("it runs"), Log::default());
+            end(&mut child, Instant::now(), since(&read), &mut log).expect("it ends");
+            log.take()
+        };
+        assert_eq!(note(Ok(Some(Instant::now()))), "[it did not exit within 5 s after its last event, and is ended]\n");
+        let closed = "[it did not exit within 5 s after it closed its output, without a last event, and is ended]\n";
+        assert_eq!(note(Ok(None)), closed);
+        let (result, _, took) = run_script("exec > /dev/null; exec sleep 600");
+        assert_eq!((result.ok, result.summary.as_str()), (false, "it ended without a last event: signal: 15 (SIGTERM)"));
+        assert!(took >= LINGER && took < Duration::from_secs(60), "{took:?}");
+    }
+
+    #[test]
+    fn a_last_event_that_comes_late_is_read_also_of_one_that_has_exited() {
+        let (result, _, _) = run_script(&format!("(sleep 1; {LAST}) &"));
+        assert_eq!((result.ok, result.summary.as_str()), (true, "done"));
+        // One that never comes is waited for no longer than that, whatever else is said meanwhile.
+        let (result, _, took) = run_script("(while sleep 0.05; do echo more; done) 2> /dev/null & exit 3");
+        assert_eq!((result.ok, result.summary.as_str()), (false, "it ended without a last event: exit status 3"));
+        assert!(took >= DRAIN && took < Duration::from_secs(60), "{took:?}");
     }
 
     #[test]
