@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use crate::container::image;
 use crate::delivery::daemon::{Daemon, Seat};
 use crate::delivery::host::{Host, Lodging, On, until};
-use crate::delivery::remote::{git, publish, refs};
+use crate::delivery::remote::{git, refs};
 use server::{COMPLETION_TOKENS, PROMPT_TOKENS, Server, Turn};
 
 /// A lease that no test waits for.
@@ -195,13 +195,24 @@ impl Site {
     }
 }
 
-/// A repository with a function that is wrong.
+/// The repository of this program with all of its history, or, where that is not there, with its files; and in it a function that is wrong.
 fn calculator(root: &Path) -> PathBuf {
-    let seed = root.join("calculator-seed");
-    fs::create_dir_all(&seed).expect("a directory");
+    let (own, seed) = (env!("CARGO_MANIFEST_DIR"), root.join("calculator-seed"));
+    let (path, remote) = (seed.to_str().expect("UTF-8"), root.join("calculator.git"));
+    if Path::new(own).join(".git").exists() {
+        git(root, &["clone", "--quiet", own, path]);
+        git(&seed, &["checkout", "--quiet", "-B", "main"]);
+    } else {
+        git(root, &["init", "--quiet", "--initial-branch=main", path]);
+        git(&seed, &["--work-tree", own, "add", "src", "tests", "docs", "docker", "migrations", "Cargo.toml", "README.md"]);
+        git(&seed, &["checkout-index", "--all"]);
+    }
     fs::write(seed.join("calc.py"), "def mean(values):\n    return sum(values) // len(values)\n").expect("a file");
     fs::write(seed.join(".gitignore"), "__pycache__/\n").expect("a file");
-    publish(&seed, &root.join("calculator.git"))
+    git(&seed, &["add", "--all"]);
+    git(&seed, &["commit", "--quiet", "-m", "A mean"]);
+    git(root, &["clone", "--quiet", "--bare", path, remote.to_str().expect("UTF-8")]);
+    remote
 }
 
 /// Has the engine have the default image. One test at a time: the first that comes builds it.
