@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::weakened::Language;
+use super::weakened::{Language, is_test_path};
 use crate::git::ChangedFile;
 
 /// How many lines after the one that begins a test may have its name: attributes stand between.
@@ -23,7 +23,9 @@ pub(super) fn fewer(language: &Language, file: &ChangedFile, files: &[ChangedFil
     };
     let (gone, new) = (only_in(&before, &after), only_in(&after, &before));
 
-    let mut missing = count(before.values().flatten());
+    // In a file that has other code, what is before its tests is that code, which may do without an assertion.
+    let only_tests = is_test_path(&file.path);
+    let mut missing = count(before.iter().filter(|(name, _)| only_tests || !name.is_empty()).flat_map(|(_, asserted)| asserted));
     // What tests asserted that are not here any more is told by their number, unless others are there in their place.
     if new.len() < gone.len() {
         take(&mut missing, gone.iter().flat_map(|name| &before[name]));
@@ -128,6 +130,12 @@ mod tests {
         let new = "#[test]\nfn b() {\n    assert!(true);\n}\n";
         check(&[changed("src/a.rs", &rust("assert_eq!(a, 1);"), &(rust("") + new))], "1 assertion is");
         check(&[changed("src/a.rs", &rust("assert_eq!(a, 1);"), &(rust("assert_eq!(a, 2);") + new))], "");
+        // The code itself is no test; what a test asserts with its help is.
+        let code = |body: &str| format!("fn c() {{\n    {body}\n}}\n{}", rust("assert_eq!(a, 1);"));
+        check(&[changed("src/a.rs", &code("assert!(d);"), &(code("") + new))], "");
+        let helped = format!("fn c() {{\n    assert_eq!(b, 1);\n}}\n{}", rust("c();"));
+        check(&[changed("src/a.rs", &rust("assert_eq!(a, 1);"), &helped)], "");
+        check(&[changed("tests/a.rs", &code("assert!(d);"), &(code("") + new))], "1 assertion is");
         let jest =
             changed("a.test.ts", "it('a', () => {\nexpect(a)\n})\n", "it('a', () => {\n})\nit('b', () => {\nexpect(b)\n})\n");
         check(&[jest], "1 assertion is");

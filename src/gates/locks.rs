@@ -213,6 +213,7 @@ mod tests {
         let uv = || changed("pyproject.toml", "[project]\n", "[project]\ndependencies = [\"Left_Pad[x]>=1; os_name=='a'\"]\n");
         check(uv(), ("uv.lock", "name = \"left-pad\""), "");
         check(uv(), ("uv.lock", "name = \"right-pad\""), "it does not have left-pad");
+        check(uv(), ("poetry.lock", "name = \"left.pad\""), "");
         let poetry = changed("pyproject.toml", "", "[tool.poetry.dependencies]\npython = \"^3\"\nx = \"1\"\n");
         check(poetry, ("poetry.lock", "name = \"y\""), "it does not have x");
         let go = || {

@@ -19,7 +19,11 @@ pub(super) struct Read {
 
 /// Whether a lock has a name, in whatever form it has them.
 pub(super) fn has(lock: &[u8], name: &str) -> bool {
-    let lock = String::from_utf8_lossy(lock).to_lowercase().replace('_', "-");
+    let mut lock = String::from_utf8_lossy(lock).to_lowercase().replace('_', "-");
+    // In the names of Python a point is as good as a hyphen; elsewhere a name that has one is written with it.
+    if !name.contains('.') {
+        lock = lock.replace('.', "-");
+    }
     let is_part = |c: char| c.is_alphanumeric() || "-./@".contains(c);
     lock.match_indices(name).any(|(at, _)| {
         // A path, a quote or a space is before it, and a version may follow.

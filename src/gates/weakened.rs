@@ -179,7 +179,7 @@ impl<'a> Balance<'a> {
 
     /// What was taken away from it. `loses` says whether tests of its language are fewer than before, in all.
     fn removed(&self, loses: bool, files: &[ChangedFile]) -> Option<Found> {
-        let is_tests = TEST_PATH.is_match(&self.file.path);
+        let is_tests = is_test_path(&self.file.path);
         let gone = self.file.is == Presence::Absent;
         let (tests, added) = (self.tests.0.len(), self.tests.1);
         let (line, what) = if gone && is_tests && (loses || tests == 0) {
@@ -223,8 +223,13 @@ fn is_collected(path: &str) -> bool {
     match language_of(path).map(|at| &LANGUAGES[at].collected) {
         Some(Some(pattern)) => pattern.is_match(path),
         Some(None) => true,
-        None => TEST_PATH.is_match(path),
+        None => is_test_path(path),
     }
+}
+
+/// Whether a file has nothing but tests and what they need, by its path.
+pub(super) fn is_test_path(path: &str) -> bool {
+    TEST_PATH.is_match(path)
 }
 
 fn lines_match(text: &[u8], pattern: &Regex) -> bool {

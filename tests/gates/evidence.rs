@@ -34,7 +34,7 @@ async fn each_gate_has_its_own_part_of_the_log_and_its_own_duration() {
     assert_eq!(printed(&host, completion.job, one).await, "one\none more\n");
     assert_eq!(printed(&host, completion.job, two).await, "two\n");
     assert!(one.log_to <= two.log_from, "{one:?} {two:?}");
-    assert!((400..all).contains(&one.duration_ms) && (0..all).contains(&two.duration_ms), "{all}: {one:?} {two:?}");
+    assert!((390..all).contains(&one.duration_ms) && (0..all).contains(&two.duration_ms), "{all}: {one:?} {two:?}");
     host.close(vec![worker]).await;
 }
 
@@ -84,7 +84,8 @@ async fn a_gate_that_meets_its_time_limit_leaves_evidence_and_the_next_attempt_h
     assert_eq!(rejection.output.as_deref(), Some("looking"));
     let [gate] = rejection.gates.as_slice() else { panic!("{:?}", rejection.gates) };
     assert_eq!((gate.exit, gate.passed, Some(&gate.tree)), (None, false, rejection.tree.as_ref()));
-    assert!((5_000..60_000).contains(&gate.duration_ms), "{gate:?}");
+    // The limit is a moment of the database's clock, and the duration is told by the host's.
+    assert!((4_500..60_000).contains(&gate.duration_ms), "{gate:?}");
     assert_eq!(told(&host, id, 1).await.len(), 1, "it said nothing that a revision could mend");
     let previous = &told(&host, id, 2).await[0].1["previous"];
     assert_eq!(previous["rejections"][0]["output"], json!("looking"));
