@@ -12,8 +12,10 @@ use super::halt::Halt;
 use super::open::Attempt;
 use super::place::Place;
 use super::prepare;
-use crate::backends::{AGENT_EXECUTABLE, AGENT_SUBCOMMAND, Started};
+use crate::backends::{AGENT_EXECUTABLE, AGENT_SUBCOMMAND, Backend, Started};
 use crate::job::OutcomeClass;
+use crate::redact::Redactor;
+use crate::workspace::SlotDir;
 
 /// How the backend is to be started for this job.
 pub(super) fn start(attempt: &Attempt) -> Result<Started, Halt> {
@@ -39,6 +41,16 @@ pub(super) fn argv(attempt: &Attempt, started: Started) -> Result<Vec<String>, H
     };
     argv.extend([AGENT_SUBCOMMAND.to_owned(), path(paths.order), path(paths.events)]);
     Ok(argv)
+}
+
+/// Reads what it left. That is as large as the job wants, up to a limit, and so is read off the threads on which others wait.
+pub(super) async fn read<T: Send + 'static>(
+    attempt: &Attempt,
+    reading: impl FnOnce(&Backend, &SlotDir, &Redactor) -> T + Send + 'static,
+) -> Result<T, Halt> {
+    let (backend, slot, redactor) = (attempt.backend.clone(), attempt.slot.clone(), attempt.redactor.clone());
+    let read = tokio::task::spawn_blocking(move || reading(&backend, &slot, &redactor)).await;
+    read.map_err(|error| Halt::infrastructure("cannot read what the backend left", &error))
 }
 
 /// The events of all rounds so far that were taken out of the job's reach, by their names.

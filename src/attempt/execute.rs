@@ -62,7 +62,7 @@ pub(super) async fn wait(attempt: &mut Attempt, base: ObjectId) -> Result<Phase,
     let (report, cut) = watched(attempt).await?;
     let before = attempt.journal.before.clone();
     attempt.journal.resources = before.resources.and_then(resources(&report));
-    let said = attempt.backend.usage(&attempt.slot.result(), &attempt.slot.usage(), &attempt.redactor);
+    let said = backend::read(attempt, |backend, slot, redactor| backend.usage(&slot.result(), &slot.usage(), redactor)).await?;
     attempt.journal.usage = Usage::sum(before.usage, said);
     note_stragglers(attempt, &report);
     backend::keep_events(attempt);
@@ -70,7 +70,7 @@ pub(super) async fn wait(attempt: &mut Attempt, base: ObjectId) -> Result<Phase,
         return Err(halt);
     }
     let exit = exit_of(attempt, &report)?;
-    match attempt.backend.judge(exit, &attempt.slot.result(), &attempt.redactor) {
+    match backend::read(attempt, |backend, slot, redactor| backend.judge(exit, &slot.result(), redactor)).await? {
         Verdict::Done { summary, usage, session } => Ok(Phase::Executed { base, said: Said { summary, usage, session } }),
         Verdict::Clarification { question } => Err(Halt::failed(OutcomeClass::Clarification, question)),
         Verdict::UsageLimit { message, retry_at } => {

@@ -211,7 +211,7 @@ async fn items(attempt: &Attempt, when: When, change: Option<(&ObjectId, Option<
         items.push(ours(transcript::NAME, ArtifactKind::Transcript, source));
     }
     items.extend(wanted(attempt).await?);
-    let named = attempt.backend.artifacts(&attempt.slot.result(), &attempt.redactor).into_iter();
+    let named = backend::read(attempt, |backend, slot, redactor| backend.artifacts(&slot.result(), redactor)).await?.into_iter();
     let known = |named: &NamedFile| items.iter().any(|item| item.name == named.name && item.source.is(&named.path));
     let named: Vec<NamedFile> = named.filter(|named| !known(named)).collect();
     items.extend(named.into_iter().map(|NamedFile { name, path }| Item {

@@ -64,8 +64,8 @@ async fn a_budget_of_job_execution_or_project_that_is_used_up_asks_the_model_not
     let site = Site::open_with(CLAUDE, turns, &[project]).await;
     let host = &site.host;
 
-    // Only its last answer goes beyond it: with less, a busy host could end it at work.
-    let own = order(&site, &json!({ "repo": site.remote, "budget": { "tokens": 3 * TURN - 10 } }));
+    // More than it says before its end, however long its turns take, and less than it says then.
+    let own = order(&site, &json!({ "repo": site.remote, "budget": { "tokens": 350 } }));
     let outcome = host.ended(own).await.outcome.expect("it has ended");
     assert_eq!(outcome.class, OutcomeClass::Budget, "{}", outcome.message);
     let attempt = host.attempts(own).await.remove(0).outcome.expect("it has ended");
