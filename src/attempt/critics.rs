@@ -38,7 +38,9 @@ pub(super) async fn run(attempt: &mut Attempt, commit: Option<&Committed>) -> Re
             return Err(Halt::failed(OutcomeClass::Infrastructure, message));
         };
         let mut used = None;
-        let asked = match spending::met(attempt).await? {
+        let budget = spending::used_up(attempt).await?;
+        let lack = if budget.is_some() { OutcomeClass::Budget } else { OutcomeClass::Infrastructure };
+        let asked = match budget {
             Some(budget) => Ok(skipped(&critic, committed, format!("it was not asked, for {budget}"))),
             None => ask(attempt, &critic, committed, &mut used).await,
         };
@@ -49,7 +51,7 @@ pub(super) async fn run(attempt: &mut Attempt, commit: Option<&Committed>) -> Re
         if critique.verdict == CritiqueVerdict::Skipped && critic.config().required {
             let why = critique.reason.unwrap_or_default();
             let message = format!("critic {name} did not judge the commit, and it is required: {why}");
-            return Err(Halt::failed(OutcomeClass::Infrastructure, message));
+            return Err(Halt::failed(lack, message));
         }
         let reason = rejection(&critique);
         attempt.journal.critiques.push(critique);
@@ -126,7 +128,7 @@ fn tell(attempt: &Attempt, critique: &Critique) {
         attempt.say(&format!("critic {critic} did not judge: {reason}"));
         return;
     }
-    let part = if *partial { ", of the beginning of the change only" } else { "" };
+    let part = if *partial { ", of a part of the change only" } else { "" };
     let summary = summary.as_deref().map(|summary| format!(": {summary}")).unwrap_or_default();
     attempt.say(&format!("critic {critic} gives {} of 100{part}{}", score.unwrap_or_default(), one_line(&summary)));
     for found in findings {

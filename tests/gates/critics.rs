@@ -125,7 +125,7 @@ async fn of_a_long_change_the_beginning_is_judged_and_that_is_on_record() {
     let heard = server.heard();
     assert!(heard.contains("line 000001 of it") && !heard.contains("line 020000 of it"));
     let log = host.log(completion.job, 1, Stream::System).await;
-    assert!(log.contains("critic second gives 91 of 100, of the beginning of the change only"), "{log}");
+    assert!(log.contains("critic second gives 91 of 100, of a part of the change only"), "{log}");
     host.close(vec![worker]).await;
 }
 
@@ -226,7 +226,7 @@ async fn nothing_is_delivered_whose_required_critic_finds_a_budget_used_up() {
     let attempts = host.attempts(ended.id).await;
     let [attempt] = attempts.as_slice() else { panic!("{attempts:?}") };
     let outcome = attempt.outcome.as_ref().expect("it has ended");
-    assert_eq!((ended.state, outcome.class), (JobState::Failed, OutcomeClass::Infrastructure), "{}", outcome.message);
+    assert_eq!((ended.state, outcome.class), (JobState::Failed, OutcomeClass::Budget), "{}", outcome.message);
     let expected = "critic third did not judge the commit, and it is required: it was not asked, for the budget of job ";
     assert!(outcome.message.starts_with(expected), "{}", outcome.message);
     // What it used is on record, and so it is not tried again.

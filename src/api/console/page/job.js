@@ -156,7 +156,7 @@ function evidence({ gates = [], findings = [], critiques = [] }) {
     findings.length > 0 ? h("ul", { class: "list" }, findings.map((one) => h("li", { class: one.response === "reject" ? "failed" : "paused" },
       `${one.rule}: `, one.path ? h("code", {}, one.path + (one.line ? `:${one.line}` : ""), " ") : "", one.message))) : null,
     critiques.length > 0 ? h("ul", { class: "list" }, critiques.map((one) => h("li", {},
-      `Critic ${one.critic} (${one.model}): ${one.verdict}${one.score === undefined ? "" : `, ${one.score} of 100`}${one.partial ? ", of the beginning of the change only" : ""}`,
+      `Critic ${one.critic} (${one.model}): ${one.verdict}${one.score === undefined ? "" : `, ${one.score} of 100`}${one.partial ? ", of a part of the change only" : ""}`,
       one.reason ? `: ${one.reason}` : "", one.summary ? h("div", { class: "said" }, one.summary) : "",
       one.findings.map((remark) => h("div", { class: "said" }, `- ${remark.must_fix ? "must be fixed: " : ""}${remark.path ? `${remark.path}: ` : ""}${remark.message}`))))) : null,
   ];
