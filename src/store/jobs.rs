@@ -9,7 +9,7 @@ use super::statement::{Arg, args, tuples};
 use super::tx::Tx;
 use super::types::{JobFilter, Page};
 use crate::ids::JobId;
-use crate::job::{Hold, Job};
+use crate::job::{Hold, Job, JobState};
 
 const GET: &str = concat!("SELECT ", job_columns!(), " FROM jobs j JOIN job_specs s ON s.job = j.id WHERE j.id = $1");
 const LIST: &str = concat!("SELECT ", job_columns!(), " FROM jobs j JOIN job_specs s ON s.job = j.id WHERE ");
@@ -47,7 +47,9 @@ impl Store {
     /// When the database cannot be asked.
     pub async fn jobs(&self, filter: &JobFilter) -> Result<Page<Job>, StoreError> {
         let mut list = Listing::new();
-        list.only("j.state =", filter.state.map(|state| state.as_str().into()));
+        // What is held is queued: SQLite would go by that, and not by what it is held for.
+        let state = filter.state.filter(|state| filter.held.is_none() || *state != JobState::Queued);
+        list.only("j.state =", state.map(|state| state.as_str().into()));
         if let Some(held) = filter.held {
             list.that(held_for(held));
         }
@@ -61,11 +63,11 @@ impl Store {
 
 /// That a job is held for a reason, in the words of the index that has these.
 fn held_for(held: Hold) -> String {
-    let until = match held {
-        Hold::Scheduled | Hold::Backoff | Hold::Budget | Hold::Answer => concat!(held_until!(), " AND "),
-        Hold::Dependency | Hold::Key | Hold::Project => "",
+    let of_index = match held {
+        Hold::Scheduled | Hold::Backoff | Hold::Budget | Hold::Answer => held_until!(),
+        Hold::Dependency | Hold::Key | Hold::Project => "j.state = 'queued'",
     };
-    format!("{until}j.held = '{held}'")
+    format!("{of_index} AND j.held = '{held}'")
 }
 
 /// The conditions of a listing of `j`.

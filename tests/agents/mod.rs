@@ -5,17 +5,18 @@ mod resets;
 pub(crate) mod server;
 mod warm;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
 use sawmill::ids::JobId;
 use sawmill::job::{Hold, Job, JobState, Outcome, OutcomeClass, Stream};
 use serde_json::{Value, json};
 
-use crate::container::image;
+use crate::container::{self, image};
 use crate::delivery::daemon::{Daemon, Seat};
 use crate::delivery::host::{Host, Lodging, On, until};
 use crate::delivery::remote::{git, refs};
@@ -127,6 +128,30 @@ impl Site {
         self.host.enqueue(&self.spec())
     }
 
+    async fn containers(&self) -> BTreeSet<String> {
+        container::owned(&self.host.state_dir("a")).await
+    }
+
+    /// The container that is made ahead for the next job on the repository, once it is there alone.
+    async fn container_made_ahead(&self) -> String {
+        let first = self.host.enqueue(&json!({
+            "repo": self.remote, "backend": "shell", "changes": "none", "task": { "command": "true" },
+        }));
+        self.host.succeeded(first).await;
+        // What warms up has a container, too.
+        until("the agent is warmed up", async || self.worker.log().contains("backend agent is warmed up")).await;
+        let (mut seen, mut since) = (BTreeSet::new(), Instant::now());
+        until("a container is made ahead", async || {
+            let there = self.containers().await;
+            if there != seen {
+                (seen, since) = (there, Instant::now());
+            }
+            seen.len() == 1 && since.elapsed() > Duration::from_secs(1)
+        })
+        .await;
+        seen.pop_first().expect("one")
+    }
+
     /// What is delivered, said and counted is what is true.
     async fn check_delivered(&self, job: &Job, turns: u64) {
         let show = |what: &str| git(&self.remote, &["show", &format!("{}:{what}", job.branch)]);
@@ -228,9 +253,12 @@ async fn build_image(host: &Host) {
 
 async fn does_a_small_task(which: Which) {
     let site = Site::open(which, [LOOKS, WORKS, last(which)]).await;
+    let ahead = site.container_made_ahead().await;
     let job = site.enqueue();
     let job = site.host.succeeded(job).await;
     site.check_delivered(&job, 3).await;
+    // It would be there still for the next job.
+    until("it ran in the container that was made ahead", async || !site.containers().await.contains(&ahead)).await;
     site.close().await;
 }
 

@@ -90,6 +90,14 @@ impl Browser {
         .await;
     }
 
+    /// Waits until the page has asked so many times more.
+    pub(super) async fn asks_again(&self, times: u64) {
+        let asked =
+            async || self.evaluate("return performance.getEntriesByType('resource').length").await.as_u64().expect("a number");
+        let before = asked().await;
+        until("the page asks again", async || asked().await >= before + times).await;
+    }
+
     /// Writes into the field that an XPath finds.
     pub(super) async fn write(&self, path: &str, text: &str) {
         until(&format!("{path} can be written in"), async || match self.page.find(By::XPath(path)).await {

@@ -44,8 +44,9 @@ impl Site {
         self.host.enqueue(&json!({ "repo": self.remote, "changes": "optional", "task": { "command": command } }))
     }
 
-    /// Opens a view by its address.
+    /// Opens a view by its address, with nothing left of the one before.
     async fn view(&self, place: &str) {
+        self.browser.open("about:blank").await;
         self.browser.open(&format!("{}/#{place}", self.address)).await;
     }
 
@@ -134,7 +135,10 @@ async fn what_keeps_a_job_is_told_and_what_ends_that_is_a_click_away() {
     browser.reads_no_more("is paused").await;
     browser.click("//li[contains(., 'asks a question')]/a").await;
     browser.reads("It asks: Left or right?").await;
-    browser.write("//textarea", "To the left").await;
+    browser.write("//textarea", "To the").await;
+    browser.asks_again(20).await;
+    assert_eq!(browser.evaluate("return document.querySelector('textarea').value").await, "To the", "what is written stays");
+    browser.write("//textarea", " left").await;
     browser.click("//button[. = 'Answer']").await;
     browser.reads("\nTo the left\n").await;
 
@@ -180,31 +184,41 @@ async fn what_jobs_wrote_is_text_and_nothing_else() {
     let command = format!(
         "printf '%s\\n' '{hostile}'; printf '\\033[31mred\\033[0m\\n'; echo x > '<b>name'; echo '{result}' > \"$SAWMILL_RESULT\""
     );
-    let job = site.host.enqueue(&json!({
-        "repo": site.remote, "task": { "command": command, "instruction": format!("ask {hostile}") },
-        "execution": { "id": "<b>run" }, "deliver": { "branch": "plain" },
-        "artifacts": [{ "path": "<b>*" }],
-    }));
+    let ask = |more: serde_json::Value| {
+        let mut spec = json!({
+            "repo": site.remote, "task": { "command": command, "instruction": format!("ask {hostile}") },
+            "execution": { "id": "<b>run" }, "artifacts": [{ "path": "<b>*" }],
+        });
+        spec.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+        site.host.enqueue(&spec)
+    };
+    let job = ask(json!({ "deliver": { "branch": "plain" } }));
     site.host.succeeded(job).await;
+    // One that is on the first page.
+    ask(json!({ "deliver": { "branch": "other" }, "requires": ["<i>gpu"] }));
     let browser = &site.browser;
     for place in ["/", "/jobs", "/completions", &format!("/jobs/{job}")] {
         site.view(place).await;
-        if place != "/" {
-            browser.reads(hostile).await;
-        }
-        let made = browser
-            .evaluate("return document.querySelectorAll('main img, main script, main b[onclick], body > script').length")
-            .await;
+        browser.reads(hostile).await;
+        let made = browser.evaluate("return document.querySelectorAll('main :is(img, script, i), body > script').length").await;
         assert_eq!(made, json!(0), "{place}");
     }
-    browser.reads("red\n").await;
+    for text in ["\n<b>run\n", "<b>name", "\nred\n", &format!("done {hostile}")] {
+        browser.reads(text).await;
+    }
     let title = browser.evaluate("return document.title").await;
     assert!(title.as_str().is_some_and(|title| title.starts_with("ask <img")), "{title}");
     // Should a page ever make something of such a text, the browser does not run it.
-    browser.evaluate("document.body.insertAdjacentHTML('beforeend', '<img src=x onerror=\"document.title=3\">')").await;
+    let made = "<img id=made src=/nowhere onerror=\"window.ran = true\">";
+    browser.evaluate(&format!("document.body.insertAdjacentHTML('beforeend', {})", json!(made))).await;
+    let failed = "const made = document.getElementById('made'); return made.complete && made.naturalWidth === 0";
+    until("the image has failed", async || browser.evaluate(failed).await == json!(true)).await;
     browser
-        .evaluate("const s = document.createElement('script'); s.textContent = 'document.title=4'; document.body.append(s)")
+        .evaluate("const s = document.createElement('script'); s.textContent = 'window.ran = true'; document.body.append(s)")
         .await;
-    assert_eq!(browser.evaluate("return document.title").await, title);
+    assert_eq!(browser.evaluate("return window.ran ?? null").await, json!(null));
+    let page = reqwest::get(&site.address).await.expect("answered");
+    let policy = page.headers()["content-security-policy"].to_str().expect("text").to_owned();
+    assert!(policy.contains("frame-ancestors 'none'") && policy.contains("default-src 'none'"), "{policy}");
     site.close().await;
 }

@@ -8,23 +8,29 @@ export class Refusal extends Error {
   }
 }
 
+/** How long an answer may take. */
+const PATIENCE = 20_000;
+
 /** The server did not answer. */
 export class Silence extends Error {}
 
 async function send(method, path, body, signal) {
-  const request = { method, signal, headers: { accept: "application/json" } };
+  const patience = AbortSignal.timeout(PATIENCE);
+  const request = { method, signal: signal ? AbortSignal.any([signal, patience]) : patience, headers: { accept: "application/json" } };
   if (body !== undefined) {
     request.headers["content-type"] = "application/json";
     request.body = JSON.stringify(body);
   }
-  let response;
+  let response, answer;
   try {
     response = await fetch(path, request);
+    answer = await response.json();
   } catch (error) {
     if (signal?.aborted) throw error;
+    // What a proxy says of a server that is away is no document.
+    if (response && !response.ok) throw new Refusal(undefined, response.status);
     throw new Silence("the server does not answer");
   }
-  const answer = await response.json().catch(() => undefined);
   if (!response.ok) throw new Refusal(answer, response.status);
   return answer;
 }

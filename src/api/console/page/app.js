@@ -41,6 +41,7 @@ function open() {
   }
   const [match, view] = found;
   const shown = view({ id: match[1] && decodeURIComponent(match[1]), query: new URLSearchParams(query), signal: leave.signal, act });
+  refuse("");
   document.title = `${shown.title} · Sawmill`;
   main.replaceChildren(shown.element);
   watch(shown, leave.signal);
@@ -70,6 +71,7 @@ function pause(ms, signal) {
       clearTimeout(timer);
       document.removeEventListener("visibilitychange", done);
       document.removeEventListener("acted", done);
+      signal.removeEventListener("abort", done);
       resolve();
     };
     const timer = setTimeout(done, ms);
@@ -84,21 +86,27 @@ function tell(text) {
   if (notice.textContent !== text) notice.textContent = text;
 }
 
-/** Does what a button asks for, once; says what comes of it beside the button, and has the view look again. */
+/** Says what was refused, until the next act or view: not beside the button, which may be gone with the next look. */
+function refuse(text) {
+  document.getElementById("refusal").textContent = text;
+}
+
+/** Does what a button asks for, once, and has the view look again. */
 async function act(event, deed) {
   event.preventDefault();
   const place = event.target.closest("form, button");
   const button = place.tagName === "FORM" ? place.querySelector("button") : place;
   button.disabled = true;
-  place.parentElement.querySelector(".refusal")?.remove();
+  refuse("");
   try {
     await deed();
     place.closest("details.act")?.removeAttribute("open");
+    if (place.contains(document.activeElement)) document.activeElement.blur();
   } catch (error) {
-    place.after(h("p", { class: "refusal failed", role: "alert" }, error.message));
+    // What was written stays.
+    refuse(error.message);
   } finally {
     button.disabled = false;
-    document.activeElement?.blur();
     document.dispatchEvent(new Event("acted"));
   }
 }

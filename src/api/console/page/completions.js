@@ -5,6 +5,7 @@ import { Region, h, table } from "./dom.js";
 import { count, firstLine, moment } from "./format.js";
 import { choice, filters, jobLink, state } from "./parts.js";
 
+const LISTED = 30;
 const STATES = ["pending", "claimed", "acked", "dead"];
 
 export function completions({ query, act }) {
@@ -18,7 +19,7 @@ export function completions({ query, act }) {
     list.element, further.element,
   );
   const look = async (signal) => {
-    const page = await get("/v1/completions", asked, signal);
+    const page = await get("/v1/completions", { limit: LISTED, ...asked }, signal);
     list.show(page.items);
     further.show(page.next);
   };

@@ -17,41 +17,54 @@ function flat(children) {
 }
 
 /**
- * A part of a view that is made anew when what it shows has changed, and left alone otherwise and while somebody writes in it:
- * what is selected, open or half written stays.
+ * A part of a view that is made anew when what it shows has changed, and left alone while somebody uses it: writes in it, has a form of
+ * it open, has some of it selected, or holds the pointer down on it. What was open or had the focus has it again.
  */
 export class Region {
   #shown = undefined;
+  #pressed = false;
   #make;
 
   constructor(make, name = "div", attributes = undefined) {
     this.element = h(name, attributes);
+    this.element.addEventListener("pointerdown", () => {
+      this.#pressed = true;
+      addEventListener("pointerup", () => setTimeout(() => (this.#pressed = false)), { once: true });
+    });
     this.#make = make;
   }
 
   show(data) {
     const key = JSON.stringify(data) ?? "undefined";
-    if (key === this.#shown || this.#isWrittenIn()) return;
-    this.#shown = key;
+    if (key === this.#shown || this.#isUsed()) return;
     const open = new Set(this.#details().filter((one) => one.open).map(nameOf));
+    const focused = this.#stops().indexOf(document.activeElement);
     this.element.replaceChildren(...flat([this.#make(data)]));
+    this.#shown = key;
     for (const one of this.#details()) one.open ||= open.has(nameOf(one));
+    if (focused >= 0) this.#stops()[focused]?.focus();
   }
 
   #details() {
     return [...this.element.querySelectorAll("details:not(.act)")];
   }
 
-  #isWrittenIn() {
+  /** Where the focus can be. */
+  #stops() {
+    return [...this.element.querySelectorAll("a, button, summary")];
+  }
+
+  #isUsed() {
     const active = document.activeElement;
-    const writes = active && ["INPUT", "TEXTAREA", "SELECT"].includes(active.tagName);
-    const open = this.element.querySelector("details.act[open]");
-    return (writes && this.element.contains(active)) || open !== null;
+    const writes = active && ["INPUT", "TEXTAREA", "SELECT"].includes(active.tagName) && this.element.contains(active);
+    const selection = document.getSelection();
+    const selects = selection && !selection.isCollapsed && this.element.contains(selection.anchorNode);
+    return this.#pressed || writes || selects || this.element.querySelector("details.act[open]") !== null;
   }
 }
 
 function nameOf(details) {
-  return details.querySelector("summary")?.textContent;
+  return details.dataset.name ?? details.querySelector("summary")?.textContent;
 }
 
 /** A table; `columns` are names, or `[name, class]`. */

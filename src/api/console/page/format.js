@@ -27,12 +27,15 @@ function relative(at) {
 /** A moment as how far it is away, which goes on by itself; the moment itself is its title. */
 export function moment(at) {
   const date = new Date(at);
+  // A number that a planner took for a time, and that is none.
+  if (Number.isNaN(date.getTime())) return String(at);
   return h("time", { datetime: date.toISOString(), title: date.toLocaleString(), "data-at": String(at) }, relative(at));
 }
 
 /** How long it has been since, which goes on by itself. */
 export function since(at) {
   const date = new Date(at);
+  if (Number.isNaN(date.getTime())) return String(at);
   return h("time", { datetime: date.toISOString(), title: `since ${date.toLocaleString()}`, "data-since": String(at) }, duration(Date.now() - at));
 }
 

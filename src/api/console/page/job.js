@@ -31,7 +31,7 @@ export function job({ id, query, signal, act }) {
       get("/v1/completions", { job: id, limit: 1 }, signal), get("/v1/budget", { job: id }, signal),
     ]);
     document.title = `${title(found)} · Sawmill`;
-    head.show({ job: found, budgets: budgets.items });
+    head.show({ job: found, budgets: budgets.items, begun: tried.items.at(-1)?.started_at });
     why.show(explained);
     deeds.show({ id, state: found.state, held: found.held, cancel: found.cancel_requested_at, question: questionOf(explained) });
     delivered.show(entries.items[0]);
@@ -49,7 +49,7 @@ export function job({ id, query, signal, act }) {
   return shown;
 }
 
-function headOf({ job, budgets }) {
+function headOf({ job, budgets, begun }) {
   const { spec, forecast, time_limit, runs_on } = job;
   const budget = budgets.filter(({ budget }) => budget.tokens !== undefined || budget.cost_usd !== undefined);
   const spent = (one) => {
@@ -62,7 +62,7 @@ function headOf({ job, budgets }) {
   return h("div", {},
     h("h1", {}, title(job)),
     h("div", { class: "panel" }, facts([
-      ["State", [state(job.state), " ", job.outcome && job.state !== "queued" ? h("span", { class: "said" }, job.outcome.message) : ""]],
+      ["State", [state(job.state), " ", job.finished_at && job.outcome ? h("span", { class: "said" }, job.outcome.message) : ""]],
       ["Id", h("code", {}, job.id)],
       ["Project", spec.project], ["Execution", [spec.execution?.id, spec.execution?.role].filter(Boolean).join(", ")],
       ["Backend", spec.backend], ["Repository", job.repo], ["Base", job.base], ["Branch", h("code", {}, job.branch)],
@@ -70,8 +70,8 @@ function headOf({ job, budgets }) {
       ["Priority", spec.priority !== "normal" && spec.priority], ["Requires", spec.requires?.join(", ")],
       ["Enqueued", moment(job.created_at)],
       ["Expected to start", ahead],
-      ["Took", job.started_at && job.finished_at && duration(job.finished_at - job.started_at)],
-      ["Runs", job.state === "running" && ["for ", since(job.started_at), ` on ${job.worker}, ${runs_on?.on === "container" ? `in a container of ${runs_on.image}` : "on the host"}`]],
+      ["Took", job.started_at && job.finished_at && `${duration(job.finished_at - job.started_at)} from its first start to its end`],
+      ["Runs", job.state === "running" && begun && ["for ", since(begun), ` on ${job.worker}, ${runs_on?.on === "container" ? `in a container of ${runs_on.image}` : "on the host"}`]],
       ["May take", time_limit && `${duration(time_limit.limit_ms)}: of ${time_limit.samples} attempts at ${time_limit.size} tasks like it ${time_limit.percent} % took at most ${duration(time_limit.took_ms)}`],
       ["Attempts", `${job.attempts_used} of ${job.attempts_max} used${job.resets ? `, and ${count(job.resets, "reset", "resets")}` : ""}`],
       ["Budget", budget.length > 0 && budget.map(spent)],
@@ -178,7 +178,7 @@ function attemptsOf(id, { items, shown }) {
       one.resources.exit_code ? `exit status ${one.resources.exit_code}` : one.resources.signal && `ended by signal ${one.resources.signal}`,
       used(one.usage), one.salvage && `what it left is in salvage ${one.salvage.slice(0, 10)}`,
     ].filter(Boolean).join(" · ")),
-    (one.rejections ?? []).map((rejection, at) => h("details", {}, h("summary", {}, `Rejected, round ${at + 1}: ${rejection.message}`),
+    (one.rejections ?? []).map((rejection, at) => h("details", { "data-name": `${one.attempt}-${at}` }, h("summary", {}, `Rejected, round ${at + 1}: ${rejection.message}`),
       evidence(rejection), rejection.output ? h("pre", { class: "said" }, rejection.output) : null)))));
 }
 

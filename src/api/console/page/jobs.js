@@ -5,6 +5,7 @@ import { Region, h } from "./dom.js";
 import { choice, filters, jobTable } from "./parts.js";
 
 const HOLDS = ["scheduled", "backoff", "dependency", "key", "project", "budget", "answer"];
+const LISTED = 50;
 const STATES = ["queued", "running", "succeeded", "failed", "cancelled"];
 
 export function jobs({ query }) {
@@ -21,7 +22,7 @@ export function jobs({ query }) {
     list.element, further.element,
   );
   const look = async (signal) => {
-    const page = await get("/v1/jobs", asked, signal);
+    const page = await get("/v1/jobs", { limit: LISTED, ...asked }, signal);
     list.show(page);
     further.show(page.next);
   };

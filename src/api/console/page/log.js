@@ -32,7 +32,7 @@ export function follow(job, attempt, signal) {
   const above = h("p", { class: "small faint" });
   const below = h("p", { class: "small faint" });
   const texts = { stdout: new Text(), stderr: new Text(), system: new Text() };
-  let [shown, at, ended] = [0, 0, false];
+  let [shown, at, begun, ended] = [0, 0, false, false];
   let source;
 
   const add = (piece) => {
@@ -50,7 +50,7 @@ export function follow(job, attempt, signal) {
 
   // A browser has few connections to one server for all of its pages: one that nobody sees has none.
   const open = () => {
-    if (signal.aborted || ended || document.hidden) return;
+    if (signal.aborted || !begun || ended || document.hidden) return;
     source?.close();
     source = new EventSource(`${path`/v1/jobs/${job}/logs`}?${new URLSearchParams({ attempt, from: at })}`);
     source.addEventListener("log", (event) => {
@@ -76,22 +76,28 @@ export function follow(job, attempt, signal) {
 
   const begin = async () => {
     const { total } = await get(path`/v1/jobs/${job}/logs`, { attempt, max: 1 }, signal);
-    at = Math.max(0, total - TAIL);
-    if (at > 0) {
-      const all = () => {
-        lines.replaceChildren();
-        above.replaceChildren();
-        below.replaceChildren();
-        [shown, at, ended] = [0, 0, false];
-        open();
-      };
+    [at, begun] = [Math.max(0, total - TAIL), true];
+    below.replaceChildren();
+    const all = () => {
+      lines.replaceChildren();
+      above.replaceChildren();
+      below.replaceChildren();
+      [shown, at, ended] = [0, 0, false];
+      open();
+    };
+    if (at > 0 && total <= SHOWN_MAX) {
       above.replaceChildren(`The first ${bytes(at)} are left out. `, h("button", { onclick: all }, "From the beginning"));
+    } else if (at > 0) {
+      above.textContent = `The first ${bytes(at)} are left out; sawmill logs has all of it.`;
     }
     open();
   };
-  begin().catch((error) => {
-    if (!signal.aborted) below.textContent = `The log cannot be read: ${error.message}`;
+  const tryToBegin = () => begin().catch((error) => {
+    if (signal.aborted) return;
+    below.textContent = `The log cannot be read: ${error.message}`;
+    setTimeout(tryToBegin, AGAIN_AFTER);
   });
+  tryToBegin();
   const seen = () => (document.hidden ? source?.close() : open());
   document.addEventListener("visibilitychange", seen, { signal });
   signal.addEventListener("abort", () => source?.close());

@@ -13,7 +13,7 @@ export function overview({ act }) {
   const needs = new Region((data) => needsOf(data, act));
   const running = new Region((jobs) => jobTable(jobs, "Nothing runs."));
   const waiting = new Region((jobs) => jobTable(jobs, "Nothing waits."));
-  let counts, counted = 0;
+  let counts, budgets, counted = 0;
   const element = h("div", {},
     tiles.element,
     h("h2", {}, "Needs somebody"), needs.element,
@@ -22,17 +22,18 @@ export function overview({ act }) {
   );
   const look = async (signal) => {
     const listed = (parameters) => get("/v1/jobs", { limit: LISTED, ...parameters }, signal);
-    const [workers, pauses, questions, budgets, runs, waits, dead] = await Promise.all([
-      get("/v1/workers", {}, signal), get("/v1/pauses", {}, signal), listed({ held: "answer" }), get("/v1/budget", {}, signal),
-      listed({ state: "running" }), listed({ state: "queued" }), get("/v1/completions", { state: "dead", limit: LISTED }, signal),
+    const [workers, pauses, questions, runs, waits] = await Promise.all([
+      get("/v1/workers", {}, signal), get("/v1/pauses", {}, signal), listed({ held: "answer" }),
+      listed({ state: "running" }), listed({ state: "queued" }),
     ]);
     if (Date.now() - counted >= COUNT_EVERY) {
-      [counts, counted] = [await get("/v1/counts", {}, signal), Date.now()];
+      [counts, budgets] = await Promise.all([get("/v1/counts", {}, signal), get("/v1/budget", {}, signal)]);
+      counted = Date.now();
     }
     tiles.show({ counts, workers: workers.items.map(({ state, slots }) => ({ state, slots })) });
     needs.show({
       workers: workers.items.map(troubles).filter(({ lines }) => lines.length > 0), pauses: pauses.items, questions: questions.items,
-      budgets: budgets.items.filter(isSpent), dead: dead.items.length, more: dead.next !== undefined,
+      more: questions.next !== undefined, budgets: budgets.items.filter(isSpent), dead: counts.completions.dead,
     });
     running.show(runs.items);
     waiting.show(waits.items);
@@ -76,13 +77,14 @@ function troubles({ id, host, state, seen_at, pressure, claiming, slots, drain }
   return { id, host, lines };
 }
 
-function needsOf({ workers, pauses, questions, budgets, dead, more }, act) {
+function needsOf({ workers, pauses, questions, more, budgets, dead }, act) {
   const lines = [
     questions.map((job) => h("li", {}, jobLink(job.id, title(job)), " asks a question and fails unless it is answered, ", moment(job.ready_at))),
+    more ? h("li", {}, h("a", { href: "#/jobs?held=answer" }, "Older jobs"), " ask questions, too") : [],
     pauses.map((pause) => h("li", {}, pauseLine(pause, act))),
     workers.flatMap(({ id, host, lines }) => lines.map(([text, at]) => h("li", {}, h("a", { href: "#/workers" }, `Worker ${id}`), ` on ${host} ${text} `, moment(at)))),
     budgets.map((one) => h("li", {}, h("a", { href: "#/usage" }, `The budget of project ${one.name}`), " is used up ", `(${dollars(one.spent.cost_usd)})`, one.again_at ? [", the next one begins ", moment(one.again_at)] : "")),
-    dead > 0 ? h("li", {}, h("a", { href: "#/completions?state=dead" }, `${more ? "More than " : ""}${count(dead, "completion was", "completions were")} set aside`), " after every delivery failed") : [],
+    dead > 0 ? h("li", {}, h("a", { href: "#/completions?state=dead" }, `${count(dead, "completion is", "completions are")} set aside`), " and handed out no more") : [],
   ].flat();
   return lines.length > 0 ? h("ul", { class: "list panel" }, lines) : h("p", { class: "faint" }, "Nothing.");
 }

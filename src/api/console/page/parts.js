@@ -2,7 +2,7 @@
 
 import { path, post } from "./api.js";
 import { h, table } from "./dom.js";
-import { firstLine, moment, since } from "./format.js";
+import { firstLine, moment } from "./format.js";
 
 export function state(word, kind = word) {
   return h("span", { class: `state ${kind}` }, word);
@@ -42,11 +42,10 @@ function news(job) {
   return job.outcome ? firstLine(job.outcome.message, 160) : "";
 }
 
-/** When a job began to be what it is. */
+/** When a job ended, first began, or was enqueued. */
 function when(job) {
   if (job.finished_at) return moment(job.finished_at);
-  if (job.state === "running") return ["for ", since(job.started_at)];
-  return moment(job.created_at);
+  return moment(job.state === "running" ? job.started_at : job.created_at);
 }
 
 export function jobTable(jobs, none) {
@@ -61,7 +60,7 @@ export function pauseLine(pause, act) {
   const lift = (event) => act(event, () => post(path`/v1/pauses/${pause.credential}/lift`));
   return [
     h("b", {}, `Credential ${pause.credential} is paused`), " and starts again ", moment(pause.until),
-    pause.reset_known ? " (its provider says so)" : ` (a guess, for the ${pause.times === 1 ? "first" : `${pause.times}th`} time in a row)`,
+    pause.reset_known ? " (its provider says so)" : ` (a guess, time ${pause.times} in a row)`,
     ": ", firstLine(pause.reason, 240), " ", h("button", { onclick: lift }, "Lift"),
   ];
 }
@@ -80,5 +79,5 @@ export function filters(place, fields) {
     const query = new URLSearchParams(chosen).toString();
     location.hash = query ? `${place}?${query}` : place;
   };
-  return h("form", { class: "line", onsubmit: submit, onchange: (event) => event.currentTarget.requestSubmit() }, fields);
+  return h("form", { class: "line", onsubmit: submit, onchange: (event) => event.target.tagName === "SELECT" && event.currentTarget.requestSubmit() }, fields);
 }

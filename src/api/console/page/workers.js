@@ -6,9 +6,21 @@ import { bytes, moment, since } from "./format.js";
 import { jobLink, pauseLine, state, workerKind } from "./parts.js";
 
 export function workers({ act }) {
-  const list = new Region((items) => items.length === 0 ? h("p", { class: "faint" }, "No worker has ever reported.") : items.map((worker) => workerOf(worker, act)));
-  const element = h("div", {}, h("h1", {}, "Workers"), list.element);
-  const look = async (signal) => list.show((await get("/v1/workers", {}, signal)).items);
+  const none = new Region((count) => count === 0 && h("p", { class: "faint" }, "No worker has ever reported."));
+  const element = h("div", {}, h("h1", {}, "Workers"), none.element);
+  // One for each: an open form of one keeps no other from being shown as it is.
+  const regions = new Map();
+  const look = async (signal) => {
+    const { items } = await get("/v1/workers", {}, signal);
+    none.show(items.length);
+    for (const worker of items) {
+      if (!regions.has(worker.id)) {
+        regions.set(worker.id, new Region((worker) => workerOf(worker, act)));
+        element.append(regions.get(worker.id).element);
+      }
+      regions.get(worker.id).show(worker);
+    }
+  };
   return { title: "Workers", element, look };
 }
 
@@ -30,8 +42,8 @@ function workerOf(worker, act) {
     facts([
       ["Labels", labels.join(", ")],
       ["Backends", backends.map(({ name, capabilities }) => name + (capabilities.length > 0 ? ` (${capabilities.join(", ")})` : "")).join(", ")],
-      ["Memory", pressure.memory_available_bytes != null && `${bytes(pressure.memory_available_bytes)} to be had; claims stop below ${bytes(pressure.limits.memory_available_bytes)}`],
-      ["Disk", pressure.disk_free_bytes != null && `${bytes(pressure.disk_free_bytes)} free; claims stop below ${bytes(pressure.limits.disk_free_bytes + pressure.limits.disk_job_bytes)}`],
+      ["Memory", pressure.memory_available_bytes != null && `${bytes(pressure.memory_available_bytes)} to be had${below(pressure.limits.memory_available_bytes)}`],
+      ["Disk", pressure.disk_free_bytes != null && `${bytes(pressure.disk_free_bytes)} free${below(pressure.limits.disk_free_bytes && pressure.limits.disk_free_bytes + pressure.limits.disk_job_bytes)}`],
       ["Looked at the queue", claiming.asked_at && moment(claiming.asked_at)],
       ["Claimed", claiming.claimed_at && moment(claiming.claimed_at)],
     ].map(([name, value]) => [name, value === false ? null : value])),
@@ -40,6 +52,10 @@ function workerOf(worker, act) {
         ? h("button", { onclick: (event) => act(event, () => post(to("resume"))) }, "Resume")
         : h("details", { class: "act" }, h("summary", {}, "Drain"), h("form", { class: "line", onsubmit: drains }, h("input", { name: "reason", placeholder: "Why", "aria-label": "Why" }), h("button", {}, "Drain")))),
   );
+}
+
+function below(limit) {
+  return limit > 0 ? `; claims stop below ${bytes(limit)}` : "";
 }
 
 function content(slot) {
