@@ -22,7 +22,7 @@ const fn kind(error: &StoreError) -> Kind {
     match error {
         StoreError::NotFound { .. } => Kind::NotFound,
         StoreError::LeaseLost => Kind::LeaseLost,
-        StoreError::NoSuchDependency(_) | StoreError::ForeignBase { .. } => Kind::InvalidDocument,
+        StoreError::NoSuchDependency(_) | StoreError::ForeignBase { .. } | StoreError::UnpushedBase(_) => Kind::InvalidDocument,
         StoreError::QueueFull { .. } => Kind::QueueFull,
         StoreError::KeyConflict { .. } => Kind::KeyConflict,
         StoreError::BranchTaken { .. } => Kind::BranchTaken,

@@ -15,7 +15,7 @@ use crate::config::{Config, Environment, Loaded, ProjectConfig};
 use crate::critic::Critics;
 use crate::git::{Git, GitError, Mounting, Provisioner};
 use crate::store::Store;
-use crate::worker::{Daemon, Setup, Shutdown};
+use crate::worker::{Daemon, Setup, Shutdown, reap_loop};
 
 /// This build: version and git revision.
 pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("SAWMILL_REVISION"), ")");
@@ -112,7 +112,11 @@ impl Composition {
         self.limit_projects(&store).await?;
         let listener = api::listen(&self.config().server).await?;
         let router = self.router(store.clone(), shutdown.drain.clone());
+        // Where there is no worker, integrators' leases end all the same, and jobs that have waited too long.
+        let ended = shutdown.drain.clone();
+        let reaping = tokio::spawn(reap_loop(store.clone(), self.config().queue.poll, ended));
         api::serve(listener, router, self.config().server.drain, shutdown.drain).await?;
+        reaping.await?;
         store.close().await;
         Ok(())
     }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::checkout::Checkout;
 use super::diff::Changes;
 use super::error::GitError;
-use super::layer::Reason;
+use super::layer::{DEPTH_MAX, Reason};
 use super::stage::{Stage, parse_id};
 use super::submodules;
 use super::worktree::Worktree;
@@ -50,6 +50,10 @@ impl Worktree {
             match self.commit_from_layer(message).await {
                 Ok(change) => return Ok(change),
                 Err(Reason::Moved { path, why }) => return Err(GitError::Refused { path, why }),
+                Err(Reason::TooDeep { path }) => {
+                    let why = format!("directories lie in each other {DEPTH_MAX} deep and more");
+                    return Err(GitError::Refused { path, why });
+                }
                 Err(Reason::NotSimple(reason)) => {
                     tracing::info!(%reason, tree = %self.tree().display(), "git itself adds the whole tree")
                 }

@@ -79,7 +79,7 @@ pub use maintain::Maintained;
 pub use marks::Marks;
 pub use mirror::Mirror;
 pub use overlay::try_overlays;
-pub use place::{release, release_below, relocate, repository_of, revive};
+pub use place::{release, release_below, relocate, repository_of, revive, unmount_all_below};
 pub use plain_clone::PlainClone;
 pub use push::Pushed;
 pub use recycled::{RECYCLED, set_aside};

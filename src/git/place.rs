@@ -13,7 +13,7 @@ use super::error::{GitError, io_error};
 use super::journal::{Identity, Journal};
 use super::marks::Marks;
 use super::mirror::name_of;
-use super::overlay::{Layers, detach, detach_below, unmount};
+use super::overlay::{Layers, detach, detach_below, mounts, unmount};
 use super::snapshot;
 use super::worktree::move_to_trash;
 
@@ -48,6 +48,14 @@ pub fn repository_of(place: &Path) -> Option<String> {
 /// What the system says.
 pub fn release_below(dir: &Path) -> Result<(), GitError> {
     detach_below(dir)
+}
+
+/// Takes off whatever anybody has mounted at or below a directory that is to be deleted.
+///
+/// # Errors
+/// What the system says.
+pub fn unmount_all_below(dir: &Path) -> Result<(), GitError> {
+    mounts()?.iter().rev().filter(|at| at.starts_with(dir)).try_for_each(|at| detach(at))
 }
 
 /// Moves whatever there is of a worktree from one place to another, and mounts it there again where it was an overlay that all

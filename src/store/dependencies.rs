@@ -17,6 +17,7 @@ use crate::ids::{JobId, ObjectId};
 use crate::job::{AfterFailure, Hold, Job, JobSpec, JobState, OutcomeClass};
 
 const NEEDED: &str = "SELECT j.state, j.repo, j.commit_id, j.base FROM jobs j WHERE j.id = $1";
+const DOCUMENT: &str = "SELECT s.document FROM job_specs s WHERE s.job = $1";
 const MARK_NEEDED: &str = "UPDATE jobs SET needed = 1 WHERE id = $1 AND needed = 0";
 const PUT: &str = "INSERT INTO dependencies (job, needs, cascade, gives_base, met) VALUES ($1, $2, $3, $4, $5) \
     ON CONFLICT (job, needs) DO UPDATE SET met = excluded.met";
@@ -62,6 +63,11 @@ struct Waiting {
 #[derive(sqlx::FromRow)]
 struct Reached {
     id: uuid::Uuid,
+}
+
+#[derive(sqlx::FromRow)]
+struct Document {
+    document: String,
 }
 
 /// One that a job waits for.
@@ -128,6 +134,10 @@ impl Needs {
             if gives_base && row.repo != repo {
                 return Err(StoreError::ForeignBase { job, repo: row.repo });
             }
+            // One that has delivered no change gives what it started from.
+            if gives_base && (row.commit_id.is_some() || !state.is_final()) && !pushes(tx, job).await? {
+                return Err(StoreError::UnpushedBase(job));
+            }
             if gives_base && state == JobState::Succeeded {
                 // One that succeeded without a change delivers what it started from.
                 needs.base = Some(row.commit_id.unwrap_or(row.base));
@@ -162,6 +172,13 @@ impl Needs {
         let held = self.hold().then(|| Hold::Dependency.as_str());
         tx.run(HOLD_AGAIN, args![job, held, self.base.as_deref()]).await.map(drop)
     }
+}
+
+/// Whether what a job delivers is pushed.
+async fn pushes(tx: &mut Tx, job: JobId) -> Result<bool, StoreError> {
+    let Some(Document { document }) = tx.first(DOCUMENT, args![job]).await? else { return Ok(true) };
+    let spec: JobSpec = serde_json::from_str(&document).map_err(|error| StoreError::corrupt(format!("job {job}"), error))?;
+    Ok(spec.deliver.push)
 }
 
 /// The sentence of a job that ends because another did.

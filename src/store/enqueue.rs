@@ -64,7 +64,7 @@ impl Store {
     /// failed is never met by another.
     ///
     /// # Errors
-    /// [`StoreError::NoSuchDependency`], [`StoreError::ForeignBase`], [`StoreError::KeyConflict`], [`StoreError::IdConflict`] and [`StoreError::BranchTaken`].
+    /// [`StoreError::NoSuchDependency`], [`StoreError::ForeignBase`], [`StoreError::UnpushedBase`], [`StoreError::KeyConflict`], [`StoreError::IdConflict`] and [`StoreError::BranchTaken`].
     /// [`StoreError::QueueFull`], and nothing has changed: how exactly a limit holds is said in `depth`.
     pub async fn enqueue(&self, new: NewJob) -> Result<Enqueued, StoreError> {
         let admission = match self.admit(&new).await? {

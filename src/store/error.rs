@@ -44,6 +44,11 @@ pub enum StoreError {
         /// Its remote.
         repo: String,
     },
+    /// The job is to start from what one does not push.
+    #[error(
+        "cannot enqueue a job that starts from the commit of job {0}: that one does not push, and other workers could not get it"
+    )]
+    UnpushedBase(JobId),
     /// As many jobs wait as are allowed.
     #[error("cannot enqueue another job: {waiting} of {what} wait already, and {pace}; try again in {} s", retry_after.as_secs())]
     QueueFull {
@@ -273,6 +278,7 @@ impl StoreError {
                 | Self::IdConflict(_)
                 | Self::NoSuchDependency(_)
                 | Self::ForeignBase { .. }
+                | Self::UnpushedBase(_)
                 | Self::BranchTaken { .. }
         )
     }

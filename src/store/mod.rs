@@ -25,6 +25,7 @@ mod deadline;
 mod dependencies;
 mod depth;
 mod driver;
+mod duty;
 mod enqueue;
 mod error;
 mod expire;

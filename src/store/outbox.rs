@@ -15,20 +15,22 @@ use crate::job::JobState;
 
 const ADD: &str = "INSERT INTO outbox (id, job, attempt, state, created_at) VALUES ";
 
+/// Events in one statement: databases limit the arguments of one, and an end may end any number of those that wait for it.
+const BATCH: usize = 100;
+
 /// Records that jobs have ended: which, in which attempt, where there was one, and how.
 pub(super) async fn add_ends(
     tx: &mut Tx,
     ends: &[(JobId, Option<AttemptNo>, JobState)],
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    if ends.is_empty() {
-        return Ok(());
+    for ends in ends.chunks(BATCH) {
+        let args = ends.iter().flat_map(|(job, attempt, state)| {
+            let attempt = attempt.map(|attempt| i64::from(attempt.0));
+            args![Uuid::now_v7(), *job, attempt, state.as_str(), now]
+        });
+        let args: Vec<Arg> = args.collect();
+        tx.run(&format!("{ADD}{}", tuples(1, ends.len(), 5)), args).await?;
     }
-    let args = ends.iter().flat_map(|(job, attempt, state)| {
-        let attempt = attempt.map(|attempt| i64::from(attempt.0));
-        args![Uuid::now_v7(), *job, attempt, state.as_str(), now]
-    });
-    let args: Vec<Arg> = args.collect();
-    tx.run(&format!("{ADD}{}", tuples(1, ends.len(), 5)), args).await?;
     Ok(())
 }

@@ -9,16 +9,12 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::Store;
 use super::error::StoreError;
 use super::statement::{Arg, args, tuples};
 use super::tx::{Lock, Tx};
+use super::{Store, duty};
 use crate::clock::Timestamp;
 
-/// One row, which whoever has it, or finds it abandoned, takes for a while.
-const TAKE: &str = "INSERT INTO duties (name, holder, until) VALUES ('retention', $1, $2) \
-    ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, until = excluded.until \
-    WHERE duties.holder = excluded.holder OR duties.until <= $3";
 /// Along `jobs_finished`, from where the sweep has come to.
 const ENDED: &str = "SELECT j.id, j.finished_at FROM jobs j \
     WHERE j.finished_at <= $1 AND (j.finished_at, j.id) > ($2, $3) ORDER BY j.finished_at, j.id LIMIT ";
@@ -99,7 +95,7 @@ impl Store {
         let over = self.db().first::<Ended>(&sql, from(sweep)).await?.is_none();
         let mut tx = self.db().begin().await?;
         let now = self.now();
-        if tx.run(TAKE, args![sweep.holder, now + DUTY, now]).await? == 0 {
+        if !duty::take(&mut tx, duty::RETENTION, sweep.holder, DUTY, now).await? {
             tx.rollback().await;
             return Ok(Swept::NotOurs);
         }

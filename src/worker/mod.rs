@@ -35,5 +35,6 @@ pub use config::{AdmissionConfig, Config};
 pub use costs::{Cost, Costs};
 pub use daemon::{Daemon, Setup, Shutdown, WorkerError};
 pub use identity::IdentityError;
+pub use reaper::reap_loop;
 pub use reclaim::Reclaim;
 pub use reconcile::{Reconciled, Visitor, reconcile};

@@ -5,6 +5,7 @@
 
 mod config;
 mod kept;
+mod removal;
 mod slot;
 mod trash;
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
+use super::removal::remove;
 use crate::git;
 
 /// A directory of things to delete, on the same filesystem as what it takes.
@@ -55,7 +56,7 @@ impl Trash {
         if path.parent() != Some(&self.dir) {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        git::release_below(path).map_err(io::Error::other)?;
+        git::unmount_all_below(path).map_err(io::Error::other)?;
         match delete(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             deleted => deleted,
@@ -67,8 +68,8 @@ impl Trash {
     /// # Errors
     /// The first thing that cannot be deleted; the others are tried all the same.
     pub fn empty_once(&self) -> io::Result<u64> {
-        // A worktree that was mounted again while it was moved here.
-        git::release_below(&self.dir).map_err(io::Error::other)?;
+        // A worktree that was mounted again while it was moved here; what a job of root's has mounted, and would be deleted behind it.
+        git::unmount_all_below(&self.dir).map_err(io::Error::other)?;
         let mut deleted = 0;
         let mut first_error = None;
         for entry in fs::read_dir(&self.dir)? {
@@ -94,17 +95,22 @@ fn delete(path: &Path) -> io::Result<()> {
     if path.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
         return Ok(());
     }
-    match fs::remove_dir_all(path) {
+    let trash = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
+    match remove(path, trash) {
         Err(error) if git::is_closed(&error) => {
             open_up(path)?;
-            fs::remove_dir_all(path)
+            remove(path, trash)
         }
         other => other,
     }
 }
 
+/// As far as it can be named: what lies deeper is opened when it has come to the top.
 fn open_up(dir: &Path) -> io::Result<()> {
-    git::open_up(dir)?;
+    match git::open_up(dir) {
+        Err(error) if error.kind() == io::ErrorKind::InvalidFilename => return Ok(()),
+        opened => opened?,
+    }
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
         if entry.file_type()?.is_dir() {

@@ -4,7 +4,7 @@ use sawmill::ids::JobId;
 use sawmill::job::{AfterFailure, Hold, Job, JobState, OutcomeClass};
 use sawmill::store::{Change, ChangedJobs, Enqueued, NewJob, Run, Selection, Store, StoreError};
 
-use super::{LONG, Queue, ask, delivered, finish, new_job, object, on_both};
+use super::{LONG, Place, Queue, ask, delivered, finish, new_job, object, on_both};
 
 fn after(needs: &[JobId]) -> impl FnOnce(&mut NewJob) {
     let needs = needs.to_vec();
@@ -33,6 +33,25 @@ async fn states(queue: &Queue, ids: &[JobId]) -> Vec<JobState> {
         states.push(job(queue, *id).await.state);
     }
     states
+}
+
+/// Writes as many jobs like one that waits for another as one statement has not the arguments for, on either database.
+fn many_like(queue: &Queue, job: JobId, needed: JobId) -> String {
+    let (made, literal): (_, fn(JobId) -> String) = match queue.place {
+        Place::File { .. } => ("randomblob(16)", |id| format!("X'{}'", id.as_uuid().simple())),
+        Place::Schema { .. } => ("gen_random_uuid()", |id| format!("'{id}'")),
+    };
+    let (name, job, needed) = (job, literal(job), literal(needed));
+    format!(
+        "INSERT INTO jobs (id, repo, base, branch, route, priority, position, share, state, held, ready_at, attempts_max, created_at) \
+         WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 14000) \
+         SELECT {made}, repo, base, 'like/{name}/' || i, route, priority, position, share, state, held, ready_at, attempts_max, created_at \
+         FROM n CROSS JOIN jobs WHERE id = {job}; \
+         INSERT INTO dependencies (job, needs, cascade, gives_base, met) \
+         SELECT id, {needed}, 1, 0, 0 FROM jobs WHERE held = 'dependency' AND id NOT IN (SELECT job FROM dependencies); \
+         INSERT INTO job_specs (job, digest, document) \
+         SELECT id, 'd', '{{\"task\":{{}}}}' FROM jobs WHERE id NOT IN (SELECT job FROM job_specs)"
+    )
 }
 
 /// Claims the one job that can be claimed, which is this one, and ends it.
@@ -278,6 +297,32 @@ on_both! {
         run(queue, needed, OutcomeClass::Succeeded).await;
         assert_eq!(job(queue, waiting).await.held, None);
         assert_eq!(job(queue, later).await.held, Some(Hold::Scheduled));
+    }
+
+    async fn what_is_not_pushed_is_no_base(queue) {
+        let kept = queue.enqueue_as(|new| new.spec.deliver.push = false).await.id;
+        let mut new = new_job();
+        new.spec.base_from = Some(kept);
+        let refused = queue.store.enqueue(new).await;
+        assert!(matches!(refused, Err(StoreError::UnpushedBase(job)) if job == kept), "{refused:?}");
+        queue.enqueue_as(after(&[kept])).await;
+    }
+
+    async fn any_number_that_wait_for_one_end_with_it(queue) {
+        for late in [false, true] {
+            let needed = queue.enqueue_as(|new| new.spec.start_by = late.then(|| queue.store.now() + LONG)).await.id;
+            let first = queue.enqueue_as(after(&[needed])).await.id;
+            queue.place.tamper(&many_like(queue, first, needed)).await;
+            if late {
+                queue.place.tamper("UPDATE jobs SET start_by = 1 WHERE start_by IS NOT NULL").await;
+                queue.store.expire_once(10).await.expect("done");
+            } else {
+                run(queue, needed, OutcomeClass::Backend).await;
+            }
+            assert_eq!(job(queue, first).await.state, JobState::Cancelled);
+            let counts = queue.store.counts().await.expect("counted").jobs;
+            assert!(counts.contains(&(JobState::Queued, 0)), "{counts:?}");
+        }
     }
 
     async fn two_that_end_at_once_let_go_who_waits_for_both(queue) {

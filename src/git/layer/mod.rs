@@ -31,6 +31,7 @@ use crate::ids::ObjectId;
 pub(super) use reason::Reason;
 use rules::Rules;
 use tree::Changes;
+pub(super) use walk::DEPTH_MAX;
 use walk::{Put, Source, Walk};
 
 /// What is needed of a worktree, apart from it, since the work blocks.

@@ -9,6 +9,11 @@ use nix::libc::{ELOOP, ENOENT, ENOTDIR, ESTALE};
 pub(in crate::git) enum Reason {
     /// It is not known to be simple: git itself must look at the tree.
     NotSimple(String),
+    /// It is deeper than anything that git or people could name, and nothing is to be lost without a word.
+    TooDeep {
+        /// The directory at which that was noticed.
+        path: String,
+    },
     /// Something changed while it was read, though no process of the job is left. git opens paths by their names, and would follow a link
     /// that comes in the place of a directory at that moment: so nobody may.
     Moved {

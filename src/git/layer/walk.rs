@@ -18,6 +18,8 @@ use crate::git::marks::Marks;
 
 /// The most paths that are taken from a layer.
 const PATHS_MAX: usize = 20_000;
+/// How deep directories may lie in each other: each takes a descriptor, and some of the stack.
+pub(in crate::git) const DEPTH_MAX: usize = 256;
 /// The largest file that is taken in process.
 pub(super) const FILE_MAX: u64 = 8 * 1024 * 1024;
 
@@ -168,6 +170,9 @@ impl<'a> Walk<'a> {
         descend: Descend,
         before: Option<ObjectType>,
     ) -> Result<(), Reason> {
+        if at.iter().filter(|byte| **byte == b'/').count() >= DEPTH_MAX {
+            return Err(Reason::TooDeep { path: show(&at[..at.len().min(200)]) });
+        }
         let inner = Rc::new(dir.directory(name).map_err(|error| Reason::unreadable(&at, &error))?);
         let below = inner.below().map_err(|error| Reason::unreadable(&at, &error))?;
         let below = match below.ok_or_else(|| format!("{} has marks that are not known", show(&at)))? {

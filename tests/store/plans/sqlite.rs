@@ -243,7 +243,7 @@ async fn duties(queue: &Queue) {
 }
 
 /// What is read from its beginning to its end all the same.
-const READ_WHOLE: [&str; 15] = [
+const READ_WHOLE: [&str; 16] = [
     // Few rows.
     "SCAN routes",
     "SCAN sqlite_master",
@@ -258,6 +258,7 @@ const READ_WHOLE: [&str; 15] = [
     "SCAN j USING INDEX sqlite_autoindex_jobs_1",
     "SEARCH j USING COVERING INDEX jobs_state (state=?)",
     "SEARCH j USING INDEX completions_state (state=?)",
+    "SEARCH j USING INDEX jobs_state (state=?)",
     // What reads those that a job waits for, which were found before.
     "SCAN r",
     // Counts that somebody asked for.
