@@ -328,6 +328,45 @@ async fn what_runs_at_once_and_uses_more_than_a_budget_together_is_ended_while_i
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_cancelled_while_it_works_has_on_record_what_it_had_said_in_this_round_and_those_before() {
+    let (mut host, remote) = host(On::Sqlite).await;
+    host.set("SAWMILL_BACKENDS__PROGRAM__REVISES", "true");
+    host.set("SAWMILL_PROJECTS__APP__REPO", remote.to_str().expect("UTF-8"));
+    host.set("SAWMILL_PROJECTS__APP__BUDGET", "{ tokens = 1000000, per = \"all\" }");
+    let worker = host.start("a").await;
+    let says = |tokens: u32| {
+        let said = json!({ "prompt_tokens": tokens, "completion_tokens": 0 });
+        format!("printf '%s' '{said}' > \"$SAWMILL_USAGE.new\"; mv \"$SAWMILL_USAGE.new\" \"$SAWMILL_USAGE\"\n")
+    };
+    let works = format!("{}echo at work; while :; do sleep 0.2; done", says(70));
+    let revised =
+        format!("if ! grep -q '\"revision\"' \"$SAWMILL_SPEC\"; then {}{}exit 0; fi\n{works}", says(500), leave(true, "Did it"));
+    let cancelled = async |spec: Value| {
+        let id = host.enqueue(&spec);
+        until("it is at work", async || {
+            !host.attempts(id).await.is_empty() && host.log(id, 1, Stream::Stdout).await.contains("at work")
+        })
+        .await;
+        if spec["project"].is_string() {
+            let is_on_record = async || host.attempts(id).await[0].usage.as_ref().is_some_and(|usage| usage.prompt_tokens == 570);
+            until("the sum of both rounds is on record", is_on_record).await;
+        }
+        host.sawmill(&["job", "cancel", &id.to_string()]);
+        assert_eq!(host.ended(id).await.state, JobState::Cancelled);
+        host.attempts(id).await.remove(0).usage.map(|usage| usage.prompt_tokens)
+    };
+    // No budget concerns it, so nobody has put on record what it said.
+    assert_eq!(cancelled(job(&remote, &works)).await, Some(70));
+    let mut spec = job(&remote, &revised);
+    (spec["revisions"], spec["gates"]) = (json!(1), json!([{ "name": "unit", "command": "false" }]));
+    assert_eq!(cancelled(spec.clone()).await, Some(570));
+    spec["project"] = json!("app");
+    spec.as_object_mut().expect("an object").remove("repo");
+    assert_eq!(cancelled(spec).await, Some(570), "it was on record before");
+    host.close(vec![worker]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn work_that_is_done_is_not_thrown_away_for_what_its_last_answer_used() {
     let (host, remote) = host(On::Sqlite).await;
     let worker = host.start("a").await;

@@ -35,6 +35,10 @@ impl Attempt {
 
         self.stages.enter(Stage::Cleanup, self.now());
         let processes = self.end_processes().await;
+        if !self.journal.phase.is_executed() {
+            // It was stopped, or lost what it ran in, before anybody heard its last word on what it used: that is paid for.
+            self.hear_usage().await;
+        }
         if let Some(refused) = self.egress.take().and_then(Egress::close) {
             self.say(&refused);
         }
@@ -86,12 +90,17 @@ impl Attempt {
         ended
     }
 
+    async fn hear_usage(&mut self) {
+        if let Err(halt) = execute::hear_usage(self).await {
+            error!("job {}: {}", self.claimed.claim.job, message_of(&halt));
+        }
+    }
+
     /// Takes the caches out of the tree, unless somebody may be at work in it, who could lead elsewhere what is moved; answers what of them
     /// is still there, where that can be told.
     async fn take_out_caches(&self, processes: Processes) -> Option<Vec<PathBuf>> {
         let taken = if processes == Processes::Ended { carry::take_out(self).await } else { carry::left_in(self).await };
-        let said = |halt: &Halt| halt.outcome().map_or_else(String::new, |outcome| outcome.message);
-        taken.inspect_err(|halt| error!("job {}: {}", self.claimed.claim.job, said(halt))).ok()
+        taken.inspect_err(|halt| error!("job {}: {}", self.claimed.claim.job, message_of(halt))).ok()
     }
 
     /// Salvages what is in the tree beside `caches`; where it is not known what those are, the workspace is kept.
@@ -129,6 +138,10 @@ impl Attempt {
             }
         }
     }
+}
+
+fn message_of(halt: &Halt) -> String {
+    halt.outcome().map_or_else(String::new, |outcome| outcome.message)
 }
 
 /// Whether a job's tree is nobody's any more with certainty.

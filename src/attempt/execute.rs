@@ -60,10 +60,8 @@ pub(super) async fn start(attempt: &mut Attempt, base: ObjectId) -> Result<Phase
 /// Waits for the backend's command to end, and asks the backend what that end says.
 pub(super) async fn wait(attempt: &mut Attempt, base: ObjectId) -> Result<Phase, Halt> {
     let (report, cut) = watched(attempt).await?;
-    let before = attempt.journal.before.clone();
-    attempt.journal.resources = before.resources.and_then(resources(&report));
-    let said = backend::read(attempt, |backend, slot, redactor| backend.usage(&slot.result(), &slot.usage(), redactor)).await?;
-    attempt.journal.usage = Usage::sum(before.usage, said);
+    attempt.journal.resources = attempt.journal.before.resources.and_then(resources(&report));
+    hear_usage(attempt).await?;
     note_stragglers(attempt, &report);
     backend::keep_events(attempt);
     if let Some(halt) = cut {
@@ -83,6 +81,13 @@ pub(super) async fn wait(attempt: &mut Attempt, base: ObjectId) -> Result<Phase,
             None => Err(Halt::failed(class, message + disk_note(attempt))),
         },
     }
+}
+
+/// Notes what the backend says that it used in this round, with what it used in those before.
+pub(super) async fn hear_usage(attempt: &mut Attempt) -> Result<(), Halt> {
+    let said = backend::read(attempt, |backend, slot, redactor| backend.usage(&slot.result(), &slot.usage(), redactor)).await?;
+    attempt.journal.usage = Usage::sum(attempt.journal.before.usage.clone(), said);
+    Ok(())
 }
 
 /// Waits for the backend's command to end, and ends it where it hangs, or uses more than it may: then with why that was.

@@ -203,6 +203,16 @@ impl Spent {
         self.cost_usd = MicroUsd(self.cost_usd.0.saturating_add(other.cost_usd.0));
     }
 
+    /// What was used by the one or the other that says more of it.
+    fn or_more(self, other: &Self) -> Self {
+        Self {
+            attempts: self.attempts.max(other.attempts),
+            prompt_tokens: self.prompt_tokens.max(other.prompt_tokens),
+            completion_tokens: self.completion_tokens.max(other.completion_tokens),
+            cost_usd: self.cost_usd.max(other.cost_usd),
+        }
+    }
+
     /// Takes off what is counted otherwise.
     fn take(&mut self, other: &Self) {
         self.attempts = self.attempts.saturating_sub(other.attempts);
@@ -305,9 +315,9 @@ pub struct Account {
 }
 
 impl Account {
-    /// The budgets once what the attempt has used in all is on record in place of what was; as they are where it has said nothing.
+    /// The budgets once what the attempt has used in all is on record; as they are where that says no more than what is there.
     pub fn once_used(&self, used: Option<&Usage>) -> impl Iterator<Item = BudgetUse> {
-        let used = used.map(Spent::of);
+        let used = used.map(|used| Spent::of(used).or_more(&self.on_record));
         self.budgets.iter().map(move |budget| {
             let mut budget = budget.clone();
             if let Some(used) = &used {
@@ -387,6 +397,7 @@ mod tests {
         check(None, Some(usage(5, 1, 0.1)), (2, 106, 350_000));
         check(Some(usage(60, 20, 0.2)), Some(usage(70, 20, 0.3)), (1, 110, 350_000));
         check(Some(usage(60, 20, 0.2)), None, (1, 100, 250_000));
+        check(Some(usage(60, 20, 0.2)), Some(usage(50, 20, 0.3)), (1, 100, 350_000));
         // Of what is on record of it, 20 tokens at the least are of a period before.
         check(Some(usage(90, 30, 0.2)), Some(usage(91, 30, 0.2)), (1, 101, 250_000));
     }

@@ -144,6 +144,8 @@ struct Look {
     held: bool,
     /// Whether there may be more to hold behind what was looked at.
     more: bool,
+    /// Whether others came back in the place of those that were held: perhaps of another route, whose workers are to hear of it.
+    let_back: bool,
 }
 
 impl Store {
@@ -240,7 +242,11 @@ impl Store {
         let mut tx = self.db().begin_with(Durability::Nothing).await?;
         match look_within(&mut tx, part, page, most, ask, self.now()).await {
             Ok(look) => {
-                tx.commit().await?;
+                if look.let_back {
+                    self.commit_change(tx).await?;
+                } else {
+                    tx.commit().await?;
+                }
                 Ok(look)
             }
             Err(error) => {
@@ -378,7 +384,7 @@ async fn look_within(
     let sql = format!("{PICK}{of_priority} ORDER BY j.priority, j.position, j.id LIMIT {page}");
     let picked: Vec<Picked> = tx.all_locked(&sql, Lock::ChangeFree, args![part.route, now]).await?;
     if picked.is_empty() {
-        return Ok(Look { claimed: Vec::new(), held: false, more: false });
+        return Ok(Look { claimed: Vec::new(), held: false, more: false, let_back: false });
     }
     let mut room = Room::of(tx, &picked).await?;
     let budgeted = picked.iter().filter(|job| job.budgeted == 1).map(|job| job.id).collect();
@@ -401,11 +407,12 @@ async fn look_within(
     for (why, jobs) in held.values() {
         limits::hold(tx, &jobs.iter().map(|job| job.id).collect::<Vec<_>>(), *why).await?;
     }
+    let mut let_back = false;
     for (_, jobs) in held.values() {
-        limits::hand_on(tx, &room, jobs).await?;
+        let_back |= limits::hand_on(tx, &room, jobs).await? > 0;
     }
     let claimed = if chosen.is_empty() { Vec::new() } else { start(tx, &chosen, ask, now).await? };
-    Ok(Look { claimed, held: some_held, more })
+    Ok(Look { claimed, held: some_held, more, let_back })
 }
 
 /// Turns the picked rows, which nobody else can change, into claims.

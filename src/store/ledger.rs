@@ -1,7 +1,8 @@
 //! The ledger: what attempts used of models, by attempt, by execution and by project.
 //!
 //! The one rule: what is on record of an attempt is in the sums, no more and no less, at any time. Whoever changes the one adds the difference
-//! to the others, in the same transaction and behind the fence. So an attempt counts while it runs, with what it has said so far; its
+//! to the others, in the same transaction and behind the fence. What is there is never taken back: what was used was used, and who says less
+//! in the end than before, because its last word was lost say, has used the larger. So an attempt counts while it runs, with what it has said so far; its
 //! end adds what came since; and whoever closes one that says nothing any more, because its lease is over, has nothing to add. A look at
 //! a sum reads one row for each day, however many run. Sums stay when retention removes attempts.
 
@@ -9,7 +10,6 @@ use std::collections::BTreeMap;
 
 use super::Store;
 use super::error::StoreError;
-use super::fence::hold;
 use super::rows::number;
 use super::statement::{args, tuples};
 use super::tx::{Lock, Tx};
@@ -32,6 +32,11 @@ const ADD: (&str, &str) = (
      cost_micro_usd = spending.cost_micro_usd + excluded.cost_micro_usd",
 );
 
+/// The fence of one who does not lock the job: who renews waits for nobody who waits for a sum. Whoever ends the attempt writes to its row,
+/// so that one of the two finds what the other has written.
+const WHILE_IT_RUNS: &str = " AND j.ended_at IS NULL AND EXISTS (SELECT 1 FROM jobs o WHERE o.id = $1 AND o.attempt = $2 AND o.token = $3 \
+    AND o.worker IS NOT DISTINCT FROM $4 AND o.state = 'running')";
+
 /// An attempt's row, and whom it counts for.
 #[derive(sqlx::FromRow)]
 struct AttemptRow {
@@ -41,7 +46,7 @@ struct AttemptRow {
     execution: Option<String>,
 }
 
-#[derive(Debug, Default, PartialEq, Eq, sqlx::FromRow)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, sqlx::FromRow)]
 struct UsedRow {
     prompt_tokens: Option<i64>,
     completion_tokens: Option<i64>,
@@ -49,7 +54,7 @@ struct UsedRow {
     model: Option<String>,
 }
 
-/// What is to be added to a sum: less than nothing where an attempt has said too much before.
+/// What is to be added to a sum.
 #[derive(Debug, Default, Clone, Copy)]
 struct Difference {
     attempts: i64,
@@ -67,6 +72,16 @@ impl UsedRow {
             completion_tokens: Some(spent.completion_tokens.cast_signed()),
             cost_micro_usd: usage.cost_usd.map(|_| spent.cost_usd.0.cast_signed()),
             model: usage.model.clone(),
+        }
+    }
+
+    /// What was used by the one or the other that says more.
+    fn or_more(self, other: Self) -> Self {
+        Self {
+            prompt_tokens: self.prompt_tokens.max(other.prompt_tokens),
+            completion_tokens: self.completion_tokens.max(other.completion_tokens),
+            cost_micro_usd: self.cost_micro_usd.max(other.cost_micro_usd),
+            model: self.model.or(other.model),
         }
     }
 
@@ -105,30 +120,50 @@ impl Difference {
     }
 }
 
-/// Puts what attempts used in all on record, whose claims this transaction holds, in place of what they said before.
+/// What is to be added to which sums, in order, so that two who write several at once do not wait for each other in a circle.
+type Sums = BTreeMap<(&'static str, String), Difference>;
+
+/// Puts what attempts used in all on record, whose claims this transaction holds, where that is more than they said before.
 pub(super) async fn record(tx: &mut Tx, used: &[(&Claim, &Usage)], now: Timestamp) -> Result<(), StoreError> {
-    // In order, so that two who write several at once do not wait for each other in a circle.
-    let mut sums: BTreeMap<(&str, String), Difference> = BTreeMap::new();
+    let mut sums = Sums::new();
     for (claim, usage) in used {
         let before: Option<AttemptRow> = tx.first_locked(ON_RECORD, Lock::Change, args![claim.job, claim.attempt]).await?;
-        let Some(AttemptRow { used: before, share, execution }) = before else { continue };
-        let after = UsedRow::of(usage);
-        if after == before {
-            continue;
-        }
-        let UsedRow { prompt_tokens, completion_tokens, cost_micro_usd, model } = &after;
-        let row = args![claim.job, claim.attempt, *prompt_tokens, *completion_tokens, *cost_micro_usd, model.as_deref()];
-        tx.run(RECORD, row).await?;
-        for (scope, name) in [("execution", execution), ("project", share.filter(|share| !share.is_empty()))] {
-            if let Some(name) = name {
-                sums.entry((scope, name)).or_default().add(&after.beyond(&before));
-            }
+        if let Some(before) = before {
+            put(tx, claim, usage, before, &mut sums).await?;
         }
     }
     add(tx, &sums, day_of(now)).await
 }
 
-async fn add(tx: &mut Tx, sums: &BTreeMap<(&str, String), Difference>, day: i64) -> Result<(), StoreError> {
+/// The same of one that runs, whose claim nobody holds.
+async fn record_running(tx: &mut Tx, claim: &Claim, usage: &Usage, now: Timestamp) -> Result<(), StoreError> {
+    tx.in_passing().await?;
+    let fence = args![claim.job, claim.attempt, claim.token, &claim.worker];
+    let before = tx.first_locked(&format!("{ON_RECORD}{WHILE_IT_RUNS}"), Lock::Change, fence).await?;
+    let mut sums = Sums::new();
+    put(tx, claim, usage, before.ok_or(StoreError::LeaseLost)?, &mut sums).await?;
+    add(tx, &sums, day_of(now)).await
+}
+
+/// Writes to the row of an attempt, which is locked, and notes what that adds to sums.
+async fn put(tx: &mut Tx, claim: &Claim, usage: &Usage, before: AttemptRow, sums: &mut Sums) -> Result<(), StoreError> {
+    let AttemptRow { used: before, share, execution } = before;
+    let after = UsedRow::of(usage).or_more(before.clone());
+    if after == before {
+        return Ok(());
+    }
+    let UsedRow { prompt_tokens, completion_tokens, cost_micro_usd, model } = &after;
+    let row = args![claim.job, claim.attempt, *prompt_tokens, *completion_tokens, *cost_micro_usd, model.as_deref()];
+    tx.run(RECORD, row).await?;
+    for (scope, name) in [("execution", execution), ("project", share.filter(|share| !share.is_empty()))] {
+        if let Some(name) = name {
+            sums.entry((scope, name)).or_default().add(&after.beyond(&before));
+        }
+    }
+    Ok(())
+}
+
+async fn add(tx: &mut Tx, sums: &Sums, day: i64) -> Result<(), StoreError> {
     if sums.is_empty() {
         return Ok(());
     }
@@ -146,19 +181,22 @@ pub(super) async fn of_attempt(tx: &mut Tx, claim: &Claim) -> Result<Spent, Stor
 }
 
 impl Store {
-    /// Puts what the running attempt of a claim has used so far on record, in place of what it said before: from then on it counts for all
-    /// whom its budgets concern.
+    /// Puts what the running attempt of a claim has used so far on record, where that is more than it said before: from then on it counts for
+    /// all whom its budgets concern.
     ///
     /// A crash of the host may undo it, as if it had not been said yet: the commit does not wait for the disk, since all that run for
-    /// one project meet in the row of its sum.
+    /// one project meet in the row of its sum. Nor does it wait for long where others hold that: it is to be said again.
     ///
     /// # Errors
     /// [`StoreError::LeaseLost`], and nothing has changed.
     pub async fn record_usage(&self, claim: &Claim, used: &Usage) -> Result<(), StoreError> {
         let mut tx = self.db().begin_with(Durability::Nothing).await?;
-        tx.without_the_disk().await?;
-        hold(&mut tx, claim, Lock::Keep).await?;
-        record(&mut tx, &[(claim, used)], self.now()).await?;
-        tx.commit().await
+        match record_running(&mut tx, claim, used, self.now()).await {
+            Ok(()) => tx.commit().await,
+            Err(error) => {
+                tx.rollback().await;
+                Err(error)
+            }
+        }
     }
 }

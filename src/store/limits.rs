@@ -192,6 +192,15 @@ impl Room {
         }
         Ok(())
     }
+
+    /// Lets back as many as these limits have room for, and counts them.
+    async fn fill(&self, tx: &mut Tx, how: Back, these: impl Fn(&Limit) -> bool) -> Result<u64, StoreError> {
+        let mut back = 0;
+        for (limit, running) in self.running.iter().filter(|(limit, _)| these(limit)) {
+            back += fill(tx, limit, *running, self.projects.get(limit.name()).copied(), how).await?;
+        }
+        Ok(back)
+    }
 }
 
 /// How many a limit lets back that has room.
@@ -238,21 +247,15 @@ pub(super) async fn hold(tx: &mut Tx, jobs: &[uuid::Uuid], why: Hold) -> Result<
 /// transaction waits for: whoever has a limit's lock waits for nothing but limits behind it in their order.
 pub(super) async fn let_back<J: Limited>(tx: &mut Tx, jobs: &[J]) -> Result<(), StoreError> {
     let room = Room::of(tx, jobs).await?;
-    for (limit, running) in &room.running {
-        fill(tx, limit, *running, room.projects.get(limit.name()).copied(), Back::ToFit).await?;
-    }
-    Ok(())
+    room.fill(tx, Back::ToFit, |_| true).await.map(drop)
 }
 
-/// Lets back others in the place of `jobs`, which this transaction holds: each may have come back for the room of a limit that it does
-/// not take now, because another limit has none.
-pub(super) async fn hand_on<J: Limited>(tx: &mut Tx, room: &Room, jobs: &[J]) -> Result<(), StoreError> {
+/// Lets back others in the place of `jobs`, which this transaction holds, and counts them: each of `jobs` may have come back for the room
+/// of a limit that it does not take now, because another limit has none.
+pub(super) async fn hand_on<J: Limited>(tx: &mut Tx, room: &Room, jobs: &[J]) -> Result<u64, StoreError> {
     let keys = jobs.iter().filter_map(Limited::key).map(|(key, _)| Limit::Key(key.to_owned()));
     let of_jobs: BTreeSet<Limit> = keys.chain(jobs.iter().map(|job| Limit::Project(job.share().to_owned()))).collect();
-    for (limit, running) in room.running.iter().filter(|(limit, _)| of_jobs.contains(limit)) {
-        fill(tx, limit, *running, room.projects.get(limit.name()).copied(), Back::Again).await?;
-    }
-    Ok(())
+    room.fill(tx, Back::Again, |limit| of_jobs.contains(limit)).await
 }
 
 /// Lets back as many as a limit, which is locked, has room for.

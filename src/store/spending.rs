@@ -2,7 +2,8 @@
 //!
 //! The one rule: what was used is what the ledger says (see `ledger`), in which an attempt that runs is with what it has said so far. Budgets
 //! are looked at when a job that has one is about to start: it leaves the order of claims (`held` says so) where one is used up, and costs
-//! the next claim nothing; and while it runs, for its worker. Jobs without a budget never get here.
+//! the next claim nothing; and for workers: while a backend that says what it uses runs for a project, which may be given a budget at any
+//! time, and before a revision or a critic. No claim of a job without a budget looks at a sum.
 
 use std::collections::BTreeMap;
 
@@ -165,12 +166,11 @@ async fn project(tx: &mut Tx, row: ProjectRow, now: Timestamp) -> Result<BudgetU
 async fn sum(tx: &mut Tx, sql: &str, args: Vec<Arg>) -> Result<(Spent, bool), StoreError> {
     let what = || "a sum of what was used".to_owned();
     let Some(row) = tx.first::<SumRow>(sql, args).await? else { return Ok((Spent::default(), false)) };
-    // A day on which an attempt took back some of what it had said the day before may have less than nothing.
     let spent = Spent {
         attempts: number(row.attempts, what)?,
-        prompt_tokens: number(row.prompt_tokens.max(0), what)?,
-        completion_tokens: number(row.completion_tokens.max(0), what)?,
-        cost_usd: MicroUsd(number(row.cost_micro_usd.max(0), what)?),
+        prompt_tokens: number(row.prompt_tokens, what)?,
+        completion_tokens: number(row.completion_tokens, what)?,
+        cost_usd: MicroUsd(number(row.cost_micro_usd, what)?),
     };
     Ok((spent, row.rows_there > 0))
 }

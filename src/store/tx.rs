@@ -94,11 +94,15 @@ impl Tx {
         Ok(())
     }
 
-    /// Has the server commit it without a wait for the disk: its locks are held for as much shorter. A crash of the server may undo it, and
-    /// then whole. A file is told when the transaction begins (see `Durability`).
-    pub(super) async fn without_the_disk(&mut self) -> Result<(), StoreError> {
+    /// For what is said again should it be lost: has the server commit it without a wait for the disk, so that its locks are held for as much
+    /// shorter, and give it up where it waits long for a lock, so that nobody waits long for those that it has. A crash of the server may
+    /// undo it, and then whole. A file is told when the transaction begins (see `Durability`).
+    pub(super) async fn in_passing(&mut self) -> Result<(), StoreError> {
         match self.db.kind() {
-            Kind::Postgres => self.run("SET LOCAL synchronous_commit = off", Vec::new()).await.map(drop),
+            Kind::Postgres => {
+                let sql = "SELECT set_config('synchronous_commit', 'off', TRUE), set_config('lock_timeout', '1s', TRUE)";
+                self.run(sql, Vec::new()).await.map(drop)
+            }
             Kind::Sqlite => Ok(()),
         }
     }

@@ -1,17 +1,42 @@
 //! Hints within a process and between processes.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use sawmill::job::OutcomeClass;
-use sawmill::store::{Hints, Store};
+use sawmill::job::{Concurrency, OutcomeClass};
+use sawmill::store::{Hints, NewJob, Store};
 
-use super::{Queue, finish, new_job, on_both};
+use super::{LONG, Queue, ask, finish, new_job, on_both};
 
 async fn hinted(hints: &mut Hints) {
     tokio::time::timeout(Duration::from_secs(10), hints.next_change()).await.expect("a hint within ten seconds");
 }
 
 on_both! {
+    async fn a_claim_that_hands_room_on_to_others_hints_at_them(queue) {
+        queue.store.set_project_limits(&BTreeMap::from([("a".to_owned(), 1)])).await.expect("written");
+        let under_key = |new: &mut NewJob| new.spec.concurrency = Some(Concurrency { key: "k".to_owned(), limit: 1 });
+        let of_a = |new: &mut NewJob| new.spec.project = Some("a".to_owned());
+        let running = queue.enqueue_as(under_key).await.id;
+        queue.enqueue_as(of_a).await;
+        let mut able = ask("able", 2, LONG);
+        able.labels.insert("gpu".to_owned());
+        let claimed = queue.store.claim(&able).await.expect("answered");
+        let of_both = queue.enqueue_as(|new| { of_a(new); under_key(new) }).await.id;
+        let elsewhere = queue.enqueue_as(|new| { under_key(new); new.spec.requires = vec!["gpu".to_owned()] }).await.id;
+        assert!(queue.store.claim(&able).await.expect("answered").is_empty(), "the key is full");
+        let of_key = claimed.iter().find(|one| one.claim.job == running).expect("it runs");
+        queue.store.finish(&of_key.claim, finish(OutcomeClass::Succeeded)).await.expect("finished");
+        assert_eq!(queue.store.job(of_both).await.expect("there").held, None, "it came back");
+
+        let mut hints = queue.store.hints();
+        while !quiet_for(&mut hints, Duration::from_millis(300)).await {}
+        assert!(queue.nothing_to_claim().await, "the project is full, and the other one is for other workers");
+        hinted(&mut hints).await;
+        let claimed = queue.store.claim(&able).await.expect("answered");
+        assert_eq!(claimed.iter().map(|one| one.claim.job).collect::<Vec<_>>(), [elsewhere]);
+    }
+
     async fn a_change_in_this_process_is_hinted_at(queue) {
         let mut hints = queue.store.hints();
         queue.enqueue().await;

@@ -7,6 +7,7 @@ use sawmill::job::budget::{Account, Budget, BudgetScope, BudgetUse, MicroUsd, Pe
 use sawmill::job::completion::Usage;
 use sawmill::job::{ClaimedJob, Hold, Job, JobState, OutcomeClass};
 use sawmill::store::{Expired, Finish, NewJob, StoreError};
+use sqlx::{Connection, Executor, PgConnection};
 
 use super::{LONG, Queue, ask, delivered, finish, on_both};
 
@@ -143,10 +144,11 @@ on_both! {
         assert_eq!(sums(queue, &lost.job).await, [spent(2, 45); 3]);
     }
 
-    async fn the_end_replaces_what_was_said_or_leaves_it_where_it_says_nothing(queue) {
+    async fn the_end_adds_what_came_since_and_takes_nothing_back(queue) {
         let cases = [
             (Finish { usage: Some(usage(30)), ..finish(OutcomeClass::Gate) }, 30),
-            (Finish { usage: Some(usage(15)), ..finish(OutcomeClass::Backend) }, 15),
+            // The last word was lost.
+            (Finish { usage: Some(usage(15)), ..finish(OutcomeClass::Backend) }, 20),
             (finish(OutcomeClass::Released), 20),
             // By the short way.
             (finish(OutcomeClass::Succeeded), 20),
@@ -190,14 +192,14 @@ on_both! {
         says(queue, &running[0], 70).await;
         assert_eq!(of_project(once_used(queue, &running[0], 71).await), Some(21));
         assert_eq!(of_project(once_used(queue, &running[1], 9).await), Some(20));
-        // One that takes back what it said the day before.
+        // Nothing is taken back of what was said, on whichever day.
         for (claimed, tokens) in running.iter().zip([20, 0]) {
             let end = Finish { usage: Some(usage(tokens)), ..finish(OutcomeClass::Backend) };
             queue.store.finish(&claimed.claim, end).await.expect("finished");
         }
         let of_projects = queue.store.budgets_of_projects().await.expect("answered");
-        assert_eq!(of_projects[0].spent.tokens(), 0);
-        assert_eq!(queue.store.budget_of_execution("plan").await.expect("there").spent, spent(2, 20));
+        assert_eq!(of_projects[0].spent.tokens(), 20);
+        assert_eq!(queue.store.budget_of_execution("plan").await.expect("there").spent, spent(2, 70 + 9));
     }
 
     async fn the_sums_are_exact_however_many_say_and_end_at_once(queue) {
@@ -215,4 +217,30 @@ on_both! {
         let [_, of_execution, of_project] = sums(queue, &running[0].job).await;
         assert_eq!((of_execution, of_project), (spent(12, 6 * 9 + 6 * 5), spent(12, 6 * 9 + 6 * 5)));
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_waits_for_a_sum_keeps_nobody_from_its_job_and_is_said_again() {
+    let queue = Queue::on_postgres().await;
+    let claimed = parts(&queue, 1).await.remove(0);
+    says(&queue, &claimed, 1).await;
+    let mut other = PgConnection::connect(&queue.place.url()).await.expect("the test server answers");
+    other.execute(sqlx::raw_sql("BEGIN; SELECT 1 FROM spending FOR UPDATE")).await.expect("the sums are locked");
+    let (store, claim) = (queue.store.clone(), claimed.claim.clone());
+    let saying = tokio::spawn(async move {
+        while let Err(error) = store.record_usage(&claim, &usage(2)).await {
+            assert!(error.is_transient(), "{error}");
+        }
+    });
+    let waiting = "SELECT application_name FROM pg_stat_activity WHERE wait_event_type = 'Lock' \
+        AND application_name = current_setting('application_name')";
+    while queue.place.texts(waiting).await.is_empty() {
+        tokio::task::yield_now().await;
+    }
+    let free = sqlx::query("SELECT 1 FROM jobs FOR UPDATE SKIP LOCKED").fetch_all(&mut other).await.expect("answered");
+    assert_eq!(free.len(), 1, "who renews would wait");
+    other.execute("ROLLBACK").await.expect("the sums are free");
+    saying.await.expect("it was said");
+    assert_eq!(sums(&queue, &claimed.job).await, [spent(1, 2); 3]);
+    queue.end().await;
 }

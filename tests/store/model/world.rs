@@ -51,7 +51,7 @@ pub(super) struct Job {
     pub(super) outcome: Option<OutcomeClass>,
     /// How it ended, each time that it did.
     pub(super) ends: Vec<JobState>,
-    /// What each of its attempts has used, by what it said last.
+    /// What each of its attempts has used, by the most that it said.
     pub(super) said: BTreeMap<u32, u8>,
 }
 
@@ -146,10 +146,11 @@ impl World {
         self.claims.push((at, claim));
     }
 
-    /// What the running attempt of a job has used is this.
+    /// What the running attempt of a job has used is this, or what it said before where that is more.
     pub(super) fn say(&mut self, at: usize, used: u8) {
         let job = &mut self.jobs[at];
-        job.said.insert(job.attempt, used);
+        let said = job.said.entry(job.attempt).or_default();
+        *said = used.max(*said);
     }
 
     /// How many attempts at jobs of each project have said what they used, and how much that is.
