@@ -170,7 +170,8 @@ impl<'a> Balance<'a> {
     fn hidden(&self) -> Option<Found> {
         let from = self.file.renamed_from.as_ref().filter(|from| is_collected(from))?;
         let was = language_of(from);
-        let had_tests = was.is_none_or(|at| lines_match(&self.file.before, &LANGUAGES[at].test));
+        // What is in no language, as a fixture is, has none.
+        let had_tests = was.is_some_and(|at| lines_match(&self.file.before, &LANGUAGES[at].test));
         (had_tests && (!self.collected || self.language != was)).then(|| {
             let message = format!("it was {from}, and no runner looks for tests by its name now; put it back");
             self.found(None, message)
@@ -321,6 +322,8 @@ mod tests {
             &[moved("tests/a.rs", "tests/a.rs.off", "#[test]\nfn a() {}\n")],
             "tests/a.rs.off it was tests/a.rs, and no runner",
         );
+        check(&[moved("tests/fixtures/a.json", "testdata/a.json", "{}\n")], "");
+        check(&[moved("tests/README.md", "docs/tests.md", "# Tests\n")], "");
         // Where git does not see that one is the other.
         let gone = || changed("tests/test_a.py", test, "", Absent);
         check(&[gone(), changed("old.py", "", test, There)], "tests/test_a.py a file of tests was removed");
