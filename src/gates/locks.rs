@@ -85,7 +85,8 @@ impl Ecosystem {
     fn removed(&self, lock: &ChangedFile, manifests: &[&ChangedFile], changes: &Changeset) -> Option<String> {
         let dir = directory(&lock.path);
         let goes_too = manifests.iter().any(|manifest| manifest.is == Presence::Absent && directory(&manifest.path) == dir);
-        let replaced = self.locks.iter().any(|lock| changes.beside.contains(&*dir.join(lock).to_string_lossy()));
+        // One above does for it too: a package that joins a workspace has no lock of its own.
+        let replaced = self.lock_of(&lock.path, changes).is_some();
         let (manifest, command) = (self.manifest, self.command);
         (!goes_too && !replaced)
             .then(|| format!("it was removed, and {manifest} was not; put it back, or run {command} and commit it"))
@@ -191,6 +192,8 @@ mod tests {
         check(vec![npm(), gone("yarn.lock"), changed("pnpm-lock.yaml", "", "  x:\n")], &["pnpm-lock.yaml"], &[]);
         let moved = ChangedFile { renamed_from: Some("a/Cargo.lock".to_owned()), ..changed("b/Cargo.lock", "x", "x") };
         check(vec![moved], &["b/Cargo.lock"], &[]);
+        check(vec![gone("a/Cargo.lock")], &["Cargo.lock"], &[]);
+        check(vec![gone("a/Cargo.lock")], &["b/Cargo.lock"], &["it was removed"]);
     }
 
     #[test]
