@@ -21,31 +21,41 @@ const PART_MAX: u64 = 4 * 1024 * 1024;
 /// How large a report may be.
 const REPORT_MAX: u64 = 16 * 1024 * 1024;
 
-/// Counts the tests of the gate that was last begun; nothing where it is not to run any, or nothing says how many it ran.
+/// What was counted of a gate.
+#[derive(Debug, Default)]
+pub(super) struct Counted {
+    /// Nothing where it is not to run any tests, or nothing says how many it ran.
+    pub(super) tests: Option<TestCounts>,
+    /// How many reports were not read because they were there before it began.
+    pub(super) older: usize,
+}
+
+/// Counts the tests of the gate that was last begun.
 ///
 /// # Errors
 /// What it printed cannot be read.
-pub(super) async fn count(attempt: &Attempt, gate: &Gate) -> Result<Option<TestCounts>, Halt> {
-    let (Some(format), Some(ground)) = (gate.tests, attempt.journal.ground) else { return Ok(None) };
+pub(super) async fn count(attempt: &Attempt, gate: &Gate) -> Result<Counted, Halt> {
+    let (Some(format), Some(ground)) = (gate.tests, attempt.journal.ground) else { return Ok(Counted::default()) };
     let outputs = [(attempt.spool.stdout(), ground.stdout_from), (attempt.spool.stderr(), ground.stderr_from)];
     let (tree, wanted) = (ground::files(attempt, ground).tree(), gate.reports.clone());
-    let counting = move || -> io::Result<(Option<TestCounts>, Option<String>)> {
+    let counting = move || -> io::Result<(Counted, Option<String>)> {
         let mut printed = String::new();
         for (path, from) in &outputs {
             printed.push_str(&read_output(path, *from)?);
             printed.push('\n');
         }
         // Each is read when it is its turn.
-        let Written { paths, cut } = written::find(&tree, &wanted, ground.since);
-        Ok((gates::count(format, &printed, paths.iter().filter_map(|path| read_report(&tree.join(path)))), cut))
+        let Written { paths, cut, older } = written::find(&tree, &wanted, ground.since);
+        let tests = gates::count(format, &printed, paths.iter().filter_map(|path| read_report(&tree.join(path))));
+        Ok((Counted { tests, older }, cut))
     };
     let failed = |error: &dyn std::error::Error| Halt::infrastructure("cannot count the tests of a gate", error);
     let counted = tokio::task::spawn_blocking(counting).await;
-    let (counts, cut) = counted.map_err(|error| failed(&error))?.map_err(|error| failed(&error))?;
+    let (counted, cut) = counted.map_err(|error| failed(&error))?.map_err(|error| failed(&error))?;
     if let Some(cut) = cut {
         attempt.say(&format!("warning: not every report of gate {} may be counted: {cut}", gate.name));
     }
-    Ok(counts)
+    Ok(counted)
 }
 
 fn read_output(path: &Path, from: u64) -> io::Result<String> {

@@ -38,12 +38,13 @@ pub(super) async fn measure(attempt: &Attempt, gate: &Gate) -> Result<Option<Cov
 
 /// Adds up what the reports say. Each is let go when it has been read: there may be many, and large ones.
 fn read(tree: &Path, wish: &CoverageWish, since: Option<Moment>) -> Result<CoveredLines, String> {
-    let Written { paths: found, cut } = written::find(tree, std::slice::from_ref(&wish.path), since);
+    let Written { paths: found, cut, older } = written::find(tree, std::slice::from_ref(&wish.path), since);
     if let Some(cut) = cut {
         return Err(format!("what matches {} is not known: {cut}", wish.path));
     }
     if found.is_empty() {
-        return Err(format!("the gate wrote no file {}", wish.path));
+        let older = written::say_older(older).map_or_else(String::new, |said| format!(": {said}"));
+        return Err(format!("the gate wrote no file {}{older}", wish.path));
     }
     found.iter().try_fold(CoveredLines::NONE, |sum, path| {
         let lines = read_one(&tree.join(path)).map_err(|why| format!("{}: {why}", path.display()))?;
@@ -77,6 +78,9 @@ mod tests {
         write("a.info", "SF:a\nLF:3\nLH:2\nend_of_record\n");
         write("b.info", "SF:b\nLF:10\nLH:7\nend_of_record\n");
         assert_eq!(read(dir.path(), &wish, None), Ok(CoveredLines { covered: 9, total: 13 }));
+        let since = Moment::take(dir.path()).expect("a moment");
+        let old = read(dir.path(), &wish, Some(since)).expect_err("old");
+        assert!(old.starts_with("the gate wrote no file *.info: 2 reports were there before it began"), "{old}");
         write("c.info", &format!("SF:c\nLF:{0}\nLH:{0}\nend_of_record\n", u64::MAX));
         assert_eq!(read(dir.path(), &wish, None).expect_err("too large"), "c.info: its numbers are too large");
         write("b.info", "SF:b\n");

@@ -1,6 +1,7 @@
 //! Stage `judge`: the commit is checked (see [`super::inspect`]), and then the gates run, each a command whose exit status 0 passes, on
 //! a ground of its own (see [`super::ground`]), and critics are asked (see [`super::critics`]): each only of what passed before it.
 
+use super::counted::{self, Counted};
 use super::halt::Halt;
 use super::inspect::Inspection;
 use super::journal::{Phase, Said};
@@ -8,7 +9,7 @@ use super::open::Attempt;
 use super::place::Paths;
 use super::prepare::within;
 use super::revise::Rejected;
-use super::{counted, covered, critics, execute, ground, inspect, keep, printed};
+use super::{covered, critics, execute, ground, inspect, keep, printed, written};
 use crate::clock::Timestamp;
 use crate::git::{Committed, Worktree};
 use crate::ids::ObjectId;
@@ -70,9 +71,9 @@ async fn gates(attempt: &mut Attempt, base: &ObjectId, commit: Option<&Committed
     // A daemon before this one may have seen some of them pass.
     for (index, gate) in wanted.iter().enumerate().skip(attempt.journal.passed.len()) {
         let paths = ground::make(attempt, index, &judged.0).await?;
-        let Judged { evidence, cut } = judge(attempt, index, gate, paths, &judged.1).await?;
+        let Judged { evidence, older, cut } = judge(attempt, index, gate, paths, &judged.1).await?;
         if !evidence.passed {
-            let why = cut.unwrap_or_else(|| Outcome { class: OutcomeClass::Gate, message: why(gate, &evidence) });
+            let why = cut.unwrap_or_else(|| Outcome { class: OutcomeClass::Gate, message: why(gate, &evidence, older) });
             let message = format!("gate {} {}", gate.name, why.message);
             let gates = attempt.journal.passed.iter().cloned().chain([evidence]).collect();
             let output = printed::end(attempt).await?;
@@ -87,6 +88,8 @@ async fn gates(attempt: &mut Attempt, base: &ObjectId, commit: Option<&Committed
 /// What a gate came to.
 struct Judged {
     evidence: GateEvidence,
+    /// How many of its reports were there before it began.
+    older: usize,
     /// Why it was ended before it could say anything, where it was.
     cut: Option<Outcome>,
 }
@@ -115,7 +118,7 @@ async fn judge(attempt: &mut Attempt, index: usize, gate: &Gate, paths: Paths, t
         attempt.say(&format!("gate {} {how}", gate.name));
     }
     let exit = exit.ok();
-    let tests = counted::count(attempt, gate).await?;
+    let Counted { tests, older } = counted::count(attempt, gate).await?;
     if let Some(counts) = &tests {
         attempt.say(&format!("gate {}: {counts}", gate.name));
     }
@@ -138,7 +141,7 @@ async fn judge(attempt: &mut Attempt, index: usize, gate: &Gate, paths: Paths, t
         log_from,
         log_to,
     };
-    Ok(Judged { evidence, cut })
+    Ok(Judged { evidence, older, cut })
 }
 
 /// Where a gate's output begins in the attempt's log: where that ended before the gate was started, by whichever daemon.
@@ -170,7 +173,7 @@ fn ran_all(gate: &Gate, tests: Option<TestCounts>) -> bool {
 }
 
 /// Why a gate did not pass.
-fn why(gate: &Gate, evidence: &GateEvidence) -> String {
+fn why(gate: &Gate, evidence: &GateEvidence, older: usize) -> String {
     let flaw = evidence.coverage.as_ref().and_then(|coverage| coverage.flaw.as_deref());
     match (evidence.exit, flaw) {
         (Some(0), Some(flaw)) if ran_all(gate, evidence.tests) => {
@@ -180,10 +183,13 @@ fn why(gate: &Gate, evidence: &GateEvidence) -> String {
     }
     match (evidence.exit, evidence.tests) {
         (None, _) => "did not exit".to_owned(),
-        (Some(0), None) => {
-            "exited with status 0 and did not say how many tests it ran; correct its command, or the form that its `tests` names"
-                .to_owned()
-        }
+        (Some(0), None) => match written::say_older(older) {
+            Some(older) => format!("exited with status 0 and did not say how many tests it ran: {older}"),
+            None => {
+                "exited with status 0 and did not say how many tests it ran; correct its command, or the form that its `tests` names"
+                    .to_owned()
+            }
+        },
         (Some(0), Some(counts)) if counts.run() == 0 => {
             format!("exited with status 0 and ran no tests ({counts}); a gate that runs tests must run some")
         }

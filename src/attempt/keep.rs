@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Cursor;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use tracing::warn;
@@ -125,8 +125,7 @@ async fn keep_all(attempt: &mut Attempt, when: When, change: Option<(&ObjectId, 
     let limits = attempt.tools.artifacts.config().clone();
     let redactor = attempt.redactor.clone();
     let (mut left, mut names) = (limits.attempt_size.as_u64(), BTreeSet::new());
-    // The names of ours are taken, also by those whose turn has not come.
-    let ours: BTreeSet<String> = items.iter().filter(|item| item.is_ours()).map(|item| item.name.clone()).collect();
+    let ours = taken(&items);
     let mut done: Vec<Artifact> = Vec::new();
     for (number, item) in items.into_iter().enumerate() {
         // A claim that is lost, or a job that is cancelled, is not to be waited for.
@@ -181,6 +180,14 @@ async fn keep_all(attempt: &mut Attempt, when: When, change: Option<(&ObjectId, 
     attempt.enter(attempt.journal.phase.clone())
 }
 
+/// The names that are taken by ours, also by those whose turn has not come. That of a transcript gives way to a file that the job requires:
+/// jobs may have had one of that name before there were transcripts.
+fn taken(items: &[Item]) -> BTreeSet<String> {
+    let required = |name: &str| items.iter().any(|item| item.required && item.name == name);
+    let gives_way = |item: &Item| matches!(item.kind, ArtifactKind::Transcript) && required(&item.name);
+    items.iter().filter(|item| item.is_ours() && !gives_way(item)).map(|item| item.name.clone()).collect()
+}
+
 /// What there is to keep: what the job requires, for limits are for the rest; then ours, what else the job asks for, and what the backend
 /// names.
 async fn items(attempt: &Attempt, when: When, change: Option<(&ObjectId, Option<&DiffSummary>)>) -> Result<Vec<Item>, Halt> {
@@ -233,32 +240,39 @@ async fn wanted(attempt: &Attempt) -> Result<Vec<Item>, Halt> {
         return Ok(Vec::new());
     }
     let (tree, most) = (attempt.slot.tree(), attempt.tools.artifacts.config().files + 1);
-    let finding = move || -> Vec<Item> {
-        let item = |wish: &ArtifactWish, name: &str, source| Item {
-            name: name.to_owned(),
-            kind: ArtifactKind::Declared,
-            source,
-            required: wish.required,
-        };
-        let mut items = Vec::new();
-        for wish in &wishes {
-            let globs = Globs::new(std::slice::from_ref(&wish.path));
-            let refused = match artifacts::find(&tree, |path| globs.matching(path).is_some(), most) {
-                Ok(Found { paths, among }) => {
-                    items.extend(paths.iter().map(|path| item(wish, path, Source::Tree(path.clone()))));
-                    // More may match among those that were not seen, and nobody knows.
-                    among.map(Refusal::NotFoundAmong).or_else(|| paths.is_empty().then_some(Refusal::Missing))
-                }
-                Err(refusal) => Some(refusal),
-            };
-            items.extend(refused.map(|refusal| item(wish, &wish.path, Source::Refused(refusal))));
-        }
-        // One that several patterns match is kept once, and required where one of them says so.
-        items.sort_by(|a, b| (&a.name, !a.required).cmp(&(&b.name, !b.required)));
-        items.dedup_by(|later, first| later.name == first.name);
-        items
+    let finding = tokio::task::spawn_blocking(move || look_for(&tree, &wishes, most));
+    finding.await.map_err(|error| Halt::infrastructure("cannot look for artifacts", &error))
+}
+
+fn look_for(tree: &Path, wishes: &[ArtifactWish], most: usize) -> Vec<Item> {
+    let item = |wish: &ArtifactWish, name: &str, source| Item {
+        name: name.to_owned(),
+        kind: ArtifactKind::Declared,
+        source,
+        required: wish.required,
     };
-    tokio::task::spawn_blocking(finding).await.map_err(|error| Halt::infrastructure("cannot look for artifacts", &error))
+    let mut items = Vec::new();
+    for wish in wishes {
+        // What can be but one file is opened when it is its turn, however much else there is.
+        if let Some(path) = Globs::path_of(&wish.path).filter(|path| !Path::new(path).starts_with(".git")) {
+            items.push(item(wish, path, Source::Tree(path.to_owned())));
+            continue;
+        }
+        let globs = Globs::new(std::slice::from_ref(&wish.path));
+        let refused = match artifacts::find(tree, |path| globs.matching(path).is_some(), most) {
+            Ok(Found { paths, among }) => {
+                items.extend(paths.iter().map(|path| item(wish, path, Source::Tree(path.clone()))));
+                // More may match among those that were not seen, and nobody knows.
+                among.map(Refusal::NotFoundAmong).or_else(|| paths.is_empty().then_some(Refusal::Missing))
+            }
+            Err(refusal) => Some(refusal),
+        };
+        items.extend(refused.map(|refusal| item(wish, &wish.path, Source::Refused(refusal))));
+    }
+    // One that several patterns match is kept once, and required where one of them says so.
+    items.sort_by(|a, b| (&a.name, !a.required).cmp(&(&b.name, !b.required)));
+    items.dedup_by(|later, first| later.name == first.name);
+    items
 }
 
 /// Copies what is to be kept out of the job's reach.
@@ -337,4 +351,35 @@ async fn put(
     warn!("cannot keep {name} of job {}: {why}", claim.job);
     keeping.home = Home::Away(why.clone());
     Ok(Err(why))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_a_job_requires_has_the_name_of_a_transcript_and_no_other_of_ours() {
+        let item = |name: &str, kind, required| Item { name: name.to_owned(), kind, source: Source::Bytes(Vec::new()), required };
+        let check = |required: bool, expected: &[&str]| {
+            let declared = |name: &str| item(name, ArtifactKind::Declared, required);
+            let ours = [item("changes.json", ArtifactKind::Diff, false), item(transcript::NAME, ArtifactKind::Transcript, false)];
+            let items: Vec<Item> = ["changes.json", transcript::NAME].map(declared).into_iter().chain(ours).collect();
+            assert!(taken(&items).iter().eq(expected), "{:?}", taken(&items));
+        };
+        check(true, &["changes.json"]);
+        check(false, &["changes.json", transcript::NAME]);
+    }
+
+    #[test]
+    fn only_what_may_be_several_files_is_searched_for() {
+        let dir = tempfile::tempdir().expect("a directory");
+        std::fs::write(dir.path().join("a.xml"), "x").expect("written");
+        let wish = |path: &str| ArtifactWish { path: path.to_owned(), required: true };
+        let found = look_for(dir.path(), &["./out/b.xml", "*.xml", "*.txt", ".git/config"].map(wish), 9);
+        let opened: Vec<&str> = found.iter().filter(|item| item.source.is(&item.name)).map(|item| item.name.as_str()).collect();
+        assert_eq!(opened, ["a.xml", "out/b.xml"]);
+        let refused: Vec<&str> =
+            found.iter().filter(|item| matches!(item.source, Source::Refused(_))).map(|item| item.name.as_str()).collect();
+        assert_eq!(refused, ["*.txt", ".git/config"]);
+    }
 }

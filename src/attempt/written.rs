@@ -62,6 +62,14 @@ pub(super) struct Written {
     pub(super) paths: Vec<PathBuf>,
     /// Why there may be more, where there may.
     pub(super) cut: Option<String>,
+    /// How many more match, and were there before.
+    pub(super) older: usize,
+}
+
+/// What is to be said of files that a gate was to write, and that were there before; nothing where there are none.
+pub(super) fn say_older(older: usize) -> Option<String> {
+    let what = if older == 1 { "1 report was".to_owned() } else { format!("{older} reports were") };
+    (older > 0).then(|| format!("{what} there before it began (from the commit or a cache); have it run its tests anew"))
 }
 
 /// The plain files below a directory that match one of these patterns and were changed after a moment; where there is none, at any time.
@@ -85,8 +93,14 @@ fn find_among(tree: &Path, wanted: &[String], since: Option<Moment>, most: usize
                 ahead.push(path);
             } else if kind.is_file() && globs.matching(&path.to_string_lossy()).is_some() {
                 let is_new = |about: fs::Metadata| since.is_none_or(|since| Moment::of_change(&about) > since);
-                if !entry.metadata().is_ok_and(is_new) {
-                    continue;
+                match entry.metadata().map(is_new) {
+                    Ok(true) => {}
+                    Ok(false) => {
+                        found.older += 1;
+                        continue;
+                    }
+                    // It is gone again.
+                    Err(_) => continue,
                 }
                 if found.paths.len() == TAKEN_MAX {
                     found.cut = Some(format!("{TAKEN_MAX} reports were taken, and there are more"));
@@ -113,9 +127,12 @@ mod tests {
         write(&["out/old.xml", "out/again.xml"]);
         let since = Moment::take(dir.path()).expect("a moment");
         let found = |most| find_among(&tree, &["out/*.xml".to_owned()], Some(since), most);
-        assert_eq!((found(9).paths, found(9).cut), (Vec::new(), None));
+        assert_eq!((found(9).paths, found(9).cut, found(9).older), (Vec::new(), None, 2));
         write(&["out/again.xml", "out/new.xml", "out/new.txt"]);
         assert_eq!(found(9).paths, [Path::new("out/again.xml"), Path::new("out/new.xml")]);
+        assert_eq!(found(9).older, 1);
+        assert_eq!(say_older(0), None);
+        assert!(say_older(1).is_some_and(|said| said.starts_with("1 report was there before it began")));
         assert_eq!(found(5).cut, None, "that is all there is");
         assert_eq!(found(4).cut.as_deref(), Some("4 files and directories were looked through, and there are more"));
         assert_eq!(find(&tree, &["**/*.xml".to_owned()], None).paths.len(), 3);

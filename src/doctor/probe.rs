@@ -70,6 +70,10 @@ fn asked(backends: &Registry) -> Vec<(usize, Vec<String>, &Backend)> {
 
 async fn in_containers(config: &Config, asked: &[(usize, Vec<String>, &Backend)]) -> Vec<(usize, Found)> {
     let mut found = Vec::new();
+    // A container takes its time to start.
+    if asked.is_empty() {
+        return found;
+    }
     // Why there is no container is said by the check of containers.
     let _said_elsewhere: Option<Trouble> = lodge(config, async |state, lodging| {
         for (at, argv, backend) in asked {
@@ -130,7 +134,22 @@ fn version_in(text: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
+    use crate::config::shipped;
+
+    #[tokio::test]
+    async fn no_container_is_started_to_ask_nothing() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let state = dir.path().join("state");
+        let at = |path: &Path| path.to_str().expect("UTF-8").to_owned();
+        let flags = [("worker.state_dir", at(&state)), ("container.socket", at(&dir.path().join("none")))];
+        let config = shipped(&Environment::default(), &flags).expect("a configuration").config;
+        let none = Registry::new(&BTreeMap::new()).expect("no backends");
+        assert_eq!(in_image_alone(&config, &none).await, []);
+        assert!(!state.exists(), "what a container needs was made");
+    }
 
     #[test]
     fn a_version_is_found_in_what_agents_say() {

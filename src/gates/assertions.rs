@@ -45,7 +45,10 @@ pub(super) fn fewer(language: &Language, file: &ChangedFile, files: &[ChangedFil
     let mut renamed: Vec<&Vec<&[u8]>> = new.iter().map(|name| &after[name]).collect();
     renamed.sort_by_key(|asserted| std::cmp::Reverse(asserted.len()));
     renamed.iter().take(gone.len()).for_each(|asserted| add(&mut fresh, count(asserted.iter())));
-    take(&mut fresh, before.values().flatten());
+    // What was there before is new only as far as there is more of it now.
+    let (had, has) = (count(before.values().flatten()), count(after.values().flatten()));
+    let more = |line: &[u8]| has.get(line).copied().unwrap_or(0).saturating_sub(had.get(line).copied().unwrap_or(0));
+    fresh.iter_mut().for_each(|(line, number)| *number = (*number).min(more(line)));
 
     let (missing, fresh) = (missing.values().sum::<usize>(), fresh.values().sum::<usize>());
     missing.checked_sub(fresh).filter(|fewer| *fewer > 0)
@@ -125,6 +128,10 @@ mod tests {
         check(&[python(&format!("{a}def test_b():\n    assert b\n"))], "");
         check(&[python(a), changed("test_b.py", "", "def test_b():\n    assert b\n")], "");
         check(&[python("def test_z():\n    assert y\n    assert z\ndef test_y():\n    assert x\n")], "");
+        let alike = |other: &str| format!("def test_a():\n    assert r == 1\ndef test_b():\n    assert {other}\n");
+        check(&[changed("test_a.py", &alike("r == 2"), &alike("r == 1"))], "");
+        let lost = "def test_a():\n    pass\ndef test_b():\n    assert r == 1\n";
+        check(&[changed("test_a.py", &alike("r == 2"), lost)], "1 assertion is");
         check(&[python("def test_z():\n    assert z\ndef test_y():\n    assert y\n")], "1 assertion is");
         let rust = |body: &str| format!("#[test]\n#[should_panic]\nfn a() {{\n    {body}\n}}\n");
         let new = "#[test]\nfn b() {\n    assert!(true);\n}\n";

@@ -65,7 +65,7 @@ impl Ecosystem {
     /// cannot be read is not judged, nor is one whose lock is gone, which is a finding of its own.
     fn stale(&self, manifest: &ChangedFile, locks: &[&ChangedFile], changes: &Changeset) -> Option<Found> {
         let (before, after) = self.both(manifest)?;
-        let at = self.lock_of(&manifest.path, changes).filter(|_| before.dependencies != after.dependencies)?;
+        let at = self.lock_of(&manifest.path, changes).filter(|_| after.needs_another_lock(&before))?;
         let Some(lock) = locks.iter().find(|lock| lock.path == at) else {
             let (path, command) = (&manifest.path, self.command);
             return Some(found(
@@ -85,7 +85,8 @@ impl Ecosystem {
     fn removed(&self, lock: &ChangedFile, manifests: &[&ChangedFile], changes: &Changeset) -> Option<String> {
         let dir = directory(&lock.path);
         let goes_too = manifests.iter().any(|manifest| manifest.is == Presence::Absent && directory(&manifest.path) == dir);
-        let replaced = self.locks.iter().any(|lock| changes.beside.contains(&*dir.join(lock).to_string_lossy()));
+        // One above does for it too: a package that joins a workspace has no lock of its own.
+        let replaced = self.lock_of(&lock.path, changes).is_some();
         let (manifest, command) = (self.manifest, self.command);
         (!goes_too && !replaced)
             .then(|| format!("it was removed, and {manifest} was not; put it back, or run {command} and commit it"))
@@ -191,6 +192,56 @@ mod tests {
         check(vec![npm(), gone("yarn.lock"), changed("pnpm-lock.yaml", "", "  x:\n")], &["pnpm-lock.yaml"], &[]);
         let moved = ChangedFile { renamed_from: Some("a/Cargo.lock".to_owned()), ..changed("b/Cargo.lock", "x", "x") };
         check(vec![moved], &["b/Cargo.lock"], &[]);
+        check(vec![gone("a/Cargo.lock")], &["Cargo.lock"], &[]);
+        check(vec![gone("a/Cargo.lock")], &["b/Cargo.lock"], &["it was removed"]);
+    }
+
+    #[test]
+    fn what_a_lock_has_nothing_of_needs_no_other_lock() {
+        let stale = |manifest: &str, before: &str, after: &str, lock: &str| -> bool {
+            let changes = Changeset { files: vec![changed(manifest, before, after)], beside: [lock.to_owned()].into() };
+            !super::check(&changes).is_empty()
+        };
+        let check = |before: &str, after: &str, expected: bool| {
+            assert_eq!(stale("Cargo.toml", before, after, "Cargo.lock"), expected, "{before} -> {after}");
+        };
+        let wish = |before: &str, after: &str, expected: bool| {
+            let all = |wish: &str| format!("[dependencies]\nx = {wish}\n");
+            check(&all(before), &all(after), expected);
+            let all = |wish: &str| format!("[workspace.dependencies]\nx = {wish}\n");
+            check(&all(before), &all(after), expected);
+        };
+        wish("\"1\"", "{ version = \"1.0\", features = [\"a\"], default-features = false }", false);
+        wish("\"1.2\"", "\"^1.4.1\"", false);
+        wish("\"0.4\"", "\">=0.3, <0.6\"", false);
+        wish("\"1\"", "\"2\"", true);
+        wish("\"0.4.1\"", "\"0.5\"", true);
+        wish("\"1\"", "{ version = \"1\", package = \"y\" }", true);
+        wish("\"1\"", "{ git = \"https://a.b/x\" }", true);
+        wish("\"1\"", "{ path = \"../x\", version = \"1\" }", true);
+        wish("{ path = \"../x\" }", "{ path = \"../all/x\" }", false);
+        check("[dependencies]\nx = \"1\"\n", "[dev-dependencies]\nx = \"1\"\n", false);
+        check("[dependencies]\nx = \"1\"\n", "[target.'cfg(unix)'.dependencies]\nx = \"1\"\n", false);
+        check("[dependencies]\nx = \"1\"\n", "[dependencies]\n", true);
+        check("[dependencies]\n", "[build-dependencies]\nx = \"1\"\n", true);
+        check("[dependencies]\nx = \"1\"\n", "[dependencies]\nx.workspace = true\n", false);
+        check("[workspace]\n", "[workspace.dependencies]\nx = \"1\"\n", false);
+        let module = |more: &str| format!("module m\nrequire a.b/c v1.0.0\n{more}\n");
+        let go = |more: &str| stale("go.mod", &module(""), &module(more), "go.sum");
+        assert!(!go("exclude (\n\tl.o/cal v1.0.0\n)") && !go("exclude l.o/cal v1.0.0") && !go("retract v1.0.1"));
+        assert!(go("exclude (\n\tl.o/cal v1.0.0\n)\nrequire (\n\tl.o/cal v1.1.0\n)"));
+    }
+
+    #[test]
+    fn the_lock_of_npm_repeats_some_of_its_manifest() {
+        let odd = |before: &str, after: &str| -> bool {
+            let files = vec![changed("package.json", before, after), changed("package-lock.json", "x", "y")];
+            !super::check(&Changeset { files, beside: ["package-lock.json".to_owned()].into() }).is_empty()
+        };
+        assert!(!odd("{}", r#"{"funding": "https://a.b"}"#));
+        assert!(!odd("{}", r#"{"scripts": {"postinstall": "x"}}"#));
+        assert!(odd("{}", r#"{"scripts": {"test": "x"}}"#));
+        assert!(odd(r#"{"scripts": {"install": "x"}}"#, r#"{"scripts": {"install": "y"}}"#));
     }
 
     #[test]
@@ -210,6 +261,8 @@ mod tests {
         check(npm, ("package-lock.json", "\"node_modules/@a/b\": {"), "");
         let npm = changed("package.json", "{}", r#"{"dependencies": {"@a/b": "1"}}"#);
         check(npm, ("yarn.lock", "\"@a/c@1\":"), "it does not have @a/b");
+        let npm = changed("package.json", "{}", r#"{"dependencies": {"a": "workspace:*", "b": "link:../b", "c": "file:../c"}}"#);
+        check(npm, ("pnpm-lock.yaml", "importers:"), "");
         let uv = || changed("pyproject.toml", "[project]\n", "[project]\ndependencies = [\"Left_Pad[x]>=1; os_name=='a'\"]\n");
         check(uv(), ("uv.lock", "name = \"left-pad\""), "");
         check(uv(), ("uv.lock", "name = \"right-pad\""), "it does not have left-pad");
@@ -220,6 +273,8 @@ mod tests {
             changed("go.mod", "module m\n", "module m\nrequire (\n\ta.b/c v1.0.0\n\tl.o/cal v0.0.0\n)\nreplace l.o/cal => ../x\n")
         };
         check(go(), ("go.sum", "a.b/c v1.0.0/go.mod h1:x="), "");
+        let excluded = changed("go.mod", "", "require a.b/c v1.0.0\nexclude (\n\tl.o/cal v1.0.0\n)\n");
+        check(excluded, ("go.sum", "a.b/c v1.0.0/go.mod h1:x="), "");
         check(go(), ("go.sum", "a.b/d v1.0.0/go.mod h1:x="), "it does not have a.b/c");
     }
 }

@@ -105,7 +105,16 @@ impl Language {
             assertion: regex(patterns.assertion),
         }
     }
+
+    /// Whether a line that skips tests has some to skip: one that says of a class or module that it is no test is as often true.
+    fn has_some_to_skip(&self, line: &Line, text: &[u8]) -> bool {
+        !NO_TEST.is_match(&line.text) || block(text, line.number).any(|line| self.test.is_match(line))
+    }
 }
+
+/// The line by which a class or a module of Python says that it is no test.
+static NO_TEST: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new(r"^\s*__test__\s*=").expect("the pattern is a constant, and a test compiles it"));
 
 /// Paths that are of tests only.
 static TEST_PATH: LazyLock<Text> = LazyLock::new(|| {
@@ -170,7 +179,8 @@ impl<'a> Balance<'a> {
     fn hidden(&self) -> Option<Found> {
         let from = self.file.renamed_from.as_ref().filter(|from| is_collected(from))?;
         let was = language_of(from);
-        let had_tests = was.is_none_or(|at| lines_match(&self.file.before, &LANGUAGES[at].test));
+        // What is in no language, as a fixture is, has none.
+        let had_tests = was.is_some_and(|at| lines_match(&self.file.before, &LANGUAGES[at].test));
         (had_tests && (!self.collected || self.language != was)).then(|| {
             let message = format!("it was {from}, and no runner looks for tests by its name now; put it back");
             self.found(None, message)
@@ -198,7 +208,11 @@ impl<'a> Balance<'a> {
     /// The lines by which tests are left out from now on.
     fn skipped(&self) -> Vec<Found> {
         let Some(language) = self.language.map(|at| &LANGUAGES[at]) else { return Vec::new() };
-        let (before, now) = (numbers(&self.file.removed, &language.skip), numbers(&self.file.added, &language.skip));
+        let skips = |lines: &[Line], text: &[u8]| -> Vec<u32> {
+            let skips = |line: &&Line| language.skip.is_match(&line.text) && language.has_some_to_skip(line, text);
+            lines.iter().filter(skips).map(|line| line.number).collect()
+        };
+        let (before, now) = (skips(&self.file.removed, &self.file.before), skips(&self.file.added, &self.file.after));
         let more = now.len().saturating_sub(before.len());
         let found = now.into_iter().take(more);
         found.map(|line| self.found(Some(line), "tests are skipped from here on; make them pass instead".to_owned())).collect()
@@ -230,6 +244,17 @@ fn is_collected(path: &str) -> bool {
 /// Whether a file has nothing but tests and what they need, by its path.
 pub(super) fn is_test_path(path: &str) -> bool {
     TEST_PATH.is_match(path)
+}
+
+/// The lines about one, of which none is indented less: in Python its class, or the module.
+fn block(text: &[u8], number: u32) -> impl Iterator<Item = &[u8]> {
+    let lines: Vec<&[u8]> = text.split(|byte| *byte == b'\n').collect();
+    let at = usize::try_from(number).unwrap_or(0).saturating_sub(1).min(lines.len());
+    let (above, below) = (lines[..at].to_vec(), lines[at..].to_vec());
+    let depth = |line: &[u8]| line.len() - line.trim_ascii_start().len();
+    let least = below.first().map_or(0, |line| depth(line));
+    let within = move |line: &&[u8]| line.trim_ascii().is_empty() || depth(line) >= least;
+    below.into_iter().take_while(within).chain(above.into_iter().rev().take_while(within))
 }
 
 fn lines_match(text: &[u8], pattern: &Regex) -> bool {
@@ -292,6 +317,15 @@ mod tests {
         check(&[changed("test_a.py", "", "@pytest.mark.skip(reason='x')", There)], &["test_a.py:1 tests are skipped"]);
         check(&[changed("test_a.py", "", "pytestmark = pytest.mark.skip", There)], &["test_a.py:1 tests are skipped"]);
         check(&[changed("test_a.py", "", "@mark.xfail\ndef test_b():", There)], &["test_a.py:1 tests are skipped"]);
+        // What has no tests is rightly said to be no test.
+        let class = |body: &str| {
+            changed("test_a.py", "", &format!("class TestA:\n{body}\n\nclass TestB:\n    def test_b(self):\n"), There)
+        };
+        check(&[class("    __test__ = False\n\n    def run(self): pass")], &[]);
+        check(&[class("    __test__ = False\n\n    def test_a(self): pass")], &["test_a.py:2 tests are skipped"]);
+        check(&[class("    def test_a(self):\n        pass\n\n    __test__ = False")], &["test_a.py:5 tests are skipped"]);
+        check(&[class("    a = 1\n__test__ = False")], &["test_a.py:3 tests are skipped"]);
+        check(&[changed("tests/data.py", "", "__test__ = False\nDATA = 1", There)], &[]);
     }
 
     #[test]
@@ -321,6 +355,8 @@ mod tests {
             &[moved("tests/a.rs", "tests/a.rs.off", "#[test]\nfn a() {}\n")],
             "tests/a.rs.off it was tests/a.rs, and no runner",
         );
+        check(&[moved("tests/fixtures/a.json", "testdata/a.json", "{}\n")], "");
+        check(&[moved("tests/README.md", "docs/tests.md", "# Tests\n")], "");
         // Where git does not see that one is the other.
         let gone = || changed("tests/test_a.py", test, "", Absent);
         check(&[gone(), changed("old.py", "", test, There)], "tests/test_a.py a file of tests was removed");

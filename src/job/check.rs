@@ -271,7 +271,7 @@ mod tests {
         };
         let refused = |gate: Gate| spec(|s| s.gates = vec![gate]).validate().expect_err("no pattern").to_string();
         assert!(refused(gate(&["ok", "[z-a]"], "ok")).starts_with("gates[0].reports[1]: "));
-        assert!(refused(gate(&["ok"], "./lcov.info")).starts_with("gates[0].coverage.path: "));
+        assert!(refused(gate(&["ok"], "out/../lcov.info")).starts_with("gates[0].coverage.path: "));
         let wish = ArtifactWish { path: "out/[z-a]".to_owned(), required: true };
         let refused = spec(|s| s.artifacts = vec![wish]).validate().expect_err("no pattern");
         assert!(refused.to_string().starts_with("artifacts[0].path: "), "{refused}");

@@ -24,7 +24,7 @@ impl Globs {
     /// # Errors
     /// A sentence: what is wrong with it.
     pub fn check(pattern: &str) -> Result<(), String> {
-        let parts: Vec<&str> = pattern.strip_prefix('/').unwrap_or(pattern).split('/').collect();
+        let parts: Vec<&str> = from_root(pattern).split('/').collect();
         let ends_with_slash = parts.len() > 1 && parts.last().is_some_and(|last| last.is_empty());
         let parts = &parts[..parts.len() - usize::from(ends_with_slash)];
         if let Some(part) = parts.iter().find(|part| ["", ".", ".."].contains(part)) {
@@ -39,6 +39,12 @@ impl Globs {
         }
     }
 
+    /// The one path that a pattern matches, where nothing in it stands for anything else.
+    #[must_use]
+    pub fn path_of(pattern: &str) -> Option<&str> {
+        Some(from_root(pattern)).filter(|path| !path.contains(['*', '?', '[', '{']) && !path.ends_with('/'))
+    }
+
     /// The first pattern that a path matches. One that is no pattern matches its own text only; [`Globs::check`] tells.
     #[must_use]
     pub fn matching(&self, path: &str) -> Option<&str> {
@@ -50,10 +56,15 @@ impl Globs {
     }
 }
 
+/// A pattern without what says only that it begins at the root, as all do.
+fn from_root(pattern: &str) -> &str {
+    pattern.strip_prefix("./").or_else(|| pattern.strip_prefix('/')).unwrap_or(pattern)
+}
+
 /// The regular expression that says the same.
 fn translate(glob: &str) -> String {
     let mut out = String::from("(?s)^");
-    let mut rest = glob.strip_prefix('/').unwrap_or(glob);
+    let mut rest = from_root(glob);
     let mut alternatives = 0;
     while let Some(c) = rest.chars().next() {
         if let Some(after) = rest.strip_prefix("**/") {
@@ -128,6 +139,7 @@ mod tests {
         check("a?[!0-9].c", "ab7.c", false);
         check(".github/", ".github/workflows/ci.yml", true);
         check("/README.md", "README.md", true);
+        check("./src/**", "src/a.rs", true);
         check("a.b", "axb", false);
         check("odd[", "odd[", true);
         check("[a&&b]", "&", true);
@@ -140,14 +152,25 @@ mod tests {
             let found = Globs::check(glob).map_or_else(|why| why, |()| "fine".to_owned());
             assert!(found.starts_with(expected), "{glob}: {found}");
         };
-        let fine = ["src/**", "*.{md,txt}", "a?[!0-9].c", "odd[", ".github/", "/README.md", "[a&&b]", "a]", "{a"];
+        let fine = ["src/**", "*.{md,txt}", "a?[!0-9].c", "odd[", ".github/", "/README.md", "./src/**", "[a&&b]", "a]", "{a"];
         fine.iter().for_each(|glob| check(glob, "fine"));
         check("[z-a]*.pem", "\"[z-a]*.pem\" is no pattern: ");
         check("[!]", "\"[!]\" is no pattern: ");
-        check("./src/**", "\"./src/**\" matches no path: ");
+        check("src/./x", "\"src/./x\" matches no path: ");
+        check("./", "\"./\" matches no path: ");
+        check(".//x", "\".//x\" matches no path: ");
         check("src/../x", "\"src/../x\" matches no path: ");
         check("a//b", "\"a//b\" matches no path: ");
         check("", "\"\" matches no path: ");
         check("/", "\"/\" matches no path: ");
+    }
+
+    #[test]
+    fn a_pattern_without_wildcards_is_a_path() {
+        let check = |glob: &str, expected: Option<&str>| assert_eq!(Globs::path_of(glob), expected, "{glob}");
+        check("a/b.xml", Some("a/b.xml"));
+        check("./a.xml", Some("a.xml"));
+        check("/a.xml", Some("a.xml"));
+        ["a/", "*.xml", "?", "a[b]", "{a,b}"].iter().for_each(|glob| check(glob, None));
     }
 }

@@ -62,7 +62,7 @@ async fn a_report_that_the_commit_has_is_none_that_the_gate_wrote() {
     let mut spec = tested(&remote, "cat out/*.xml", "junit");
     spec["task"]["command"] = plant.clone().into();
     let why = rejected(&host, host.enqueue(&spec)).await;
-    assert!(why.contains("did not say how many tests it ran"), "{why}");
+    assert!(why.contains("did not say how many tests it ran: 2 reports were there before it began"), "{why}");
     // What it writes itself counts, in the place of one that was there too, and nothing else does.
     let mut spec = tested(&remote, "echo '<testcase name=\"x\"/><testcase name=\"y\"/>' > out/base.xml", "junit");
     spec["task"]["command"] = plant.into();

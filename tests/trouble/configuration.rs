@@ -93,10 +93,10 @@ fn a_value_that_cannot_be_is_answered_with_what_would_do() {
     exit 2
     error: own.toml:2: checks.forbid.1: "[z-a]*.pem" is no pattern: what is in its [] is no class of characters, such as [a-z] or [!0-9]
     "#);
-    let gate = "{ name = \"unit\", command = \"make\", reports = [\"./out/*.xml\"] }";
+    let gate = "{ name = \"unit\", command = \"make\", reports = [\"out/./*.xml\"] }";
     insta::assert_snapshot!(with_file(&format!("[projects.app]\nrepo = \"/r\"\ngates = [{gate}]\n")), @r#"
     exit 2
-    error: own.toml:3: projects.app.gates.0.reports.0: "./out/*.xml" matches no path: paths from the root of the repository have no part "."
+    error: own.toml:3: projects.app.gates.0.reports.0: "out/./*.xml" matches no path: paths from the root of the repository have no part "."
     "#);
     let limits = |limits: &str| with_file(&format!("[projects.app]\nrepo = \"/r\"\nlimits = {{ {limits} }}\n"));
     insta::assert_snapshot!(limits("running = 0"), @r#"
