@@ -12,7 +12,7 @@ use sawmill::job::Stream;
 use serde_json::json;
 
 use super::LONG;
-use crate::delivery::host::{until, Host, Lodging, On};
+use crate::delivery::host::{Host, Lodging, On, until};
 use crate::delivery::remote::{git, refs, small_remote};
 use crate::git::fixture::{Place, committed, list_tree, refused, try_run, write};
 
@@ -191,9 +191,8 @@ async fn a_tree_of_any_depth_is_refused_and_is_gone_afterwards() {
     let host = Host::new(On::Sqlite, LONG, 1).await.lodge(Lodging::OnTheHost).await;
     let remote = small_remote(host.root(), "remote.git");
     let worker = host.start("a").await;
-    // A shell of the host's that goes on where a path has no end.
-    let command = "for ((i = 0; i < 6000; i++)); do mkdir d && cd d 2> /dev/null || exit 3; done; echo deep > file";
-    let job = host.enqueue(&json!({ "repo": remote, "task": { "command": ["bash", "-c", command] } }));
+    let command = "for (1 .. 6000) { mkdir 'd'; chdir 'd' or die } open my $file, '>', 'file' or die; print $file 'deep'";
+    let job = host.enqueue(&json!({ "repo": remote, "task": { "command": ["perl", "-e", command] } }));
     let outcome = host.ended(job).await.outcome.expect("an outcome");
     assert!(outcome.message.contains("directories lie in each other 256 deep and more"), "{outcome}");
     let next = host.enqueue(&json!({ "repo": remote, "task": { "command": "echo next > next" } }));
