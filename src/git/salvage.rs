@@ -109,10 +109,14 @@ impl Worktree {
             update.args(["update-ref", name, commit.as_str()]).finish().await
         };
         let first = update().await?;
-        if diagnose::lock_in_the_way(&first.stderr).is_none() {
-            return first.success().map(drop);
+        let is_locked = diagnose::lock_in_the_way(&first.stderr).is_some();
+        if first.success().is_ok() {
+            return Ok(());
         }
-        remove_if_there(&mirror.dir.join(format!("{name}.lock")))?;
+        if is_locked {
+            remove_if_there(&mirror.dir.join(format!("{name}.lock")))?;
+        }
+        // Whoever removes another ref meanwhile takes the empty directories away, and git puts up with that only so often.
         update().await?.success().map(drop)
     }
 
