@@ -12,4 +12,4 @@ mod tree;
 pub use config::{Config, StoreAddress};
 pub use draft::{Draft, draft};
 pub use place::{Artifacts, ArtifactsError, Pieces, Place};
-pub use tree::{Found, Refusal, find, open};
+pub use tree::{Found, Refusal, WalkEnd, find, open, walk};

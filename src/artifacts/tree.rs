@@ -3,8 +3,9 @@
 //! The one rule: a path is walked part by part from a directory that the job cannot replace, and no part of it may be a link. What is
 //! opened is a plain file.
 
-use std::fs::{self, File};
+use std::fs::{self, DirEntry, File};
 use std::io;
+use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
 
@@ -147,31 +148,47 @@ fn find_among(tree: &Path, wanted: impl Fn(&str) -> bool, most: usize, among: us
     if !tree.symlink_metadata()?.is_dir() {
         return Err(Refusal::Link("the worktree".into()));
     }
-    let (mut ahead, mut seen, mut found) = (vec![PathBuf::new()], 0, Found { paths: Vec::new(), among: None });
-    'looking: while let Some(dir) = ahead.pop() {
-        // A directory that cannot be read has nothing that could be kept.
+    let mut found = Found { paths: Vec::new(), among: None };
+    let end = walk(tree, among, |path, _| {
+        found.paths.extend(path.to_str().filter(|path| wanted(path)).map(str::to_owned));
+        if found.paths.len() == most { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    found.among = (end == WalkEnd::Cut).then_some(among);
+    found.paths.sort();
+    Ok(found)
+}
+
+/// Where a walk ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WalkEnd {
+    /// Everything was seen.
+    Whole,
+    /// There is more than it was to look at.
+    Cut,
+    /// Where it was told to.
+    Stopped,
+}
+
+/// Goes through what is below a directory, at most so many files and directories. `visit` gets each but the directories, by its path from
+/// there. Neither links nor `.git` are entered, and a directory that cannot be read has nothing.
+pub fn walk(tree: &Path, most: usize, mut visit: impl FnMut(&Path, &DirEntry) -> ControlFlow<()>) -> WalkEnd {
+    let (mut ahead, mut seen) = (vec![PathBuf::new()], 0);
+    while let Some(dir) = ahead.pop() {
         for entry in fs::read_dir(tree.join(&dir)).into_iter().flatten().flatten() {
-            if seen == among {
-                found.among = Some(among);
-                break 'looking;
+            if seen == most {
+                return WalkEnd::Cut;
             }
             seen += 1;
             let path = dir.join(entry.file_name());
-            let (Ok(kind), Some(text)) = (entry.file_type(), path.to_str()) else { continue };
-            if kind.is_dir() {
-                if path != Path::new(".git") {
-                    ahead.push(path);
-                }
-            } else if wanted(text) {
-                found.paths.push(text.to_owned());
-            }
-            if found.paths.len() == most {
-                break 'looking;
+            match entry.file_type() {
+                Ok(kind) if kind.is_dir() => ahead.extend(Some(path).filter(|path| path != Path::new(".git"))),
+                Ok(_) if visit(&path, &entry).is_break() => return WalkEnd::Stopped,
+                // It is gone again.
+                Ok(_) | Err(_) => {}
             }
         }
     }
-    found.paths.sort();
-    Ok(found)
+    WalkEnd::Whole
 }
 
 #[cfg(test)]

@@ -6,12 +6,14 @@
 
 use std::fs;
 use std::io;
+use std::ops::ControlFlow;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use crate::artifacts::{WalkEnd, walk};
 use crate::job::Globs;
 
 /// How many files are taken, and among how many files and directories they are looked for.
@@ -33,7 +35,7 @@ impl Moment {
         Self { seconds: about.ctime(), nanoseconds: about.ctime_nsec() }
     }
 
-    /// The moment by the clock of the disk on which `dir` is. When this returns it is past: what changes from then on has a later one.
+    /// The moment by the clock of the disk on which `dir` is. Blocks. When this returns it is past: what changes from then on has a later one.
     ///
     /// # Errors
     /// Nothing can be written there, or the clock does not go on.
@@ -48,6 +50,7 @@ impl Moment {
             if begun.elapsed() > CLOCK_WITHIN {
                 return Err(io::Error::other("the clock of the disk does not go on"));
             }
+            // Nothing tells when a disk's clock has gone on; this thread is one for waiting.
             std::thread::sleep(Duration::from_millis(1));
         }
         fs::remove_file(&path)?;
@@ -78,38 +81,27 @@ pub(super) fn find(tree: &Path, wanted: &[String], since: Option<Moment>) -> Wri
 }
 
 fn find_among(tree: &Path, wanted: &[String], since: Option<Moment>, most: usize) -> Written {
-    let globs = Globs::new(wanted);
-    let (mut ahead, mut seen, mut found) = (vec![PathBuf::new()], 0, Written::default());
-    'looking: while let Some(dir) = ahead.pop() {
-        for entry in fs::read_dir(tree.join(&dir)).into_iter().flatten().flatten() {
-            if seen == most {
-                found.cut = Some(format!("{most} files and directories were looked through, and there are more"));
-                break 'looking;
-            }
-            seen += 1;
-            let path = dir.join(entry.file_name());
-            let Ok(kind) = entry.file_type() else { continue };
-            if kind.is_dir() && path != Path::new(".git") {
-                ahead.push(path);
-            } else if kind.is_file() && globs.matching(&path.to_string_lossy()).is_some() {
-                let is_new = |about: fs::Metadata| since.is_none_or(|since| Moment::of_change(&about) > since);
-                match entry.metadata().map(is_new) {
-                    Ok(true) => {}
-                    Ok(false) => {
-                        found.older += 1;
-                        continue;
-                    }
-                    // It is gone again.
-                    Err(_) => continue,
-                }
-                if found.paths.len() == TAKEN_MAX {
-                    found.cut = Some(format!("{TAKEN_MAX} reports were taken, and there are more"));
-                    break 'looking;
-                }
-                found.paths.push(path);
-            }
+    let (globs, mut found) = (Globs::new(wanted), Written::default());
+    let end = walk(tree, most, |path, entry| {
+        // What is gone again was not found.
+        let matches = globs.matching(&path.to_string_lossy()).is_some();
+        let Some(about) = matches.then(|| entry.metadata().ok()).flatten().filter(fs::Metadata::is_file) else {
+            return ControlFlow::Continue(());
+        };
+        if since.is_some_and(|since| Moment::of_change(&about) <= since) {
+            found.older += 1;
+        } else if found.paths.len() == TAKEN_MAX {
+            return ControlFlow::Break(());
+        } else {
+            found.paths.push(path.to_owned());
         }
-    }
+        ControlFlow::Continue(())
+    });
+    found.cut = match end {
+        WalkEnd::Whole => None,
+        WalkEnd::Cut => Some(format!("{most} files and directories were looked through, and there are more")),
+        WalkEnd::Stopped => Some(format!("{TAKEN_MAX} reports were taken, and there are more")),
+    };
     found.paths.sort();
     found
 }

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::weakened::{Language, is_test_path};
+use super::languages::{Language, is_test_path};
 use crate::git::ChangedFile;
 
 /// How many lines after the one that begins a test may have its name: attributes stand between.

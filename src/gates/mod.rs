@@ -7,6 +7,7 @@ mod assertions;
 mod content;
 mod counts;
 mod coverage;
+mod languages;
 mod locks;
 mod manifests;
 mod own;

@@ -12,7 +12,6 @@ use super::db::Kind;
 use super::error::StoreError;
 use super::statement::args;
 use super::tx::Tx;
-use super::writer::Durability;
 use crate::clock::Timestamp;
 
 const TAKE: &str = "INSERT INTO duties (name, holder, until) VALUES ($1, $2, $3) \
@@ -39,10 +38,8 @@ impl Store {
         if self.db().kind() == Kind::Sqlite {
             return Ok(true);
         }
-        // Who takes it over after a crash that undid this has lost nothing.
-        let mut tx = self.db().begin_with(Durability::Nothing).await?;
-        let taken = take(&mut tx, REAPING, self.inner.process, long, self.now()).await;
-        match taken {
+        let mut tx = self.db().begin().await?;
+        match take_reaping_within(&mut tx, self.inner.process, long, self.now()).await {
             Ok(true) => tx.commit().await.map(|()| true),
             taken => {
                 tx.rollback().await;
@@ -50,4 +47,10 @@ impl Store {
             }
         }
     }
+}
+
+async fn take_reaping_within(tx: &mut Tx, holder: Uuid, long: Duration, now: Timestamp) -> Result<bool, StoreError> {
+    // Who takes it over after a crash that undid this has lost nothing.
+    tx.in_passing().await?;
+    take(tx, REAPING, holder, long, now).await
 }

@@ -5,7 +5,7 @@ use sawmill::job::{OutcomeClass, Stream};
 use serde_json::{Value, json};
 
 use super::server::{COMPLETION_TOKENS, PROMPT_TOKENS, Turn};
-use super::{CLAUDE, CODEX, LOOKS, MINISWE, OPENHANDS, Site, WORKS, Which, last};
+use super::site::{CLAUDE, CODEX, LOOKS, MINISWE, OPENHANDS, Site, WORKS, Which, last};
 use crate::delivery::host::until;
 
 /// The task for an agent, of a project or a budget.

@@ -7,7 +7,7 @@ use sawmill::job::{JobState, OutcomeClass};
 use serde_json::json;
 
 use super::server::Turn;
-use super::{CLAUDE, CODEX, LOOKS, Site, WORKS, Which, last};
+use super::site::{CLAUDE, CODEX, LOOKS, Site, WORKS, Which, last};
 use crate::delivery::host::until;
 
 /// When limits are reset: far enough that no test sees it.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use sawmill::job::Stage;
 
-use super::{CLAUDE, CODEX, LOOKS, MINISWE, OPENHANDS, Site, WORKS, Which, last};
+use super::site::{CLAUDE, CODEX, LOOKS, MINISWE, OPENHANDS, Site, WORKS, Which, last};
 use crate::delivery::host::until;
 
 /// How long the agent's command took of a job on a worker that was started when nothing of the image was in memory.

@@ -63,7 +63,7 @@ impl Browser {
         self.page.execute(script, Vec::new()).await.expect("the script runs").json().clone()
     }
 
-    /// Waits until the page reads so.
+    /// Waits until the page reads so; where it does not, what it read last is told.
     pub(super) async fn reads(&self, text: &str) {
         let give_up = Instant::now() + PATIENCE;
         loop {

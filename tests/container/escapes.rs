@@ -202,6 +202,29 @@ async fn a_tree_of_any_depth_is_refused_and_is_gone_afterwards() {
     host.close(vec![worker]).await;
 }
 
+/// What a job of a worker that is root has mounted is taken off before the place of it is deleted, and nothing behind it is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_job_of_root_s_has_mounted_is_not_deleted_with_its_place() {
+    let host = Host::new(On::Sqlite, LONG, 1).await.lodge(Lodging::OnTheHost).await;
+    let remote = small_remote(host.root(), "remote.git");
+    let outside = host.root().join("outside");
+    fs::create_dir(&outside).expect("a directory");
+    fs::write(outside.join("kept"), "kept").expect("a file");
+    let worker = host.start("a").await;
+    let mounts = format!("mkdir \"$TMPDIR/m\" && mount --bind {} \"$TMPDIR/m\" && ls \"$TMPDIR/m\"", outside.display());
+    let job = host.enqueue(&json!({ "repo": remote, "changes": "none", "task": { "command": mounts } }));
+    host.succeeded(job).await;
+    assert_eq!(host.log(job, 1, Stream::Stdout).await, "kept\n", "it was mounted");
+    let next = host.enqueue(&json!({ "repo": remote, "changes": "none", "task": { "command": "true" } }));
+    host.succeeded(next).await;
+    let trash = host.state_dir("a").join("trash");
+    until("the trash is empty", async || fs::read_dir(&trash).expect("it is there").next().is_none()).await;
+    assert_eq!(fs::read_to_string(outside.join("kept")).expect("it is there"), "kept");
+    let mounted = fs::read_to_string("/proc/self/mounts").expect("the kernel's list");
+    assert!(!mounted.contains(host.root().to_str().expect("UTF-8")), "{mounted}");
+    host.close(vec![worker]).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fifty_thousand_small_files_are_delivered_and_leave_nothing_behind() {
     let host = host().await;

@@ -1,11 +1,11 @@
 //! What ran out of its lease.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sawmill::job::{CompletionState, JobState, LogVerdict, OutcomeClass, Stage, StageRecord};
 use sawmill::store::{Cancel, Expired};
 
-use super::{ask, asking, delivered, on_both};
+use super::{LONG, Place, ask, asking, delivered, on_both};
 
 on_both! {
     async fn an_expired_lease_requeues_without_burning_and_ends_as_a_poison_pill(queue) {
@@ -101,5 +101,21 @@ on_both! {
             assert_eq!(expired, [Expired::Completion { id, consumer: "i".to_owned(), state }]);
         }
         assert!(queue.store.claim_completions(&asking("i", 1, None)).await.expect("answered").is_empty());
+    }
+
+    async fn who_looks_for_all_of_it_is_one_at_a_time_and_is_followed_by_another(queue) {
+        let other = queue.other(|_| ()).await;
+        let short = Duration::from_millis(300);
+        assert!(queue.store.take_reaping(LONG).await.expect("asked"));
+        assert!(queue.store.take_reaping(short).await.expect("asked"), "who has it takes it again");
+        // Who shares a file looks by himself.
+        let shared = matches!(queue.place, Place::File { .. });
+        assert_eq!(other.take_reaping(LONG).await.expect("asked"), shared);
+        let begun = Instant::now();
+        while !other.take_reaping(LONG).await.expect("asked") {
+            assert!(begun.elapsed() < LONG, "nobody follows");
+        }
+        assert_eq!(queue.store.take_reaping(LONG).await.expect("asked"), shared);
+        other.close().await;
     }
 }

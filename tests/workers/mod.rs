@@ -7,6 +7,7 @@ mod drain;
 mod explain;
 mod labels;
 mod pauses;
+mod server;
 mod slots;
 mod time_limit;
 mod warm_up;
