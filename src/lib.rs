@@ -25,6 +25,7 @@ pub mod job;
 pub mod logs;
 pub mod namespace;
 mod plain_file;
+mod process_stat;
 pub mod redact;
 pub mod sandbox;
 pub mod store;

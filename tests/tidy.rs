@@ -5,13 +5,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The floor of each room. A room names only strictly lower floors.
-const FLOORS: [(&str, u8); 30] = [
+const FLOORS: [(&str, u8); 31] = [
     ("fingerprint", 0),
     ("ids", 0),
     ("clock", 0),
     ("redact", 0),
     ("namespace", 0),
     ("plain_file", 0),
+    ("process_stat", 0),
     ("job", 1),
     ("janitor", 1),
     ("artifacts", 2),

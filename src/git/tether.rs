@@ -7,9 +7,10 @@
 //! They are asked before they are killed: what serves a remote holds locks there, which it removes when it is asked, and which
 //! nobody else may remove. First only git is, as if its remote were on another host, for what serves the remote sees that git is
 //! gone and comes to an end of its own: a signal at the moment at which it makes a lock leaves the lock there, because git takes note
-//! of a file after it has made it. What stays is asked next, all of it, and then killed. Whoever wants the end sends SIGTERM to the
-//! tether.
+//! of a file after it has made it. What stays is asked next, each process when it is asleep, for then it makes none; then all of it,
+//! and then it is killed. Whoever wants the end sends SIGTERM to the tether.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::os::unix::process::ExitStatusExt;
@@ -24,6 +25,8 @@ use nix::unistd::{Pid, getpgrp, getppid, setpgid};
 use signal_hook::consts::{SIGCHLD, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use crate::process_stat::{Stat, pids};
+
 /// The hidden subcommand that is a tether.
 pub const TETHER_SUBCOMMAND: &str = "__tether";
 
@@ -33,6 +36,8 @@ const CANNOT_RUN: u8 = 126;
 /// How long the others have when git alone was asked to end: longer than a push that is through takes to be written down, and too short
 /// for one that is not to come to its end without git.
 const PARTING: Duration = Duration::from_millis(250);
+/// For how long a process that is busy is not asked: longer than it takes to make a file and to note it, on a host that is busy.
+const COURTESY: Duration = Duration::from_secs(2);
 /// How long what was asked to end has for it: to remove a few files, on a host that may be busy.
 const GRACE: Duration = Duration::from_secs(5);
 /// How often it is looked whether it has.
@@ -84,24 +89,41 @@ fn hold(parent: Pid, command: &mut Command) -> io::Result<ExitStatus> {
 fn end_all(git: &Child) -> io::Result<ExitStatus> {
     // It was not waited for, so that the number is its own.
     kill(Pid::from_raw(git.id().cast_signed()), Signal::SIGTERM)?;
-    if !all_end_within(PARTING)? {
+    let mut asked = BTreeSet::new();
+    if !all_end_within(PARTING, || {})? && !all_end_within(COURTESY, || ask_who_sleeps(&mut asked))? {
         killpg(getpgrp(), Signal::SIGTERM)?;
-        all_end_within(GRACE)?;
+        all_end_within(GRACE, || {})?;
     }
     killpg(getpgrp(), Signal::SIGKILL)?;
     Err(io::Error::other("a process that was killed goes on"))
 }
 
-fn all_end_within(time: Duration) -> io::Result<bool> {
+/// Whether all children end in this time, at each look of which `meanwhile` is done.
+fn all_end_within(time: Duration, mut meanwhile: impl FnMut()) -> io::Result<bool> {
     let until = Instant::now() + time;
     loop {
         match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
             Err(Errno::ECHILD) => return Ok(true),
             Err(error) => return Err(error.into()),
             Ok(WaitStatus::StillAlive) if Instant::now() > until => return Ok(false),
-            // Nothing waits for a child and a time at once without code that is not safe.
-            Ok(WaitStatus::StillAlive) => std::thread::sleep(LOOK),
+            Ok(WaitStatus::StillAlive) => {
+                meanwhile();
+                // Nothing waits for a child and a time at once without code that is not safe.
+                std::thread::sleep(LOOK);
+            }
             Ok(_) => {}
+        }
+    }
+}
+
+/// Asks those of the group to end who wait for something, each once.
+fn ask_who_sleeps(asked: &mut BTreeSet<i32>) {
+    let group = getpgrp().as_raw();
+    let others = pids().filter(|pid| *pid != group);
+    for pid in others.filter(|pid| Stat::of(*pid).is_some_and(|stat| stat.group == group && stat.is_asleep())) {
+        if asked.insert(pid) {
+            // It may have ended meanwhile.
+            kill(Pid::from_raw(pid), Signal::SIGTERM).ok();
         }
     }
 }

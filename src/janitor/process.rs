@@ -8,6 +8,8 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
+use crate::process_stat::Stat;
+
 /// A process, by what nobody shares with it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
@@ -74,12 +76,7 @@ pub fn has_ended(pid: u32) -> bool {
 
 /// When a living process began, in clock ticks since the host's start: with its number and the boot that names it.
 fn began(pid: i32) -> Option<u64> {
-    let line = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The second field is the name in parentheses, which can hold anything; the third is the first one after it.
-    let mut fields = line.rsplit_once(')')?.1.split_ascii_whitespace();
-    // One that has ended stays in the list until its parent has asked how.
-    let ended = fields.next().is_none_or(|state| matches!(state, "Z" | "X"));
-    if ended { None } else { fields.nth(22 - 4)?.parse().ok() }
+    Stat::of(pid).filter(|stat| !stat.has_ended()).map(|stat| stat.began)
 }
 
 /// Which boot of the host this is.

@@ -17,6 +17,7 @@ use super::ledger::{ProcessName, boot_id, running};
 use super::protocol::SOCKET;
 use super::supervisor::{COMMAND, LOCK, SUBCOMMAND, descendants};
 use crate::janitor::{Explained, Kind, Owned, Owner};
+use crate::process_stat::pids;
 
 /// How long a supervisor that said that it leaves may take.
 const GONE_WITHIN: Duration = Duration::from_secs(5);
@@ -150,9 +151,7 @@ fn parse(text: &str) -> Option<ProcessName> {
 
 /// All supervisors on this host whose directory is, or was, below the state directory.
 fn living(state: &Path) -> Vec<Living> {
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    let found = pids.filter_map(|pid| {
+    let found = pids().filter_map(|pid| {
         let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
         let words: Vec<String> = line.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect();
         let [_, subcommand, _, dir, mark, ..] = words.as_slice() else { return None };

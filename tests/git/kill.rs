@@ -174,6 +174,33 @@ async fn what_does_not_end_when_a_push_is_dropped_is_killed() {
     until("the hook is gone", || !Path::new("/proc").join(hook.trim()).exists()).await;
 }
 
+/// git makes a file, and only then takes note of it, to remove it when it is asked to end. Here a script does so, at leisure.
+#[tokio::test]
+async fn who_works_when_a_push_is_dropped_is_not_asked_to_end_before_it_waits_for_something() {
+    let place = Place::new();
+    let worktree = place.worktree("1").await;
+    write(worktree.tree(), "new", "new\n");
+    let made = committed(&worktree).await;
+    // It starts no program, for which it would wait asleep, and is busy for longer than those have whose git alone was asked. git ends
+    // its hooks itself, but not whom they have started.
+    let (begun, noted) = (place.root.path().join("begun"), place.root.path().join("noted"));
+    let busy = format!(
+        "now() {{ read -r up rest < /proc/uptime; now=${{up%.*}}${{up#*.}}; }}; {{ echo > '{}'; \
+         now; until=$((now + 80)); while [ $now -lt $until ]; do now; done; trap 'echo > \"{}\"; exit 1' TERM; sleep 600; }} 2> '{}' &",
+        begun.display(),
+        noted.display(),
+        place.root.path().join("said").display()
+    );
+    hold_the_lock(&place, &busy);
+    let name = branch("b");
+    tokio::select! {
+        result = worktree.push(&made.commit, &name) => panic!("it is held: {result:?}"),
+        () = until("the hook is busy", || begun.exists()) => {}
+    }
+    until("nobody works on the remote", || !git_works_in(&place.remote_dir())).await;
+    assert!(noted.exists(), "it was asked before it could take note");
+}
+
 fn git_works_in(slot: &Path) -> bool {
     let entries = fs::read_dir("/proc").expect("/proc").flatten();
     entries.into_iter().any(|entry| fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd.starts_with(slot)))

@@ -4,8 +4,7 @@
 //! parent ends, so the chain of parents in `/proc` always leads here.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
-use std::io::Read;
+use std::fs;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -14,19 +13,16 @@ use nix::unistd::Pid;
 
 use super::super::kernel;
 use super::super::ledger::ProcessName;
+use crate::process_stat::{Stat, pids};
 
 /// How much of a command line goes to the daemon. It knows the secrets that may be in it, and cuts it after it has taken them out.
 pub(super) const LINE_CHARACTERS: usize = 4096;
 
-/// A process, as `/proc/<pid>/stat` shows it.
+/// A process, and what is known of it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Process {
     pub(super) name: ProcessName,
-    pub(super) zombie: bool,
-    pub(super) rss_pages: u64,
-    /// Its own time and that of its children which it has waited for, in ticks of the system.
-    pub(super) cpu_ticks: u64,
-    parent: i32,
+    pub(super) stat: Stat,
 }
 
 /// All descendants of this process at about this moment, zombies included. Who forks while this looks can be missed,
@@ -57,7 +53,9 @@ impl Census {
         let below = below(&table, &[own]);
         let (ours, others): (Vec<Process>, Vec<Process>) = table.values().partition(|p| below.contains(&p.name.pid));
         // One whose parent is missing from the table may be ours: the parent could have ended while we looked.
-        let known = others.iter().filter(|p| p.parent == 0 || table.contains_key(&p.parent) || self.foreign.contains(&p.parent));
+        let known = others
+            .iter()
+            .filter(|p| p.stat.parent == 0 || table.contains_key(&p.stat.parent) || self.foreign.contains(&p.stat.parent));
         let known: Vec<i32> = known.map(|p| p.name.pid).collect();
         self.foreign.extend(known);
         ours
@@ -88,7 +86,7 @@ pub(super) fn kill_all() {
         if fresh.is_empty() || begun.elapsed() > LOOK_FOR {
             break;
         }
-        fresh.into_iter().filter(|process| !process.zombie).for_each(|process| signal(process.name, Signal::SIGSTOP));
+        fresh.into_iter().filter(|process| !process.stat.has_ended()).for_each(|process| signal(process.name, Signal::SIGSTOP));
     }
     // The zombies too: one may be the first thread of a process that goes on without it.
     met.into_iter().for_each(|name| signal(name, Signal::SIGKILL));
@@ -100,7 +98,7 @@ pub(super) fn terminate_all() {
         everybody(Signal::SIGCONT);
         return;
     }
-    for process in all().into_iter().filter(|process| !process.zombie) {
+    for process in all().into_iter().filter(|process| !process.stat.has_ended()) {
         signal(process.name, Signal::SIGTERM);
         signal(process.name, Signal::SIGCONT);
     }
@@ -136,7 +134,7 @@ pub(in crate::sandbox) fn end_foreign(roots: &[ProcessName], mark: &str) -> bool
         meant.extend(table.values().map(|process| process.name).filter(|name| is_marked(*name, mark)));
         let living: Vec<i32> = meant
             .iter()
-            .filter(|name| table.get(&name.pid).is_some_and(|p| p.name == **name && !p.zombie))
+            .filter(|name| table.get(&name.pid).is_some_and(|p| p.name == **name && !p.stat.has_ended()))
             .map(|name| name.pid)
             .collect();
         if living.is_empty() {
@@ -172,7 +170,7 @@ pub(super) fn command_line(process: ProcessName, characters: usize) -> Option<St
 fn below(table: &BTreeMap<i32, Process>, roots: &[i32]) -> BTreeSet<i32> {
     let mut children: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
     for process in table.values() {
-        children.entry(process.parent).or_default().push(process.name.pid);
+        children.entry(process.stat.parent).or_default().push(process.name.pid);
     }
     let mut found = BTreeSet::new();
     let mut ahead = roots.to_vec();
@@ -188,32 +186,9 @@ fn table(wanted: impl Fn(i32) -> bool) -> BTreeMap<i32, Process> {
     pids().filter(|pid| wanted(*pid)).filter_map(stat).map(|process| (process.name.pid, process)).collect()
 }
 
-fn pids() -> impl Iterator<Item = i32> {
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.file_name().to_str().and_then(|name| name.parse().ok()))
-}
-
 fn stat(pid: i32) -> Option<Process> {
-    let mut buffer = [0; 1024];
-    let mut file = File::open(format!("/proc/{pid}/stat")).ok()?;
-    let length = file.read(&mut buffer).ok()?;
-    parse(pid, &String::from_utf8_lossy(&buffer[..length]))
-}
-
-/// The format is that of proc_pid_stat(5). The second field is the name in parentheses, which can hold anything.
-fn parse(pid: i32, line: &str) -> Option<Process> {
-    let (_, rest) = line.rsplit_once(')')?;
-    // Field 3 is the first one here.
-    let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
-    let field = |number: usize| fields.get(number - 3).copied();
-    let times: Vec<u64> = (14..=17).map_while(|number| field(number)?.parse().ok()).collect();
-    Some(Process {
-        name: ProcessName { pid, began: field(22)?.parse().ok()? },
-        zombie: field(3)? == "Z",
-        rss_pages: field(24)?.parse().ok()?,
-        cpu_ticks: times.iter().sum(),
-        parent: field(4)?.parse().ok()?,
-    })
+    let stat = Stat::of(pid)?;
+    Some(Process { name: ProcessName { pid, began: stat.began }, stat })
 }
 
 #[cfg(test)]
@@ -221,19 +196,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_name_with_spaces_and_parentheses_does_not_shift_the_fields() {
-        let line = "42 (a) b (c) S 7 42 42 0 -1 4194560 1 0 0 0 3 4 0 0 20 0 1 0 987 1000 25 18446744073709551615 1";
-        let process = parse(42, line).expect("a process");
-        assert_eq!(process.name, ProcessName { pid: 42, began: 987 });
-        assert_eq!((process.parent, process.zombie, process.rss_pages, process.cpu_ticks), (7, false, 25, 7));
-        assert!(parse(42, "42 (cut").is_none());
-    }
-
-    #[test]
     fn the_descendants_are_found_at_any_depth_and_a_circle_ends() {
         let process = |pid, parent| {
             let name = ProcessName { pid, began: 0 };
-            (pid, Process { name, zombie: false, rss_pages: 0, cpu_ticks: 0, parent })
+            let stat = Stat { state: 'S', parent, group: pid, cpu_ticks: 0, began: 0, rss_pages: 0 };
+            (pid, Process { name, stat })
         };
         let chain = (2..100_000).map(|pid| process(pid, pid - 1));
         let table: BTreeMap<i32, Process> = chain.chain([process(200_001, 200_002), process(200_002, 200_001)]).collect();

@@ -220,7 +220,7 @@ pub(super) fn not_started(why: String) -> ExitReport {
 }
 
 fn stragglers() -> Vec<String> {
-    let alive = descendants::all().into_iter().filter(|process| !process.zombie);
+    let alive = descendants::all().into_iter().filter(|process| !process.stat.has_ended());
     alive
         .filter_map(|process| descendants::command_line(process.name, descendants::LINE_CHARACTERS))
         .take(STRAGGLERS_MAX)

@@ -65,14 +65,14 @@ impl Usage {
     /// Looks at all processes. True when the set of those that last has changed.
     pub(super) fn sample(&mut self, now: Instant) -> bool {
         let processes = self.census.count();
-        let bytes = processes.iter().map(|p| p.rss_pages).sum::<u64>() * self.page_bytes;
+        let bytes = processes.iter().map(|p| p.stat.rss_pages).sum::<u64>() * self.page_bytes;
         if bytes > self.sampled_bytes {
             self.sampled_bytes = bytes;
-            let largest = processes.iter().max_by_key(|process| process.rss_pages);
+            let largest = processes.iter().max_by_key(|process| process.stat.rss_pages);
             self.largest = largest.and_then(|process| descendants::command_line(process.name, LINE_CHARACTERS));
         }
         self.peak_bytes = self.peak_bytes.max(bytes);
-        let seen: BTreeSet<ProcessName> = processes.iter().filter(|p| !p.zombie).map(|p| p.name).collect();
+        let seen: BTreeSet<ProcessName> = processes.iter().filter(|p| !p.stat.has_ended()).map(|p| p.name).collect();
         let lasting: Vec<ProcessName> = seen.intersection(&self.seen).take(LASTING_MAX).copied().collect();
         self.seen = seen;
         let changed = lasting != self.lasting;
@@ -84,8 +84,8 @@ impl Usage {
     /// What the processes do at this moment: the last ones that began are the ones that the others wait for.
     pub(super) fn look(&mut self) -> Activity {
         let mut processes = self.census.count();
-        let ticks: u64 = processes.iter().map(|process| process.cpu_ticks).sum();
-        processes.retain(|process| !process.zombie);
+        let ticks: u64 = processes.iter().map(|process| process.stat.cpu_ticks).sum();
+        processes.retain(|process| !process.stat.has_ended());
         processes.sort_by_key(|process| std::cmp::Reverse((process.name.began, process.name.pid)));
         let lines = processes.iter().filter_map(|process| descendants::command_line(process.name, LINE_CHARACTERS));
         Activity { cpu_ms: self.cpu_us / 1000 + ticks * 1000 / self.ticks_per_second, processes: lines.take(LOOKED_AT).collect() }
