@@ -23,15 +23,15 @@ use crate::store::{Cancel, CompletionFilter, Enqueued, JobFilter, Store};
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct AnswerQuery {
-    /// Whether to say where the job stands and when it may start, which costs some counting.
-    #[serde(default)]
-    forecast: bool,
+    /// Whether to say where the job stands and when it may start, which costs some counting. When absent: to who enqueues, and not to who
+    /// looks.
+    forecast: Option<bool>,
 }
 
 impl AnswerQuery {
     /// The job with what was asked for. It is enqueued, or there, whatever becomes of the forecast.
-    async fn answer(&self, store: &Store, job: Job) -> JobAnswer {
-        if !self.forecast || job.state != JobState::Queued {
+    async fn answer(&self, store: &Store, job: Job, usually: bool) -> JobAnswer {
+        if !self.forecast.unwrap_or(usually) || job.state != JobState::Queued {
             return JobAnswer::of(job, None);
         }
         let forecast = store.forecast(job.id).await.unwrap_or_else(|error| {
@@ -68,7 +68,7 @@ pub(super) async fn enqueue(
         Enqueued::Created(_) => StatusCode::CREATED,
         Enqueued::Existing(_) => StatusCode::OK,
     };
-    let answer = query.answer(&state.store, enqueued.into_job()).await;
+    let answer = query.answer(&state.store, enqueued.into_job(), true).await;
     Ok((status, [(header::LOCATION, format!("/v1/jobs/{}", answer.job.id))], Json(answer)).into_response())
 }
 
@@ -129,7 +129,7 @@ pub(super) async fn show(
     let latest = attempts.into_iter().max_by_key(|record| record.attempt);
     let (runs_on, time_limit) = latest.map_or((None, None), |record| (record.runs_on, record.time_limit));
     let coverage = if job.state == JobState::Succeeded { coverage(&state.store, id).await? } else { BTreeMap::new() };
-    Ok(Json(JobAnswer { runs_on, time_limit, coverage, ..query.answer(&state.store, job).await }))
+    Ok(Json(JobAnswer { runs_on, time_limit, coverage, ..query.answer(&state.store, job, false).await }))
 }
 
 /// What the gates measured of what a job delivered.

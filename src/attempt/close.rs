@@ -13,6 +13,7 @@ use super::keep;
 use super::open::Attempt;
 use super::place::{Lodged, Processes};
 use super::stop::StopReason;
+use super::withdraw::Withdrawal;
 use crate::git::{SalvagePush, Worktree};
 use crate::ids::ObjectId;
 use crate::job::spec::Keep;
@@ -25,6 +26,7 @@ impl Attempt {
     /// Closes the attempt. Nothing here has the pipeline's `?`: each step is tried whatever became of the one before.
     pub(super) async fn close(mut self, result: Result<Completion, Halt>) -> Ended {
         let delivered = result.is_ok();
+        let stopped = matches!(result, Err(Halt::Stopped(_)));
         let (outcome, completion) = match result {
             Ok(completion) => (Some(completion.outcome.clone()), Some(completion)),
             Err(halt) => (halt.outcome(), None),
@@ -38,6 +40,10 @@ impl Attempt {
         if !self.journal.phase.is_executed() {
             // It was stopped, or lost what it ran in, before anybody heard its last word on what it used: that is paid for.
             self.hear_usage().await;
+        }
+        let withdrawal = Withdrawal::of(&self);
+        if let Some(withdrawal) = withdrawal.as_ref().filter(|_| stopped) {
+            withdrawal.make().await;
         }
         if let Some(refused) = self.egress.take().and_then(Egress::close) {
             self.say(&refused);
@@ -70,6 +76,9 @@ impl Attempt {
             Some(outcome) if !lost => self.record_end(outcome, completion, salvage).await,
             _ => Ended::Lost,
         };
+        if let (Some(withdrawal), Ended::Lost, true) = (&withdrawal, &ended, delivered) {
+            withdrawal.make().await;
+        }
         remains.collect().await;
         if let (Some(pending), Ended::Recorded(job)) = (pending, &ended)
             && job.state == JobState::Succeeded
@@ -84,7 +93,11 @@ impl Attempt {
     /// Goes on with the closing of an attempt whose end the daemon before this one could not put on record.
     pub(super) async fn conclude(self, end: Finish) -> Ended {
         let (mut remains, class) = (Remains::of(&self), end.outcome.class);
+        let withdrawal = Withdrawal::of(&self);
         let ended = self.put_on_record(end).await;
+        if let (Some(withdrawal), Ended::Lost) = (&withdrawal, &ended) {
+            withdrawal.make().await;
+        }
         remains.collect().await;
         remains.leave(class, Trust::None, &ended).await;
         ended

@@ -39,6 +39,7 @@ mod stages;
 mod stop;
 mod tools;
 mod transcript;
+mod withdraw;
 mod written;
 
 use std::panic::AssertUnwindSafe;

@@ -69,7 +69,7 @@ fn with_file(error: CliError, file: Option<&Path>) -> CliError {
 async fn ask(client: &Client, document: Vec<u8>, patience: Duration) -> Result<JobAnswer, CliError> {
     let until = Instant::now() + patience;
     loop {
-        let refused = match client.post_bytes("/v1/jobs?forecast=true", document.clone()).await {
+        let refused = match client.post_bytes("/v1/jobs", document.clone()).await {
             Err(CliError::Refused(problem)) if problem.is(Kind::QueueFull) => problem,
             answered => return answered,
         };

@@ -59,6 +59,7 @@ mod submodules;
 mod tether;
 mod tree_diff;
 mod tree_path;
+mod withdraw;
 mod worktree;
 
 use std::fs;

@@ -73,9 +73,15 @@ impl Worktree {
             Some((job, attempt)) if job == claim.job && attempt < claim.attempt => {}
             _ => return Err(moved),
         }
-        push_ref(&self.mirror, &self.checkout, commit, &branch.to_ref(), Expected::At(&found)).await?;
-        self.note_delivered(commit)?;
-        Ok(Pushed::Superseded)
+        match push_ref(&self.mirror, &self.checkout, commit, &branch.to_ref(), Expected::At(&found)).await {
+            Ok(_) => {
+                self.note_delivered(commit)?;
+                Ok(Pushed::Superseded)
+            }
+            // Its worker has woken up, and has taken it back.
+            Err(GitError::PushRefused { .. }) if !self.is_delivered(&found, branch).await? => self.push(commit, branch).await,
+            Err(error) => Err(error),
+        }
     }
 }
 
@@ -158,13 +164,13 @@ async fn push_once(
 }
 
 /// What `git push --porcelain` says of one ref: a flag, the refspec, and a remark, with tabs between.
-enum Answer {
+pub(super) enum Answer {
     Done(Pushed),
     Rejected(String),
 }
 
 impl Answer {
-    fn read(finished: &Finished, target: &str) -> Option<Self> {
+    pub(super) fn read(finished: &Finished, target: &str) -> Option<Self> {
         let text = String::from_utf8_lossy(&finished.stdout);
         let mut fields = text.lines().map(|line| line.splitn(3, '\t')).find_map(|mut fields| {
             let flag = fields.next()?;

@@ -1,7 +1,7 @@
 //! Where a waiting job stands, and when it may start.
 //!
-//! The one rule: nobody waits for a forecast who has not asked for one. It is read outside of any transaction, each count ends at
-//! [`AHEAD_MAX`], and what it says holds for the moment at which it was read.
+//! The one rule: nobody waits for a forecast but who has it. It is read outside of any transaction, each count ends at [`AHEAD_MAX`], and
+//! what it says holds for the moment at which it was read.
 
 use std::collections::BTreeSet;
 

@@ -25,7 +25,7 @@ async fn a_job_is_created_once_and_found_again_by_its_key(world: &World) {
     assert_eq!((status, &problem["type"]), (StatusCode::CONFLICT, &json!("urn:sawmill:problem:key-conflict")));
     let (_, all) = world.get("/v1/jobs").await;
     assert_eq!(all["items"].as_array().map(Vec::len), Some(1));
-    let (status, shown) = world.get(&format!("/v1/jobs/{}", id_of(&job))).await;
+    let (status, shown) = world.get(&format!("/v1/jobs/{}?forecast=true", id_of(&job))).await;
     assert_eq!((status, shown), (StatusCode::OK, same));
 }
 }

@@ -99,15 +99,17 @@ async fn a_planner_that_is_refused_comes_back_when_it_was_told_to(world: &World)
 }
 
 on_both! {
-async fn a_forecast_comes_with_the_answer_where_it_is_asked_for(world: &World) {
+async fn a_forecast_comes_to_who_enqueues_and_to_who_looks_where_it_is_asked_for(world: &World) {
     let document = json!({"project": "app", "task": {"command": "true"}});
-    let (_, plain) = world.post("/v1/jobs", document.clone()).await;
+    let (_, plain) = world.post("/v1/jobs?forecast=false", document.clone()).await;
     assert!(plain.get("forecast").is_none(), "{plain}");
-    let (status, job) = world.post("/v1/jobs?forecast=true", document.clone()).await;
+    let (status, job) = world.post("/v1/jobs", document.clone()).await;
     assert_eq!((status, &job["forecast"]["ahead"]), (StatusCode::CREATED, &json!(1)));
     assert_eq!(job["forecast"]["unknown"], json!("no live worker has its backend and all that it requires"));
     world.report_worker().await;
     let path = format!("/v1/jobs/{}", job["id"].as_str().expect("an id"));
+    let (_, plain) = world.get(&path).await;
+    assert!(plain.get("forecast").is_none(), "{plain}");
     let (_, shown) = world.get(&format!("{path}?forecast=true")).await;
     assert!(shown["forecast"]["expected_start"].is_i64(), "{shown}");
     assert_eq!(shown["forecast"]["slots"], json!(4));

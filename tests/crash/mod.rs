@@ -13,7 +13,6 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
 use sawmill::ids::JobId;
 use sawmill::job::{Job, LogVerdict, Stream};
 use serde_json::{Value, json};
@@ -221,7 +220,7 @@ impl WriteLock {
 /// Stops a daemon while it does not write to the database: one that is stopped in the middle of it holds everybody up.
 pub(crate) async fn stop_quietly(host: &Host, daemon: &Daemon) {
     let quiet = WriteLock::take(host).await;
-    daemon.signal(Signal::SIGSTOP);
+    daemon.stop();
     quiet.release().await;
 }
 

@@ -4,8 +4,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::{Held, SHORT, Scene, WriteLock, each};
-use crate::delivery::daemon::Daemon;
+use crate::delivery::daemon::{Daemon, stop};
 use crate::delivery::host::{On, until};
+use crate::delivery::remote::refs;
 
 each! { writes_nothing:
     a_worker_that_wakes_up_too_late_writes_nothing(Sqlite, Execute)
@@ -21,7 +22,7 @@ async fn writes_nothing(on: On, held: Held) {
     scene.latch.reached().await;
     scene.latch.lift();
     let quiet = quiet(&scene, on).await;
-    first.signal(Signal::SIGSTOP);
+    first.stop();
     release(quiet).await;
     until("the first worker's supervisors end", async || scene.host.processes("__supervise").is_empty()).await;
     changes_nothing(scene, first, &[]).await;
@@ -43,7 +44,13 @@ async fn host_writes_nothing(on: On, held: Held) {
     let first = scene.host.start("a").await;
     scene.latch.reached().await;
     scene.latch.lift();
-    let quiet = quiet(&scene, on).await;
+    let processes = put_host_to_sleep(&scene, &first, on).await;
+    changes_nothing(scene, first, &processes).await;
+}
+
+/// Stops all that runs on a worker's host, and answers what that is.
+async fn put_host_to_sleep(scene: &Scene, worker: &Daemon, on: On) -> Vec<Pid> {
+    let quiet = quiet(scene, on).await;
     let mut processes = Vec::new();
     loop {
         let found = scene.host.processes_of("a");
@@ -51,14 +58,12 @@ async fn host_writes_nothing(on: On, held: Held) {
             break;
         }
         // One that ends at this moment, and those that it began before it was stopped, are found in the next round.
-        for pid in &found {
-            kill(*pid, Signal::SIGSTOP).ok();
-        }
+        found.iter().copied().for_each(stop);
         processes = found;
     }
-    assert!(processes.contains(&first.pid()) && processes.len() >= 3, "daemon and supervisors are on that host");
+    assert!(processes.contains(&worker.pid()) && processes.len() >= 3, "daemon and supervisors are on that host");
     release(quiet).await;
-    changes_nothing(scene, first, &processes).await;
+    processes
 }
 
 /// SQLite's lock is one of the kernel's on the file: a process that is stopped while it writes holds everybody up until it wakes
@@ -106,4 +111,36 @@ async fn changes_nothing(scene: Scene, first: Daemon, asleep: &[Pid]) {
     assert_eq!(others(&after.refs), others(&before.refs), "{}", first.log());
     scene.assert_delivered_once(2).await;
     scene.close(vec![first, second]).await;
+}
+
+each! { takes_its_branch_back:
+    a_host_that_wakes_up_in_a_push_when_the_job_is_cancelled_takes_its_branch_back(Sqlite, Publish)
+    a_host_that_wakes_up_in_a_push_when_the_job_is_cancelled_takes_its_branch_back_on_postgres(Postgres, Publish)
+}
+
+/// Nothing on the remote is in the way of such a push.
+async fn takes_its_branch_back(on: On, held: Held) {
+    let scene = Scene::set(on, held, SHORT).await;
+    let host = &scene.host;
+    let worker = host.start("a").await;
+    scene.latch.reached().await;
+    scene.latch.lift();
+    let asleep = put_host_to_sleep(&scene, &worker, on).await;
+    until("its lease is over", async || !host.store.expire_once(5).await.expect("done").is_empty()).await;
+    host.store.cancel(scene.job, "no longer wanted").await.expect("cancelled");
+    let before = scene.record().await;
+    // git is awake first, and the daemon, which ends it, when it is through.
+    scene.latch.let_go();
+    for pid in asleep.iter().filter(|pid| **pid != worker.pid()) {
+        kill(*pid, Signal::SIGCONT).ok();
+    }
+    scene.latch.let_go();
+    until("the branch is there", async || refs(&scene.remote, "refs/heads/sawmill/").len() == 1).await;
+    worker.signal(Signal::SIGCONT);
+    until("the worker has taken it back", async || worker.log().contains("took back")).await;
+    until("the slot is clear", async || !host.state_dir("a").join("slots/1/run").exists()).await;
+    let after = scene.record().await;
+    assert_eq!(after.rows, before.rows, "{}", worker.log());
+    assert_eq!(refs(&scene.remote, "refs/heads/sawmill/"), [], "{}", worker.log());
+    scene.close(vec![worker]).await;
 }

@@ -52,6 +52,11 @@ impl Daemon {
         kill(self.pid(), signal).expect("the daemon is there");
     }
 
+    /// Stops it, and answers when it stands.
+    pub(crate) fn stop(&self) {
+        stop(self.pid());
+    }
+
     /// Kills it, and nothing else.
     pub(crate) fn kill(mut self) {
         self.child.kill().expect("killed");
@@ -83,5 +88,23 @@ impl Drop for Daemon {
         // It may have ended.
         self.child.kill().ok();
         self.child.wait().ok();
+    }
+}
+
+/// Stops a process where it is there, and answers when all its threads stand: one that is in a call of the system, of a lock for one, is
+/// through with it only then.
+pub(crate) fn stop(pid: Pid) {
+    if kill(pid, Signal::SIGSTOP).is_err() {
+        return;
+    }
+    let stands = |stat: String| stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['T', 'Z', 'X']));
+    let all_stand = || {
+        let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+        threads.map(|thread| std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default()).all(stands)
+    };
+    let give_up = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while !all_stand() {
+        assert!(std::time::Instant::now() < give_up, "process {pid} does not stop");
+        std::thread::sleep(std::time::Duration::from_millis(1));
     }
 }

@@ -156,12 +156,16 @@ async fn queue_many(queue: &Queue, count: usize) -> Vec<sawmill::ids::JobId> {
     ids
 }
 
-/// All of them, and the lists of them.
+/// All of them.
 pub(super) async fn lives(queue: &Queue) {
     under_limits(queue).await;
     that_wait_for_others(queue).await;
     that_wait_for_somebody(queue).await;
     whose_fate_is_changed(queue).await;
+}
+
+/// The lists of them, which grow with how many are held.
+pub(super) async fn lists(queue: &Queue) {
     for held in Hold::ALL {
         queue.store.jobs(&JobFilter { held: Some(held), limit: 5, ..JobFilter::default() }).await.expect("listed");
     }

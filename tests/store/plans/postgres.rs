@@ -5,16 +5,16 @@ use sawmill::store::{Change, Run, Selection, Swept};
 use sqlx::{Connection, PgConnection, Row};
 
 use super::super::{LONG, Place, Queue, ask, asking, delivered, finish};
-use super::whole_lives;
+use super::{concerned, whole_lives};
 
-const BACKLOG: usize = 20_000;
+const BACKLOG: usize = 200_000;
 
-/// A backlog, most of it waiting for later, made in one statement.
-fn backlog() -> String {
+/// A backlog, half of it waiting for later, made in one statement. Of the other half a third, or all, are for other workers.
+fn backlog(others: &str) -> String {
     format!(
         "ANALYZE jobs; INSERT INTO routes (id, backend, requires) VALUES (100, 'other', '[]'), (101, 'shell', '[]'); \
          INSERT INTO jobs (id, repo, base, branch, route, priority, position, share, state, held, ready_at, attempts_max, created_at) \
-         SELECT gen_random_uuid(), 'r', 'b', 'n' || n, CASE WHEN n % 3 = 0 THEN 100 ELSE 101 END, 1, n, '', 'queued', \
+         SELECT gen_random_uuid(), 'r', 'b', 'n' || n, CASE WHEN {others} THEN 100 ELSE 101 END, 1, n, '', 'queued', \
          CASE WHEN n % 2 = 0 THEN 'scheduled' END, 9000000000000 + n, 1, 0 FROM generate_series(1, {BACKLOG}) n; \
          INSERT INTO job_specs (job, digest, document) SELECT id, 'd', '{{\"task\":{{}}}}' FROM jobs"
     )
@@ -23,7 +23,7 @@ fn backlog() -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn postgres_reads_no_table_from_end_to_end_and_few_rows_whatever_waits() {
     let queue = Queue::on_postgres().await;
-    queue.place.tamper(&backlog()).await;
+    queue.place.tamper(&backlog("n % 3 = 0")).await;
     let Place::Schema { server, schema } = &queue.place else { panic!("a schema") };
     let mut connection = PgConnection::connect(server).await.expect("the test server answers");
     // A session's counters arrive with its end at the latest.
@@ -34,6 +34,22 @@ async fn postgres_reads_no_table_from_end_to_end_and_few_rows_whatever_waits() {
     assert_eq!(after.end_to_end, before.end_to_end, "rows read by going through a whole table");
     let read = after.jobs_from_index - before.jobs_from_index;
     assert!(read < 2_000, "{read} index entries of jobs were read for a few of {BACKLOG}");
+    queue.place.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn postgres_reads_few_rows_for_jobs_that_others_concern_whatever_waits() {
+    let queue = Queue::on_postgres().await;
+    queue.place.tamper(&backlog("n % 2 = 1")).await;
+    let Place::Schema { server, schema } = &queue.place else { panic!("a schema") };
+    let mut connection = PgConnection::connect(server).await.expect("the test server answers");
+    let before = reads_once(&mut connection, schema, BACKLOG as i64).await;
+    concerned::lives(&queue).await;
+    queue.store.close().await;
+    let after = reads_once(&mut connection, schema, before.jobs_from_index + 1).await;
+    assert_eq!(after.end_to_end, before.end_to_end, "rows read by going through a whole table");
+    let read = after.jobs_from_index - before.jobs_from_index;
+    assert!(read < 20_000, "{read} index entries of jobs were read for a few hundred of {BACKLOG}");
     queue.place.remove().await;
 }
 

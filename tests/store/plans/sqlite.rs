@@ -290,6 +290,7 @@ async fn sqlite_finds_each_row_by_its_key_or_place_however_many_are_asked_for() 
     whole_lives(&queue).await;
     duties(&queue).await;
     concerned::lives(&queue).await;
+    concerned::lists(&queue).await;
     let mut connection = SqliteConnection::connect(&queue.place.url()).await.expect("the file can be opened");
     let mut read = BTreeMap::new();
     let Place::File { directory } = &queue.place else { panic!("a file") };
