@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::error::StoreError;
 use super::fence::Held;
+use super::limits::{self, Limited};
 use super::line::Line;
 use super::outbox::add_ends;
 use super::rows::{held_until, number};
@@ -46,7 +47,7 @@ const EXPIRED_COMPLETIONS: &str = "SELECT j.id, j.repo, j.line, j.consumer, j.de
     WHERE j.lease_until <= $1 ORDER BY j.lease_until LIMIT $2";
 const RETURN_COMPLETION: &str = "UPDATE completions SET state = $2, visible_at = $5, consumer = NULL, token = NULL, lease_until = NULL, \
     last_error = $3, ended_at = $4 WHERE id = $1 AND state = 'claimed'";
-const LATE: &str = "SELECT j.id, j.start_by FROM jobs j /*! INDEXED BY jobs_start_by */ WHERE j.state = 'queued' AND j.start_by <= $1 \
+const LATE: &str = "SELECT j.id, j.start_by, j.share, j.concurrency_key, j.concurrency_limit FROM jobs j /*! INDEXED BY jobs_start_by */ WHERE j.state = 'queued' AND j.start_by <= $1 \
     ORDER BY j.start_by LIMIT $2";
 /// It may have started, or ended, before it was locked.
 const END_LATE: &str = "UPDATE jobs SET state = 'failed', held = NULL, finished_at = $2, outcome_class = $3, outcome_message = $4 \
@@ -76,6 +77,19 @@ struct ExpiredClaim {
 struct Late {
     id: uuid::Uuid,
     start_by: i64,
+    share: String,
+    concurrency_key: Option<String>,
+    concurrency_limit: Option<i64>,
+}
+
+impl Limited for Late {
+    fn key(&self) -> Option<(&str, i64)> {
+        self.concurrency_key.as_deref().zip(self.concurrency_limit)
+    }
+
+    fn share(&self) -> &str {
+        &self.share
+    }
 }
 
 #[derive(sqlx::FromRow)]
@@ -267,7 +281,7 @@ async fn expire_unanswered_within(
 
 async fn expire_late_within(tx: &mut Tx, late: &[Late], now: Timestamp) -> Result<Vec<Expired>, StoreError> {
     dependencies::lock_with_waiting(tx, &late.iter().map(|row| JobId::from_uuid(row.id)).collect::<Vec<_>>()).await?;
-    let mut expired = Vec::new();
+    let (mut expired, mut ended) = (Vec::new(), Vec::new());
     for row in late {
         let job = JobId::from_uuid(row.id);
         let message = format!("it had to start by {} and had not", Timestamp(row.start_by));
@@ -275,7 +289,10 @@ async fn expire_late_within(tx: &mut Tx, late: &[Late], now: Timestamp) -> Resul
             add_ends(tx, &[(job, None, JobState::Failed)], now).await?;
             dependencies::tell(tx, job, JobState::Failed, None, now).await?;
             expired.push(Expired::Start { job });
+            ended.push(row);
         }
     }
+    // Any of them may have come back for the room of a limit, also since it was looked for.
+    limits::let_back(tx, &ended).await?;
     Ok(expired)
 }

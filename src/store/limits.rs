@@ -6,7 +6,7 @@
 //!
 //! A job whose limit has no room leaves the order of claims (`held` says why), so that it costs the next claim nothing; when
 //! something ends under the limit, the next one comes back. Whoever lets one back takes the same lock, so that none is held
-//! after the last one that could have let it back is gone. One that came back for the room of one limit, and finds that another
+//! after the last one that could have let it back is gone. One that came back and ends before it has started lets the next one back, too. One that came back for the room of one limit, and finds that another
 //! has none, hands that room on in the claim that finds it ([`hand_on`]). Should room be left all the same (a limit that was raised,
 //! say, or one that came back and that no worker suits), [`Store::relieve_once`] sees it.
 
@@ -243,7 +243,7 @@ pub(super) async fn hold(tx: &mut Tx, jobs: &[uuid::Uuid], why: Hold) -> Result<
     tx.run(&format!("{HOLD}{}", tuples(2, 1, jobs.len())), args).await.map(drop)
 }
 
-/// Lets back those that the ends of `jobs`, which this transaction has written, leave room for. Once, and after all rows that a
+/// Lets back those that the ends of `jobs`, which this transaction has written, leave room for: what they took, or came back for. Once, and after all rows that a
 /// transaction waits for: whoever has a limit's lock waits for nothing but limits behind it in their order.
 pub(super) async fn let_back<J: Limited>(tx: &mut Tx, jobs: &[J]) -> Result<(), StoreError> {
     let room = Room::of(tx, jobs).await?;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use sawmill::ids::JobId;
 use sawmill::job::spec::Priority;
 use sawmill::job::{ClaimedJob, Concurrency, Hold, JobState, OutcomeClass};
-use sawmill::store::{Cancel, NewJob, RelieveCursor, Store};
+use sawmill::store::{Cancel, Change, NewJob, RelieveCursor, Run, Selection, Store};
 use tokio::sync::Barrier;
 
 use super::{LONG, Queue, ask, finish, new_job, on_both};
@@ -203,6 +203,41 @@ on_both! {
         assert!(matches!(queue.store.cancel(ids[1], "").await, Ok(Cancel::Done(_))));
         queue.store.finish(&running.claim, finish(OutcomeClass::Succeeded)).await.expect("finished");
         assert_eq!(queue.claim("w").await.claim.job, ids[2]);
+    }
+
+    async fn one_that_came_back_and_ends_before_it_starts_hands_its_room_on(queue) {
+        limit(&queue.store, &[("a", 1)]).await;
+        for number in 0..6 {
+            // By a key and by a project's limit, each in three ways.
+            let limited = |new: &mut NewJob| {
+                if number % 2 == 0 { under("k", 1)(new) } else { of_project("a")(new) }
+                new.spec.start_by = Some(queue.store.now() + LONG);
+            };
+            let mut ids = Vec::new();
+            for _ in 0..3 {
+                ids.push(queue.enqueue_as(limited).await.id);
+            }
+            let running = claim_all(queue).await.remove(0);
+            queue.store.finish(&running.claim, finish(OutcomeClass::Succeeded)).await.expect("finished");
+            assert_eq!(held(queue, ids[1]).await, None, "it came back");
+            assert!(held(queue, ids[2]).await.is_some());
+            match number / 2 {
+                0 => drop(queue.store.cancel(ids[1], "").await.expect("cancelled")),
+                1 => {
+                    let (change, of) = (Change::Cancel { reason: String::new() }, Selection::Ids(vec![ids[1]]));
+                    queue.store.change_jobs(&change, &of, 10, Run::Real).await.expect("cancelled");
+                }
+                _ => {
+                    // Of those that may start one has been let back.
+                    queue.place.tamper("UPDATE jobs SET start_by = 1 WHERE state = 'queued' AND held IS NULL").await;
+                    assert_eq!(queue.store.expire_once(10).await.expect("done").len(), 1);
+                }
+            }
+            assert_eq!(held(queue, ids[2]).await, None, "{number}");
+            let next = queue.claim("w").await;
+            assert_eq!(next.claim.job, ids[2]);
+            queue.store.finish(&next.claim, finish(OutcomeClass::Succeeded)).await.expect("finished");
+        }
     }
 
     async fn each_job_s_own_number_counts_under_a_shared_key(queue) {
