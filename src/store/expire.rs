@@ -11,7 +11,6 @@ use super::error::StoreError;
 use super::fence::Held;
 use super::limits::{self, Limited};
 use super::line::Line;
-use super::outbox::add_ends;
 use super::rows::{held_until, number};
 use super::settle::{AttemptEnd, JobEnd, close_attempts, settle, write_jobs};
 use super::statement::args;
@@ -21,7 +20,7 @@ use super::{Store, dependencies};
 use crate::clock::{Timestamp, human};
 use crate::ids::{AttemptNo, CompletionId, JobId, WorkerId};
 use crate::job::attempt::Resources;
-use crate::job::{CompletionState, JobState, LogVerdict, Outcome, OutcomeClass};
+use crate::job::{CompletionState, LogVerdict, Outcome, OutcomeClass};
 
 /// All that runs is looked at, which has a worker that is not called nothing: the ends of leases are in no index.
 const DUE: &str = concat!(
@@ -265,17 +264,17 @@ async fn expire_unanswered_within(
     now: Timestamp,
 ) -> Result<Vec<Expired>, StoreError> {
     dependencies::lock_with_waiting(tx, &waited.iter().map(|row| JobId::from_uuid(row.id)).collect::<Vec<_>>()).await?;
-    let mut expired = Vec::new();
+    let (mut expired, mut ended) = (Vec::new(), Vec::new());
     for row in waited {
         let job = JobId::from_uuid(row.id);
         let question = row.outcome_message.as_deref().unwrap_or_default();
         let message = format!("nobody answered within {within}: {question}");
         if tx.run(END_UNANSWERED, args![job, now, OutcomeClass::Clarification.as_str(), &message]).await? == 1 {
-            add_ends(tx, &[(job, None, JobState::Failed)], now).await?;
-            dependencies::tell(tx, job, JobState::Failed, None, now).await?;
             expired.push(Expired::Question { job });
+            ended.push(job);
         }
     }
+    dependencies::tell_failed(tx, &ended, now).await?;
     Ok(expired)
 }
 
@@ -286,12 +285,11 @@ async fn expire_late_within(tx: &mut Tx, late: &[Late], now: Timestamp) -> Resul
         let job = JobId::from_uuid(row.id);
         let message = format!("it had to start by {} and had not", Timestamp(row.start_by));
         if tx.run(END_LATE, args![job, now, OutcomeClass::Expired.as_str(), &message]).await? == 1 {
-            add_ends(tx, &[(job, None, JobState::Failed)], now).await?;
-            dependencies::tell(tx, job, JobState::Failed, None, now).await?;
             expired.push(Expired::Start { job });
             ended.push(row);
         }
     }
+    dependencies::tell_failed(tx, &ended.iter().map(|row| JobId::from_uuid(row.id)).collect::<Vec<_>>(), now).await?;
     // Any of them may have come back for the room of a limit, also since it was looked for.
     limits::let_back(tx, &ended).await?;
     Ok(expired)

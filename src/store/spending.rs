@@ -11,7 +11,6 @@ use uuid::Uuid;
 
 use super::dependencies;
 use super::error::StoreError;
-use super::outbox::add_ends;
 use super::rows::{held_until, number, word};
 use super::statement::{Arg, args, tuples};
 use super::tx::Tx;
@@ -19,7 +18,7 @@ use super::{Store, ledger, turn};
 use crate::clock::Timestamp;
 use crate::ids::JobId;
 use crate::job::budget::{Account, Budget, BudgetScope, BudgetUse, MicroUsd, Period, Spent};
-use crate::job::{Claim, JobSpec, JobState, OutcomeClass};
+use crate::job::{Claim, JobSpec, OutcomeClass};
 
 const BY_SCOPE: &str = "SELECT count(*) AS rows_there, CAST(coalesce(sum(attempts), 0) AS BIGINT) AS attempts, \
     CAST(coalesce(sum(prompt_tokens), 0) AS BIGINT) AS prompt_tokens, \
@@ -306,17 +305,17 @@ async fn audit(tx: &mut Tx, jobs: &[Candidate], now: Timestamp) -> Result<u64, S
             over.push((JobId::from_uuid(job.id), own.to_string()));
         }
     }
-    let mut changed = 0;
     if !over.is_empty() {
         dependencies::lock_with_waiting(tx, &over.iter().map(|(job, _)| *job).collect::<Vec<_>>()).await?;
     }
+    let mut ended = Vec::new();
     for (job, message) in over {
         if tx.run(END, args![job, now, OutcomeClass::Budget.as_str(), &message]).await? == 1 {
-            add_ends(tx, &[(job, None, JobState::Failed)], now).await?;
-            dependencies::tell(tx, job, JobState::Failed, None, now).await?;
-            changed += 1;
+            ended.push(job);
         }
     }
+    dependencies::tell_failed(tx, &ended, now).await?;
+    let mut changed = ended.len() as u64;
     if !back.is_empty() {
         let sql = format!("{LET_BACK}{}", tuples(1, 1, back.len()));
         changed += tx.run(&sql, back.into_iter().map(Arg::from).collect()).await?;
