@@ -47,7 +47,11 @@ impl<S: Subscriber> Layer<S> for Said {
             event.record(&mut text);
             // A short one is its own summary.
             let text = if text.statement.is_empty() { text.summary } else { text.statement };
-            SAID.lock().expect("no test panics with it").entry((thread.to_owned(), text)).and_modify(|times| *times += 1).or_insert(1);
+            SAID.lock()
+                .expect("no test panics with it")
+                .entry((thread.to_owned(), text))
+                .and_modify(|times| *times += 1)
+                .or_insert(1);
         }
     }
 }
