@@ -4,7 +4,7 @@
 //! Any process may do this, and several at once: each takes rows that no other has locked.
 
 use std::collections::BTreeSet;
-use std::sync::PoisonError;
+use std::sync::{MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::error::StoreError;
@@ -14,6 +14,7 @@ use super::line::Line;
 use super::rows::{held_until, number};
 use super::settle::{AttemptEnd, JobEnd, close_attempts, settle, write_jobs};
 use super::statement::args;
+use super::steps::{Seen, Steps};
 use super::tx::{Lock, Tx};
 use super::types::Expired;
 use super::{Store, dependencies};
@@ -120,16 +121,18 @@ impl Store {
     /// is allowed.
     ///
     /// Nothing expires on a server that was started less than `queue.lease` ago, nor by a process that could not reach it all that
-    /// time (it may have recovered for long before it let anybody in): while it was down nobody could renew.
+    /// time (it may have recovered for long before it let anybody in): while it was down nobody could renew. Nor does anything for
+    /// `queue.lease` after the clock by which leases run went ahead of the host's, which it does where the host of a file was suspended.
     ///
     /// # Errors
     /// When the database cannot be asked; nothing has changed then.
     pub async fn expire_once(&self, limit: u32) -> Result<Vec<Expired>, StoreError> {
-        let now = self.now();
+        let seen = Seen::now(&self.inner.clock);
+        let (now, may_expire) = (seen.clock, self.steps().may_expire(seen, self.config().lease));
         // Outside of a transaction: there is seldom something to do, and SQLite's writer is not to be bothered for nothing.
         let due = self.db().first::<Due>(DUE, args![now]).await;
         let reached = self.reached(due.is_ok());
-        if due?.is_none() {
+        if due?.is_none() || !may_expire {
             return Ok(Vec::new());
         }
         if let Some(started) = self.db().started_at().await?
@@ -154,6 +157,10 @@ impl Store {
             self.inner.hinter.progressed();
         }
         Ok(expired)
+    }
+
+    fn steps(&self) -> MutexGuard<'_, Steps> {
+        self.inner.steps.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// For how long the database has answered all questions of this kind, this one included.

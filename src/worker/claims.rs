@@ -167,7 +167,7 @@ impl Claimer {
     /// When the lease of a claim that was just made began, by this host's clock.
     fn began(&self, claimed: &ClaimedJob) -> Instant {
         let left = claimed.lease_until.since(self.store.now()).min(self.lease);
-        let now = Instant::now();
+        let now = self.leases.now();
         now.checked_sub(self.lease - left).unwrap_or(now)
     }
 
