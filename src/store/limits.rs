@@ -54,7 +54,7 @@ const NEXT_KEY: &str = "SELECT concurrency_key AS name FROM jobs WHERE held = 'k
     ORDER BY concurrency_key LIMIT 1";
 const NEXT_PROJECT: &str = "SELECT share AS name FROM jobs WHERE held = 'project' AND share > $1 ORDER BY share LIMIT 1";
 
-/// At most so many come back at once.
+/// At most so many come back at once, of those of a key that name the same number; and of no further number once so many have.
 const BACK_MAX: i64 = 100;
 /// As many come back at least where those that came back before have left room: they may be many that cannot start, and each that
 /// is too many is held again by the claim that comes to it.
@@ -269,7 +269,8 @@ async fn fill(tx: &mut Tx, limit: &Limit, running: i64, of_project: Option<i64>,
         // Each job names its own number: there may be room for one where there is none for the one before it.
         Limit::Key(key) => {
             let (mut relieved, mut most) = (0, i64::MAX);
-            while let Some(next) = tx.first::<Running>(LIMIT_BELOW, args![key, most]).await?
+            while relieved < BACK_MAX.unsigned_abs()
+                && let Some(next) = tx.first::<Running>(LIMIT_BELOW, args![key, most]).await?
                 && next.running > running
             {
                 most = next.running;

@@ -300,6 +300,20 @@ on_both! {
         assert_eq!(claim_all(queue).await.len(), 1);
     }
 
+    async fn what_comes_back_at_once_is_bounded_however_many_numbers_are_named(queue) {
+        for _ in 0..200 {
+            queue.enqueue_as(under("k", 1)).await;
+        }
+        assert_eq!(claim_all(queue).await.len(), 1);
+        queue.place.tamper("CREATE TEMP TABLE n AS SELECT id, row_number() OVER (ORDER BY id) AS i FROM jobs WHERE held = 'key'; \
+            UPDATE jobs SET concurrency_limit = 1 + (SELECT i FROM n WHERE n.id = jobs.id) WHERE held = 'key'").await;
+        let mut cursor = RelieveCursor::default();
+        let back = queue.store.relieve_once(&mut cursor, 1).await.expect("done");
+        assert!((100..200).contains(&back), "{back}");
+        assert_eq!(queue.store.relieve_once(&mut cursor, 1).await.expect("done"), 0, "the end of the keys");
+        assert_eq!(queue.store.relieve_once(&mut cursor, 1).await.expect("done") + back, 199);
+    }
+
     async fn many_that_are_held_in_front_do_not_hide_one_that_can_start(queue) {
         for _ in 0..150 {
             queue.enqueue_as(under("k", 1)).await;
