@@ -1,8 +1,10 @@
 //! Time: milliseconds since the epoch, passed in as an argument wherever a rule depends on it.
 
 use std::fmt;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -50,6 +52,43 @@ impl fmt::Display for Timestamp {
             Err(_) => write!(f, "{} ms", self.0),
         }
     }
+}
+
+/// A clock of this host that nobody sets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum HostClock {
+    /// Stands still while the host is suspended, as [`Instant::now`] does.
+    #[default]
+    Awake,
+    /// Goes on while the host is suspended, as the clocks of other hosts do. Its moments are to be compared with one another, and not with those
+    /// of [`Instant::now`].
+    Always,
+}
+
+impl HostClock {
+    /// Reads it.
+    #[must_use]
+    pub fn now(self) -> Instant {
+        static FIRST: OnceLock<(Duration, Instant)> = OnceLock::new();
+        match self {
+            Self::Awake => Instant::now(),
+            Self::Always => {
+                let read = since_boot();
+                let (first, began) = *FIRST.get_or_init(|| (read, Instant::now()));
+                began + read.saturating_sub(first)
+            }
+        }
+    }
+}
+
+/// The time since the host was started, with those times when it was suspended.
+fn since_boot() -> Duration {
+    // Linux's monotonic clock stands still then, that of others does not.
+    #[cfg(target_os = "linux")]
+    const CLOCK: ClockId = ClockId::CLOCK_BOOTTIME;
+    #[cfg(not(target_os = "linux"))]
+    const CLOCK: ClockId = ClockId::CLOCK_MONOTONIC;
+    clock_gettime(CLOCK).expect("every kernel that we run on has this clock").into()
 }
 
 /// A duration in whole milliseconds, saturating: the form in which durations are stored and sent.
@@ -165,6 +204,21 @@ mod tests {
         for ms in [0, 1, 250, 1_000, 90_000, 5_400_000, 86_400_000] {
             let duration = Duration::from_millis(ms);
             assert_eq!(human::parse(&human::format(duration)), Ok(duration));
+        }
+    }
+
+    #[test]
+    fn both_clocks_of_the_host_go_on_while_it_is_awake() {
+        for clock in [HostClock::Awake, HostClock::Always] {
+            let (before, begun) = (clock.now(), Instant::now());
+            while begun.elapsed() < Duration::from_millis(20) {
+                std::thread::yield_now();
+            }
+            let went = clock.now() - before;
+            assert!(
+                went >= Duration::from_millis(19) && went <= begun.elapsed() + Duration::from_millis(5),
+                "{clock:?}: {went:?}"
+            );
         }
     }
 

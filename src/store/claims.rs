@@ -5,8 +5,8 @@
 //! does not depend on how many jobs wait, are held back or have ended: `jobs_claim` is exactly its order.
 //!
 //! The order: the most urgent first, of equally urgent ones whose turn it is (see `turn`). So that nothing starves, every
-//! [`AGED_TURN`]th job that a process claims is, of the less urgent ones that have waited for `queue.ageing`, the one that has
-//! waited longest.
+//! [`AGED_TURN`]th job that a process claims is a less urgent one: of the routes and priorities of which one of the next jobs has waited for
+//! `queue.ageing`, the next in turn where that one has waited longest.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -350,7 +350,8 @@ impl Store {
         Ok(heads)
     }
 
-    /// Of the jobs less urgent than the next one that have waited too long, those that have waited longest.
+    /// Of the next jobs less urgent than the very next that have waited too long, those that have waited longest. What they stand for is their
+    /// route and priority, whose next in turn is claimed: shares take turns there too.
     async fn aged(&self, routes: &[i64], next: i64, count: usize) -> Result<Vec<Head>, StoreError> {
         let mut aged = Vec::new();
         for priority in Priority::ALL.map(|priority| i64::from(priority.rank())).into_iter().filter(|rank| *rank > next) {
@@ -417,6 +418,8 @@ async fn look_within(
 
 /// Turns the picked rows, which nobody else can change, into claims.
 async fn start(tx: &mut Tx, ids: &[JobId], ask: &ClaimRequest, now: Timestamp) -> Result<Vec<ClaimedJob>, StoreError> {
+    // Who asks may have been paused, or may have waited for the locks of limits.
+    let now = tx.now(now).await?;
     let mut args = args![&ask.worker, now, now + ask.lease];
     args.extend(ids.iter().flat_map(|id| [Arg::from(*id), Arg::from(ClaimToken::generate())]));
     let sql = format!("WITH picked (picked_job, picked_token) AS (VALUES {}){START}", tuples(4, ids.len(), 2));

@@ -6,14 +6,16 @@
 //! that delivery.
 
 use super::Store;
+use super::db::Kind;
 use super::error::StoreError;
 use super::jobs::{Listing, page};
+use super::lease_clock::server_now;
 use super::line::Line;
 use super::rows::{json, number, word};
 use super::statement::{Arg, args, tuples};
 use super::tx::{Lock, Tx};
 use super::types::{CompletionAsk, CompletionFilter, HeldCompletion, Page, Refusal};
-use crate::clock::Timestamp;
+use crate::clock::{Timestamp, millis};
 use crate::ids::{ClaimToken, CompletionId, JobId};
 use crate::job::{CompletionEntry, CompletionState};
 
@@ -28,7 +30,11 @@ const LIST: &str = concat!("SELECT ", entry_columns!(), " FROM completions j WHE
 const VISIBLE: &str = "SELECT j.id FROM completions j WHERE ";
 const HAND_OUT: &str = " UPDATE completions /*! INDEXED BY sqlite_autoindex_completions_1 */ SET state = 'claimed', visible_at = NULL, consumer = $1, lease_until = $2, deliveries = deliveries + 1, \
     token = picked_token FROM picked WHERE id = picked_id AND state = 'pending'";
-const RENEW: &str = "UPDATE completions SET lease_until = $3 WHERE id = $1 AND token = $2 AND state = 'claimed'";
+/// On a file `$3` is the end of the lease, on a server its length, from the moment on at which that hears of it.
+const RENEW: (&str, &str) = (
+    "UPDATE completions SET lease_until = $3 WHERE id = $1 AND token = $2 AND state = 'claimed'",
+    concat!("UPDATE completions SET lease_until = ", server_now!(), " + $3 WHERE id = $1 AND token = $2 AND state = 'claimed'"),
+);
 const ACK: &str = "UPDATE completions SET state = 'acked', lease_until = NULL, ended_at = coalesce(ended_at, $3) \
     WHERE id = $1 AND token = $2 AND state IN ('claimed', 'acked')";
 const NACK: &str = "UPDATE completions SET state = CASE WHEN deliveries >= $3 THEN 'dead' ELSE 'pending' END, \
@@ -132,6 +138,7 @@ impl Store {
         if visible.is_empty() {
             return Ok(Vec::new());
         }
+        let now = tx.now(now).await?;
         let mut args = args![&ask.consumer, now + ask.lease.unwrap_or(self.config().completion_lease)];
         args.extend(visible.iter().flat_map(|row| [Arg::from(row.id), Arg::from(ClaimToken::generate())]));
         let picked = tuples(3, visible.len(), 2);
@@ -155,8 +162,12 @@ impl Store {
         token: ClaimToken,
         lease: Option<std::time::Duration>,
     ) -> Result<CompletionEntry, StoreError> {
-        let until = self.now() + lease.unwrap_or(self.config().completion_lease);
-        self.answer(RENEW, args![id, token, until], id, Turn::Kept).await
+        let lease = lease.unwrap_or(self.config().completion_lease);
+        let (sql, ends) = match self.db().kind() {
+            Kind::Sqlite => (RENEW.0, (self.now() + lease).0),
+            Kind::Postgres => (RENEW.1, millis(lease)),
+        };
+        self.answer(sql, args![id, token, ends], id, Turn::Kept).await
     }
 
     /// Says that a completion is done with. Saying so again is no error.

@@ -22,15 +22,26 @@ const MARK_NEEDED: &str = "UPDATE jobs SET needed = 1 WHERE id = $1 AND needed =
 const PUT: &str = "INSERT INTO dependencies (job, needs, cascade, gives_base, met) VALUES ($1, $2, $3, $4, $5) \
     ON CONFLICT (job, needs) DO UPDATE SET met = excluded.met";
 const HOLD_AGAIN: &str = "UPDATE jobs SET held = $2, base = coalesce($3, base) WHERE id = $1 AND state = 'queued'";
-const WAITING: &str = "SELECT j.id, d.cascade, d.gives_base FROM jobs j JOIN dependencies d ON d.job = j.id \
-    WHERE d.needs = $1 AND d.met = 0 AND j.held = 'dependency' ORDER BY j.id";
+/// Those that wait for some, each with the one that it waits for.
+const WAITING: (&str, &str) = (
+    "SELECT j.id, d.needs, d.gives_base FROM dependencies d /*! CROSS */ JOIN jobs j ON j.id = d.job \
+     WHERE d.met = 0 AND j.held = 'dependency' AND d.needs IN ",
+    " ORDER BY j.id",
+);
+/// Those that end because some have ended without success, and because these do, each with the one for whose sake.
+const CASCADE: (&str, &str) = (
+    "WITH RECURSIVE ending (id, needs) AS (SELECT d.job, d.needs FROM dependencies d /*! CROSS */ JOIN jobs j ON j.id = d.job \
+     WHERE d.met = 0 AND d.cascade = 1 AND j.held = 'dependency' AND d.needs IN ",
+    " UNION SELECT d.job, d.needs FROM ending /*! CROSS */ JOIN dependencies d ON d.needs = ending.id \
+     /*! CROSS */ JOIN jobs j ON j.id = d.job WHERE d.met = 0 AND d.cascade = 1 AND j.held = 'dependency') SELECT id, needs FROM ending",
+);
 /// All that wait for some, and that wait for those.
 const REACHED: (&str, &str) = (
     "WITH RECURSIVE reached (id) AS (SELECT d.job FROM dependencies d WHERE d.met = 0 AND d.needs IN ",
     " UNION SELECT d.job FROM reached r JOIN dependencies d ON d.needs = r.id WHERE d.met = 0) SELECT id FROM reached",
 );
 const LOCK: &str = "SELECT j.id FROM jobs j WHERE j.id IN ";
-const MET: &str = "UPDATE dependencies SET met = 1 WHERE needs = $1 AND met = 0";
+const MET: &str = "UPDATE dependencies SET met = 1 WHERE met = 0 AND needs IN ";
 const GIVE_BASE: &str = "UPDATE jobs SET base = $2 WHERE held = 'dependency' \
     AND id IN (SELECT d.job FROM dependencies d WHERE d.needs = $1 AND d.gives_base = 1)";
 /// One without a `run_at` was ready when it came, also where who enqueued it makes the clock some milliseconds later than who lets it go.
@@ -39,8 +50,9 @@ const RELEASE: &str = concat!(
     turn::back!(),
     " WHERE held = 'dependency' AND NOT EXISTS (SELECT 1 FROM dependencies d WHERE d.job = jobs.id AND d.met = 0) AND id IN "
 );
-const END: &str = "UPDATE jobs SET state = 'cancelled', held = NULL, finished_at = $1, outcome_class = $2, outcome_message = $3 \
-    WHERE held = 'dependency' AND id IN ";
+/// A job with the sentence of its end.
+const END: &str = " UPDATE jobs /*! INDEXED BY sqlite_autoindex_jobs_1 */ SET state = 'cancelled', held = NULL, finished_at = $1, outcome_class = $2, \
+    outcome_message = to_message FROM ends WHERE id = of_job AND held = 'dependency'";
 
 /// Ids in one statement.
 const BATCH: usize = 100;
@@ -56,8 +68,14 @@ struct NeededRow {
 #[derive(sqlx::FromRow)]
 struct Waiting {
     id: uuid::Uuid,
-    cascade: i64,
+    needs: uuid::Uuid,
     gives_base: i64,
+}
+
+#[derive(sqlx::FromRow)]
+struct Ending {
+    id: uuid::Uuid,
+    needs: uuid::Uuid,
 }
 
 #[derive(sqlx::FromRow)]
@@ -200,55 +218,87 @@ pub(super) async fn lock_with_waiting(tx: &mut Tx, ends: &[JobId]) -> Result<(),
     Ok(())
 }
 
-/// Tells those that wait for `ended` of its end, which this transaction has written.
-pub(super) async fn tell(
-    tx: &mut Tx,
-    ended: JobId,
-    state: JobState,
-    commit: Option<&ObjectId>,
-    now: Timestamp,
-) -> Result<(), StoreError> {
-    let mut ends = vec![(ended, state)];
-    while let Some((job, state)) = ends.pop() {
-        let waiting: Vec<Waiting> = tx.all_locked(WAITING, Lock::Change, args![job]).await?;
-        if state == JobState::Succeeded {
-            give_base(tx, job, commit, &waiting).await?;
-        } else {
-            let (class, message) = outcome_of(job);
-            let end = args![now, class.as_str(), &message];
-            let cascaded: Vec<uuid::Uuid> = waiting.iter().filter(|row| row.cascade == 1).map(|row| row.id).collect();
-            for_each_batch(tx, END, &end, &cascaded).await?;
-            let cascaded = cascaded.into_iter().map(JobId::from_uuid);
-            let told: Vec<_> = cascaded.clone().map(|id| (id, None, JobState::Cancelled)).collect();
-            add_ends(tx, &told, now).await?;
-            ends.extend(cascaded.map(|id| (id, JobState::Cancelled)));
+/// A job that has ended.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ended<'a> {
+    pub(super) job: JobId,
+    pub(super) state: JobState,
+    /// What it delivered.
+    pub(super) commit: Option<&'a ObjectId>,
+}
+
+impl Ended<'_> {
+    fn without_success(jobs: &[JobId], state: JobState) -> Vec<Self> {
+        jobs.iter().map(|job| Self { job: *job, state, commit: None }).collect()
+    }
+}
+
+/// Tells those that wait for `ended` of these ends, which this transaction has written. Several, or one that is no success, are locked
+/// before with all whom they may concern (see [`lock_with_waiting`]).
+///
+/// However many end because others did, and in however long chains: each statement is for as many as it takes.
+pub(super) async fn tell(tx: &mut Tx, ended: &[Ended<'_>], now: Timestamp) -> Result<(), StoreError> {
+    let mut over = cascade(tx, ended, now).await?;
+    over.extend(ended.iter().map(|end| end.job));
+    for batch in over.chunks(BATCH) {
+        let needs = || batch.iter().copied().map(Arg::from);
+        let listed = tuples(1, 1, batch.len());
+        let sql = format!("{}{listed}{}", WAITING.0, WAITING.1);
+        let waiting: Vec<Waiting> = tx.all_locked(&sql, Lock::Change, needs().collect()).await?;
+        for end in ended.iter().filter(|end| end.state == JobState::Succeeded && batch.contains(&end.job)) {
+            give_base(tx, end, &waiting).await?;
         }
-        if !waiting.is_empty() {
-            tx.run(MET, args![job]).await?;
-            let ids: Vec<uuid::Uuid> = waiting.iter().map(|row| row.id).collect();
-            for_each_batch(tx, RELEASE, &[Arg::from(now)], &ids).await?;
-        }
+        tx.run(&format!("{MET}{listed}"), needs().collect()).await?;
+        let ids: BTreeSet<uuid::Uuid> = waiting.iter().map(|row| row.id).collect();
+        for_each_batch(tx, RELEASE, &[Arg::from(now)], &ids.into_iter().collect::<Vec<_>>()).await?;
     }
     Ok(())
+}
+
+/// Ends those that end with `ended`, and those that end with these, and says which.
+async fn cascade(tx: &mut Tx, ended: &[Ended<'_>], now: Timestamp) -> Result<Vec<JobId>, StoreError> {
+    let failed: Vec<JobId> = ended.iter().filter(|end| end.state != JobState::Succeeded).map(|end| end.job).collect();
+    let (mut seen, mut ending) = (BTreeSet::new(), Vec::new());
+    for batch in failed.chunks(BATCH) {
+        let sql = format!("{}{}{}", CASCADE.0, tuples(1, 1, batch.len()), CASCADE.1);
+        let rows: Vec<Ending> = tx.all(&sql, batch.iter().copied().map(Arg::from).collect()).await?;
+        // One that waits for several ends for the sake of the first.
+        ending.extend(rows.into_iter().filter(|row| seen.insert(row.id)));
+    }
+    for batch in ending.chunks(BATCH) {
+        let mut args = args![now, OutcomeClass::Dependency.as_str()];
+        args.extend(batch.iter().flat_map(|row| args![row.id, &outcome_of(JobId::from_uuid(row.needs)).1]));
+        let sql = format!("WITH ends (of_job, to_message) AS (VALUES {}){END}", tuples(3, batch.len(), 2));
+        tx.run(&sql, args).await?;
+    }
+    let ids: Vec<JobId> = ending.into_iter().map(|row| JobId::from_uuid(row.id)).collect();
+    add_ends(tx, &ids.iter().map(|id| (*id, None, JobState::Cancelled)).collect::<Vec<_>>(), now).await?;
+    Ok(ids)
 }
 
 /// Tells those that wait for any of `cancelled`, which this transaction has ended.
 pub(super) async fn tell_all(tx: &mut Tx, cancelled: &[JobId], now: Timestamp) -> Result<(), StoreError> {
-    if !cancelled.is_empty() {
-        lock_with_waiting(tx, cancelled).await?;
-    }
-    for job in cancelled {
-        tell(tx, *job, JobState::Cancelled, None, now).await?;
-    }
-    Ok(())
-}
-
-/// Has those that start from what `job` delivered start there; without a commit that is where it started itself.
-async fn give_base(tx: &mut Tx, job: JobId, commit: Option<&ObjectId>, waiting: &[Waiting]) -> Result<(), StoreError> {
-    if waiting.iter().all(|row| row.gives_base == 0) {
+    if cancelled.is_empty() {
         return Ok(());
     }
-    let base = match commit {
+    lock_with_waiting(tx, cancelled).await?;
+    tell(tx, &Ended::without_success(cancelled, JobState::Cancelled), now).await
+}
+
+/// Puts the ends of jobs on record that this transaction has failed before they started, and that were locked with all whom they may concern,
+/// and tells those that wait for them.
+pub(super) async fn tell_failed(tx: &mut Tx, failed: &[JobId], now: Timestamp) -> Result<(), StoreError> {
+    add_ends(tx, &failed.iter().map(|job| (*job, None, JobState::Failed)).collect::<Vec<_>>(), now).await?;
+    tell(tx, &Ended::without_success(failed, JobState::Failed), now).await
+}
+
+/// Has those that start from what a job delivered start there; without a commit that is where it started itself.
+async fn give_base(tx: &mut Tx, end: &Ended<'_>, waiting: &[Waiting]) -> Result<(), StoreError> {
+    let job = end.job;
+    if !waiting.iter().any(|row| row.gives_base == 1 && row.needs == job.as_uuid()) {
+        return Ok(());
+    }
+    let base = match end.commit {
         Some(commit) => commit.to_string(),
         None => tx.first::<NeededRow>(NEEDED, args![job]).await?.ok_or_else(|| StoreError::not_found("job", job))?.base,
     };

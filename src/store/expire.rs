@@ -4,23 +4,24 @@
 //! Any process may do this, and several at once: each takes rows that no other has locked.
 
 use std::collections::BTreeSet;
-use std::sync::PoisonError;
+use std::sync::{MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::error::StoreError;
 use super::fence::Held;
+use super::limits::{self, Limited};
 use super::line::Line;
-use super::outbox::add_ends;
 use super::rows::{held_until, number};
 use super::settle::{AttemptEnd, JobEnd, close_attempts, settle, write_jobs};
 use super::statement::args;
+use super::steps::{Seen, Steps};
 use super::tx::{Lock, Tx};
 use super::types::Expired;
 use super::{Store, dependencies};
 use crate::clock::{Timestamp, human};
 use crate::ids::{AttemptNo, CompletionId, JobId, WorkerId};
 use crate::job::attempt::Resources;
-use crate::job::{CompletionState, JobState, LogVerdict, Outcome, OutcomeClass};
+use crate::job::{CompletionState, LogVerdict, Outcome, OutcomeClass};
 
 /// All that runs is looked at, which has a worker that is not called nothing: the ends of leases are in no index.
 const DUE: &str = concat!(
@@ -46,7 +47,7 @@ const EXPIRED_COMPLETIONS: &str = "SELECT j.id, j.repo, j.line, j.consumer, j.de
     WHERE j.lease_until <= $1 ORDER BY j.lease_until LIMIT $2";
 const RETURN_COMPLETION: &str = "UPDATE completions SET state = $2, visible_at = $5, consumer = NULL, token = NULL, lease_until = NULL, \
     last_error = $3, ended_at = $4 WHERE id = $1 AND state = 'claimed'";
-const LATE: &str = "SELECT j.id, j.start_by FROM jobs j /*! INDEXED BY jobs_start_by */ WHERE j.state = 'queued' AND j.start_by <= $1 \
+const LATE: &str = "SELECT j.id, j.start_by, j.share, j.concurrency_key, j.concurrency_limit FROM jobs j /*! INDEXED BY jobs_start_by */ WHERE j.state = 'queued' AND j.start_by <= $1 \
     ORDER BY j.start_by LIMIT $2";
 /// It may have started, or ended, before it was locked.
 const END_LATE: &str = "UPDATE jobs SET state = 'failed', held = NULL, finished_at = $2, outcome_class = $3, outcome_message = $4 \
@@ -76,6 +77,19 @@ struct ExpiredClaim {
 struct Late {
     id: uuid::Uuid,
     start_by: i64,
+    share: String,
+    concurrency_key: Option<String>,
+    concurrency_limit: Option<i64>,
+}
+
+impl Limited for Late {
+    fn key(&self) -> Option<(&str, i64)> {
+        self.concurrency_key.as_deref().zip(self.concurrency_limit)
+    }
+
+    fn share(&self) -> &str {
+        &self.share
+    }
 }
 
 #[derive(sqlx::FromRow)]
@@ -107,16 +121,18 @@ impl Store {
     /// is allowed.
     ///
     /// Nothing expires on a server that was started less than `queue.lease` ago, nor by a process that could not reach it all that
-    /// time (it may have recovered for long before it let anybody in): while it was down nobody could renew.
+    /// time (it may have recovered for long before it let anybody in): while it was down nobody could renew. Nor does anything for
+    /// `queue.lease` after the clock by which leases run went ahead of the host's, which it does where the host of a file was suspended.
     ///
     /// # Errors
     /// When the database cannot be asked; nothing has changed then.
     pub async fn expire_once(&self, limit: u32) -> Result<Vec<Expired>, StoreError> {
-        let now = self.now();
+        let seen = Seen::now(&self.inner.clock);
+        let (now, may_expire) = (seen.clock, self.steps().may_expire(seen, self.config().lease));
         // Outside of a transaction: there is seldom something to do, and SQLite's writer is not to be bothered for nothing.
         let due = self.db().first::<Due>(DUE, args![now]).await;
         let reached = self.reached(due.is_ok());
-        if due?.is_none() {
+        if due?.is_none() || !may_expire {
             return Ok(Vec::new());
         }
         if let Some(started) = self.db().started_at().await?
@@ -141,6 +157,10 @@ impl Store {
             self.inner.hinter.progressed();
         }
         Ok(expired)
+    }
+
+    fn steps(&self) -> MutexGuard<'_, Steps> {
+        self.inner.steps.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// For how long the database has answered all questions of this kind, this one included.
@@ -251,31 +271,33 @@ async fn expire_unanswered_within(
     now: Timestamp,
 ) -> Result<Vec<Expired>, StoreError> {
     dependencies::lock_with_waiting(tx, &waited.iter().map(|row| JobId::from_uuid(row.id)).collect::<Vec<_>>()).await?;
-    let mut expired = Vec::new();
+    let (mut expired, mut ended) = (Vec::new(), Vec::new());
     for row in waited {
         let job = JobId::from_uuid(row.id);
         let question = row.outcome_message.as_deref().unwrap_or_default();
         let message = format!("nobody answered within {within}: {question}");
         if tx.run(END_UNANSWERED, args![job, now, OutcomeClass::Clarification.as_str(), &message]).await? == 1 {
-            add_ends(tx, &[(job, None, JobState::Failed)], now).await?;
-            dependencies::tell(tx, job, JobState::Failed, None, now).await?;
             expired.push(Expired::Question { job });
+            ended.push(job);
         }
     }
+    dependencies::tell_failed(tx, &ended, now).await?;
     Ok(expired)
 }
 
 async fn expire_late_within(tx: &mut Tx, late: &[Late], now: Timestamp) -> Result<Vec<Expired>, StoreError> {
     dependencies::lock_with_waiting(tx, &late.iter().map(|row| JobId::from_uuid(row.id)).collect::<Vec<_>>()).await?;
-    let mut expired = Vec::new();
+    let (mut expired, mut ended) = (Vec::new(), Vec::new());
     for row in late {
         let job = JobId::from_uuid(row.id);
         let message = format!("it had to start by {} and had not", Timestamp(row.start_by));
         if tx.run(END_LATE, args![job, now, OutcomeClass::Expired.as_str(), &message]).await? == 1 {
-            add_ends(tx, &[(job, None, JobState::Failed)], now).await?;
-            dependencies::tell(tx, job, JobState::Failed, None, now).await?;
             expired.push(Expired::Start { job });
+            ended.push(row);
         }
     }
+    dependencies::tell_failed(tx, &ended.iter().map(|row| JobId::from_uuid(row.id)).collect::<Vec<_>>(), now).await?;
+    // Any of them may have come back for the room of a limit, also since it was looked for.
+    limits::let_back(tx, &ended).await?;
     Ok(expired)
 }

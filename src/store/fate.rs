@@ -18,13 +18,13 @@ use super::statement::{Arg, args, tuples};
 use super::tx::{Lock, TRIES, Tx};
 use super::types::{Because, Cancel, Change, ChangedJobs, Requeue, Run, Selection, SelectionCursor, UnchangedJob};
 use super::verdict::{Fate, Ties, Verdict, cancelled, judge};
-use super::{Store, dependencies, jobs, turn};
+use super::{Store, dependencies, jobs, limits, turn};
 use crate::clock::Timestamp;
 use crate::ids::{AttemptNo, JobId};
 use crate::job::{Job, JobState};
 
 const FATES: &str = "SELECT j.id, j.state, j.held, j.attempt, j.needed, j.cancel_requested_at, j.requeue_requested_at, \
-    EXISTS (SELECT 1 FROM dependencies d WHERE d.job = j.id) AS waits FROM jobs j WHERE j.id IN ";
+    j.share, j.concurrency_key, j.concurrency_limit, EXISTS (SELECT 1 FROM dependencies d WHERE d.job = j.id) AS waits FROM jobs j WHERE j.id IN ";
 const NEEDED: &str = "SELECT DISTINCT d.needs AS id FROM dependencies d WHERE d.job IN ";
 const LOCK: &str = "SELECT j.id FROM jobs j WHERE j.id IN ";
 const SELECT: &str = "SELECT j.id FROM jobs j WHERE ";
@@ -64,6 +64,9 @@ struct FateRow {
     waits: bool,
     cancel_requested_at: Option<i64>,
     requeue_requested_at: Option<i64>,
+    share: String,
+    concurrency_key: Option<String>,
+    concurrency_limit: Option<i64>,
 }
 
 #[derive(sqlx::FromRow)]
@@ -84,6 +87,8 @@ impl TryFrom<FateRow> for Fate {
             requeue_asked: row.requeue_requested_at.into(),
             held: row.held,
             ties: Ties { needed: row.needed == 1, waits: row.waits },
+            share: row.share,
+            key: row.concurrency_key.zip(row.concurrency_limit),
         })
     }
 }
@@ -269,6 +274,9 @@ impl Store {
         update(tx, ASK_TO_END, args![now, reason], &of(&judged, &Verdict::AskToEnd)).await?;
         update(tx, ASK_TO_GIVE_BACK, args![now, reason], &of(&judged, &Verdict::AskToGiveBack)).await?;
         update(tx, MAKE_READY, args![now], &of(&judged, &Verdict::MakeReady)).await?;
+        // One that nothing held may have come back for the room of a limit, which it will not take now.
+        let ready: Vec<&Fate> = ending.into_iter().filter(|fate| fate.held.is_none()).collect();
+        limits::let_back(tx, &ready).await?;
         Ok(judged)
     }
 }

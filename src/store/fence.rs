@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::Store;
+use super::db::Kind;
 use super::error::StoreError;
+use super::lease_clock::server_now;
 use super::limits::Limited;
 use super::statement::{Arg, args, tuples};
 use super::tx::{Lock, Tx};
@@ -15,9 +17,22 @@ use crate::job::{Claim, StageRecord};
 /// The fence: the one row of `jobs` that a claim gives the right to act for. The worker is compared in words that no index answers
 /// to, here and in the other statements behind the fence: while statistics say that nothing runs, PostgreSQL would rather look among
 /// the worker's rows, all those that it ever had until they are vacuumed, than for the one with the id.
-const HELD: &str = "SELECT j.lease_until, j.cancel_reason, j.attempts_used, j.attempts_max, j.resets, \
-    j.needed, j.share, j.concurrency_key, j.concurrency_limit FROM jobs j \
-    WHERE j.id = $1 AND j.attempt = $2 AND j.token = $3 AND j.worker IS NOT DISTINCT FROM $4 AND j.state = 'running'";
+macro_rules! of_claim {
+    () => {
+        " FROM jobs j WHERE j.id = $1 AND j.attempt = $2 AND j.token = $3 AND j.worker IS NOT DISTINCT FROM $4 AND j.state = 'running'"
+    };
+}
+
+const HELD: &str = concat!(
+    "SELECT j.lease_until, j.cancel_reason, j.attempts_used, j.attempts_max, j.resets, j.needed, j.share, j.concurrency_key, \
+     j.concurrency_limit",
+    of_claim!()
+);
+/// A server compares the end of a lease with its own clock; for a file `$5` is the time.
+const CHECK: (&str, &str) = (
+    concat!("SELECT j.lease_until, $5 AS now", of_claim!()),
+    concat!("SELECT j.lease_until, ", server_now!(), " AS now", of_claim!()),
+);
 const ALL_HELD: &str = " SELECT j.token, j.lease_until, j.cancel_reason, j.attempts_used, j.attempts_max, j.resets, j.needed, j.share, \
     j.concurrency_key, j.concurrency_limit FROM asked /*! CROSS */ JOIN jobs j ON j.id = asked_job AND j.attempt = asked_attempt \
     AND j.token = asked_token AND j.worker IS NOT DISTINCT FROM asked_worker ORDER BY j.id";
@@ -54,6 +69,12 @@ impl Limited for Held {
     fn share(&self) -> &str {
         &self.share
     }
+}
+
+#[derive(sqlx::FromRow)]
+struct Checked {
+    lease_until: i64,
+    now: i64,
 }
 
 #[derive(sqlx::FromRow)]
@@ -125,9 +146,16 @@ impl Store {
     /// # Errors
     /// [`StoreError::LeaseLost`], also when the lease has run out and nobody has taken note of it yet.
     pub async fn check_claim(&self, claim: &Claim) -> Result<Timestamp, StoreError> {
-        let held: Held = self.db().first(HELD, fence(claim)).await?.ok_or(StoreError::LeaseLost)?;
-        let lease_until = Timestamp(held.lease_until);
-        if lease_until <= self.now() { Err(StoreError::LeaseLost) } else { Ok(lease_until) }
+        let mut args = fence(claim);
+        let sql = match self.db().kind() {
+            Kind::Sqlite => {
+                args.push(self.now().into());
+                CHECK.0
+            }
+            Kind::Postgres => CHECK.1,
+        };
+        let checked: Checked = self.db().first(sql, args).await?.ok_or(StoreError::LeaseLost)?;
+        if checked.lease_until <= checked.now { Err(StoreError::LeaseLost) } else { Ok(Timestamp(checked.lease_until)) }
     }
 
     /// Records the exact commit that the attempt starts from.

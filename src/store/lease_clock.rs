@@ -1,7 +1,8 @@
 //! The clock by which leases run.
 //!
-//! The one rule: it is the database's, whatever the clocks of hosts say. The server's is read now and then; between two readings this host's
-//! monotonic clock carries it on.
+//! The one rule: it is the database's, whatever the clocks of hosts say. The server's is read now and then; between two readings a clock of this
+//! host carries it on that nobody sets, and that goes on while the host is suspended. What a claim, a renewal or a look at a claim says of a lease
+//! goes by the server's clock itself: a virtual machine that is paused takes all of its clocks with it.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,24 +13,34 @@ use tokio_util::sync::CancellationToken;
 
 use super::db::Db;
 use super::driver::in_time;
-use crate::clock::{Timestamp, millis};
+use crate::clock::{HostClock, Timestamp, millis};
 
 /// How often the server's clock is read.
 const SAMPLE: Duration = Duration::from_secs(30);
 /// When it is read for the second time: the first answer was a new connection's, which take long.
 const SECOND: Duration = Duration::from_secs(1);
 /// Two clocks drift apart by less than one part in so many.
-const DRIFT: u32 = 1_000;
+pub(super) const DRIFT: u32 = 1_000;
 /// Two readings in whole milliseconds may differ by so much.
 const ROUNDING: Duration = Duration::from_millis(2);
-const CLOCK: &str = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::BIGINT";
+
+/// The server's clock, in a statement. Each place where it is written has its own moment; a subquery has one for all rows.
+macro_rules! server_now {
+    () => {
+        "(SELECT (extract(epoch FROM clock_timestamp()) * 1000)::BIGINT)"
+    };
+}
+pub(super) use server_now;
+
+/// Asks for it alone.
+pub(super) const CLOCK: &str = concat!("SELECT ", server_now!(), " AS now");
 
 /// The clock by which leases run.
 #[derive(Debug, Clone)]
 pub(super) enum LeaseClock {
     /// This host's: all who share a SQLite file are on it.
     Host,
-    /// The server's, carried on between two readings by this host's monotonic clock.
+    /// The server's, carried on between two readings by this host's.
     Server {
         /// When this process began to count.
         since: Instant,
@@ -68,9 +79,17 @@ impl Reading {
 impl LeaseClock {
     /// Reads the server's clock for the first time.
     pub(super) async fn of_server(executor: impl Executor<'_, Database = Postgres>) -> Result<Self, sqlx::Error> {
-        let since = Instant::now();
+        let since = CARRIES_ON.now();
         let reading = read(since, executor).await?;
         Ok(Self::Server { since, reading: Arc::new(Mutex::new(reading)) })
+    }
+
+    /// The clock of this host that goes on as this one does, but that nobody sets.
+    pub(super) const fn beside(&self) -> HostClock {
+        match self {
+            Self::Host => HostClock::Awake,
+            Self::Server { .. } => CARRIES_ON,
+        }
     }
 
     pub(super) fn now(&self) -> Timestamp {
@@ -78,7 +97,7 @@ impl LeaseClock {
             Self::Host => Timestamp::now(),
             Self::Server { since, reading } => {
                 let reading = *reading.lock().unwrap_or_else(PoisonError::into_inner);
-                Timestamp(reading.epoch_ms + millis(since.elapsed()))
+                Timestamp(reading.epoch_ms + millis(elapsed(*since)))
             }
         }
     }
@@ -96,9 +115,16 @@ impl LeaseClock {
 
 /// Asks the server for the time.
 async fn read(since: Instant, executor: impl Executor<'_, Database = Postgres>) -> Result<Reading, sqlx::Error> {
-    let asked = since.elapsed();
+    let asked = elapsed(since);
     let server_ms: i64 = in_time(sqlx::query_scalar(CLOCK).fetch_one(executor)).await?;
-    Ok(Reading::new(server_ms, asked, since.elapsed()))
+    Ok(Reading::new(server_ms, asked, elapsed(since)))
+}
+
+/// What carries the server's clock on.
+const CARRIES_ON: HostClock = HostClock::Always;
+
+fn elapsed(since: Instant) -> Duration {
+    CARRIES_ON.now().saturating_duration_since(since)
 }
 
 /// Reads the server's clock again and again, until `stop`.

@@ -6,7 +6,7 @@
 //!
 //! A job whose limit has no room leaves the order of claims (`held` says why), so that it costs the next claim nothing; when
 //! something ends under the limit, the next one comes back. Whoever lets one back takes the same lock, so that none is held
-//! after the last one that could have let it back is gone. One that came back for the room of one limit, and finds that another
+//! after the last one that could have let it back is gone. One that came back and ends before it has started lets the next one back, too. One that came back for the room of one limit, and finds that another
 //! has none, hands that room on in the claim that finds it ([`hand_on`]). Should room be left all the same (a limit that was raised,
 //! say, or one that came back and that no worker suits), [`Store::relieve_once`] sees it.
 
@@ -54,7 +54,7 @@ const NEXT_KEY: &str = "SELECT concurrency_key AS name FROM jobs WHERE held = 'k
     ORDER BY concurrency_key LIMIT 1";
 const NEXT_PROJECT: &str = "SELECT share AS name FROM jobs WHERE held = 'project' AND share > $1 ORDER BY share LIMIT 1";
 
-/// At most so many come back at once.
+/// At most so many come back at once, of those of a key that name the same number; and of no further number once so many have.
 const BACK_MAX: i64 = 100;
 /// As many come back at least where those that came back before have left room: they may be many that cannot start, and each that
 /// is too many is held again by the claim that comes to it.
@@ -243,7 +243,7 @@ pub(super) async fn hold(tx: &mut Tx, jobs: &[uuid::Uuid], why: Hold) -> Result<
     tx.run(&format!("{HOLD}{}", tuples(2, 1, jobs.len())), args).await.map(drop)
 }
 
-/// Lets back those that the ends of `jobs`, which this transaction has written, leave room for. Once, and after all rows that a
+/// Lets back those that the ends of `jobs`, which this transaction has written, leave room for: what they took, or came back for. Once, and after all rows that a
 /// transaction waits for: whoever has a limit's lock waits for nothing but limits behind it in their order.
 pub(super) async fn let_back<J: Limited>(tx: &mut Tx, jobs: &[J]) -> Result<(), StoreError> {
     let room = Room::of(tx, jobs).await?;
@@ -269,7 +269,8 @@ async fn fill(tx: &mut Tx, limit: &Limit, running: i64, of_project: Option<i64>,
         // Each job names its own number: there may be room for one where there is none for the one before it.
         Limit::Key(key) => {
             let (mut relieved, mut most) = (0, i64::MAX);
-            while let Some(next) = tx.first::<Running>(LIMIT_BELOW, args![key, most]).await?
+            while relieved < BACK_MAX.unsigned_abs()
+                && let Some(next) = tx.first::<Running>(LIMIT_BELOW, args![key, most]).await?
                 && next.running > running
             {
                 most = next.running;

@@ -59,6 +59,7 @@ mod rows;
 mod settle;
 mod spending;
 mod statement;
+mod steps;
 mod together;
 mod turn;
 mod tx;
@@ -87,6 +88,7 @@ use self::listener::Listener;
 use self::notifier::Notifier;
 use self::routes::Routes;
 use self::statement::args;
+use self::steps::{Seen, Steps};
 use self::together::Together;
 use self::tx::Tx;
 use self::walk::Walks;
@@ -134,6 +136,7 @@ struct Inner {
     walks: Walks,
     /// Since when the database has answered whoever looks for what has expired.
     reached: Mutex<Option<Instant>>,
+    steps: Mutex<Steps>,
     /// When it is next looked whether somebody has waited too long.
     aged_look: AtomicI64,
     /// Whether the last claim found all that it wanted, so that there is probably more.
@@ -195,6 +198,7 @@ impl Store {
                 (clock, Some(notifier), Some(listener))
             }
         };
+        let steps = Mutex::new(Steps::begin(Seen::now(&clock)));
         let inner = Inner {
             db,
             config: config.clone(),
@@ -208,6 +212,7 @@ impl Store {
             turns: AtomicU64::new(0),
             walks: Walks::default(),
             reached: Mutex::new(Some(Instant::now())),
+            steps,
             aged_look: AtomicI64::new(0),
             flowing: AtomicBool::new(false),
             notifier,

@@ -8,23 +8,30 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::Store;
+use super::db::Kind;
 use super::error::StoreError;
 use super::fence::BATCH;
+use super::lease_clock::server_now;
 use super::pauses::MaybePauseRow;
 use super::rows::number;
 use super::statement::{args, tuples};
 use super::types::{Renewal, StopRequest};
 use super::verdict::stop_request;
 use super::workers::DrainRow;
-use crate::clock::Timestamp;
+use crate::clock::{Timestamp, millis};
 use crate::ids::{AttemptNo, ClaimToken, JobId, WorkerId};
 use crate::job::worker_record::Drain;
 use crate::job::{Claim, Pause};
 
-const RENEW: &str = " UPDATE jobs /*! INDEXED BY sqlite_autoindex_jobs_1 */ SET lease_until = $2 FROM asked \
-    WHERE id = asked_job AND attempt = asked_attempt AND token = asked_token AND worker IS NOT DISTINCT FROM $1 AND state = 'running' \
-    RETURNING token, cancel_reason, requeue_reason, \
-    (SELECT a.deadline_at FROM attempts a WHERE a.job = jobs.id AND a.attempt = jobs.attempt) AS deadline_at";
+/// Between the two, when the lease ends. A server says that by its own clock when it hears of the renewal, so that no worker whose host was paused
+/// renews into the past, and `$2` is the length of the lease; for a file it is the end.
+const RENEW: (&str, &str) = (
+    " UPDATE jobs /*! INDEXED BY sqlite_autoindex_jobs_1 */ SET lease_until = ",
+    " FROM asked WHERE id = asked_job AND attempt = asked_attempt AND token = asked_token AND worker IS NOT DISTINCT FROM $1 AND state = 'running' \
+     RETURNING token, lease_until, cancel_reason, requeue_reason, \
+     (SELECT a.deadline_at FROM attempts a WHERE a.job = jobs.id AND a.attempt = jobs.attempt) AS deadline_at",
+);
+const UNTIL_ON_SERVER: &str = concat!(server_now!(), " + $2");
 /// One row for each pause, and one at least.
 const HEARD: &str = "SELECT w.drain_asked_at, w.drain_asked_by, w.drain_reason, p.credential, p.since, p.until, p.reason, p.times, \
     p.reset_known FROM (SELECT 1 AS one) o LEFT JOIN workers w ON w.id = $1 LEFT JOIN pauses p ON 1 = 1 ORDER BY p.credential";
@@ -36,6 +43,7 @@ const ORDERS: &str = "SELECT j.id, j.attempt, j.cancel_reason, j.requeue_reason,
 #[derive(sqlx::FromRow)]
 struct RenewedRow {
     token: uuid::Uuid,
+    lease_until: i64,
     cancel_reason: Option<String>,
     requeue_reason: Option<String>,
     deadline_at: Option<i64>,
@@ -111,17 +119,21 @@ impl Store {
         if claims.is_empty() {
             return Ok(Renewed { renewals: Vec::new(), heard: self.heard(worker).await? });
         }
-        let lease_until = self.now() + lease;
+        let (until, ends) = match self.db().kind() {
+            Kind::Sqlite => ("$2", (self.now() + lease).0),
+            Kind::Postgres => (UNTIL_ON_SERVER, millis(lease)),
+        };
         // Always in the same order, so that two renewals at once do not wait for each other in a circle.
         let mut ordered: Vec<&Claim> = claims.iter().collect();
         ordered.sort_by_key(|claim| claim.job);
         let mut held: HashMap<ClaimToken, RenewedRow> = HashMap::new();
         let mut tx = self.db().begin().await?;
         for batch in ordered.chunks(BATCH) {
-            let mut args = args![worker, lease_until];
+            let mut args = args![worker, ends];
             args.extend(batch.iter().flat_map(|claim| args![claim.job, claim.attempt, claim.token]));
             let asked = tuples(3, batch.len(), 3);
-            let sql = format!("WITH asked (asked_job, asked_attempt, asked_token) AS (VALUES {asked}){RENEW}");
+            let sql =
+                format!("WITH asked (asked_job, asked_attempt, asked_token) AS (VALUES {asked}){}{until}{}", RENEW.0, RENEW.1);
             let rows: Vec<RenewedRow> = tx.all(&sql, args).await?;
             held.extend(rows.into_iter().map(|row| (ClaimToken::from_uuid(row.token), row)));
         }
@@ -130,7 +142,7 @@ impl Store {
         let renewal = |claim: &Claim| match held.remove(&claim.token) {
             Some(row) => {
                 let stop = stop_request(row.cancel_reason.as_deref(), row.requeue_reason.as_deref());
-                Renewal::Held { lease_until, stop, deadline: row.deadline_at.map(Timestamp) }
+                Renewal::Held { lease_until: Timestamp(row.lease_until), stop, deadline: row.deadline_at.map(Timestamp) }
             }
             None => Renewal::Lost,
         };

@@ -1,5 +1,6 @@
 //! What an attempt's end makes of its job: the retry policy's answer, a request to cancel, and what is counted.
 
+use super::dependencies::Ended;
 use super::error::StoreError;
 use super::fence::Held;
 use super::outbox::add_ends;
@@ -146,9 +147,8 @@ pub(super) async fn write_jobs(tx: &mut Tx, ends: &[JobEnd<'_>], now: Timestamp)
     if needed.len() > 1 || needed.iter().any(|end| end.settled.state != JobState::Succeeded) {
         dependencies::lock_with_waiting(tx, &needed.iter().map(|end| end.job).collect::<Vec<_>>()).await?;
     }
-    for end in needed {
-        dependencies::tell(tx, end.job, end.settled.state, end.commit(), now).await?;
-    }
+    let needed = needed.into_iter().map(|end| Ended { job: end.job, state: end.settled.state, commit: end.commit() });
+    dependencies::tell(tx, &needed.collect::<Vec<_>>(), now).await?;
     let ended: Vec<&Held> = ends.iter().map(|end| end.before).collect();
     limits::let_back(tx, &ended).await
 }

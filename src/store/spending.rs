@@ -11,7 +11,6 @@ use uuid::Uuid;
 
 use super::dependencies;
 use super::error::StoreError;
-use super::outbox::add_ends;
 use super::rows::{held_until, number, word};
 use super::statement::{Arg, args, tuples};
 use super::tx::Tx;
@@ -19,7 +18,7 @@ use super::{Store, ledger, turn};
 use crate::clock::Timestamp;
 use crate::ids::JobId;
 use crate::job::budget::{Account, Budget, BudgetScope, BudgetUse, MicroUsd, Period, Spent};
-use crate::job::{Claim, JobSpec, JobState, OutcomeClass};
+use crate::job::{Claim, JobSpec, OutcomeClass};
 
 const BY_SCOPE: &str = "SELECT count(*) AS rows_there, CAST(coalesce(sum(attempts), 0) AS BIGINT) AS attempts, \
     CAST(coalesce(sum(prompt_tokens), 0) AS BIGINT) AS prompt_tokens, \
@@ -43,6 +42,9 @@ const LET_BACK: &str = concat!("UPDATE jobs SET held = NULL, position = ", turn:
 /// It may have ended before it was locked.
 const END: &str = "UPDATE jobs SET state = 'failed', held = NULL, finished_at = $2, outcome_class = $3, outcome_message = $4 \
     WHERE id = $1 AND held = 'budget'";
+
+/// After so many batches in a row of which all stay held the rest waits for the next pass.
+const LOOKS_IN_VAIN: u32 = 10;
 
 #[derive(sqlx::FromRow)]
 struct SumRow {
@@ -249,28 +251,46 @@ impl Store {
         found
     }
 
-    /// Looks at no more than `limit` jobs that a budget holds, lets those back that may start again, and fails those whose own budget
-    /// or execution's is used up: nothing can change that. Goes on behind `cursor`, and begins again at the end.
+    /// Looks at the jobs that a budget holds, `limit` at a time, lets those back that may start again, and fails those whose own budget
+    /// or execution's is used up: nothing can change that. Goes on to the end, unless so many in a row stay as they are that this would
+    /// take long; then the next call goes on behind `cursor`, which begins again at the end.
     ///
     /// # Errors
-    /// When the database cannot be asked; nothing has changed then.
+    /// When the database cannot be asked; those that were let back or failed before stand.
     pub async fn audit_once(&self, cursor: &mut AuditCursor, limit: u32) -> Result<u64, StoreError> {
-        let (ready_at, id) = cursor.0.unwrap_or((i64::MIN, Uuid::nil()));
-        let mut tx = self.db().begin().await?;
-        let jobs: Vec<Candidate> = tx.all(HELD, args![ready_at, id, limit]).await?;
-        cursor.0 = if jobs.len() < limit as usize { None } else { jobs.last().map(|job| (job.ready_at, job.id)) };
-        if jobs.is_empty() {
-            tx.rollback().await;
-            return Ok(0);
-        }
-        let result = audit(&mut tx, &jobs, self.now()).await;
-        match result {
-            Ok(0) => {
-                tx.rollback().await;
-                Ok(0)
+        let (mut changed, mut in_vain) = (0, 0);
+        loop {
+            let some = self.audit_some(cursor, limit).await?;
+            changed += some;
+            in_vain = if some == 0 { in_vain + 1 } else { 0 };
+            if cursor.0.is_none() || in_vain == LOOKS_IN_VAIN {
+                return Ok(changed);
             }
-            result => self.conclude(tx, result).await,
+            // Each of these is a transaction of its own, and others have their turns between two.
+            tokio::task::yield_now().await;
         }
+    }
+
+    async fn audit_some(&self, cursor: &mut AuditCursor, limit: u32) -> Result<u64, StoreError> {
+        let (ready_at, id) = cursor.0.unwrap_or((i64::MIN, Uuid::nil()));
+        // Outside of a transaction that writes: there is seldom something to do, and SQLite's writer is not to be bothered for nothing.
+        let jobs: Vec<Candidate> = self.db().all(HELD, args![ready_at, id, limit]).await?;
+        let next = if jobs.len() < limit as usize { None } else { jobs.last().map(|job| (job.ready_at, job.id)) };
+        let mut changed = 0;
+        if !jobs.is_empty() {
+            let now = self.now();
+            let mut snapshot = self.db().snapshot().await?;
+            let judged = judge(&mut snapshot, &jobs, now).await;
+            snapshot.rollback().await;
+            let judged = judged?;
+            if !judged.back.is_empty() || !judged.over.is_empty() {
+                let mut tx = self.db().begin().await?;
+                let result = apply(&mut tx, judged, now).await;
+                changed = self.conclude(tx, result).await?;
+            }
+        }
+        cursor.0 = next;
+        Ok(changed)
     }
 }
 
@@ -292,31 +312,44 @@ fn unlimited(scope: BudgetScope, name: String, per: Period, spent: Spent) -> Bud
     BudgetUse { scope, name, per, budget: Budget::default(), spent, again_at: None }
 }
 
-/// Lets back, or ends, those of these jobs for which a budget is no reason to wait any more, and counts them.
-async fn audit(tx: &mut Tx, jobs: &[Candidate], now: Timestamp) -> Result<u64, StoreError> {
+/// What becomes of jobs that a budget held.
+struct Judged {
+    /// Those that no budget concerns any more that is used up.
+    back: Vec<Uuid>,
+    /// Those for which no waiting changes anything, with the sentences of their ends.
+    over: Vec<(JobId, String)>,
+}
+
+async fn judge(tx: &mut Tx, jobs: &[Candidate], now: Timestamp) -> Result<Judged, StoreError> {
     let budgeted = jobs.iter().filter(|job| job.budgeted == 1).map(|job| job.id).collect();
     let projects = tx.all::<ProjectRow>(PROJECT_BUDGETS, args![]).await?;
     let budgets = Budgets::of(tx, budgeted, projects, now).await?;
-    let (mut back, mut over) = (Vec::new(), Vec::new());
+    let mut judged = Judged { back: Vec::new(), over: Vec::new() };
     for job in jobs {
         let mut spent = budgets.spent(job.id, &job.share).peekable();
         if spent.peek().is_none() {
-            back.push(job.id);
+            judged.back.push(job.id);
         } else if let Some(own) = spent.find(|one| one.scope != BudgetScope::Project) {
-            over.push((JobId::from_uuid(job.id), own.to_string()));
+            judged.over.push((JobId::from_uuid(job.id), own.to_string()));
         }
     }
-    let mut changed = 0;
+    Ok(judged)
+}
+
+/// Lets back, or ends, those of the jobs that a budget still holds, and counts them. Should the budget of one that comes back have been used up
+/// since it was judged, the claim that comes to it holds it again.
+async fn apply(tx: &mut Tx, Judged { back, over }: Judged, now: Timestamp) -> Result<u64, StoreError> {
     if !over.is_empty() {
         dependencies::lock_with_waiting(tx, &over.iter().map(|(job, _)| *job).collect::<Vec<_>>()).await?;
     }
+    let mut ended = Vec::new();
     for (job, message) in over {
         if tx.run(END, args![job, now, OutcomeClass::Budget.as_str(), &message]).await? == 1 {
-            add_ends(tx, &[(job, None, JobState::Failed)], now).await?;
-            dependencies::tell(tx, job, JobState::Failed, None, now).await?;
-            changed += 1;
+            ended.push(job);
         }
     }
+    dependencies::tell_failed(tx, &ended, now).await?;
+    let mut changed = ended.len() as u64;
     if !back.is_empty() {
         let sql = format!("{LET_BACK}{}", tuples(1, 1, back.len()));
         changed += tx.run(&sql, back.into_iter().map(Arg::from).collect()).await?;

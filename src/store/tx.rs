@@ -9,8 +9,10 @@ use tracing::subscriber::NoSubscriber;
 use super::db::{Db, Kind};
 use super::driver::{in_time, postgres_all, postgres_run, sqlite_all, sqlite_run};
 use super::error::StoreError;
+use super::lease_clock::CLOCK;
 use super::statement::{Arg, Row};
 use super::writer::Turn;
+use crate::clock::Timestamp;
 
 /// The first half of our locks' numbers, by which they are told apart from those of others in the same database.
 const LOCKS: i32 = 0x5a77_0000_u32.cast_signed();
@@ -92,6 +94,18 @@ impl Tx {
             self.run("SELECT pg_advisory_xact_lock($1::INT, $2::INT)", vec![Arg::from(LOCKS), Arg::from(name)]).await?;
         }
         Ok(())
+    }
+
+    /// The time by which leases run, as the database has it at this moment: a server is asked; of a file it is `ours`.
+    pub(super) async fn now(&mut self, ours: Timestamp) -> Result<Timestamp, StoreError> {
+        #[derive(sqlx::FromRow)]
+        struct Now {
+            now: i64,
+        }
+        match self.db.kind() {
+            Kind::Sqlite => Ok(ours),
+            Kind::Postgres => Ok(self.first::<Now>(CLOCK, Vec::new()).await?.map_or(ours, |row| Timestamp(row.now))),
+        }
     }
 
     /// For what is said again should it be lost: has the server commit it without a wait for the disk, so that its locks are held for as much

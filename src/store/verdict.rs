@@ -2,6 +2,7 @@
 //!
 //! The one rule: a request that finds what it asks for changes nothing and is no mistake; one that can do nothing says why.
 
+use super::limits::Limited;
 use super::types::{Change, StopRequest};
 use crate::ids::{AttemptNo, JobId};
 use crate::job::{JobState, Outcome, OutcomeClass};
@@ -16,6 +17,18 @@ pub(super) struct Fate {
     pub(super) cancel_asked: Asked,
     pub(super) requeue_asked: Asked,
     pub(super) ties: Ties,
+    pub(super) share: String,
+    pub(super) key: Option<(String, i64)>,
+}
+
+impl Limited for Fate {
+    fn key(&self) -> Option<(&str, i64)> {
+        self.key.as_ref().map(|(key, limit)| (key.as_str(), *limit))
+    }
+
+    fn share(&self) -> &str {
+        &self.share
+    }
 }
 
 /// What binds a job to others.
@@ -133,6 +146,8 @@ mod tests {
             cancel_asked,
             requeue_asked,
             ties: Ties::default(),
+            share: String::new(),
+            key: None,
         }
     }
 

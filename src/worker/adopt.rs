@@ -80,7 +80,7 @@ impl Adoption<'_> {
         let has_end = |claimed: &ClaimedJob| slots.iter().filter_map(end_in).any(|claim| claim == claimed.claim);
         let (mut held, now) = (self.store.held_by(self.worker).await?, self.store.now());
         held.retain(|claimed| claimed.lease_until > now || has_end(claimed));
-        let asked = Instant::now();
+        let asked = self.leases.now();
         let claims: Vec<_> = held.iter().map(|claimed| claimed.claim.clone()).collect();
         let renewals = self.store.renew(self.worker, &claims, self.lease).await?.renewals;
         let still = held.into_iter().zip(renewals).filter_map(|(claimed, renewal)| match renewal {

@@ -57,8 +57,8 @@ pub(super) struct Claimer {
     pub(super) draining: CancellationToken,
 }
 
-/// The longest wait after a failed claim.
-const BACKOFF_MAX: Duration = Duration::from_secs(5);
+/// The wait after a failed claim begins at the first, and doubles up to the second.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
 impl Claimer {
     /// Claims until the worker drains, as a task of its own: nobody's polling can suspend a claim half-way.
@@ -77,7 +77,7 @@ impl Claimer {
     }
 
     async fn claim_loop(self, sender: mpsc::Sender<Assigned>) {
-        let mut backoff = Duration::from_millis(100);
+        let mut backoff = BACKOFF.0;
         let mut pace = Pace::new(self.poll / 4);
         let mut drained = if self.gate.is_drained() { Drained::Waits } else { Drained::Leaves };
         while let Some(entry) = self.draining.run_until_cancelled(self.gate.enter(&self.leases, drained)).await {
@@ -102,6 +102,7 @@ impl Claimer {
             let mut pauses = self.pauses.changes();
             let claimed = self.claim_once(slots, &sender).await;
             self.board.asked(self.store.now(), claimed.as_ref().copied());
+            backoff = backoff_after(backoff, &claimed);
             let wait = match claimed {
                 Ok(0) => jitter(self.poll).min(self.pause_left()),
                 Ok(_) => {
@@ -110,14 +111,12 @@ impl Claimer {
                 }
                 Err(error) => {
                     warn!("cannot claim jobs, trying again: {error}");
-                    backoff = (backoff * 2).min(BACKOFF_MAX);
                     tokio::select! {
                         () = tokio::time::sleep(jitter(backoff)) => continue,
                         () = self.draining.cancelled() => return,
                     }
                 }
             };
-            backoff = Duration::from_millis(100);
             pace.found_nothing(Instant::now());
             tokio::select! {
                 () = hints.next_change_after(pace.due()) => {}
@@ -167,7 +166,7 @@ impl Claimer {
     /// When the lease of a claim that was just made began, by this host's clock.
     fn began(&self, claimed: &ClaimedJob) -> Instant {
         let left = claimed.lease_until.since(self.store.now()).min(self.lease);
-        let now = Instant::now();
+        let now = self.leases.now();
         now.checked_sub(self.lease - left).unwrap_or(now)
     }
 
@@ -176,6 +175,11 @@ impl Claimer {
             give_back(&self.store, &unsent.claimed.claim, &unsent.lease.stop()).await;
         }
     }
+}
+
+/// The wait after the next claim that fails, or after this one where it did.
+fn backoff_after<T, E>(before: Duration, claimed: &Result<T, E>) -> Duration {
+    if claimed.is_ok() { BACKOFF.0 } else { (before * 2).min(BACKOFF.1) }
 }
 
 /// Labels as claims name them.
@@ -192,4 +196,23 @@ pub(super) async fn give_back(store: &Store, claim: &Claim, stop: &Stop) {
 /// Between half of a duration and all of it, so that many workers do not ask in step.
 pub(super) fn jitter(duration: Duration) -> Duration {
     duration.mul_f64(rand::random_range(0.5..=1.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_wait_after_a_failure_grows_until_a_claim_succeeds() {
+        let mut backoff = BACKOFF.0;
+        let waits: Vec<u128> = [Err(()), Err(()), Ok(1), Err(()), Ok(0), Err(())]
+            .into_iter()
+            .map(|claimed| {
+                backoff = backoff_after(backoff, &claimed);
+                backoff.as_millis()
+            })
+            .collect();
+        assert_eq!(waits, [200, 400, 100, 200, 100, 200]);
+        assert_eq!(backoff_after(BACKOFF.1, &Err::<(), ()>(())), BACKOFF.1);
+    }
 }

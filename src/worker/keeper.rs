@@ -92,7 +92,7 @@ impl KeeperSetup {
         let mut ticks = interval(self.store.lease / 30);
         loop {
             ticks.tick().await;
-            for claim in self.leases.fence(limit, Instant::now()) {
+            for claim in self.leases.fence(limit, self.leases.now()) {
                 error!(job.id = %claim.job, "the lease of job {} could not be renewed in time; it is given up", claim.job);
             }
         }
@@ -105,7 +105,7 @@ impl KeeperSetup {
         let mut down = false;
         loop {
             ticks.tick().await;
-            let asked = Instant::now();
+            let asked = self.leases.now();
             if !self.leases.any_overdue(self.store.lease / 2, asked) && !down {
                 continue;
             }
@@ -161,7 +161,7 @@ impl KeeperSetup {
         if claims.is_empty() {
             return;
         }
-        let asked = Instant::now();
+        let asked = self.leases.now();
         let renewing = store.renew(&self.worker, &claims, self.store.lease);
         match timeout(self.store.lease / 3, renewing).await {
             Ok(Ok(Renewed { renewals, heard })) => {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use crate::attempt::{DeadlineMover, MovedDeadline, Stop, StopHandle, StopReason};
-use crate::clock::Timestamp;
+use crate::clock::{HostClock, Timestamp};
 use crate::ids::{AttemptNo, JobId};
 use crate::job::Claim;
 
@@ -17,6 +17,7 @@ pub(super) struct Leases {
     book: Arc<Mutex<Book>>,
     /// How many there are.
     count: watch::Sender<usize>,
+    clock: HostClock,
 }
 
 #[derive(Debug, Default)]
@@ -45,6 +46,16 @@ pub(super) struct Lease {
 }
 
 impl Leases {
+    /// No claims yet; those to come are counted by `clock`.
+    pub(super) fn counted_by(clock: HostClock) -> Self {
+        Self { clock, ..Self::default() }
+    }
+
+    /// This moment, as all others here are said.
+    pub(super) fn now(&self) -> Instant {
+        self.clock.now()
+    }
+
     /// Holds a claim that was made, or renewed, by a request that began at `asked`. An older claim of the same job is lost by that.
     /// Where all were told to stop meanwhile, so is this one.
     pub(super) fn hold(&self, claim: &Claim, asked: Instant) -> Lease {
@@ -122,7 +133,7 @@ impl Leases {
     }
 
     /// Stops the attempts whose leases were last renewed longer than `limit` ago, which may belong to others by now. Answers with those
-    /// that it stopped just now. The clock is this host's monotonic one, so it does not matter whether the database can be asked.
+    /// that it stopped just now. The clock is one of this host's that nobody sets, so it does not matter whether the database can be asked.
     pub(super) fn fence(&self, limit: Duration, now: Instant) -> Vec<Claim> {
         let overdue = |held: &&Held| now.saturating_duration_since(held.renewed) > limit;
         let book = self.lock();

@@ -8,7 +8,9 @@ use sawmill::job::explain::Cause;
 use sawmill::job::{Hold, Job, JobState, OutcomeClass};
 use sawmill::store::{Finish, NewJob, StoreError};
 
-use super::{LONG, Queue, ask, completion, finish, on_both};
+use sqlx::{Connection, Executor, PgConnection, SqliteConnection};
+
+use super::{LONG, Place, Queue, ask, completion, finish, on_both};
 
 fn used(class: OutcomeClass, tokens: u64, dollars: Option<f64>) -> Finish {
     let model = Some("m".to_owned());
@@ -119,6 +121,50 @@ on_both! {
         queue.store.set_project_budgets(&BTreeMap::new()).await.expect("written");
         assert_eq!(audit(queue).await, 1);
         assert_eq!(queue.claim("w").await.claim.job, third.id);
+    }
+
+    async fn all_that_a_budget_held_come_back_in_one_pass_when_it_is_raised(queue) {
+        let day = |tokens| ProjectBudget { tokens: Some(tokens), cost_usd: None, per: Period::Day };
+        let budgets = |site, app| BTreeMap::from([("site".to_owned(), day(site)), ("app".to_owned(), day(app))]);
+        queue.store.set_project_budgets(&budgets(100, 100)).await.expect("written");
+        for project in ["site", "app"] {
+            queue.enqueue_as(of(project)).await;
+            let claimed = queue.claim("w").await;
+            queue.store.finish(&claimed.claim, used(OutcomeClass::Backend, 120, None)).await.expect("finished");
+        }
+        for (project, count) in [("site", 20), ("app", 30)] {
+            for _ in 0..count {
+                queue.enqueue_as(of(project)).await;
+            }
+        }
+        assert!(queue.nothing_to_claim().await);
+        queue.store.set_project_budgets(&budgets(100, 500)).await.expect("written");
+        // Behind others that stay, and far more than one look is for.
+        let back = queue.store.audit_once(&mut sawmill::store::AuditCursor::default(), 4).await.expect("done");
+        assert_eq!(back, 30);
+        assert_eq!(queue.store.claim(&ask("w", 100, LONG)).await.expect("answered").len(), 30);
+    }
+
+    async fn a_look_at_what_a_budget_holds_waits_for_nobody_who_writes(queue) {
+        budget(queue, "app", Some(100), Period::Day).await;
+        queue.enqueue_as(of("app")).await;
+        let claimed = queue.claim("w").await;
+        queue.store.finish(&claimed.claim, used(OutcomeClass::Backend, 120, None)).await.expect("finished");
+        queue.enqueue_as(of("app")).await;
+        assert!(queue.nothing_to_claim().await);
+        let looked = match &queue.place {
+            Place::File { .. } => {
+                let mut other = SqliteConnection::connect(&queue.place.url()).await.expect("the file can be opened");
+                other.execute("BEGIN IMMEDIATE").await.expect("nobody writes");
+                tokio::time::timeout(std::time::Duration::from_secs(5), audit(queue)).await
+            }
+            Place::Schema { .. } => {
+                let mut other = PgConnection::connect(&queue.place.url()).await.expect("the server answers");
+                other.execute(sqlx::raw_sql("BEGIN; LOCK TABLE jobs IN EXCLUSIVE MODE")).await.expect("nobody writes");
+                tokio::time::timeout(std::time::Duration::from_secs(5), audit(queue)).await
+            }
+        };
+        assert_eq!(looked, Ok(0));
     }
 
     async fn limits_and_budgets_of_a_project_do_not_know_each_other(queue) {

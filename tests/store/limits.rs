@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use sawmill::ids::JobId;
 use sawmill::job::spec::Priority;
 use sawmill::job::{ClaimedJob, Concurrency, Hold, JobState, OutcomeClass};
-use sawmill::store::{Cancel, NewJob, RelieveCursor, Store};
+use sawmill::store::{Cancel, Change, NewJob, RelieveCursor, Run, Selection, Store};
 use tokio::sync::Barrier;
 
 use super::{LONG, Queue, ask, finish, new_job, on_both};
@@ -205,6 +205,41 @@ on_both! {
         assert_eq!(queue.claim("w").await.claim.job, ids[2]);
     }
 
+    async fn one_that_came_back_and_ends_before_it_starts_hands_its_room_on(queue) {
+        limit(&queue.store, &[("a", 1)]).await;
+        for number in 0..6 {
+            // By a key and by a project's limit, each in three ways.
+            let limited = |new: &mut NewJob| {
+                if number % 2 == 0 { under("k", 1)(new) } else { of_project("a")(new) }
+                new.spec.start_by = Some(queue.store.now() + LONG);
+            };
+            let mut ids = Vec::new();
+            for _ in 0..3 {
+                ids.push(queue.enqueue_as(limited).await.id);
+            }
+            let running = claim_all(queue).await.remove(0);
+            queue.store.finish(&running.claim, finish(OutcomeClass::Succeeded)).await.expect("finished");
+            assert_eq!(held(queue, ids[1]).await, None, "it came back");
+            assert!(held(queue, ids[2]).await.is_some());
+            match number / 2 {
+                0 => drop(queue.store.cancel(ids[1], "").await.expect("cancelled")),
+                1 => {
+                    let (change, of) = (Change::Cancel { reason: String::new() }, Selection::Ids(vec![ids[1]]));
+                    queue.store.change_jobs(&change, &of, 10, Run::Real).await.expect("cancelled");
+                }
+                _ => {
+                    // Of those that may start one has been let back.
+                    queue.place.tamper("UPDATE jobs SET start_by = 1 WHERE state = 'queued' AND held IS NULL").await;
+                    assert_eq!(queue.store.expire_once(10).await.expect("done").len(), 1);
+                }
+            }
+            assert_eq!(held(queue, ids[2]).await, None, "{number}");
+            let next = queue.claim("w").await;
+            assert_eq!(next.claim.job, ids[2]);
+            queue.store.finish(&next.claim, finish(OutcomeClass::Succeeded)).await.expect("finished");
+        }
+    }
+
     async fn each_job_s_own_number_counts_under_a_shared_key(queue) {
         let mut wide = Vec::new();
         for _ in 0..4 {
@@ -263,6 +298,20 @@ on_both! {
             queue.store.finish(&one.claim, finish(OutcomeClass::Succeeded)).await.expect("finished");
         }
         assert_eq!(claim_all(queue).await.len(), 1);
+    }
+
+    async fn what_comes_back_at_once_is_bounded_however_many_numbers_are_named(queue) {
+        for _ in 0..200 {
+            queue.enqueue_as(under("k", 1)).await;
+        }
+        assert_eq!(claim_all(queue).await.len(), 1);
+        queue.place.tamper("CREATE TEMP TABLE n AS SELECT id, row_number() OVER (ORDER BY id) AS i FROM jobs WHERE held = 'key'; \
+            UPDATE jobs SET concurrency_limit = 1 + (SELECT i FROM n WHERE n.id = jobs.id) WHERE held = 'key'").await;
+        let mut cursor = RelieveCursor::default();
+        let back = queue.store.relieve_once(&mut cursor, 1).await.expect("done");
+        assert_eq!(back, 100);
+        assert_eq!(queue.store.relieve_once(&mut cursor, 1).await.expect("done"), 0, "the end of the keys");
+        assert_eq!(queue.store.relieve_once(&mut cursor, 1).await.expect("done") + back, 199);
     }
 
     async fn many_that_are_held_in_front_do_not_hide_one_that_can_start(queue) {

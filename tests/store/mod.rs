@@ -7,6 +7,7 @@ mod answers;
 mod artifacts;
 mod budget;
 mod claims;
+mod clocks;
 mod completions;
 mod dependencies;
 mod depth;

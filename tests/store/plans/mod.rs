@@ -56,6 +56,12 @@ async fn whole_lives(queue: &Queue) {
         promoted += queue.store.promote_once(5).await.expect("done");
     }
     queue.store.cancel(job.id, "").await.expect("cancelled");
+    let first = queue.enqueue().await.id;
+    let second = queue.enqueue_as(|new| new.spec.after = vec![first]).await.id;
+    for _ in 0..3 {
+        queue.enqueue_as(|new| new.spec.after = vec![first, second]).await;
+    }
+    queue.store.cancel(first, "").await.expect("cancelled, with those that wait");
     queue.store.jobs(&JobFilter { limit: 5, ..JobFilter::default() }).await.expect("listed");
     queue.store.jobs(&JobFilter { held: Some(Hold::Answer), limit: 5, ..JobFilter::default() }).await.expect("listed");
     queue.store.completions(&CompletionFilter { limit: 5, ..CompletionFilter::default() }).await.expect("listed");

@@ -3,7 +3,7 @@
 //! The one rule: statements are as the driver tells them, not as a test repeats them. A store's connections work in threads that are called by
 //! its file.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, Once};
 
 use tracing::field::{Field, Visit};
@@ -12,8 +12,8 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::layer::{Context, SubscriberExt};
 
-/// The name of a thread, and what it did.
-static SAID: Mutex<BTreeSet<(String, String)>> = Mutex::new(BTreeSet::new());
+/// The name of a thread, and what it did, with how often it did it.
+static SAID: Mutex<BTreeMap<(String, String), usize>> = Mutex::new(BTreeMap::new());
 static LISTENING: Once = Once::new();
 
 /// Hears from now on.
@@ -28,8 +28,14 @@ pub(crate) fn listen() {
 /// The statements on this file so far, each once.
 pub(crate) fn statements(file: &str) -> BTreeSet<String> {
     let said = SAID.lock().expect("no test panics with it").clone();
-    let of_file = said.iter().filter(|(thread, _)| thread.ends_with(file));
+    let of_file = said.keys().filter(|(thread, _)| thread.ends_with(file));
     of_file.flat_map(|(_, text)| text.split(';')).map(|statement| statement.trim().to_owned()).collect()
+}
+
+/// How many statements were run on this file so far.
+pub(crate) fn count(file: &str) -> usize {
+    let said = SAID.lock().expect("no test panics with it");
+    said.iter().filter(|((thread, _), _)| thread.ends_with(file)).map(|(_, times)| times).sum()
 }
 
 struct Said;
@@ -41,7 +47,11 @@ impl<S: Subscriber> Layer<S> for Said {
             event.record(&mut text);
             // A short one is its own summary.
             let text = if text.statement.is_empty() { text.summary } else { text.statement };
-            SAID.lock().expect("no test panics with it").insert((thread.to_owned(), text));
+            SAID.lock()
+                .expect("no test panics with it")
+                .entry((thread.to_owned(), text))
+                .and_modify(|times| *times += 1)
+                .or_insert(1);
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use sawmill::clock::Timestamp;
-use sawmill::job::{OutcomeClass, Stage, StageRecord};
+use sawmill::job::{JobState, OutcomeClass, Stage, StageRecord};
 use sawmill::store::{AuditCursor, Change, Finish, RelieveCursor, Run, Selection};
 use sqlx::{AssertSqlSafe, Connection, Row, SqliteConnection};
 
@@ -13,7 +13,7 @@ use super::super::{LONG, Place, Queue, ask, asking, delivered, finish};
 use super::{concerned, said, whole_lives};
 
 /// The order of the hot statements, and the index that each goes by.
-const PLANS: [(&str, &str); 37] = [
+const PLANS: [(&str, &str); 38] = [
     (
         "SELECT j.id FROM jobs j WHERE j.state = 'queued' AND j.held IS NULL AND j.route = 1 AND (j.start_by IS NULL OR j.start_by > 1) \
          ORDER BY j.priority, j.position, j.id LIMIT 1",
@@ -75,6 +75,13 @@ const PLANS: [(&str, &str); 37] = [
         "WITH RECURSIVE reached (id) AS (SELECT d.job FROM dependencies d WHERE d.met = 0 AND d.needs IN (x'00', x'01') \
          UNION SELECT d.job FROM reached r JOIN dependencies d ON d.needs = r.id WHERE d.met = 0) SELECT id FROM reached",
         "SEARCH d USING INDEX dependencies_needs (needs=?)",
+    ),
+    (
+        "WITH RECURSIVE ending (id, needs) AS (SELECT d.job, d.needs FROM dependencies d CROSS JOIN jobs j ON j.id = d.job \
+         WHERE d.met = 0 AND d.cascade = 1 AND j.held = 'dependency' AND d.needs IN (x'00', x'01') \
+         UNION SELECT d.job, d.needs FROM ending CROSS JOIN dependencies d ON d.needs = ending.id CROSS JOIN jobs j ON j.id = d.job \
+         WHERE d.met = 0 AND d.cascade = 1 AND j.held = 'dependency') SELECT id, needs FROM ending",
+        "SEARCH j USING INDEX sqlite_autoindex_jobs_1 (id=?)",
     ),
     ("SELECT j.id FROM jobs j WHERE j.worker > '' AND j.lease_until <= 1", "SEARCH j USING INDEX jobs_worker (worker>?)"),
     (
@@ -225,6 +232,29 @@ async fn many_at_once(queue: &Queue) {
         queue.store.ack_completion(held.entry.completion.id, held.token).await.expect("acknowledged");
     }
     assert!(held.len() > 16, "{} completions at once", held.len());
+}
+
+/// All that wait for one, and a chain behind it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cascade_asks_for_many_at_a_time_whatever_its_shape() {
+    const MANY: usize = 150;
+    said::listen();
+    let queue = Queue::on_sqlite().await;
+    let Place::File { directory } = &queue.place else { panic!("a file") };
+    let file = directory.path().join("new/queue.db").display().to_string();
+    let first = queue.enqueue().await.id;
+    let mut last = first;
+    for _ in 0..MANY {
+        last = queue.enqueue_as(|new| new.spec.after = vec![last]).await.id;
+        queue.enqueue_as(|new| new.spec.after = vec![first]).await;
+    }
+    let before = said::count(&file);
+    queue.store.cancel(first, "").await.expect("cancelled");
+    let asked = said::count(&file) - before;
+    assert!(asked < 80, "{asked} statements for the ends of {} jobs", MANY * 2);
+    let left = queue.store.counts().await.expect("counted").jobs;
+    assert!(left.contains(&(JobState::Cancelled, MANY as u64 * 2 + 1)), "{left:?}");
+    queue.end().await;
 }
 
 /// What daemons do from time to time, and operators ask.
