@@ -11,7 +11,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use super::admission::Admission;
-use super::adopt::Adoption;
+use super::adopt::{Adoption, lodging};
 use super::board::Board;
 use super::claims::{Assigned, Claimer, Offer, words};
 use super::config::Config;
@@ -29,7 +29,7 @@ use super::slots::{Slots, SupervisorSetup};
 use super::warm_up::WarmUp;
 use super::{maintenance, namesake, queue, reaper, retention};
 use crate::artifacts::{self, Artifacts};
-use crate::attempt::{self, Journal, KnownPauses, Place, StopReason, Tools};
+use crate::attempt::{self, KnownPauses, StopReason, Tools};
 use crate::backends;
 use crate::caches::{self, CacheError, ProjectCaches, Shelf};
 use crate::critic::Critics;
@@ -193,7 +193,11 @@ impl Daemon {
         let (gate, pauses) = (Gate::new(heard.drain), KnownPauses::default());
         pauses.hear(heard.pauses, store.now());
         let roster = Roster::default();
-        all.iter().for_each(|slot| roster.add(&slot.supervisor()));
+        for slot in &all {
+            roster.add(&slot.supervisor());
+            // Whoever has to be asked before it is known whether the job goes on may take longer than its container waits for a daemon.
+            lodging(slot).iter().for_each(|container| roster.add(&container.dir));
+        }
         let containers = Containers::open(ContainersSetup {
             config: setup.container.clone(),
             worker: identity.id().to_string(),
@@ -223,6 +227,7 @@ impl Daemon {
             leases: &leases,
             lease: setup.queue.lease,
             executable: &setup.executable,
+            roster: &roster,
         };
         let adopted = adoption.adopt().await?;
         containers.take_up(&lodged(&adopted)).await;
@@ -396,12 +401,7 @@ async fn stop_jobs(leases: Leases, shutdown: Shutdown, grace: Duration) {
 
 /// The containers of jobs that were taken up, by their names.
 fn lodged(adopted: &[Assigned]) -> BTreeSet<String> {
-    let journals = adopted.iter().filter_map(|job| Journal::read(&job.slot.dir().journal()).ok().flatten());
-    let containers = journals.filter_map(|journal| match journal.place {
-        Some(Place::Container { container, .. }) => Some(container.name),
-        Some(Place::Host) | None => None,
-    });
-    containers.collect()
+    adopted.iter().filter_map(|job| Some(lodging(job.slot.dir())?.name)).collect()
 }
 
 /// These slots, and those that an earlier daemon has left.
