@@ -5,6 +5,7 @@ mod backends;
 mod checks;
 mod containers;
 mod probe;
+mod slots;
 
 pub use backends::backends;
 
