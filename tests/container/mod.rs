@@ -5,6 +5,7 @@
 mod agents;
 mod daemon;
 mod disk;
+mod doctor;
 mod egress;
 mod ends;
 mod engine;
