@@ -9,7 +9,9 @@ use crate::config::Config;
 use crate::job::spec::ContainerMode;
 use crate::namespace;
 use crate::sandbox::Roster;
-use crate::sandbox::container::{ContainerError, Containers, ContainersSetup, Lodging, Network, Use, Wish, propagates};
+use crate::sandbox::container::{
+    ContainerError, Containers, ContainersSetup, Freshness, Images, Lodging, Network, Use, Wish, propagates,
+};
 
 const CHECK: &str = "containers";
 
@@ -19,7 +21,7 @@ pub(super) async fn check(config: &Config, stop: &Stop) -> Finding {
         return good(CHECK, "off: jobs that do not ask for one run on the host");
     }
     match try_one(config, stop).await {
-        Ok(seen) => good(CHECK, seen),
+        Ok(seen) => with_freshness(config, seen).await,
         Err(Trouble::Open(why)) => {
             flawed(CHECK, State::Bad, why, "no job runs in containers until then, and none on the host instead")
         }
@@ -30,6 +32,20 @@ pub(super) async fn check(config: &Config, stop: &Stop) -> Finding {
             let seen = format!("jobs run on the host: {why}");
             flawed(CHECK, State::Warning, seen, "mend that, or set container.mode to \"off\"")
         }
+    }
+}
+
+/// Says that the image is stale, where it was built here and is.
+async fn with_freshness(config: &Config, seen: String) -> Finding {
+    let judged = async { Images::connect(&config.container.socket).await?.freshness(&config.container.image).await };
+    match judged.await {
+        Ok(Some(Freshness::Stale { base })) => {
+            let seen = format!("{seen}; the image is stale: another one would be built today");
+            let remedy = format!("build it anew with {}", Freshness::command(base.as_deref()));
+            flawed(CHECK, State::Warning, seen, &remedy)
+        }
+        // A container of it has just been made.
+        _ => good(CHECK, seen),
     }
 }
 

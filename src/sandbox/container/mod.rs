@@ -10,6 +10,7 @@
 mod config;
 mod engine;
 mod error;
+mod freshness;
 mod guard;
 mod images;
 pub(super) mod inside;
@@ -28,6 +29,7 @@ pub use config::{Config, DiskShare, Network};
 pub use error::ContainerError;
 pub use images::{Built, Images, Listed, Plan};
 pub use inside::WORKSPACE;
+pub use freshness::{BASE_OF_PACKAGES, BASE_OF_REGISTRY, Freshness, KNOWN_BASES};
 pub use lodging::{Lodging, Start, Use, Wish};
 pub use mounts::propagates;
 pub use pool::{Containers, ContainersSetup};

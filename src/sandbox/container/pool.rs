@@ -316,6 +316,7 @@ impl Drop for Waiting {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
     use std::time::Instant;
 
     use axum::Router;
@@ -373,7 +374,7 @@ mod tests {
         let containers = open(&dir, &std::env::current_exe().expect("this program")).expect("opened");
         containers.stock.workshop.engine().await.expect("it answers");
         let wish = Wish { slot: 0, job_dir: PathBuf::new(), tree: PathBuf::new(), image: None, objects: Vec::new() };
-        let image = Image { digest: "tools".to_owned(), env: Vec::new() };
+        let image = Image { digest: "tools".to_owned(), env: Vec::new(), labels: HashMap::new() };
         let recipe = containers.stock.recipe(&image, &wish, Linkage::Static);
         let container = Container { name: "one".to_owned(), dir: dir.path().join("one"), recipe, jobs: 1, mounted: false };
         containers.give_back(0, container, Use::Spoilt);
