@@ -15,6 +15,7 @@ pub(crate) mod image;
 mod images;
 mod limits;
 mod path;
+mod waiting;
 mod walls;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
