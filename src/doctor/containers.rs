@@ -10,7 +10,7 @@ use crate::job::spec::ContainerMode;
 use crate::namespace;
 use crate::sandbox::Roster;
 use crate::sandbox::container::{
-    ContainerError, Containers, ContainersSetup, Freshness, Images, Lodging, Network, Use, Wish, propagates,
+    ContainerError, Containers, ContainersSetup, Freshness, Images, Lodging, Network, Use, Visit, Wish, propagates,
 };
 
 const CHECK: &str = "containers";
@@ -73,8 +73,8 @@ pub(super) async fn lodge<T>(
     let _lodges = stop.lodge().await;
     // Beside the slots, because the engine must see the very disk that they are on.
     std::fs::create_dir_all(&config.worker.state_dir).map_err(said)?;
-    let state = tempfile::Builder::new().prefix("doctor-").tempdir_in(&config.worker.state_dir).map_err(said)?;
-    let path = state.path().canonicalize().map_err(said)?;
+    let place = Visit::begin(&config.worker.state_dir).map_err(said)?;
+    let path = place.path().to_owned();
     let job_dir = path.join("job");
     std::fs::create_dir(&job_dir).map_err(said)?;
     let mut settings = config.container.clone();
@@ -113,6 +113,8 @@ pub(super) async fn lodge<T>(
         Err(trouble) => Err(trouble),
     };
     containers.close().await;
+    // What is left is found by who reconciles.
+    place.end().map_err(said)?;
     tried
 }
 

@@ -51,3 +51,28 @@ async fn a_doctor_that_is_interrupted_leaves_no_container_and_no_directory() {
     }
     host.close(Vec::new()).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_doctor_leaves_that_is_killed_goes_when_somebody_reconciles() {
+    let mut host = Host::new(On::Sqlite, LONG, 1).await.lodge(Lodging::InContainers).await;
+    host.set("SAWMILL_BACKENDS__SLOW__KIND", "claude_code");
+    host.set("SAWMILL_BACKENDS__SLOW__COMMAND", r#"["sh", "-c", "sleep 1000"]"#);
+    let state = host.state_dir("a");
+    let doctor = host.spawn_at(&Seat::of("a"), &["doctor"]);
+    until("the program is asked in a container", async || places(&state).iter().any(|place| place.join("probe.out").exists()))
+        .await;
+    let fates = |args: &[&str]| {
+        let found = host.sawmill_at("a", &[&["reconcile"], args].concat());
+        let findings = found["findings"].as_array().expect("a list").iter().map(|one| {
+            let word = |key: &str| one[key].as_str().expect("a word").to_owned();
+            (word("kind"), word("fate"))
+        });
+        findings.filter(|(kind, _)| kind.starts_with("container")).collect::<Vec<_>>()
+    };
+    let both = |fate: &str| ["container", "container_dir"].map(|kind| (kind.to_owned(), fate.to_owned())).to_vec();
+    assert_eq!(fates(&[]), both("stays"), "it lives");
+    doctor.kill();
+    assert_eq!(fates(&["--apply"]), both("removed"));
+    assert_eq!((made_below(&state).await, places(&state)), (Vec::new(), Vec::new()));
+    host.close(Vec::new()).await;
+}

@@ -25,6 +25,7 @@ mod recipe;
 mod shelf;
 mod stock;
 mod tending;
+mod visit;
 mod workshop;
 
 pub use config::{Config, DiskShare, Network};
@@ -35,4 +36,5 @@ pub use inside::WORKSPACE;
 pub use lodging::{Lodging, Start, Use, Wish};
 pub use mounts::propagates;
 pub use pool::{Containers, ContainersSetup};
+pub use visit::Visit;
 pub use workshop::Container;
