@@ -114,10 +114,16 @@ async fn host(command: HostCommand, global: &Global, environment: Environment, m
             }
         }
         HostCommand::Doctor => {
-            let findings = doctor::examine(&composition).await;
-            return doctor::report(&out, &findings);
+            let stop = doctor::Stop::on_signals().map_err(|error| failed(error.into()))?;
+            return match doctor::examine(&composition, &stop).await {
+                Some(findings) => doctor::report(&out, &findings),
+                None => Ok(Exit::Interrupted),
+            };
         }
-        HostCommand::Backends(command) => return doctor::backends(&command, &composition, &out).await.map_err(failed),
+        HostCommand::Backends(command) => {
+            let stop = doctor::Stop::on_signals().map_err(|error| failed(error.into()))?;
+            return doctor::backends(&command, &composition, &stop, &out).await.map_err(failed);
+        }
         HostCommand::Images(command) => return images::run(&command, composition.config(), &out).await.map_err(failed),
         HostCommand::Reconcile { apply } => {
             let mode = if apply { Mode::Apply } else { Mode::List };

@@ -50,7 +50,7 @@ use tracing::{Instrument, info, info_span, warn};
 pub use ground::Ground;
 pub use journal::{Journal, JournalError};
 pub use moved::{DeadlineMover, MovedDeadline};
-pub use open::{Assignment, refuse};
+pub use open::{Assignment, make_ready, refuse};
 pub use orphan::{SALVAGE_SUBCOMMAND, salvage_orphan, vacate};
 pub use pauses::KnownPauses;
 pub use place::Place;

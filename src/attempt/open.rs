@@ -1,5 +1,6 @@
 //! Opening an attempt: fresh in an emptied slot, or where an earlier daemon left it.
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,7 +39,7 @@ pub struct Assignment {
     pub tools: Arc<Tools>,
     /// The claim and its job.
     pub claimed: ClaimedJob,
-    /// The slot's files.
+    /// The slot's files, which [`make_ready`] made ready.
     pub slot: SlotDir,
     /// The slot's supervisor on the host.
     pub supervisor: Supervisor,
@@ -98,7 +99,7 @@ impl Assignment {
                 return Err(Unopened { assignment: self, outcome });
             }
         };
-        let (mut journal, spool) = match self.open_slot().await {
+        let (mut journal, spool) = match self.open_slot() {
             Ok(opened) => opened,
             Err(message) => {
                 let outcome = Outcome::new(OutcomeClass::Infrastructure, message);
@@ -139,27 +140,12 @@ impl Assignment {
         })
     }
 
-    /// Opens the slot: as an earlier daemon left it when its journal is of this very claim, else emptied.
-    async fn open_slot(&self) -> Result<(Journal, Spool), String> {
-        match Journal::read(&self.slot.journal()) {
-            Ok(Some(journal)) if journal.claim == self.claimed.claim => {
-                let spool = Spool::open(&self.slot.run()).map_err(|error| chain(&error))?;
-                return Ok((journal, spool));
-            }
-            Ok(None) => {}
-            // An attempt in this slot ended without leaving it empty: it panicked, or the disk was full.
-            Ok(Some(journal)) => {
-                if let Some(Place::Container { container, .. }) = &journal.place {
-                    self.tools.containers.destroy(container).await;
-                }
-                vacate(&self.slot, &self.tools.state, &self.tools.executable).await.map_err(|error| error.to_string())?
-            }
-            Err(error) => {
-                warn!("{}", chain(&error));
-                vacate(&self.slot, &self.tools.state, &self.tools.executable).await.map_err(|error| error.to_string())?;
-            }
+    /// Opens the slot, which is ready: as an earlier daemon left it when its journal is of this very claim, else empty.
+    fn open_slot(&self) -> Result<(Journal, Spool), String> {
+        if let Some(journal) = Journal::read(&self.slot.journal()).map_err(|error| chain(&error))? {
+            let spool = Spool::open(&self.slot.run()).map_err(|error| chain(&error))?;
+            return Ok((journal, spool));
         }
-        self.slot.reset(&self.tools.state.trash()).map_err(|error| error.to_string())?;
         let journal = Journal {
             claim: self.claimed.claim.clone(),
             time_limit: None,
@@ -191,6 +177,29 @@ impl Assignment {
         journal.write(&self.slot.journal()).map_err(|error| chain(&error))?;
         Ok((journal, spool))
     }
+}
+
+/// Makes a slot ready: one in which the attempt under `own` was begun stays as it is; of any other everything is saved and cleared away.
+///
+/// # Errors
+/// It cannot be cleared. No attempt can begin in it, and trying again comes to the same until somebody has mended that.
+pub async fn make_ready(tools: &Tools, slot: &SlotDir, own: Option<&Claim>) -> io::Result<()> {
+    match Journal::read(&slot.journal()) {
+        Ok(Some(journal)) if Some(&journal.claim) == own => return Ok(()),
+        Ok(None) => {}
+        // An attempt in this slot ended without leaving it empty: it panicked, or the disk was full.
+        Ok(Some(journal)) => {
+            if let Some(Place::Container { container, .. }) = &journal.place {
+                tools.containers.destroy(container).await;
+            }
+            vacate(slot, &tools.state, &tools.executable).await?;
+        }
+        Err(error) => {
+            warn!("{}", chain(&error));
+            vacate(slot, &tools.state, &tools.executable).await?;
+        }
+    }
+    slot.reset(&tools.state.trash())
 }
 
 /// How long the attempt may take by how long those like it took, where that is wanted and known. The journal has it before the backend

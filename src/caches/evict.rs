@@ -10,7 +10,7 @@ use super::error::CacheError;
 use super::saved::Saved;
 use super::shelf::{SavedUse, Shelf};
 use crate::clock::Timestamp;
-use crate::janitor::Lease;
+use crate::janitor::{Counter, Lease};
 
 impl Shelf {
     /// All that are whole, each with what explains that it stays, or why it goes: it is of an earlier boot; all of them take more than
@@ -59,10 +59,16 @@ impl Shelf {
 
     fn judged_but(&self, fresh: Option<&Path>, wanted: u64) -> Result<Vec<(SavedUse, Lease)>, CacheError> {
         let mut all = self.list()?;
-        let mut total: u64 = all.iter().map(|saved| saved.record.bytes).sum();
         let (budget, mut freed) = (self.config.size, 0);
         all.sort_by_key(|saved| (saved.usable, saved.last_used));
-        let judged = all.into_iter().map(|saved| {
+        let stays = |saved: &SavedUse| !saved.slots.is_empty() || fresh == Some(&saved.dir);
+        let mut sizes: Vec<u64> = all.iter().map(|saved| saved.record.bytes).collect();
+        // Each with what it shares with others: as long as that is little enough, it need not be looked at what they share.
+        if wanted > 0 || sizes.iter().sum::<u64>() > budget.as_u64() {
+            sizes = freeable(&all, stays);
+        }
+        let mut total: u64 = sizes.iter().sum();
+        let judged = all.into_iter().zip(sizes).map(|(saved, bytes)| {
             let lease = if let Some(slot) = saved.slots.first() {
                 Lease::Held(format!("the attempt in {} stands on it", slot.display()))
             } else if fresh == Some(&saved.dir) {
@@ -78,13 +84,25 @@ impl Shelf {
                 Lease::Held(format!("saved caches are within {budget} (caches.size), and the disk has room"))
             };
             if matches!(lease, Lease::Over(_)) {
-                total = total.saturating_sub(saved.record.bytes);
-                freed += saved.record.bytes;
+                total = total.saturating_sub(bytes);
+                freed += bytes;
             }
             (saved, lease)
         });
         Ok(judged.collect())
     }
+}
+
+/// What comes free when each goes after those before it: a file of which several have a name is the last one's, of all that could go; or
+/// that of one that `stays`.
+fn freeable(all: &[SavedUse], stays: impl Fn(&SavedUse) -> bool) -> Vec<u64> {
+    let mut last_first: Vec<usize> = (0..all.len()).rev().collect();
+    last_first.sort_by_key(|&at| !stays(&all[at]));
+    let (mut counter, mut bytes) = (Counter::default(), vec![0; all.len()]);
+    for at in last_first {
+        bytes[at] = counter.measure(&all[at].dir, u64::MAX).bytes;
+    }
+    bytes
 }
 
 fn since(saved: &SavedUse) -> String {

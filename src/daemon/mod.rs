@@ -9,5 +9,5 @@ mod telemetry;
 
 pub use composition::{Composition, VERSION, executable};
 pub use mounting::{TRY_SUBCOMMAND, make_ready, try_mounting};
-pub use signals::stop_on_signals;
+pub use signals::{end_on_signals, stop_on_signals};
 pub use telemetry::{Audience, init};

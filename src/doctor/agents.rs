@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use super::checks::{flawed, good};
 use super::probe::{self, Found};
-use super::{Finding, State};
+use super::{Finding, State, Stop};
 use crate::backends::{BackendConfig, Registry};
 use crate::config::{Config, SHIPPED};
 use crate::job::spec::ContainerMode;
@@ -22,13 +22,13 @@ openhands = { kind = "openhands", model = "none/none" }
 "#;
 
 /// Asks those that are not configured, where jobs run in the default image and it is built.
-pub(super) async fn check(config: &Config) -> Option<Finding> {
+pub(super) async fn check(config: &Config, stop: &Stop) -> Option<Finding> {
     let is_default = default_image().as_ref() == Some(&config.container.image);
     if config.container.mode == ContainerMode::Off || !is_default {
         return None;
     }
     let agents = Registry::new(&others(config)).ok()?;
-    let found = probe::in_image_alone(config, &agents).await;
+    let found = probe::in_image_alone(config, &agents, stop).await;
     let (mut there, mut not) = (Vec::new(), Vec::new());
     for (kind, found) in &found {
         match found {

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::probe::{self, Found, Probed};
-use super::{Finding, State, checks};
+use super::{Finding, State, Stop, checks};
 use crate::backends::{Abilities, Backend, BackendError, Kind, Registry};
 use crate::cli::{BackendsCommand, Cell, Exit, Output};
 use crate::daemon::Composition;
@@ -12,23 +12,23 @@ use crate::daemon::Composition;
 ///
 /// # Errors
 /// The configuration of a backend cannot work, there is none of that name, or the output cannot be written.
-pub async fn backends(command: &BackendsCommand, composition: &Composition, out: &Output) -> anyhow::Result<Exit> {
+pub async fn backends(command: &BackendsCommand, composition: &Composition, stop: &Stop, out: &Output) -> anyhow::Result<Exit> {
     let registry = Registry::new(&composition.config().backends)?;
     match command {
-        BackendsCommand::List => list(composition, &registry, out).await,
+        BackendsCommand::List => list(composition, &registry, stop, out).await,
         BackendsCommand::Show { name } => show(&registry, name, out),
     }
 }
 
 /// The check of those whose programs can be asked.
-pub(super) async fn check(composition: &Composition) -> Vec<Finding> {
+pub(super) async fn check(composition: &Composition, stop: &Stop) -> Vec<Finding> {
     let registry = match Registry::new(&composition.config().backends) {
         Ok(registry) => registry,
         Err(error) => {
             return vec![checks::flawed("backends", State::Bad, error.to_string(), "mend that section of the configuration")];
         }
     };
-    let found = probe::all(composition.config(), composition.environment(), &registry).await;
+    let found = probe::all(composition.config(), composition.environment(), &registry, stop).await;
     found.iter().filter_map(finding).collect()
 }
 
@@ -61,8 +61,9 @@ struct Row {
     probed: Probed,
 }
 
-async fn list(composition: &Composition, registry: &Registry, out: &Output) -> anyhow::Result<Exit> {
-    let found = probe::all(composition.config(), composition.environment(), registry).await;
+async fn list(composition: &Composition, registry: &Registry, stop: &Stop, out: &Output) -> anyhow::Result<Exit> {
+    let probing = probe::all(composition.config(), composition.environment(), registry, stop);
+    let Some(found) = stop.unless_asked(probing).await else { return Ok(Exit::Interrupted) };
     let rows: Vec<Row> = registry
         .all()
         .zip(found)

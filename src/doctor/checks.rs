@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use super::{Finding, State};
+use super::{Finding, State, slots};
 use crate::artifacts::Artifacts;
 use crate::config::Config;
 use crate::critic::{Critic, Critics};
@@ -144,7 +144,7 @@ pub(super) async fn database(config: &Config) -> Vec<Finding> {
         ours.since(theirs).max(theirs.since(ours))
     };
     let broken = store.broken_rows().await;
-    let findings = vec![
+    let mut findings = vec![
         match version {
             Ok(version) => good("database", format!("{} at schema {version}", store.label())),
             Err(error) => flawed("database", State::Bad, error.to_string(), "run sawmill migrate"),
@@ -162,6 +162,7 @@ pub(super) async fn database(config: &Config) -> Vec<Finding> {
         },
         rows(broken),
     ];
+    findings.extend(slots::check(config, &store).await);
     store.close().await;
     findings
 }

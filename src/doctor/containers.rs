@@ -4,22 +4,24 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::checks::{EXECUTABLE, flawed, good};
-use super::{Finding, State};
+use super::{Finding, State, Stop};
 use crate::config::Config;
 use crate::job::spec::ContainerMode;
 use crate::namespace;
 use crate::sandbox::Roster;
-use crate::sandbox::container::{ContainerError, Containers, ContainersSetup, Lodging, Network, Use, Wish, propagates};
+use crate::sandbox::container::{
+    ContainerError, Containers, ContainersSetup, Freshness, Images, Lodging, Network, Use, Visit, Wish, propagates,
+};
 
 const CHECK: &str = "containers";
 
 /// Makes a container as a slot would, and removes it again.
-pub(super) async fn check(config: &Config) -> Finding {
+pub(super) async fn check(config: &Config, stop: &Stop) -> Finding {
     if config.container.mode == ContainerMode::Off {
         return good(CHECK, "off: jobs that do not ask for one run on the host");
     }
-    match try_one(config).await {
-        Ok(seen) => good(CHECK, seen),
+    match try_one(config, stop).await {
+        Ok(seen) => with_freshness(config, seen).await,
         Err(Trouble::Open(why)) => {
             flawed(CHECK, State::Bad, why, "no job runs in containers until then, and none on the host instead")
         }
@@ -30,6 +32,20 @@ pub(super) async fn check(config: &Config) -> Finding {
             let seen = format!("jobs run on the host: {why}");
             flawed(CHECK, State::Warning, seen, "mend that, or set container.mode to \"off\"")
         }
+    }
+}
+
+/// Says that the image is stale, where it was built here and is.
+async fn with_freshness(config: &Config, seen: String) -> Finding {
+    let judged = async { Images::connect(&config.container.socket).await?.freshness(&config.container.image).await };
+    match judged.await {
+        Ok(Some(Freshness::Stale { base })) => {
+            let seen = format!("{seen}; the image is stale: another one would be built today");
+            let remedy = format!("build it anew with {}", Freshness::command(base.as_deref()));
+            flawed(CHECK, State::Warning, seen, &remedy)
+        }
+        // A container of it has just been made.
+        _ => good(CHECK, seen),
     }
 }
 
@@ -44,16 +60,21 @@ pub(super) enum Trouble {
 /// How long a program in a container may take to answer.
 pub(super) const EXPECTED_TO_ANSWER_WITHIN: Duration = Duration::from_secs(60);
 
-/// Makes a container as a slot would, has something done with it and with the directory that it is of, and removes both again.
+/// Makes a container as a slot would, has something done with it and with the directory that it is of, and removes both again; at once
+/// where all is to stop.
 pub(super) async fn lodge<T>(
     config: &Config,
+    stop: &Stop,
     visit: impl AsyncFnOnce(&Path, &Lodging) -> Result<T, Trouble>,
 ) -> Result<T, Trouble> {
     let said = |error: std::io::Error| Trouble::NoContainer(error.to_string());
+    let stopped = || Trouble::NoContainer("somebody asked for the end of this".to_owned());
+    // Goes after everything that is made here.
+    let _lodges = stop.lodge().await;
     // Beside the slots, because the engine must see the very disk that they are on.
     std::fs::create_dir_all(&config.worker.state_dir).map_err(said)?;
-    let state = tempfile::Builder::new().prefix("doctor-").tempdir_in(&config.worker.state_dir).map_err(said)?;
-    let path = state.path().canonicalize().map_err(said)?;
+    let place = Visit::begin(&config.worker.state_dir).map_err(said)?;
+    let path = place.path().to_owned();
     let job_dir = path.join("job");
     std::fs::create_dir(&job_dir).map_err(said)?;
     let mut settings = config.container.clone();
@@ -68,26 +89,39 @@ pub(super) async fn lodge<T>(
     });
     let containers = containers.map_err(said)?;
     let wish = Wish { slot: 0, tree: job_dir.clone(), job_dir, image: None, objects: Vec::new() };
-    let tried = match containers.take(&wish).await {
+    let taken = tokio::select! {
+        taken = containers.take(&wish) => taken.map_err(|error| match error {
+            ContainerError::Open { .. } => Trouble::Open(error.to_string()),
+            _ => Trouble::NoContainer(error.to_string()),
+        }),
+        () = stop.asked() => Err(stopped()),
+    };
+    let tried = match taken {
         Ok(lodging) => {
-            let visited = match containers.open_egress(&lodging.container, |_| ()).await {
-                Ok(_open) => visit(&path, &lodging).await,
-                Err(error) => Err(Trouble::Open(error.to_string())),
+            let visited = async {
+                let opened = containers.open_egress(&lodging.container, |_| ()).await;
+                let _open = opened.map_err(|error| Trouble::Open(error.to_string()))?;
+                visit(&path, &lodging).await
+            };
+            let visited = tokio::select! {
+                visited = visited => visited,
+                () = stop.asked() => Err(stopped()),
             };
             containers.give_back(0, lodging.container, Use::Clean);
             visited
         }
-        Err(error @ ContainerError::Open { .. }) => Err(Trouble::Open(error.to_string())),
-        Err(error) => Err(Trouble::NoContainer(error.to_string())),
+        Err(trouble) => Err(trouble),
     };
     containers.close().await;
+    // What is left is found by who reconciles.
+    place.end().map_err(said)?;
     tried
 }
 
-async fn try_one(config: &Config) -> Result<String, Trouble> {
+async fn try_one(config: &Config, stop: &Stop) -> Result<String, Trouble> {
     let begun = Instant::now();
     let (shared, container, took) =
-        lodge(config, async |state, lodging| Ok((propagates(state), lodging.container.clone(), begun.elapsed()))).await?;
+        lodge(config, stop, async |state, lodging| Ok((propagates(state), lodging.container.clone(), begun.elapsed()))).await?;
     let listed = config.container.egress.iter().count();
     let network = match config.container.network {
         Network::None => "no network".to_owned(),

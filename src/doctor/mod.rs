@@ -5,8 +5,11 @@ mod backends;
 mod checks;
 mod containers;
 mod probe;
+mod slots;
+mod stop;
 
 pub use backends::backends;
+pub use stop::Stop;
 
 use crate::cli::{Cell, CliError, Exit, Output};
 use crate::daemon::Composition;
@@ -51,7 +54,12 @@ impl State {
 }
 
 /// Checks everything. Nothing is changed, except that a SQLite database and the directory of artifacts are made when they are not there.
-pub async fn examine(composition: &Composition) -> Vec<Finding> {
+/// Nothing comes of it where it is to stop before; then nothing is left of it either.
+pub async fn examine(composition: &Composition, stop: &Stop) -> Option<Vec<Finding>> {
+    stop.unless_asked(all(composition, stop)).await
+}
+
+async fn all(composition: &Composition, stop: &Stop) -> Vec<Finding> {
     let config = composition.config();
     let mut findings = vec![checks::git(config), checks::git_lfs(config), checks::worktrees(composition)];
     findings.push(checks::state_directory(config));
@@ -61,9 +69,9 @@ pub async fn examine(composition: &Composition) -> Vec<Finding> {
     findings.extend(checks::database(config).await);
     findings.push(checks::artifacts(composition).await);
     findings.push(checks::supervisor(config).await);
-    findings.push(containers::check(config).await);
-    findings.extend(backends::check(composition).await);
-    findings.extend(agents::check(config).await);
+    findings.push(containers::check(config, stop).await);
+    findings.extend(backends::check(composition, stop).await);
+    findings.extend(agents::check(config, stop).await);
     findings.extend(checks::critics(composition));
     findings
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::Stop;
 use super::containers::{EXPECTED_TO_ANSWER_WITHIN, Trouble, lodge};
 use crate::backends::{Backend, Registry};
 use crate::config::{Config, Environment};
@@ -37,7 +38,7 @@ pub(super) enum Found {
 }
 
 /// Asks all backends.
-pub(super) async fn all(config: &Config, environment: &Environment, backends: &Registry) -> Vec<Probed> {
+pub(super) async fn all(config: &Config, environment: &Environment, backends: &Registry, stop: &Stop) -> Vec<Probed> {
     let mut found: Vec<Probed> =
         backends.names().into_iter().map(|backend| Probed { backend, host: None, image: None }).collect();
     let asked = asked(backends);
@@ -50,7 +51,7 @@ pub(super) async fn all(config: &Config, environment: &Environment, backends: &R
         }
     }
     if config.container.mode != ContainerMode::Off {
-        for (at, there) in in_containers(config, &asked).await {
+        for (at, there) in in_containers(config, &asked, stop).await {
             found[at].image = Some(there);
         }
     }
@@ -58,9 +59,9 @@ pub(super) async fn all(config: &Config, environment: &Environment, backends: &R
 }
 
 /// Asks backends in the image of jobs that name none, whether a job would run there or not; nothing where there is no container to be had.
-pub(super) async fn in_image_alone(config: &Config, backends: &Registry) -> Vec<(String, Found)> {
+pub(super) async fn in_image_alone(config: &Config, backends: &Registry, stop: &Stop) -> Vec<(String, Found)> {
     let names = backends.names();
-    in_containers(config, &asked(backends)).await.into_iter().map(|(at, found)| (names[at].clone(), found)).collect()
+    in_containers(config, &asked(backends), stop).await.into_iter().map(|(at, found)| (names[at].clone(), found)).collect()
 }
 
 /// Those of which a program can be asked: their place among all, and how.
@@ -68,14 +69,14 @@ fn asked(backends: &Registry) -> Vec<(usize, Vec<String>, &Backend)> {
     backends.all().enumerate().filter_map(|(at, backend)| Some((at, backend.probe()?, backend))).collect()
 }
 
-async fn in_containers(config: &Config, asked: &[(usize, Vec<String>, &Backend)]) -> Vec<(usize, Found)> {
+async fn in_containers(config: &Config, asked: &[(usize, Vec<String>, &Backend)], stop: &Stop) -> Vec<(usize, Found)> {
     let mut found = Vec::new();
     // A container takes its time to start.
     if asked.is_empty() {
         return found;
     }
     // Why there is no container is said by the check of containers.
-    let _said_elsewhere: Option<Trouble> = lodge(config, async |state, lodging| {
+    let _said_elsewhere: Option<Trouble> = lodge(config, stop, async |state, lodging| {
         for (at, argv, backend) in asked {
             found.push((*at, in_image(state, lodging, backend, argv).await));
         }
@@ -147,7 +148,7 @@ mod tests {
         let flags = [("worker.state_dir", at(&state)), ("container.socket", at(&dir.path().join("none")))];
         let config = shipped(&Environment::default(), &flags).expect("a configuration").config;
         let none = Registry::new(&BTreeMap::new()).expect("no backends");
-        assert_eq!(in_image_alone(&config, &none).await, []);
+        assert_eq!(in_image_alone(&config, &none, &Stop::default()).await, []);
         assert!(!state.exists(), "what a container needs was made");
     }
 

@@ -8,16 +8,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 use tokio_util::io::ReaderStream;
 
-use crate::sandbox::container::Images;
-
-/// The base of a registry.
-const OF_REGISTRY: &str = "debian:trixie-slim";
-
-/// The base that is made here.
-const OF_PACKAGES: &str = "sawmill-base:trixie";
-
-/// The bases that are chosen when none is named, best first.
-pub(super) const KNOWN: [&str; 2] = [OF_REGISTRY, OF_PACKAGES];
+use crate::sandbox::container::{BASE_OF_PACKAGES, BASE_OF_REGISTRY, Images, KNOWN_BASES};
 
 /// Has the engine have a base, and names it. `progress` hears what is being done.
 pub(super) async fn ready(images: &Images, named: Option<&str>, mut progress: impl FnMut(&str)) -> anyhow::Result<String> {
@@ -27,18 +18,18 @@ pub(super) async fn ready(images: &Images, named: Option<&str>, mut progress: im
         }
         return Ok(name.to_owned());
     }
-    for name in KNOWN {
+    for name in KNOWN_BASES {
         if images.find(name).await?.is_some() {
             return Ok(name.to_owned());
         }
     }
-    let refused = match images.pull(OF_REGISTRY, &mut progress).await {
-        Ok(()) => return Ok(OF_REGISTRY.to_owned()),
+    let refused = match images.pull(BASE_OF_REGISTRY, &mut progress).await {
+        Ok(()) => return Ok(BASE_OF_REGISTRY.to_owned()),
         Err(error) => error,
     };
     progress(&format!("{refused}; making a base of Debian packages instead"));
     make(images, &mut progress).await.with_context(|| refused.to_string())?;
-    Ok(OF_PACKAGES.to_owned())
+    Ok(BASE_OF_PACKAGES.to_owned())
 }
 
 /// Makes a base with debootstrap.
@@ -74,6 +65,6 @@ async fn make(images: &Images, mut progress: impl FnMut(&str)) -> anyhow::Result
     // What cannot be read is missing at the end of the archive, and the engine refuses one that is cut.
     let file = tokio::fs::File::open(&archive).await.context("cannot read the base")?;
     let pieces = ReaderStream::with_capacity(file, 256 * 1024).take_while(|read| std::future::ready(read.is_ok()));
-    images.import(OF_PACKAGES, pieces.filter_map(|read| std::future::ready(read.ok())), progress).await?;
+    images.import(BASE_OF_PACKAGES, pieces.filter_map(|read| std::future::ready(read.ok())), progress).await?;
     Ok(())
 }

@@ -13,13 +13,7 @@ use serde::Serialize;
 use crate::cli::{Cell, Exit, ImagesCommand, Output};
 use crate::clock::Timestamp;
 use crate::config::Config;
-use crate::sandbox::container::{Built, Images, Listed, Plan};
-
-/// The default image.
-const DOCKERFILE: &str = include_str!("../../docker/Dockerfile");
-
-/// Its name; the configured default is its latest.
-const NAME: &str = "sawmill-agent";
+use crate::sandbox::container::{Built, Freshness, Images, Plan};
 
 /// What this host trusts, where Debian and its like keep it: it may reach registries only through a proxy with a certificate of its own.
 const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
@@ -37,17 +31,13 @@ pub async fn run(command: &ImagesCommand, config: &Config, out: &Output) -> anyh
     Ok(Exit::Done)
 }
 
-fn plan(base: String) -> Plan {
-    Plan { name: NAME.to_owned(), dockerfile: DOCKERFILE.to_owned(), base, certificates: None }
-}
-
 async fn build(images: &Images, base: Option<&str>, out: &Output) -> anyhow::Result<()> {
     let bar = ProgressBar::new_spinner();
     bar.set_style(ProgressStyle::with_template("{spinner} {wide_msg}")?);
     bar.enable_steady_tick(Duration::from_millis(100));
     let base = base::ready(images, base, |line| bar.set_message(line.to_owned())).await?;
     let certificates = Some(PathBuf::from(CERTIFICATES)).filter(|path| path.exists());
-    let plan = Plan { certificates, ..plan(base) };
+    let plan = Plan { certificates, ..Plan::of_jobs(base) };
     let built = images.build(&plan, |line| bar.set_message(line.to_owned())).await;
     bar.finish_and_clear();
     let Built { tag, digest, was_there } = built?;
@@ -65,30 +55,29 @@ struct Row {
     tags: Vec<String>,
     digest: String,
     state: &'static str,
+    /// What it was built on, where that was written down.
+    base: Option<String>,
     size_bytes: u64,
     created_at: Timestamp,
 }
 
 async fn list(images: &Images, out: &Output) -> anyhow::Result<()> {
-    let mut current = Vec::new();
-    for base in base::KNOWN {
-        if let Some(digest) = images.find(base).await? {
-            current.push(plan(base.to_owned()).fingerprint(&digest));
-        }
-    }
-    let state = |image: &Listed| if current.contains(&image.fingerprint) { "current" } else { "stale" };
-    let rows: Vec<Row> = images
-        .list()
-        .await?
-        .into_iter()
-        .map(|image| Row {
-            state: state(&image),
+    let mut rows = Vec::new();
+    for image in images.list().await? {
+        let state = match images.freshness_of(&image).await? {
+            Freshness::Current => "current",
+            Freshness::Stale { .. } => "stale",
+            Freshness::Unknown { .. } => "unknown",
+        };
+        rows.push(Row {
+            state,
             tags: image.tags,
             digest: image.digest,
+            base: image.base,
             size_bytes: image.bytes,
             created_at: Timestamp(image.created * 1000),
-        })
-        .collect();
+        });
+    }
     if out.is_json() {
         return Ok(out.document(&rows)?);
     }
@@ -97,8 +86,11 @@ async fn list(images: &Images, out: &Output) -> anyhow::Result<()> {
         .map(|row| {
             let tags = row.tags.join(", ");
             let size = bytesize::ByteSize(row.size_bytes);
-            vec![Cell::new(tags), Cell::state(row.state), Cell::new(&row.digest), Cell::new(size), Cell::new(row.created_at)]
+            let built = [Cell::new(size), Cell::new(row.created_at)];
+            let mut cells = vec![Cell::new(tags), Cell::state(row.state), Cell::maybe(row.base.as_ref()), Cell::new(&row.digest)];
+            cells.extend(built);
+            cells
         })
         .collect();
-    Ok(out.rows(&["TAGS", "STATE", "DIGEST", "SIZE", "BUILT"], &cells)?)
+    Ok(out.rows(&["TAGS", "STATE", "BASE", "DIGEST", "SIZE", "BUILT"], &cells)?)
 }

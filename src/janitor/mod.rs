@@ -11,7 +11,7 @@ mod process;
 mod walk;
 
 pub use judge::{Fate, Finding, Master, Mode, judge};
-pub use measure::{Measured, measure};
+pub use measure::{Counter, Measured, measure};
 pub use owned::{Explained, Kind, Lease, Owned, Owner};
 pub use process::{Life, Process, boot_id, has_ended, host_name};
 pub use walk::{SUBVOLUME, Way, is_dir, walk};

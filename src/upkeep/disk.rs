@@ -1,5 +1,6 @@
 //! `sawmill disk`: what a worker takes on its host's disk, by class, and what a further job is expected to take.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use bytesize::ByteSize;
@@ -7,10 +8,10 @@ use serde::Serialize;
 
 use crate::cli::{Cell, Exit, Output};
 use crate::daemon::Composition;
-use crate::janitor::{Measured, measure};
+use crate::janitor::{Counter, Measured, measure};
 use crate::sandbox::container::Images;
 use crate::worker::{Costs, pressure_now};
-use crate::workspace::StateDir;
+use crate::workspace::{SlotDir, StateDir};
 
 /// How many files of a class are counted; a class with more is shown as "at least".
 const ENTRIES_MAX: u64 = 2_000_000;
@@ -46,7 +47,7 @@ struct Repository {
     last_bytes: u64,
 }
 
-/// Counts and shows it. Files with several names are counted once within a class, and holes are not counted.
+/// Counts and shows it. Files with several names are counted once, in the first class that has one, and holes are not counted.
 ///
 /// # Errors
 /// The directory cannot be used, or the output cannot be written.
@@ -103,20 +104,24 @@ fn count(state: &StateDir, database: Option<&Path>) -> std::io::Result<Vec<Class
             whole: sum.whole && one.whole,
         })
     };
-    let below = |part: &str| measure(&state.root().join(part), ENTRIES_MAX);
+    let mut counter = Counter::default();
+    let mut below = |part: &str| counter.measure(&state.root().join(part), ENTRIES_MAX);
+    let (mirrors, bases, caches) = (below("mirrors"), below("bases"), below("caches"));
     let slots = state.slots()?;
-    let spools = sum(slots.iter().map(|slot| measure(&slot.run(), ENTRIES_MAX)).collect());
-    let all = sum(slots.iter().map(|slot| slot.measure(ENTRIES_MAX)).collect());
-    let recycled = sum(slots.iter().map(|slot| measure(&slot.recycled(), ENTRIES_MAX)).collect());
-    let worktrees = Measured {
-        bytes: all.bytes.saturating_sub(spools.bytes),
-        entries: all.entries.saturating_sub(spools.entries),
-        whole: all.whole && spools.whole,
-    };
+    let mut of_slots =
+        |part: fn(&SlotDir) -> PathBuf| sum(slots.iter().map(|slot| counter.measure(&part(slot), ENTRIES_MAX)).collect());
+    let (spools, recycled) = (of_slots(SlotDir::run), of_slots(SlotDir::recycled));
+    let counted = |slot: &SlotDir| [slot.run(), slot.recycled()].map(|path| path.file_name().unwrap_or_default().to_owned());
+    let worktrees = slots.iter().map(|slot| {
+        let counted = counted(slot);
+        counter.measure_but(slot.root(), &counted.each_ref().map(OsString::as_os_str), ENTRIES_MAX)
+    });
+    let worktrees = sum(worktrees.collect());
+    let mut below = |part: &str| counter.measure(&state.root().join(part), ENTRIES_MAX);
     let mut classes = vec![
-        of("mirrors", "copies of remotes, which all worktrees borrow from", below("mirrors")),
-        of("bases", "checkouts that worktrees stand on, up to workspace.bases", below("bases")),
-        of("caches", "what jobs saved for later ones, up to caches.size", below("caches")),
+        of("mirrors", "copies of remotes, which all worktrees borrow from", mirrors),
+        of("bases", "checkouts that worktrees stand on, up to workspace.bases", bases),
+        of("caches", "what jobs saved for later ones, up to caches.size", caches),
         of("worktrees", "what jobs wrote, beside their bases", worktrees),
         of("recycled", "trees of jobs that ended, with which the next ones begin", recycled),
         of("spools", "output and journals of attempts", spools),

@@ -9,10 +9,12 @@ use tracing::{error, info, warn};
 use super::claims::{Assigned, give_back};
 use super::leases::Leases;
 use super::slots::Slots;
-use crate::attempt::{Journal, vacate};
+use crate::attempt::{Journal, Place, vacate};
 use crate::clock::Timestamp;
 use crate::ids::{JobId, WorkerId};
 use crate::job::{Claim, ClaimedJob};
+use crate::sandbox::Roster;
+use crate::sandbox::container::Container;
 use crate::store::{Renewal, Store, StoreError};
 use crate::workspace::{SlotDir, StateDir};
 
@@ -26,6 +28,8 @@ pub(super) struct Adoption<'a> {
     pub(super) lease: std::time::Duration,
     /// This program.
     pub(super) executable: &'a std::path::Path,
+    /// The supervisors that hear from this daemon: those of all containers that slots name, until it is known which jobs go on.
+    pub(super) roster: &'a Roster,
 }
 
 /// A claim that was renewed, with the deadline of its attempt where that was moved.
@@ -44,7 +48,10 @@ impl Adoption<'_> {
         for dir in slots {
             match self.claim_of(&dir, &mut held) {
                 Some(claimed) => adopted.extend(self.take_up(claimed, &dir, asked)),
-                None => left.push(dir),
+                None => {
+                    lodging(&dir).iter().for_each(|container| self.roster.remove(&container.dir));
+                    left.push(dir);
+                }
             }
         }
         for (claimed, _) in held.into_values() {
@@ -100,6 +107,14 @@ impl Adoption<'_> {
         };
         let matches = held.get(&journal.claim.job).is_some_and(|(claimed, _)| claimed.claim == journal.claim);
         if matches { held.remove(&journal.claim.job) } else { None }
+    }
+}
+
+/// The container of the attempt that was last in a slot, by its journal.
+pub(super) fn lodging(slot: &SlotDir) -> Option<Box<Container>> {
+    match Journal::read(&slot.journal()).ok()??.place? {
+        Place::Container { container, .. } => Some(container),
+        Place::Host => None,
     }
 }
 

@@ -11,7 +11,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use super::admission::Admission;
-use super::adopt::Adoption;
+use super::adopt::{Adoption, lodging};
 use super::board::Board;
 use super::claims::{Assigned, Claimer, Offer, words};
 use super::config::Config;
@@ -29,7 +29,7 @@ use super::slots::{Slots, SupervisorSetup};
 use super::warm_up::WarmUp;
 use super::{maintenance, namesake, queue, reaper, retention};
 use crate::artifacts::{self, Artifacts};
-use crate::attempt::{self, Journal, KnownPauses, Place, StopReason, Tools};
+use crate::attempt::{self, KnownPauses, StopReason, Tools};
 use crate::backends;
 use crate::caches::{self, CacheError, ProjectCaches, Shelf};
 use crate::critic::Critics;
@@ -193,7 +193,11 @@ impl Daemon {
         let (gate, pauses) = (Gate::new(heard.drain), KnownPauses::default());
         pauses.hear(heard.pauses, store.now());
         let roster = Roster::default();
-        all.iter().for_each(|slot| roster.add(&slot.supervisor()));
+        for slot in &all {
+            roster.add(&slot.supervisor());
+            // Whoever has to be asked before it is known whether the job goes on may take longer than its container waits for a daemon.
+            lodging(slot).iter().for_each(|container| roster.add(&container.dir));
+        }
         let containers = Containers::open(ContainersSetup {
             config: setup.container.clone(),
             worker: identity.id().to_string(),
@@ -223,9 +227,10 @@ impl Daemon {
             leases: &leases,
             lease: setup.queue.lease,
             executable: &setup.executable,
+            roster: &roster,
         };
         let adopted = adoption.adopt().await?;
-        containers.take_up(&lodged(&adopted)).await;
+        containers.take_up(&lodged(&adopted), &configured.iter().map(SlotDir::number).collect()).await;
         let in_use = |dir: &&SlotDir| configured.contains(dir) || adopted.iter().any(|job| job.slot.dir() == *dir);
         let (kept, spare): (Vec<&SlotDir>, Vec<&SlotDir>) = all.iter().partition(in_use);
         join_all(spare.iter().map(|dir| close_supervisor(dir))).await;
@@ -233,6 +238,7 @@ impl Daemon {
         // Those of jobs in containers are, where overlays are private.
         let recycles = provisioner.strategy() == Strategy::Recycled || provisioner.is_private();
         drop_recycled(&state, all.iter().filter(|slot| !recycles || spare.contains(slot)));
+        discard(&state, &spare);
         let supervised = kept.into_iter().cloned().collect();
         let limits = setup.config.admission.clone();
         let bases = provisioner.bases().cloned();
@@ -343,6 +349,19 @@ impl Daemon {
         EngineWatch { containers, store, board }
     }
 
+    /// Where containers can wait: each slot, with the directory of its jobs.
+    fn job_dirs(&self) -> Vec<(u32, PathBuf)> {
+        let slots = (0..self.setup.config.slots).map(|number| self.tools.state.slot(number));
+        let made = slots.filter_map(|slot| match slot.make_job_dir() {
+            Ok(()) => Some((slot.number(), slot.job())),
+            Err(error) => {
+                warn!("no container waits for the first job of slot {}: {error}", slot.number());
+                None
+            }
+        });
+        made.collect()
+    }
+
     async fn start_background(&self, shutdown: &Shutdown, ended: &CancellationToken) -> TaskTracker {
         let (tasks, store) = (TaskTracker::new(), &self.tools.store);
         let registry = Registry {
@@ -379,6 +398,7 @@ impl Daemon {
         tasks.spawn(warm_up.warm_loop());
         tasks.spawn(maintenance::maintain_loop(self.tools.git.clone(), self.setup.git.maintenance, ended.clone()));
         tasks.spawn(self.tools.containers.clone().purge_loop(ended.clone()));
+        tasks.spawn(self.tools.containers.clone().tend_loop(self.job_dirs(), ended.clone()));
         tasks.close();
         tasks
     }
@@ -396,12 +416,7 @@ async fn stop_jobs(leases: Leases, shutdown: Shutdown, grace: Duration) {
 
 /// The containers of jobs that were taken up, by their names.
 fn lodged(adopted: &[Assigned]) -> BTreeSet<String> {
-    let journals = adopted.iter().filter_map(|job| Journal::read(&job.slot.dir().journal()).ok().flatten());
-    let containers = journals.filter_map(|journal| match journal.place {
-        Some(Place::Container { container, .. }) => Some(container.name),
-        Some(Place::Host) | None => None,
-    });
-    containers.collect()
+    adopted.iter().filter_map(|job| Some(lodging(job.slot.dir())?.name)).collect()
 }
 
 /// These slots, and those that an earlier daemon has left.
@@ -430,6 +445,17 @@ fn drop_recycled<'a>(state: &StateDir, slots: impl Iterator<Item = &'a SlotDir>)
     for slot in slots {
         if let Err(error) = state.trash().take(&slot.recycled()) {
             warn!("a tree with which no job will begin stays: {error}");
+        }
+    }
+}
+
+/// Moves the directories of slots to the trash that are no slots any more. One that could not be cleared stays, and is looked after by
+/// who reconciles.
+fn discard(state: &StateDir, slots: &[&SlotDir]) {
+    for slot in slots.iter().filter(|slot| slot.is_empty()) {
+        match state.trash().take(slot.root()) {
+            Ok(()) => info!("slot {} is no slot any more; its directory is removed", slot.number()),
+            Err(error) => warn!("the directory of slot {}, which is no slot any more, stays: {error}", slot.number()),
         }
     }
 }

@@ -91,6 +91,16 @@ impl Visit {
     }
 }
 
+/// The name of the worker of a state directory, where it has one.
+#[must_use]
+pub fn name_of(state: &StateDir, configured: &str) -> Option<WorkerId> {
+    if !configured.is_empty() {
+        return Some(WorkerId::new(configured));
+    }
+    let kept = fs::read_to_string(state.root().join("name")).ok()?;
+    Some(kept.trim()).filter(|name| !name.is_empty()).map(WorkerId::new)
+}
+
 fn open_lock(state: &StateDir) -> io::Result<File> {
     let path = state.root().join("lock");
     OpenOptions::new().create(true).truncate(false).read(true).write(true).mode(0o600).open(path)

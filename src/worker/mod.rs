@@ -34,7 +34,7 @@ pub use admission::pressure_now;
 pub use config::{AdmissionConfig, Config};
 pub use costs::{Cost, Costs};
 pub use daemon::{Daemon, Setup, Shutdown, WorkerError};
-pub use identity::IdentityError;
+pub use identity::{IdentityError, name_of};
 pub use reaper::reap_loop;
 pub use reclaim::Reclaim;
 pub use reconcile::{Reconciled, Visitor, reconcile};

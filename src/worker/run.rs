@@ -12,11 +12,12 @@ use super::claims::Assigned;
 use super::janitor::Janitor;
 use super::slots::SupervisorSetup;
 use crate::attempt::{self, Assignment, Tools};
-use crate::job::{Outcome, OutcomeClass};
+use crate::job::{Claim, Outcome, OutcomeClass};
 use crate::sandbox::{Launch, Supervisor};
+use crate::workspace::SlotDir;
 
-/// How long a slot that is broken stays so before it is tried again.
-const MEND: Duration = Duration::from_secs(5);
+/// How long a slot that is broken stays so before it is tried again: at first, and at most.
+const MEND: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
 /// What running jobs takes.
 #[derive(Clone)]
@@ -43,20 +44,22 @@ impl Runner {
     async fn run_in_slot(self, Assigned { claimed, slot, lease }: Assigned) {
         let (entry, stage) = self.board.occupy(slot.dir().number(), &claimed);
         let launch = self.supervisors.of(slot.dir());
-        match Supervisor::launch(&launch).await {
+        match self.ready(&launch, slot.dir(), Some(&claimed.claim)).await {
             Ok(supervisor) => {
                 let (tools, dir) = (self.tools.clone(), slot.dir().clone());
                 let (stop, moved) = (lease.stop(), lease.moved());
                 attempt::run(Assignment { tools, claimed, slot: dir, supervisor, launch, stop, moved, stage }).await;
                 drop(lease);
             }
-            Err(error) => {
-                let message = format!("slot {} has no supervisor: {error}", slot.dir().number());
-                entry.broken(message.clone(), self.tools.store.now());
-                let outcome = Outcome::new(OutcomeClass::Infrastructure, message);
+            Err(why) => {
+                let since = self.tools.store.now();
+                entry.broken(why.clone(), since);
+                error!("{why}; it takes no jobs until that is mended, which is tried again and again");
+                // It has begun nothing, and is for another slot.
+                let outcome = Outcome::new(OutcomeClass::Released, why);
                 attempt::refuse(&self.tools.store, &claimed.claim, &lease.stop(), outcome).await;
                 drop(lease);
-                self.mend(&launch, slot.dir().number()).await;
+                self.mend(&launch, slot.dir(), |why| entry.broken(why, since)).await;
             }
         }
         self.janitor.make_room().await;
@@ -64,14 +67,28 @@ impl Runner {
         drop(slot);
     }
 
-    /// Holds a slot until it has a supervisor: no job is claimed for it meanwhile, only to be failed.
-    async fn mend(&self, launch: &Launch, number: u32) {
-        error!("slot {number} cannot be used; it is tried again every {MEND:?}");
-        while self.draining.run_until_cancelled(tokio::time::sleep(MEND)).await.is_some() {
-            match Supervisor::launch(launch).await {
-                Ok(_) => return info!("slot {number} can be used again"),
-                Err(error) => debug!("slot {number} still has no supervisor: {error}"),
+    /// Has a slot in order, with its supervisor. The error says of which slot what is missing.
+    async fn ready(&self, launch: &Launch, slot: &SlotDir, own: Option<&Claim>) -> Result<Supervisor, String> {
+        let number = slot.number();
+        let launched = Supervisor::launch(launch).await;
+        let supervisor = launched.map_err(|error| format!("slot {number} has no supervisor: {error}"))?;
+        let ready = attempt::make_ready(&self.tools, slot, own).await;
+        ready.map_err(|error| format!("slot {number} cannot be cleared: {error}"))?;
+        Ok(supervisor)
+    }
+
+    /// Holds a slot until it is in order: no job is claimed for it meanwhile, only to be given back. `still` hears why it is not.
+    async fn mend(&self, launch: &Launch, slot: &SlotDir, still: impl Fn(String)) {
+        let mut wait = MEND.0;
+        while self.draining.run_until_cancelled(tokio::time::sleep(wait)).await.is_some() {
+            match self.ready(launch, slot, None).await {
+                Ok(_) => return info!("slot {} can be used again", slot.number()),
+                Err(why) => {
+                    debug!("{why}; it is tried again");
+                    still(why);
+                }
             }
+            wait = (wait * 2).min(MEND.1);
         }
     }
 }

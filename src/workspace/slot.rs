@@ -271,6 +271,14 @@ impl SlotDir {
         names(&self.root).iter().all(|path| stays(path) || (*path == self.job() && names(path).is_empty()))
     }
 
+    /// Makes the directory that a job sees, where it is not there yet: a container that is made before the first job holds it.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn make_job_dir(&self) -> io::Result<()> {
+        private_dir(&self.job())
+    }
+
     /// Makes the slot empty and ready for an attempt: what an earlier one left goes to the trash.
     ///
     /// # Errors

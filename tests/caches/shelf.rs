@@ -95,6 +95,31 @@ fn what_was_not_used_for_longest_goes_and_never_what_an_attempt_stands_on() {
 }
 
 #[test]
+fn what_saved_caches_share_is_counted_once() {
+    let state = tempfile::tempdir().expect("a directory");
+    let shelf = shelf(state.path(), 250_000);
+    let (target, first) = (cache("target"), slot(&state, 0));
+    for toolchain in ["one", "two"] {
+        save(&shelf, &attempt(&shelf, &first, &target, toolchain, "file", 100_000));
+        shelf.clear(&first).expect("cleared");
+    }
+    // As where the second job began with what the first one left: the files are the same, by further names.
+    let large: Vec<_> = shelf.list().expect("listed").into_iter().map(|saved| saved.dir).collect();
+    let shared = large.iter().map(|dir| dir.join("files/shared")).collect::<Vec<_>>();
+    fs::write(&shared[0], vec![1; 10_000]).expect("written");
+    fs::hard_link(&shared[0], &shared[1]).expect("linked");
+    for dir in &large {
+        let record = dir.join("cache.json");
+        let mut told: Value = serde_json::from_slice(&fs::read(&record).expect("read")).expect("JSON");
+        told["bytes"] = 145_000.into();
+        fs::write(record, told.to_string()).expect("written");
+    }
+    assert!(shelf.shrink_once(0).expect("shrunk").is_empty(), "together they take less than each of them by itself");
+    // What both have does not come free with the first of them.
+    assert_eq!(shelf.shrink_once(120_000).expect("shrunk").len(), 2);
+}
+
+#[test]
 fn what_is_larger_than_all_may_be_is_not_saved_and_leaves_nothing() {
     let state = tempfile::tempdir().expect("a directory");
     let (shelf, first) = (shelf(state.path(), 50_000), slot(&state, 0));

@@ -158,6 +158,31 @@ async fn a_job_that_waits_for_a_stuck_engine_hears_of_its_cancel_and_leaves_no_c
     assert_eq!(owned_at(&socket, &state).await, BTreeSet::new());
 }
 
+/// A daemon that is killed, beside an engine that gets nothing done: the next one is longer in asking it than a container waits for a daemon.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_is_taken_up_beside_an_engine_that_does_not_answer() {
+    let engine = Engine::start(None).await;
+    let socket = engine.socket();
+    let name = image::image_at(&socket, "tools", image::TOOLS).await;
+    // It is asked for ten seconds whether it is there, and for ten what it has; and a container waits for nine.
+    let mut host = Host::new(On::Sqlite, Duration::from_secs(12), 1).await.lodge(Lodging::InContainers).await;
+    host.set("SAWMILL_CONTAINER__SOCKET", socket.to_str().expect("UTF-8"));
+    host.set("SAWMILL_CONTAINER__IMAGE", &name);
+    let scene = Scene::on(host, Held::Execute);
+    let worker = scene.host.start("a").await;
+    scene.latch.reached().await;
+    engine.signal(Signal::SIGSTOP);
+    worker.kill();
+    let worker = scene.host.start("a").await;
+    engine.signal(Signal::SIGCONT);
+    scene.latch.lift();
+    scene.latch.release().await;
+    scene.assert_delivered_once(1).await;
+    let state = scene.host.state_dir("a");
+    scene.close(vec![worker]).await;
+    assert_eq!(owned_at(&socket, &state).await, BTreeSet::new());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_that_needs_a_container_is_left_alone_by_a_worker_without_an_engine_until_there_is_one() {
     let mut host = Host::new(On::Sqlite, LONG, 1).await.lodge(Lodging::OnTheHost).await;

@@ -1,9 +1,16 @@
 //! Images: built once, known by what went into them, and gone when somebody removes them.
 
-use bollard::query_parameters::{RemoveImageOptionsBuilder, TagImageOptionsBuilder};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use axum::Router;
+use axum::http::{StatusCode, Uri};
+use bollard::query_parameters::{BuildImageOptionsBuilder, RemoveImageOptionsBuilder, TagImageOptionsBuilder};
+use futures_util::StreamExt;
 use sawmill::job::attempt::RunsOn;
 use sawmill::sandbox::container::{ContainerError, Images, Plan, Start};
 use serde_json::json;
+use tokio::net::TcpListener;
 use uuid::Uuid;
 
 use super::{LONG, Yard, image, until};
@@ -112,4 +119,98 @@ async fn the_record_says_whether_an_attempt_ran_on_the_host_or_in_which_image() 
         assert!(shown.lines().any(|line| line.starts_with("runs on") && line.ends_with(&words)), "{shown}");
     }
     host.close(vec![worker]).await;
+}
+
+/// An image as one is that was built here of this, on that.
+async fn built_of(fingerprint: &str, base: &str, from: &str) -> String {
+    let name = format!("sawmill-test-built:{}", Uuid::new_v4().simple());
+    let dockerfile = format!("FROM {from}\nENV NAME={name}\n");
+    let mut archive = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_size(dockerfile.len() as u64);
+    header.set_mode(0o644);
+    archive.append_data(&mut header, "Dockerfile", dockerfile.as_bytes()).expect("an archive");
+    let labels = HashMap::from([("sawmill.image", fingerprint), ("sawmill.image.base", base)]);
+    let options = BuildImageOptionsBuilder::default().t(&name).labels(&labels).build();
+    let context = bollard::body_full(archive.into_inner().expect("an archive").into());
+    let docker = image::docker().await;
+    let steps: Vec<_> = docker.build_image(options, None, Some(context)).collect().await;
+    assert!(steps.iter().all(|step| step.as_ref().is_ok_and(|step| step.error_detail.is_none())), "{steps:?}");
+    name
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_image_is_stale_that_would_be_built_otherwise_today_on_the_base_that_it_was_built_on() {
+    let images = Images::connect(&image::socket()).await.expect("the engine answers");
+    let (tools, bare) = (image::with_git().await, image::bare().await);
+    let base = format!("sawmill-test-base:{}", Uuid::new_v4().simple());
+    let call_it_so = async |image: &str| {
+        let (repo, tag) = base.split_once(':').expect("a tag");
+        let options = TagImageOptionsBuilder::default().repo(repo).tag(tag).build();
+        image::docker().await.tag_image(image, Some(options)).await.expect("tagged");
+    };
+    call_it_so(&tools).await;
+    let digest = images.find(&base).await.expect("an answer").expect("the base");
+    let today = built_of(&Plan::of_jobs(base.clone()).fingerprint(&digest), &base, &tools).await;
+    let before = built_of("0123", &base, &tools).await;
+    let lost = built_of("0123", "sawmill-test-base:no-such", &tools).await;
+
+    let mut host = Host::new(On::Sqlite, LONG, 1).await.lodge(Lodging::InContainers).await;
+    let states = |host: &Host| {
+        let listed = host.sawmill(&["images", "list"]);
+        [&today, &before, &lost].map(|name| {
+            let rows = listed.as_array().expect("a list");
+            let row = rows.iter().find(|row| row["tags"].as_array().is_some_and(|tags| tags.contains(&json!(name))));
+            row.unwrap_or_else(|| panic!("{name} is not in {listed}"))["state"].as_str().expect("a state").to_owned()
+        })
+    };
+    assert_eq!(states(&host), ["current", "stale", "unknown"]);
+    let found = |host: &Host| {
+        let doctor = host.sawmill_at("a", &["doctor"]);
+        let finding = doctor.as_array().expect("a list").iter().find(|one| one["check"] == "containers").cloned();
+        finding.expect("it is checked")
+    };
+    host.set("SAWMILL_CONTAINER__IMAGE", &today);
+    assert_eq!(found(&host)["state"], json!("ready"));
+
+    call_it_so(&bare).await;
+    assert_eq!(states(&host), ["stale", "stale", "unknown"]);
+    let finding = found(&host);
+    let command = format!("sawmill images build --base {base}");
+    assert_eq!((&finding["state"], &finding["remedy"]), (&json!("warning"), &json!(format!("build it anew with {command}"))));
+    let worker = host.start("a").await;
+    until("the worker says so", async || worker.log().contains(&format!("is stale: `{command}` would build"))).await;
+    host.close(vec![worker]).await;
+    for name in [&today, &before, &lost, &base] {
+        remove(name).await;
+    }
+}
+
+/// A registry that has nothing, and hears what it is asked for.
+async fn registry() -> (String, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let (at, heard) = (listener.local_addr().expect("an address").to_string(), Arc::<Mutex<Vec<String>>>::default());
+    let into = heard.clone();
+    let answer = async move |uri: Uri| {
+        into.lock().expect("no panic").push(uri.path().to_owned());
+        if uri.path() == "/v2/" { StatusCode::OK } else { StatusCode::NOT_FOUND }
+    };
+    tokio::spawn(async move { axum::serve(listener, Router::new().fallback(answer)).await });
+    (at, heard)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_image_is_fetched_from_a_registry_with_a_port_and_by_its_digest() {
+    let images = Images::connect(&image::socket()).await.expect("the engine answers");
+    let (at, heard) = registry().await;
+    let digest = format!("sha256:{}", "0a".repeat(32));
+    for (name, asked) in [
+        (format!("{at}/team/tool"), "/v2/team/tool/manifests/latest".to_owned()),
+        (format!("{at}/tool:2"), "/v2/tool/manifests/2".to_owned()),
+        (format!("{at}/tool@{digest}"), format!("/v2/tool/manifests/{digest}")),
+    ] {
+        images.pull(&name, |_| ()).await.expect_err("it is not there");
+        let heard = heard.lock().expect("no panic").clone();
+        assert!(heard.contains(&asked), "{name}: {heard:?}");
+    }
 }

@@ -1,9 +1,11 @@
 //! What a job in a container may take, and what happens when it wants more.
 
+use std::time::{Duration, Instant};
+
 use bytesize::ByteSize;
 use sawmill::sandbox::End;
 
-use super::{Yard, until};
+use super::{Yard, image, until};
 
 #[tokio::test]
 async fn memory_that_runs_out_is_told_from_failure_with_the_peak_and_the_largest_process() {
@@ -44,6 +46,23 @@ async fn a_full_tmp_is_the_jobs_own_trouble() {
     assert_eq!(report.end, End::Exited(9));
     assert!(said.contains("No space left"), "{said}");
     assert!(!report.out_of_memory);
+    guest.leave();
+    yard.close().await;
+}
+
+#[tokio::test]
+async fn a_job_has_as_much_of_the_processors_as_it_may_and_no_more() {
+    let yard = Yard::with(|config| config.cpus = 0.5).await;
+    let guest = yard.take(0).await;
+    let about = image::docker().await.inspect_container(guest.name(), None).await.expect("it is there");
+    assert_eq!(about.host_config.expect("what it may").nano_cpus, Some(500_000_000));
+    let busy = "timeout 4 sh -c 'while :; do :; done'";
+    let begun = Instant::now();
+    let (report, _) = guest.run(&format!("{busy} & {busy} & wait")).await;
+    // It has its share of each tenth of a second at once.
+    let most = begun.elapsed().mul_f64(0.5) + Duration::from_millis(300);
+    assert!(u128::from(report.cpu_ms) <= most.as_millis(), "{} ms of {most:?}", report.cpu_ms);
+    assert!(report.cpu_ms > 0, "{report:?}");
     guest.leave();
     yard.close().await;
 }

@@ -5,6 +5,7 @@
 mod agents;
 mod daemon;
 mod disk;
+mod doctor;
 mod egress;
 mod ends;
 mod engine;
@@ -14,6 +15,7 @@ pub(crate) mod image;
 mod images;
 mod limits;
 mod path;
+mod waiting;
 mod walls;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};

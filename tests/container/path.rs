@@ -114,7 +114,7 @@ async fn a_daemon_takes_up_containers_that_are_ready_and_knows_those_that_are_no
     let done_name = done.name().to_owned();
 
     let yard = Yard::again(yard.crash(), LONG, |_| ()).await;
-    yard.containers.take_up(&BTreeSet::from([busy_name.clone()])).await;
+    yard.containers.take_up(&BTreeSet::from([busy_name.clone()]), &BTreeSet::from([0, 1, 2])).await;
     let left = yard.containers.leftovers(&Explained::default()).await.expect("the engine answers");
     let nobodys: Vec<_> = left.iter().filter(|owned| matches!(owned.lease, Lease::Over(_))).collect();
     let of_kind =
@@ -170,5 +170,26 @@ async fn a_worktree_that_is_mounted_after_its_container_was_made_is_seen_in_it()
     let guest = yard.take(0).await;
     assert_eq!(guest.run("ls").await.1, "");
     guest.leave();
+    yard.close().await;
+}
+
+#[tokio::test]
+async fn containers_of_slots_that_are_none_any_more_are_nobodys() {
+    let yard = Yard::open().await;
+    for slot in [0, 1] {
+        let guest = yard.take(slot).await;
+        let name = guest.name().to_owned();
+        until("another is ready", async || yard.answering() == 2 + slot as usize).await;
+        guest.leave();
+        until("it is removed", async || !yard.all().await.contains(&name)).await;
+    }
+    let yard = Yard::again(yard.crash(), LONG, |_| ()).await;
+    yard.containers.take_up(&BTreeSet::new(), &BTreeSet::from([0])).await;
+    let left = yard.containers.leftovers(&Explained::default()).await.expect("the engine answers");
+    let (nobodys, held): (Vec<_>, Vec<_>) = left.iter().partition(|owned| matches!(owned.lease, Lease::Over(_)));
+    assert_eq!((nobodys.len(), held.len()), (2, 2), "a container and its directory: {left:?}");
+    for owned in nobodys {
+        yard.containers.remove_left(owned).await.expect("removed");
+    }
     yard.close().await;
 }

@@ -279,6 +279,12 @@ impl Host {
         serde_json::from_slice(&output.stdout).expect("JSON")
     }
 
+    /// What a command says with the configuration of a worker, whatever its exit status.
+    pub(crate) fn sawmill_at(&self, worker: &str, args: &[&str]) -> Value {
+        let output = self.command(&Seat::of(worker), args).arg("--json").output().expect("the program runs");
+        serde_json::from_slice(&output.stdout).expect("JSON")
+    }
+
     pub(crate) fn enqueue(&self, spec: &Value) -> JobId {
         let path = self.root().join(format!("spec-{}.json", Uuid::new_v4().simple()));
         fs::write(&path, spec.to_string()).expect("a document");

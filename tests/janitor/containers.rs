@@ -11,7 +11,7 @@ use crate::delivery::host::{Host, Lodging, On, until};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn containers_that_wait_for_a_dead_daemon_go_and_the_one_with_a_job_stays() {
-    let scene = Scene::on(Host::new(On::Sqlite, LONG, 2).await.lodge(Lodging::InContainers).await, Held::Execute);
+    let scene = Scene::on(Host::new(On::Sqlite, LONG, 1).await.lodge(Lodging::InContainers).await, Held::Execute);
     let state = scene.host.state_dir("a");
     let worker = scene.host.start("a").await;
     scene.latch.reached().await;

@@ -1,10 +1,12 @@
 //! What is in the slots, as the registry has it.
 
 use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use sawmill::job::{JobState, Stage};
 use sawmill::store::{SlotContent, WorkerState};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{LEASE, on_both};
 use crate::delivery::host::{Host, On, until};
@@ -40,7 +42,7 @@ async fn a_slot_shows_the_job_in_it_with_its_stage(on: On) {
     host.close(vec![worker]).await;
 }
 
-/// A slot whose supervisor cannot be started takes one job down and no other, and works again when it can.
+/// A slot whose supervisor cannot be started takes no job after the one that meets that, and works again when it can.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broken_slot_takes_no_jobs_until_it_is_mended() {
     let host = Host::new(On::Sqlite, LEASE, 1).await;
@@ -60,10 +62,72 @@ async fn a_broken_slot_takes_no_jobs_until_it_is_mended() {
     })
     .await;
     let waiting = host.job(id).await;
-    assert_eq!((waiting.state, waiting.resets), (JobState::Queued, 1), "one attempt was spent on it");
+    assert_eq!((waiting.state, waiting.resets, waiting.attempts_used), (JobState::Queued, 0, 0), "it is not charged for that");
     fs::remove_file(&sup).expect("removed");
-    let ended = host.succeeded(id).await;
-    assert_eq!(ended.resets, 1, "and no more");
+    host.succeeded(id).await;
+    assert_eq!(host.attempts(id).await.len(), 2, "it came into the slot once while that was broken");
     assert_eq!(host.worker("a").await.state, WorkerState::Running);
+    host.close(vec![worker]).await;
+}
+
+/// What nobody can move out of its place, root neither.
+struct Immovable(PathBuf);
+
+impl Immovable {
+    fn in_slot(slot: &Path) -> Self {
+        let dir = slot.join("left");
+        fs::create_dir(&dir).expect("made");
+        chattr("+i", &dir);
+        Self(dir)
+    }
+}
+
+impl Drop for Immovable {
+    fn drop(&mut self) {
+        chattr("-i", &self.0);
+    }
+}
+
+fn chattr(change: &str, path: &Path) {
+    assert!(Command::new("chattr").arg(change).arg(path).status().expect("chattr runs").success());
+}
+
+/// A slot that cannot be emptied refuses one job, at no charge, and no other; it is well again when it can be.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slot_that_cannot_be_cleared_takes_no_jobs_until_it_can_be() {
+    let mut host = Host::new(On::Sqlite, LEASE, 1).await;
+    host.set("SAWMILL_WORKER__REPORT", "300ms");
+    host.set("SAWMILL_WORKER__RECONCILE", "1h");
+    let remote = small_remote(host.root(), "remote.git");
+    let worker = host.start("a").await;
+    let well = host.sawmill_at("a", &["doctor"]);
+    let slots_of = |doctor: &Value| doctor.as_array().expect("a list").iter().find(|one| one["check"] == "slots").cloned();
+    assert_eq!(slots_of(&well).map(|one| one["state"].clone()), Some(json!("ready")), "{well}");
+    let stuck = Immovable::in_slot(&host.state_dir("a").join("slots/0"));
+    let enqueue = || host.enqueue(&json!({ "repo": remote, "changes": "none", "task": { "command": "true" } }));
+    let (first, second) = (enqueue(), enqueue());
+    until("the slot is broken", async || {
+        let slots = host.worker("a").await.report.slots;
+        matches!(&slots[0].content, SlotContent::Broken { reason, .. } if reason.starts_with("slot 0 cannot be cleared: "))
+    })
+    .await;
+    let told = host.sawmill(&["job", "explain", &second.to_string()]);
+    let broken = &told["workers"][0]["obstacles"][0]["broken"][0];
+    assert!(broken["reason"].as_str().is_some_and(|why| why.contains("slots/0/left to the trash")), "{told}");
+    let ill = host.sawmill_at("a", &["doctor"]);
+    let found = slots_of(&ill).expect("it is listed");
+    assert!(found["state"] == "failed" && found["seen"].as_str().is_some_and(|seen| seen.contains("slots/0/left")), "{ill}");
+    for id in [first, second] {
+        let job = host.job(id).await;
+        assert_eq!((job.state, job.resets, job.attempts_used), (JobState::Queued, 0, 0), "{:?}", job.outcome);
+    }
+
+    drop(stuck);
+    for id in [first, second] {
+        host.succeeded(id).await;
+    }
+    let attempts = host.attempts(first).await.len() + host.attempts(second).await.len();
+    assert_eq!(attempts, 3, "one was begun while the slot was broken");
+    until("it is free", async || host.worker("a").await.free_slots() == 1).await;
     host.close(vec![worker]).await;
 }

@@ -54,6 +54,8 @@ pub(super) struct Image {
     pub(super) digest: String,
     /// What it sets in the environment of its programs.
     pub(super) env: Vec<(String, String)>,
+    /// Its labels.
+    pub(super) labels: HashMap<String, String>,
 }
 
 /// A container that carries a label.
@@ -106,9 +108,10 @@ impl Engine {
             Err(error) if status(&error) == Some(404) => return Err(ContainerError::NoImage { image: name.to_owned() }),
             Err(error) => return Err(self.failed(format!("look for image {name}"), &error)),
         };
-        let env = found.config.and_then(|config| config.env).unwrap_or_default();
+        let config = found.config.unwrap_or_default();
+        let (env, labels) = (config.env.unwrap_or_default(), config.labels.unwrap_or_default());
         let pair = |line: String| line.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()));
-        Ok(Image { digest: found.id.unwrap_or_default(), env: env.into_iter().filter_map(pair).collect() })
+        Ok(Image { digest: found.id.unwrap_or_default(), env: env.into_iter().filter_map(pair).collect(), labels })
     }
 
     /// Makes a container and starts it.

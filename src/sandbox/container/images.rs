@@ -20,6 +20,8 @@ use crate::fingerprint;
 
 /// The label by which an image of ours is known; its value is what [`Plan::fingerprint`] gave.
 const LABEL: &str = "sawmill.image";
+/// The label with the name of its base.
+const BASE: &str = "sawmill.image.base";
 
 /// How much of what a build said last is told of one that failed: lines, and characters of each.
 const LAST_LINES: usize = 12;
@@ -48,6 +50,8 @@ pub struct Listed {
     pub digest: String,
     /// What it was built of.
     pub fingerprint: String,
+    /// The name of what it was built on, where that was written down.
+    pub base: Option<String>,
     /// When it was built, in seconds since the epoch.
     pub created: i64,
     /// Its size, in bytes.
@@ -103,6 +107,7 @@ impl Images {
         let listed = listed.map_err(|error| self.engine.failed("list images".to_owned(), &error))?;
         let images = listed.into_iter().map(|image| Listed {
             fingerprint: image.labels.get(LABEL).cloned().unwrap_or_default(),
+            base: image.labels.get(BASE).cloned(),
             tags: image.repo_tags,
             digest: image.id,
             created: image.created,
@@ -111,12 +116,18 @@ impl Images {
         Ok(images.collect())
     }
 
+    /// Of what an image was built by [`Images::build`], and on which base where that was written down; nothing where it was not.
+    pub(super) async fn made_of(&self, name: &str) -> Result<Option<(String, Option<String>)>, ContainerError> {
+        let labels = self.engine.image(name).await?.labels;
+        Ok(labels.get(LABEL).map(|fingerprint| (fingerprint.clone(), labels.get(BASE).cloned())))
+    }
+
     /// Fetches an image from its registry. `progress` hears what is being done.
     ///
     /// # Errors
     /// It cannot be had from there.
     pub async fn pull(&self, name: &str, progress: impl FnMut(&str)) -> Result<(), ContainerError> {
-        let (image, tag) = name.rsplit_once(':').unwrap_or((name, "latest"));
+        let (image, tag) = in_parts(name);
         let options = CreateImageOptionsBuilder::default().from_image(image).tag(tag).build();
         let pulling = self.engine.docker().create_image(Some(options), None, None);
         self.follow(format!("fetch image {name}"), pulling.map(|step| step.map(Step::from)), progress).await
@@ -132,7 +143,7 @@ impl Images {
         archive: impl Stream<Item = Bytes> + Send + 'static,
         mut progress: impl FnMut(&str),
     ) -> Result<(), ContainerError> {
-        let (repo, tag) = name.rsplit_once(':').unwrap_or((name, "latest"));
+        let (repo, tag) = in_parts(name);
         let options = CreateImageOptionsBuilder::default().from_src("-").repo(repo).tag(tag).build();
         let importing = self.engine.docker().create_image(Some(options), Some(body_stream(archive)), None);
         let mut digest = String::new();
@@ -166,7 +177,7 @@ impl Images {
                 .forcerm(true)
                 .networkmode("host")
                 .buildargs(&HashMap::from([("BASE", plan.base.as_str())]))
-                .labels(&HashMap::from([(LABEL, fingerprint.as_str())]))
+                .labels(&HashMap::from([(LABEL, fingerprint.as_str()), (BASE, plan.base.as_str())]))
                 .build();
             let context = context(plan)
                 .map_err(|error| ContainerError::Engine { what: format!("build image {tag}"), why: error.to_string() })?;
@@ -223,6 +234,24 @@ impl Plan {
     }
 }
 
+/// A name in its two parts: where the image is, a registry with its port included, and which of those that are there; by its digest
+/// where that is named.
+fn in_parts(name: &str) -> (&str, &str) {
+    if let Some((place, digest)) = name.split_once('@') {
+        // A digest says more than a tag beside it.
+        return (before_tag(place).0, digest);
+    }
+    let (place, tag) = before_tag(name);
+    (place, tag.unwrap_or("latest"))
+}
+
+fn before_tag(name: &str) -> (&str, Option<&str>) {
+    match name.rsplit_once(':') {
+        Some((place, tag)) if !tag.contains('/') => (place, Some(tag)),
+        _ => (name, None),
+    }
+}
+
 /// What the engine says of a step.
 struct Step {
     said: String,
@@ -256,4 +285,20 @@ fn context(plan: &Plan) -> std::io::Result<Vec<u8>> {
         archive.append_data(&mut header, name, content)?;
     }
     archive.into_inner()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_port_of_a_registry_is_no_tag_and_a_digest_is_one_whole() {
+        let check = |name: &str, expected: (&str, &str)| assert_eq!(in_parts(name), expected, "{name}");
+        check("debian", ("debian", "latest"));
+        check("debian:trixie-slim", ("debian", "trixie-slim"));
+        check("localhost:5000/x", ("localhost:5000/x", "latest"));
+        check("localhost:5000/team/x:2", ("localhost:5000/team/x", "2"));
+        check("x@sha256:0a1b", ("x", "sha256:0a1b"));
+        check("localhost:5000/x:2@sha256:0a1b", ("localhost:5000/x", "sha256:0a1b"));
+    }
 }

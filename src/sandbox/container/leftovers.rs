@@ -9,14 +9,15 @@ use super::engine::Found;
 use super::error::ContainerError;
 use super::labels;
 use super::pool::Containers;
-use crate::janitor::{Explained, Kind, Lease, Owned, Owner, measure};
+use super::visit::visits;
+use crate::janitor::{Explained, Kind, Lease, Owned, Owner, Process, measure};
 
 /// How much of a container's directory is counted: it has a socket and some reports.
 const ENTRIES_MAX: u64 = 1000;
 
 impl Containers {
-    /// Every container, network and volume with the labels of the state directory, and every directory of a container's supervisor,
-    /// each with what explains it.
+    /// Every container, network and volume with the labels of the state directory, every directory of a container's supervisor, and
+    /// what was tried out beside them, each with what explains it.
     ///
     /// # Errors
     /// The engine does not answer. Nothing is known of the directories then, either.
@@ -57,13 +58,20 @@ impl Containers {
             name: dir.display().to_string(),
             owner: owners.get(&dir).cloned().unwrap_or(Owner::Directory),
         }));
+        for (dir, owner) in visits(&workshop.state) {
+            for Found { name, labels } in engine.labelled(labels::STATE, &dir.to_string_lossy()).await? {
+                let lease = Lease::Over("it was only tried out".to_owned());
+                found.push(Owned { kind: Kind::Container, name, owner: labels::owner(&labels), lease, bytes: None });
+            }
+            found.push(visit(&dir, owner));
+        }
         Ok(found)
     }
 
     /// Whether there is anything of containers in the state directory, so that the engine is worth asking.
     #[must_use]
     pub fn were_used(&self) -> bool {
-        self.workshop().places().is_dir()
+        self.workshop().places().is_dir() || !visits(&self.workshop().state).is_empty()
     }
 
     /// Removes what [`Containers::leftovers`] listed; a container with every process in it. What is gone is fine.
@@ -78,6 +86,20 @@ impl Containers {
             Kind::ContainerDir => remove_dir(PathBuf::from(&owned.name)),
             _ => engine.remove(&owned.name).await,
         }
+    }
+}
+
+fn visit(dir: &Path, owner: Option<Process>) -> Owned {
+    let lease = match owner {
+        Some(_) => Lease::Over("a container was only tried out in it".to_owned()),
+        None => Lease::Unknown("it does not say who tries a container out in it".to_owned()),
+    };
+    Owned {
+        kind: Kind::ContainerDir,
+        name: dir.display().to_string(),
+        owner: owner.map_or(Owner::Directory, Owner::Process),
+        lease,
+        bytes: Some(measure(dir, ENTRIES_MAX).bytes),
     }
 }
 

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::{OnceCell, oneshot};
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -134,10 +135,10 @@ impl Containers {
         }
     }
 
-    /// Takes up what an earlier daemon left: containers that are ready are used, those whose jobs still run (`in_use`, by their names)
-    /// are left to them. All others are in nobody's hands: see [`Containers::leftovers`].
-    pub async fn take_up(&self, in_use: &BTreeSet<String>) {
-        match timeout(GREET_WITHIN, self.stock.take_up(in_use)).await {
+    /// Takes up what an earlier daemon left: containers that are ready for jobs of these `slots` are used, those whose jobs still run
+    /// (`in_use`, by their names) are left to them. All others are in nobody's hands: see [`Containers::leftovers`].
+    pub async fn take_up(&self, in_use: &BTreeSet<String>, slots: &BTreeSet<u32>) {
+        match timeout(GREET_WITHIN, self.stock.take_up(in_use, slots)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => debug!("no containers of an earlier daemon are looked for: {error}"),
             Err(_) => warn!("the engine at {} does not answer", self.stock.config.socket.display()),
@@ -146,6 +147,15 @@ impl Containers {
 
     pub(super) fn workshop(&self) -> &Workshop {
         &self.stock.workshop
+    }
+
+    pub(super) const fn stock(&self) -> &Arc<Stock> {
+        &self.stock
+    }
+
+    /// Does something in the background that is finished before the worker has left.
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+        self.tasks.spawn(task)
     }
 
     /// Gives a container to a job: one that is ready where there is one, else one that is made now. Who no longer waits for it leaves
@@ -173,6 +183,7 @@ impl Containers {
         let image = stock.image(name).await?;
         let recipe = stock.recipe(&image, &wish, stock.workshop.program().await?.linkage);
         stock.has_jobs_in(wish.slot, &wish.job_dir);
+        stock.kinds.note(&recipe);
         let (mut container, start) = match stock.take_ready(wish.slot, &recipe, |gone| self.destroy_later(gone)).await {
             Some(container) => (container, Start::Warm),
             None => (stock.workshop.make(wish.slot, &wish.job_dir, &recipe).await?, Start::Cold),
@@ -186,9 +197,11 @@ impl Containers {
             self.destroy_later(container);
             return Err(error);
         }
-        if !self.stock.comes_back(&container) {
-            self.refill_soon(wish.slot);
+        let comes_back = self.stock.comes_back(&container);
+        if comes_back {
+            self.stock.lent().insert(wish.slot, container.name.clone());
         }
+        self.refill_soon((!comes_back).then_some(wish.slot));
         Ok(Lodging { container, env: image.env, start })
     }
 
@@ -239,6 +252,7 @@ impl Containers {
             let stock = &containers.stock;
             let ready = again && stock.workshop.is_ready(&container).await;
             let over = if ready { stock.shelve(slot, container) } else { Some(container) };
+            stock.lent().remove(&slot);
             drop(returning);
             if let Some(container) = over {
                 stock.workshop.destroy(&container).await;
@@ -249,6 +263,7 @@ impl Containers {
 
     /// Ends a container at once, with every process in it. False when the engine does not do it.
     pub async fn destroy(&self, container: &Container) -> bool {
+        self.stock.lent().retain(|_, name| *name != container.name);
         self.stock.workshop.destroy(container).await
     }
 
@@ -264,12 +279,17 @@ impl Containers {
         self.tasks.spawn(async move { stock.workshop.destroy(&container).await });
     }
 
-    fn refill_soon(&self, slot: u32) {
+    /// Has what a slot lacks made, where its container is not to come back, and then what slots lack that have had no job yet.
+    fn refill_soon(&self, slot: Option<u32>) {
         let stock = self.stock.clone();
         self.tasks.spawn(async move {
-            if stock.closing.run_until_cancelled(tokio::time::sleep(REFILL_AFTER)).await.is_some() {
+            if stock.closing.run_until_cancelled(tokio::time::sleep(REFILL_AFTER)).await.is_none() {
+                return;
+            }
+            if let Some(slot) = slot {
                 stock.fill_once(slot).await;
             }
+            stock.spread().await;
         });
     }
 
@@ -316,6 +336,7 @@ impl Drop for Waiting {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
     use std::time::Instant;
 
     use axum::Router;
@@ -373,7 +394,7 @@ mod tests {
         let containers = open(&dir, &std::env::current_exe().expect("this program")).expect("opened");
         containers.stock.workshop.engine().await.expect("it answers");
         let wish = Wish { slot: 0, job_dir: PathBuf::new(), tree: PathBuf::new(), image: None, objects: Vec::new() };
-        let image = Image { digest: "tools".to_owned(), env: Vec::new() };
+        let image = Image { digest: "tools".to_owned(), env: Vec::new(), labels: HashMap::new() };
         let recipe = containers.stock.recipe(&image, &wish, Linkage::Static);
         let container = Container { name: "one".to_owned(), dir: dir.path().join("one"), recipe, jobs: 1, mounted: false };
         containers.give_back(0, container, Use::Spoilt);

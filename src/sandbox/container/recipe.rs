@@ -13,6 +13,9 @@ use crate::sandbox::egress::Rules;
 /// What decides whether a container that is there will do for a job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Recipe {
+    /// The name by which its image was asked for, which may come to mean another one.
+    #[serde(default)]
+    pub(super) asked: String,
     /// The image, by its digest.
     pub(super) image: String,
     pub(super) network: Network,

@@ -31,6 +31,39 @@ impl Shelf {
         self.wanted.retain(|recipe| recipe.image != digest);
     }
 
+    /// Wants those no more whose image was asked for by this name.
+    pub(super) fn forget_name(&mut self, name: &str) {
+        self.wanted.retain(|recipe| recipe.asked != name);
+    }
+
+    /// Hears what image a name means now. Says whether another was wanted under it.
+    pub(super) fn renew(&mut self, name: &str, digest: &str) -> bool {
+        let old = self.wanted.iter().filter(|recipe| recipe.asked == name && recipe.image != digest).count();
+        for recipe in std::mem::take(&mut self.wanted) {
+            let recipe = if recipe.asked == name { Recipe { image: digest.to_owned(), ..recipe } } else { recipe };
+            if !self.wanted.contains(&recipe) {
+                self.wanted.push(recipe);
+            }
+        }
+        old > 0
+    }
+
+    /// What is wanted, the most recent kind first.
+    pub(super) fn wanted(&self) -> &[Recipe] {
+        &self.wanted
+    }
+
+    /// Those that are ready.
+    pub(super) fn ready(&self) -> &[Container] {
+        &self.ready
+    }
+
+    /// Takes out the one of this name, where it is there still.
+    pub(super) fn take_out(&mut self, name: &str) -> Option<Container> {
+        let at = self.ready.iter().position(|container| container.name == name)?;
+        Some(self.ready.remove(at))
+    }
+
     /// Puts a container there.
     pub(super) fn put(&mut self, container: Container) {
         self.ready.push(container);
@@ -72,9 +105,9 @@ mod tests {
 
     fn recipe(image: &str) -> Recipe {
         let limits = Limits { memory_bytes: 1, nano_cpus: 1, pids: 1, tmp_bytes: 1, cpu_shares: 0 };
-        let (image, egress) = (image.to_owned(), Rules::default());
+        let (asked, image, egress) = (format!("{image}:latest"), image.to_owned(), Rules::default());
         let (objects, build, linkage) = (Vec::new(), String::new(), Linkage::Static);
-        Recipe { image, network: Network::None, egress, limits, objects, build, linkage }
+        Recipe { asked, image, network: Network::None, egress, limits, objects, build, linkage }
     }
 
     fn container(name: &str, image: &str) -> Container {
@@ -106,5 +139,28 @@ mod tests {
         assert_eq!(shelf.unwanted(), [container("a", "a"), container("again", "c")]);
         shelf.forget_image("b");
         assert_eq!(shelf.unwanted(), [container("b", "b")]);
+    }
+
+    #[test]
+    fn a_name_that_means_another_image_has_the_containers_of_the_one_before_replaced() {
+        let mut shelf = Shelf::default();
+        for name in ["a", "b"] {
+            shelf.want(&recipe(name), 2);
+            shelf.put(container(name, name));
+        }
+        assert!(!shelf.renew("a:latest", "a"));
+        assert!(shelf.unwanted().is_empty());
+        assert!(shelf.renew("a:latest", "new"));
+        let renewed = Recipe { image: "new".to_owned(), ..recipe("a") };
+        assert_eq!(shelf.lacking(), [renewed.clone()]);
+        assert_eq!(shelf.unwanted(), [container("a", "a")]);
+        // The next job has asked for it already.
+        shelf.want(&recipe("a"), 3);
+        assert!(shelf.renew("a:latest", "new"));
+        assert_eq!(shelf.wanted(), [renewed, recipe("b")]);
+        shelf.forget_name("b:latest");
+        assert_eq!(shelf.take_out("b"), Some(container("b", "b")));
+        assert_eq!(shelf.take_out("b"), None);
+        assert!(shelf.ready().is_empty());
     }
 }

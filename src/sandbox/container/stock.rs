@@ -5,16 +5,18 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::config::{Config, Network};
 use super::engine::Image;
 use super::error::ContainerError;
+use super::kinds::Kinds;
 use super::lodging::{Lodging, Start, Wish};
 use super::program::Linkage;
 use super::recipe::{Limits, Recipe};
@@ -33,7 +35,15 @@ pub(super) struct Stock {
     /// Held while a shelf is filled: one container is made at a time, so that making them takes little from the jobs.
     filling: AsyncMutex<()>,
     images: Mutex<HashMap<String, (Instant, Image)>>,
+    /// The kinds of jobs that the worker has had last, in whichever slot.
+    pub(super) kinds: Kinds,
+    /// The image of jobs that name none, when it was last looked at whether it is stale.
+    pub(super) judged: Mutex<String>,
+    /// Whether the last container that was to be made ahead could not be.
+    ailing: AtomicBool,
     job_dirs: Mutex<BTreeMap<u32, PathBuf>>,
+    /// The containers that jobs have now and that come back, by their slots: nothing is made meanwhile in their place.
+    lent: Mutex<BTreeMap<u32, String>>,
     /// Of each slot: held while a container that is used again comes back to its shelf.
     returning: Mutex<BTreeMap<u32, Arc<AsyncMutex<()>>>>,
     /// The worker leaves.
@@ -42,13 +52,18 @@ pub(super) struct Stock {
 
 impl Stock {
     pub(super) fn new(config: Config, workshop: Workshop) -> Self {
+        let kinds = Kinds::below(&workshop.places(), config.warm as usize);
         Self {
             config,
             workshop,
+            kinds,
+            judged: Mutex::default(),
+            ailing: AtomicBool::new(false),
             shelves: Mutex::default(),
             filling: AsyncMutex::default(),
             images: Mutex::default(),
             job_dirs: Mutex::default(),
+            lent: Mutex::default(),
             returning: Mutex::default(),
             closing: CancellationToken::new(),
         }
@@ -83,12 +98,17 @@ impl Stock {
         self.shelves().values_mut().flat_map(Shelf::clear).collect()
     }
 
-    fn shelves(&self) -> MutexGuard<'_, BTreeMap<u32, Shelf>> {
+    pub(super) fn shelves(&self) -> MutexGuard<'_, BTreeMap<u32, Shelf>> {
         self.shelves.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn job_dirs(&self) -> MutexGuard<'_, BTreeMap<u32, PathBuf>> {
+    pub(super) fn job_dirs(&self) -> MutexGuard<'_, BTreeMap<u32, PathBuf>> {
         self.job_dirs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The slots of which the next job gets the container that the last one has.
+    pub(super) fn lent(&self) -> MutexGuard<'_, BTreeMap<u32, String>> {
+        self.lent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn returning(&self, slot: u32) -> Arc<AsyncMutex<()>> {
@@ -102,6 +122,7 @@ impl Stock {
 
     pub(super) fn recipe(&self, image: &Image, wish: &Wish, linkage: Linkage) -> Recipe {
         Recipe {
+            asked: wish.image.as_ref().unwrap_or(&self.config.image).clone(),
             image: image.digest.clone(),
             network: self.config.network,
             egress: self.config.egress.clone(),
@@ -136,6 +157,11 @@ impl Stock {
         {
             return Ok(image);
         }
+        self.look_up(name).await
+    }
+
+    /// What the engine has under this name now.
+    pub(super) async fn look_up(&self, name: &str) -> Result<Image, ContainerError> {
         let image = self.workshop.engine().await?.image(name).await?;
         self.images.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), (Instant::now(), image.clone()));
         Ok(image)
@@ -166,23 +192,40 @@ impl Stock {
                 return;
             }
             match self.workshop.make(slot, &job_dir, &recipe).await {
-                Ok(container) => self.shelves().entry(slot).or_default().put(container),
-                Err(error) => {
-                    warn!("no container is ready for the next job of slot {slot}: {error}");
-                    self.shelves().entry(slot).or_default().forget_image(&recipe.image);
+                Ok(container) => {
+                    self.shelves().entry(slot).or_default().put(container);
+                    self.ailing.store(false, Ordering::Relaxed);
                 }
+                Err(error) => self.lacks(slot, &recipe, &error),
             }
         }
     }
 
-    pub(super) async fn take_up(&self, in_use: &BTreeSet<String>) -> Result<(), ContainerError> {
+    /// Hears that a container could not be made ahead. Where that may pass, it is still wanted, and who tends the stock tries again.
+    fn lacks(&self, slot: u32, recipe: &Recipe, error: &ContainerError) {
+        if self.ailing.swap(true, Ordering::Relaxed) {
+            debug!("no container is ready for the next job of slot {slot}: {error}");
+        } else {
+            warn!("no container is ready for the next job of slot {slot}: {error}");
+        }
+        let passes =
+            matches!(error, ContainerError::Unreachable { .. } | ContainerError::Slow { .. } | ContainerError::Engine { .. });
+        if !passes {
+            self.shelves().entry(slot).or_default().forget_image(&recipe.image);
+            self.kinds.forget_image(&recipe.image);
+        }
+    }
+
+    pub(super) async fn take_up(&self, in_use: &BTreeSet<String>, slots: &BTreeSet<u32>) -> Result<(), ContainerError> {
         for Owned { name, container } in self.workshop.owned().await? {
             match container {
                 Some((_, container)) if in_use.contains(&name) => {
                     info!("container {name} goes on with its job");
                     self.workshop.roster.add(&container.dir);
                 }
-                Some((slot, container)) if self.is_free(&container) && self.workshop.is_ready(&container).await => {
+                Some((slot, container))
+                    if slots.contains(&slot) && self.is_free(&container) && self.workshop.is_ready(&container).await =>
+                {
                     self.workshop.roster.add(&container.dir);
                     let mut shelves = self.shelves();
                     let shelf = shelves.entry(slot).or_default();
@@ -198,9 +241,14 @@ impl Stock {
 
     /// Whether a container that an earlier daemon made had no job, and is what this one makes.
     fn is_free(&self, container: &Container) -> bool {
-        let Recipe { network, egress, limits, build, .. } = &container.recipe;
+        !container.is_used() && self.config.warm > 0 && self.makes(&container.recipe)
+    }
+
+    /// Whether a container of this recipe would be made as things are configured now.
+    pub(super) fn makes(&self, recipe: &Recipe) -> bool {
+        let Recipe { network, egress, limits, build, .. } = recipe;
         let config = &self.config;
         let same_network = *network == config.network && *egress == config.egress;
-        !container.is_used() && config.warm > 0 && same_network && *limits == Limits::of(config) && *build == self.workshop.build
+        same_network && *limits == Limits::of(config) && *build == self.workshop.build
     }
 }
