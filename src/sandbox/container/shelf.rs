@@ -152,7 +152,7 @@ mod tests {
         assert!(shelf.unwanted().is_empty());
         assert!(shelf.renew("a:latest", "new"));
         let renewed = Recipe { image: "new".to_owned(), ..recipe("a") };
-        assert_eq!(shelf.lacking(), [renewed.clone()]);
+        assert_eq!(shelf.lacking(), std::slice::from_ref(&renewed));
         assert_eq!(shelf.unwanted(), [container("a", "a")]);
         // The next job has asked for it already.
         shelf.want(&recipe("a"), 3);
