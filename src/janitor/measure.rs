@@ -6,7 +6,8 @@ use std::path::Path;
 use nix::sys::stat::{FileStat, lstat};
 use serde::Serialize;
 
-use super::walk::{LEVELS, Way, is_dir, walk};
+use super::space::Space;
+use super::walk::{Way, is_dir, walk};
 
 /// What was counted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -15,8 +16,16 @@ pub struct Measured {
     pub bytes: u64,
     /// Files and directories.
     pub entries: u64,
-    /// Whether that is all: false where counting stopped at its limit, or a tree is too deep, so that there may be more.
+    /// Whether that is all: false where counting stopped at its limit, or a deep part was moved away meanwhile, so that there may be more.
     pub whole: bool,
+}
+
+impl Measured {
+    /// What of the disk's space it is.
+    #[must_use]
+    pub const fn space(self) -> Space {
+        Space { bytes: self.bytes, inodes: self.entries }
+    }
 }
 
 /// Counts what is at `path`, of `entries_max` files and directories at most. Other filesystems that are mounted below are not counted;
@@ -28,13 +37,11 @@ pub fn measure(path: &Path, entries_max: u64) -> Measured {
     let mut linked = HashSet::new();
     count(&mut found, &mut linked, &root);
     if is_dir(&root) {
-        walk(path, |depth, _, about| {
+        found.whole = walk(path, |_, _, about| {
             if found.entries >= entries_max {
-                found.whole = false;
                 return Way::Out;
             }
             count(&mut found, &mut linked, about);
-            found.whole &= !is_dir(about) || depth + 1 < LEVELS;
             Way::Into
         });
     }
