@@ -4,6 +4,7 @@ mod agents;
 mod backends;
 mod checks;
 mod containers;
+mod limits;
 mod probe;
 
 pub use backends::backends;
@@ -61,6 +62,7 @@ pub async fn examine(composition: &Composition) -> Vec<Finding> {
     findings.extend(checks::database(config).await);
     findings.push(checks::artifacts(composition).await);
     findings.push(checks::supervisor(config).await);
+    findings.push(limits::check(config));
     findings.push(containers::check(config).await);
     findings.extend(backends::check(composition).await);
     findings.extend(agents::check(config).await);
