@@ -10,15 +10,15 @@ use super::error::CacheError;
 use super::saved::Saved;
 use super::shelf::{SavedUse, Shelf};
 use crate::clock::Timestamp;
-use crate::janitor::Lease;
+use crate::janitor::{Lease, Space};
 
 impl Shelf {
     /// All that are whole, each with what explains that it stays, or why it goes: it is of an earlier boot; all of them take more than
-    /// they may; `wanted` bytes are lacking on the disk. Blocks.
+    /// they may; `wanted` is lacking on the disk. Blocks.
     ///
     /// # Errors
     /// A directory cannot be read.
-    pub fn judged(&self, wanted: u64) -> Result<Vec<(SavedUse, Lease)>, CacheError> {
+    pub fn judged(&self, wanted: Space) -> Result<Vec<(SavedUse, Lease)>, CacheError> {
         self.judged_but(None, wanted)
     }
 
@@ -26,7 +26,7 @@ impl Shelf {
     ///
     /// # Errors
     /// A directory cannot be read, or a cache cannot be moved.
-    pub fn shrink_once(&self, wanted: u64) -> Result<Vec<PathBuf>, CacheError> {
+    pub fn shrink_once(&self, wanted: Space) -> Result<Vec<PathBuf>, CacheError> {
         self.shrink_but(None, wanted)
     }
 
@@ -44,7 +44,7 @@ impl Shelf {
         Saved::at(dir).move_unused(&self.trash_place()?, is_named)
     }
 
-    pub(super) fn shrink_but(&self, fresh: Option<&Path>, wanted: u64) -> Result<Vec<PathBuf>, CacheError> {
+    pub(super) fn shrink_but(&self, fresh: Option<&Path>, wanted: Space) -> Result<Vec<PathBuf>, CacheError> {
         let mut gone = Vec::new();
         for (saved, lease) in self.judged_but(fresh, wanted)? {
             if let Lease::Over(why) = lease
@@ -57,10 +57,10 @@ impl Shelf {
         Ok(gone)
     }
 
-    fn judged_but(&self, fresh: Option<&Path>, wanted: u64) -> Result<Vec<(SavedUse, Lease)>, CacheError> {
+    fn judged_but(&self, fresh: Option<&Path>, wanted: Space) -> Result<Vec<(SavedUse, Lease)>, CacheError> {
         let mut all = self.list()?;
         let mut total: u64 = all.iter().map(|saved| saved.record.bytes).sum();
-        let (budget, mut freed) = (self.config.size, 0);
+        let (budget, mut freed) = (self.config.size, Space::default());
         all.sort_by_key(|saved| (saved.usable, saved.last_used));
         let judged = all.into_iter().map(|saved| {
             let lease = if let Some(slot) = saved.slots.first() {
@@ -72,14 +72,14 @@ impl Shelf {
             } else if total > budget.as_u64() {
                 let takes = ByteSize(total);
                 Lease::Over(format!("saved caches take {takes}, and may take {budget} (caches.size); {}", since(&saved)))
-            } else if freed < wanted {
-                Lease::Over(format!("the disk lacks {}; {}", ByteSize(wanted - freed), since(&saved)))
+            } else if !wanted.without(freed).is_none() {
+                Lease::Over(format!("the disk lacks {}; {}", wanted.without(freed), since(&saved)))
             } else {
                 Lease::Held(format!("saved caches are within {budget} (caches.size), and the disk has room"))
             };
             if matches!(lease, Lease::Over(_)) {
                 total = total.saturating_sub(saved.record.bytes);
-                freed += saved.record.bytes;
+                freed = freed.and(saved.space());
             }
             (saved, lease)
         });

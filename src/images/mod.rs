@@ -13,13 +13,10 @@ use serde::Serialize;
 use crate::cli::{Cell, Exit, ImagesCommand, Output};
 use crate::clock::Timestamp;
 use crate::config::Config;
-use crate::sandbox::container::{Built, Images, Listed, Plan};
+use crate::sandbox::container::{AGENT_IMAGE, Built, Images, Listed, Plan};
 
 /// The default image.
 const DOCKERFILE: &str = include_str!("../../docker/Dockerfile");
-
-/// Its name; the configured default is its latest.
-const NAME: &str = "sawmill-agent";
 
 /// What this host trusts, where Debian and its like keep it: it may reach registries only through a proxy with a certificate of its own.
 const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
@@ -38,7 +35,7 @@ pub async fn run(command: &ImagesCommand, config: &Config, out: &Output) -> anyh
 }
 
 fn plan(base: String) -> Plan {
-    Plan { name: NAME.to_owned(), dockerfile: DOCKERFILE.to_owned(), base, certificates: None }
+    Plan { name: AGENT_IMAGE.to_owned(), dockerfile: DOCKERFILE.to_owned(), base, certificates: None }
 }
 
 async fn build(images: &Images, base: Option<&str>, out: &Output) -> anyhow::Result<()> {

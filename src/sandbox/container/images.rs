@@ -21,6 +21,9 @@ use crate::fingerprint;
 /// The label by which an image of ours is known; its value is what [`Plan::fingerprint`] gave.
 const LABEL: &str = "sawmill.image";
 
+/// The name of the default image; the configured default is its latest.
+pub const AGENT_IMAGE: &str = "sawmill-agent";
+
 /// How much of what a build said last is told of one that failed: lines, and characters of each.
 const LAST_LINES: usize = 12;
 const LAST_WIDTH: usize = 300;
@@ -78,6 +81,10 @@ impl Images {
     /// No engine answers there.
     pub async fn connect(socket: &Path) -> Result<Self, ContainerError> {
         Ok(Self { engine: Engine::at(socket)?.greet().await? })
+    }
+
+    pub(super) fn engine(&self) -> &Engine {
+        &self.engine
     }
 
     /// The digest of an image, where the engine has it.

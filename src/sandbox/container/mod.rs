@@ -22,11 +22,12 @@ mod program;
 mod recipe;
 mod shelf;
 mod stock;
+mod superseded;
 mod workshop;
 
 pub use config::{Config, DiskShare, Network};
 pub use error::ContainerError;
-pub use images::{Built, Images, Listed, Plan};
+pub use images::{AGENT_IMAGE, Built, Images, Listed, Plan};
 pub use inside::WORKSPACE;
 pub use lodging::{Lodging, Start, Use, Wish};
 pub use mounts::propagates;

@@ -74,7 +74,7 @@ mod tests {
         let limits = Limits { memory_bytes: 1, nano_cpus: 1, pids: 1, tmp_bytes: 1, cpu_shares: 0 };
         let (image, egress) = (image.to_owned(), Rules::default());
         let (objects, build, linkage) = (Vec::new(), String::new(), Linkage::Static);
-        Recipe { image, network: Network::None, egress, limits, objects, build, linkage }
+        Recipe { image, network: Network::None, egress, limits, objects, objects_inodes: Vec::new(), build, linkage }
     }
 
     fn container(name: &str, image: &str) -> Container {
