@@ -14,8 +14,6 @@ async fn memory_that_runs_out_is_told_from_failure_with_the_peak_and_the_largest
     assert_eq!(report.end, End::Exited(7), "the shell went on");
     assert!(report.out_of_memory);
     assert!(report.peak_memory_bytes > 50 << 20 && report.peak_memory_bytes <= 64 << 20, "{}", report.peak_memory_bytes);
-    // The shell, which had the most whenever it was looked, lives.
-    assert!(report.largest.is_none_or(|line| line.starts_with("dd ")));
     let grows = "{ head -c 30000000 /dev/zero; sleep 2; head -c 90000000 /dev/zero; } | tail > /dev/null; exit 7";
     let (report, _) = guest.run(grows).await;
     assert!(report.out_of_memory && report.largest.as_ref().is_some_and(|line| line.contains("tail")), "{report:?}");
