@@ -68,6 +68,7 @@ impl Place {
             let config = Config {
                 mode: ContainerMode::On,
                 image: image.clone(),
+                image_ttl: std::time::Duration::ZERO,
                 socket: image::socket(),
                 warm,
                 reuse: 1,

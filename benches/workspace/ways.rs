@@ -255,6 +255,8 @@ fn config() -> Config {
         local_timeout: Duration::from_secs(120),
         network_timeout: Duration::from_secs(120),
         maintenance: Duration::ZERO,
+        prune: Duration::ZERO,
+        mirror_ttl: Duration::ZERO,
         maximum_file: ByteSize::gib(2),
     }
 }

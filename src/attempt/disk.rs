@@ -8,17 +8,19 @@
 //! The one rule: a job that is found to have more than its share is ended at once, without grace, and its outcome says how much it was.
 
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use bytesize::ByteSize;
+use tracing::debug;
 
 use super::halt::Halt;
 use super::open::Attempt;
 use super::place::Place;
 use crate::janitor::{Way, is_dir, walk};
 use crate::job::OutcomeClass;
-use crate::sandbox::container::DiskShare;
+use crate::sandbox::Held;
+use crate::sandbox::container::{DiskShare, WORKSPACE};
 
 /// How often the disk's free space is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -35,6 +37,10 @@ pub(super) struct Taken {
 }
 
 impl Taken {
+    fn and(self, more: Self) -> Self {
+        Self { bytes: self.bytes + more.bytes, files: self.files + more.files }
+    }
+
     /// Why that is too much, where it is.
     fn beyond(self, share: DiskShare) -> Option<String> {
         let DiskShare { bytes, files } = share;
@@ -75,10 +81,24 @@ pub(super) async fn exceeded(attempt: &Attempt) -> String {
         let (places, begun) = (places(attempt), Instant::now());
         free_then = now;
         // A walk that panicked has seen nothing; the next one is due.
-        taken = tokio::task::spawn_blocking(move || measure(&places)).await.unwrap_or(taken);
+        taken = match tokio::task::spawn_blocking(move || measure(&places, files)).await {
+            Ok(named) => named.and(held(attempt).await),
+            Err(_) => taken,
+        };
         (walked, took) = (Some(Instant::now()), begun.elapsed());
         if let Some(why) = taken.beyond(share) {
             return why;
+        }
+    }
+}
+
+/// What files take that the job has deleted and holds open. A supervisor that cannot say ends soon, or is of an earlier release.
+async fn held(attempt: &Attempt) -> Taken {
+    match attempt.runner().held(Path::new(WORKSPACE)).await {
+        Ok(Held { bytes, files }) => Taken { bytes, files },
+        Err(error) => {
+            debug!("files that job {} has deleted are not counted: {error}", attempt.claimed.claim.job);
+            Taken::default()
         }
     }
 }
@@ -104,8 +124,9 @@ fn places(attempt: &Attempt) -> Vec<PathBuf> {
     attempt.slot.written().into_iter().chain([attempt.slot.caches(), gates.root().to_owned()]).collect()
 }
 
-/// What the files below directories take. One with several names counts once.
-fn measure(places: &[PathBuf]) -> Taken {
+/// What the files below directories take. One with several names counts once. Once there are more than `most`, where that is a limit, no
+/// further ones are looked for.
+fn measure(places: &[PathBuf], most: u64) -> Taken {
     let mut sum = Taken::default();
     for place in places {
         let mut linked = HashSet::new();
@@ -115,7 +136,7 @@ fn measure(places: &[PathBuf]) -> Taken {
                 sum.bytes += u64::try_from(about.st_blocks).unwrap_or(0) * 512;
                 sum.files += 1;
             }
-            Way::Into
+            if most > 0 && sum.files > most { Way::Out } else { Way::Into }
         });
     }
     sum
@@ -131,7 +152,7 @@ mod tests {
     #[test]
     fn a_file_is_counted_once_and_nothing_outside_is() {
         let (dir, outside) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
-        let look = || measure(&[dir.path().to_owned(), dir.path().join("nowhere")]);
+        let look = || measure(&[dir.path().to_owned(), dir.path().join("nowhere")], 0);
         let empty = look();
         fs::create_dir_all(dir.path().join("a/b")).expect("directories");
         fs::write(outside.path().join("large"), vec![1; 1 << 20]).expect("a file");

@@ -1,5 +1,6 @@
 //! Stage `execute`: the backend's command runs under the slot's supervisor, and its end is judged.
 
+use nix::libc::SIGKILL;
 use tracing::warn;
 
 use super::backend;
@@ -241,16 +242,28 @@ pub(super) fn exit_of(attempt: &Attempt, report: &ExitReport) -> Result<Result<i
             None => Err(Halt::failed(OutcomeClass::Infrastructure, "was stopped for no reason on record")),
         },
         (Cause::Itself, _) if report.out_of_memory => {
-            let peak = bytesize::ByteSize(report.peak_memory_bytes);
-            let largest = report.largest.as_ref().map(|line| environment::told(attempt, line, LINE_CHARACTERS));
-            let largest = largest.map_or_else(String::new, |line| format!("; the largest process was: {line}"));
-            let message = format!("was ended by the kernel for want of memory, at {peak}{largest}");
-            Err(Halt::failed(OutcomeClass::OutOfMemory, message))
+            let victim = report.largest.as_ref().map(|line| environment::told(attempt, line, LINE_CHARACTERS));
+            Err(Halt::failed(OutcomeClass::OutOfMemory, out_of_memory(report, victim.as_deref())))
         }
         (Cause::Itself, End::Exited(status)) => Ok(Ok(*status)),
+        (Cause::Itself, End::Signalled(SIGKILL)) => {
+            Ok(Err(format!("was ended by signal {SIGKILL} (KILL), and not for want of memory")))
+        }
         (Cause::Itself, End::Signalled(signal)) => Ok(Err(format!("was ended by signal {signal}"))),
         (Cause::Itself, End::NotStarted(why)) => Ok(Err(format!("cannot be started: {why}"))),
     }
+}
+
+/// That memory ran out, with the most that there was and the process that the kernel ended: it takes the one that holds the most.
+fn out_of_memory(report: &ExitReport, victim: Option<&str>) -> String {
+    let peak = bytesize::ByteSize(report.peak_memory_bytes);
+    let whom = match (&report.end, victim) {
+        (_, None) => "a process of it, which was gone before it was seen".to_owned(),
+        (End::Signalled(_), Some(line)) => line.to_owned(),
+        // It was one that its main process had started, and which of them nobody was told.
+        (_, Some(line)) => format!("a process of it, most likely the largest, {line}"),
+    };
+    format!("ran out of memory at a peak of {peak}, and the kernel killed {whom}")
 }
 
 fn resources(report: &ExitReport) -> Resources {
@@ -267,5 +280,33 @@ pub(super) fn note_stragglers(attempt: &Attempt, report: &ExitReport) {
         let lines: Vec<String> = report.stragglers.iter().map(|line| environment::told(attempt, line, LINE_CHARACTERS)).collect();
         let list = lines.join("; ");
         attempt.say(&format!("warning: {} background processes were left behind and ended: {list}", report.stragglers.len()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_for_want_of_memory_names_the_peak_and_whom_the_kernel_killed() {
+        let check = |end: End, victim: Option<&str>, expected: &str| {
+            let now = Timestamp(0);
+            let report = ExitReport {
+                end,
+                cause: Cause::Itself,
+                stragglers: Vec::new(),
+                peak_memory_bytes: 512 << 20,
+                cpu_ms: 0,
+                out_of_memory: true,
+                largest: None,
+                started_at: now,
+                ended_at: now,
+            };
+            let expected = format!("ran out of memory at a peak of 512.0 MiB, and the kernel killed {expected}");
+            assert_eq!(out_of_memory(&report, victim), expected);
+        };
+        check(End::Signalled(SIGKILL), Some("cc1plus a.cc"), "cc1plus a.cc");
+        check(End::Exited(2), Some("cc1plus a.cc"), "a process of it, most likely the largest, cc1plus a.cc");
+        check(End::Exited(137), None, "a process of it, which was gone before it was seen");
     }
 }

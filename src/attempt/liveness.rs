@@ -175,6 +175,9 @@ async fn edited(attempt: &Attempt) -> Option<Duration> {
     newest(vec![attempt.slot.tree()], says).await
 }
 
+/// How deep is looked for files that were changed: paths are put together for each.
+const DEEP: usize = 127;
+
 /// How long ago a file was changed last, of those that say something; none where there is none. A path is below its place.
 async fn newest(places: Vec<PathBuf>, says: impl Fn(&Path, bool) -> Says + Send + 'static) -> Option<Duration> {
     let walked = tokio::task::spawn_blocking(move || {
@@ -192,7 +195,7 @@ async fn newest(places: Vec<PathBuf>, says: impl Fn(&Path, bool) -> Says + Send 
                     // Unlike that of its content, nobody can set the time of its last change of any kind.
                     newest = newest.max(Some((about.st_ctime, about.st_ctime_nsec)));
                 }
-                if says == Says::Nothing { Way::Past } else { Way::Into }
+                if says == Says::Nothing || depth >= DEEP { Way::Past } else { Way::Into }
             });
         }
         newest

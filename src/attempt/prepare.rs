@@ -11,7 +11,7 @@ use super::place;
 use super::spending;
 use crate::backends::SpecDocument;
 use crate::gates::{self, OWN_GATES, OWN_GATES_SIZE};
-use crate::git::{BaseFile, GitError, TakenOver, Worktree};
+use crate::git::{BaseFile, GitError, Mirror, TakenOver, Worktree};
 use crate::ids::ObjectId;
 use crate::job::spec::Gate;
 use crate::job::{Deadline, OutcomeClass, PreviousAttempt, RetryFrom, Stage};
@@ -84,12 +84,12 @@ async fn provision(attempt: &Attempt) -> Result<ObjectId, Halt> {
     let mirror = attempt.tools.git.mirror(&attempt.remote);
     let base = within(attempt, mirror.resolve(&attempt.claimed.job.base)).await?;
     attempt.insist(|| attempt.tools.store.record_base(&attempt.claimed.claim, &base)).await?;
-    provision_at(attempt, &base).await?;
+    provision_at(attempt, &mirror, &base).await?;
     Ok(base)
 }
 
-async fn provision_at(attempt: &Attempt, base: &ObjectId) -> Result<(), Halt> {
-    let (mirror, branch) = (attempt.tools.git.mirror(&attempt.remote), &attempt.claimed.job.branch);
+async fn provision_at(attempt: &Attempt, mirror: &Mirror, base: &ObjectId) -> Result<(), Halt> {
+    let branch = &attempt.claimed.job.branch;
     let mut provisioner = attempt.tools.provisioner.clone();
     if provisioner.is_private() && place::may_be_container(attempt).await {
         provisioner = provisioner.for_others();
@@ -117,8 +117,11 @@ async fn take_over(attempt: &Attempt, base: &ObjectId, previous: &PreviousAttemp
         }
         TakenOver::Not(why) => why,
         TakenOver::Part(why) => {
+            // Between the one worktree and the next, the mirror would be nobody's.
+            let mirror = attempt.tools.git.mirror(&attempt.remote);
+            within(attempt, mirror.resolve(base.as_str())).await?;
             worktree.discard(attempt.tools.state.trash().dir()).await?;
-            provision_at(attempt, base).await?;
+            provision_at(attempt, &mirror, base).await?;
             why
         }
     };

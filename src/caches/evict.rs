@@ -10,15 +10,15 @@ use super::error::CacheError;
 use super::saved::Saved;
 use super::shelf::{SavedUse, Shelf};
 use crate::clock::Timestamp;
-use crate::janitor::{Counter, Lease};
+use crate::janitor::{Counter, Lease, Space};
 
 impl Shelf {
     /// All that are whole, each with what explains that it stays, or why it goes: it is of an earlier boot; all of them take more than
-    /// they may; `wanted` bytes are lacking on the disk. Blocks.
+    /// they may; `wanted` is lacking on the disk. Blocks.
     ///
     /// # Errors
     /// A directory cannot be read.
-    pub fn judged(&self, wanted: u64) -> Result<Vec<(SavedUse, Lease)>, CacheError> {
+    pub fn judged(&self, wanted: Space) -> Result<Vec<(SavedUse, Lease)>, CacheError> {
         self.judged_but(None, wanted)
     }
 
@@ -26,7 +26,7 @@ impl Shelf {
     ///
     /// # Errors
     /// A directory cannot be read, or a cache cannot be moved.
-    pub fn shrink_once(&self, wanted: u64) -> Result<Vec<PathBuf>, CacheError> {
+    pub fn shrink_once(&self, wanted: Space) -> Result<Vec<PathBuf>, CacheError> {
         self.shrink_but(None, wanted)
     }
 
@@ -44,7 +44,7 @@ impl Shelf {
         Saved::at(dir).move_unused(&self.trash_place()?, is_named)
     }
 
-    pub(super) fn shrink_but(&self, fresh: Option<&Path>, wanted: u64) -> Result<Vec<PathBuf>, CacheError> {
+    pub(super) fn shrink_but(&self, fresh: Option<&Path>, wanted: Space) -> Result<Vec<PathBuf>, CacheError> {
         let mut gone = Vec::new();
         for (saved, lease) in self.judged_but(fresh, wanted)? {
             if let Lease::Over(why) = lease
@@ -57,18 +57,19 @@ impl Shelf {
         Ok(gone)
     }
 
-    fn judged_but(&self, fresh: Option<&Path>, wanted: u64) -> Result<Vec<(SavedUse, Lease)>, CacheError> {
+    fn judged_but(&self, fresh: Option<&Path>, wanted: Space) -> Result<Vec<(SavedUse, Lease)>, CacheError> {
         let mut all = self.list()?;
-        let (budget, mut freed) = (self.config.size, 0);
+        let (budget, mut freed) = (self.config.size, Space::default());
         all.sort_by_key(|saved| (saved.usable, saved.last_used));
         let stays = |saved: &SavedUse| !saved.slots.is_empty() || fresh == Some(&saved.dir);
-        let mut sizes: Vec<u64> = all.iter().map(|saved| saved.record.bytes).collect();
+        let mut sizes: Vec<Space> = all.iter().map(SavedUse::space).collect();
         // Each with what it shares with others: as long as that is little enough, it need not be looked at what they share.
-        if wanted > 0 || sizes.iter().sum::<u64>() > budget.as_u64() {
+        let bytes = |sizes: &[Space]| sizes.iter().map(|takes| takes.bytes).sum::<u64>();
+        if !wanted.is_none() || bytes(&sizes) > budget.as_u64() {
             sizes = freeable(&all, stays);
         }
-        let mut total: u64 = sizes.iter().sum();
-        let judged = all.into_iter().zip(sizes).map(|(saved, bytes)| {
+        let mut total = bytes(&sizes);
+        let judged = all.into_iter().zip(sizes).map(|(saved, takes)| {
             let lease = if let Some(slot) = saved.slots.first() {
                 Lease::Held(format!("the attempt in {} stands on it", slot.display()))
             } else if fresh == Some(&saved.dir) {
@@ -76,16 +77,16 @@ impl Shelf {
             } else if !saved.usable {
                 Lease::Over("it is of an earlier boot of the host, whose crash may have damaged it".to_owned())
             } else if total > budget.as_u64() {
-                let takes = ByteSize(total);
-                Lease::Over(format!("saved caches take {takes}, and may take {budget} (caches.size); {}", since(&saved)))
-            } else if freed < wanted {
-                Lease::Over(format!("the disk lacks {}; {}", ByteSize(wanted - freed), since(&saved)))
+                let all = ByteSize(total);
+                Lease::Over(format!("saved caches take {all}, and may take {budget} (caches.size); {}", since(&saved)))
+            } else if !wanted.without(freed).is_none() {
+                Lease::Over(format!("the disk lacks {}; {}", wanted.without(freed), since(&saved)))
             } else {
                 Lease::Held(format!("saved caches are within {budget} (caches.size), and the disk has room"))
             };
             if matches!(lease, Lease::Over(_)) {
-                total = total.saturating_sub(bytes);
-                freed += bytes;
+                total = total.saturating_sub(takes.bytes);
+                freed = freed.and(takes);
             }
             (saved, lease)
         });
@@ -95,14 +96,14 @@ impl Shelf {
 
 /// What comes free when each goes after those before it: a file of which several have a name is the last one's, of all that could go; or
 /// that of one that `stays`.
-fn freeable(all: &[SavedUse], stays: impl Fn(&SavedUse) -> bool) -> Vec<u64> {
+fn freeable(all: &[SavedUse], stays: impl Fn(&SavedUse) -> bool) -> Vec<Space> {
     let mut last_first: Vec<usize> = (0..all.len()).rev().collect();
     last_first.sort_by_key(|&at| !stays(&all[at]));
-    let (mut counter, mut bytes) = (Counter::default(), vec![0; all.len()]);
+    let (mut counter, mut sizes) = (Counter::default(), vec![Space::default(); all.len()]);
     for at in last_first {
-        bytes[at] = counter.measure(&all[at].dir, u64::MAX).bytes;
+        sizes[at] = counter.measure(&all[at].dir, u64::MAX).space();
     }
-    bytes
+    sizes
 }
 
 fn since(saved: &SavedUse) -> String {

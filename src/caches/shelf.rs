@@ -27,6 +27,7 @@ use crate::clock::Timestamp;
 use crate::fingerprint;
 use crate::git;
 use crate::ids::{JobId, ObjectId};
+use crate::janitor::Space;
 
 /// How the names of caches begin that are not whole yet.
 pub(super) const NEW: &str = ".new-";
@@ -56,6 +57,14 @@ pub struct SavedUse {
     pub usable: bool,
     /// The slots in which something stands on it.
     pub slots: Vec<PathBuf>,
+}
+
+impl SavedUse {
+    /// What it takes of the disk's space.
+    #[must_use]
+    pub const fn space(&self) -> Space {
+        Space { bytes: self.record.bytes, inodes: self.record.entries }
+    }
 }
 
 /// What was found for a job.
@@ -247,7 +256,7 @@ impl Shelf {
                 self.evict_but(older.dir(), carried.root())?;
             }
         }
-        self.shrink_but(Some(saved.dir()), 0)?;
+        self.shrink_but(Some(saved.dir()), Space::default())?;
         Ok(Some(record))
     }
 

@@ -243,7 +243,7 @@ fn pressure(pressure: &Pressure) -> [Cell; 4] {
         measured(pressure.memory_available_bytes.map(size), "available", least(limits.memory_available_bytes, size)),
         measured(pressure.memory_stalled_percent.map(|percent| format!("{percent} %")), "of the time", stalls),
         measured(pressure.disk_free_bytes.map(size), "free", least(limits.disk_needed_bytes(), size)),
-        measured(pressure.inodes_free, "free", least(limits.inodes_free, |count| count.to_string())),
+        measured(pressure.inodes_free, "free", least(limits.inodes_needed(), |count| count.to_string())),
     ]
 }
 

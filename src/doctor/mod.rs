@@ -4,6 +4,7 @@ mod agents;
 mod backends;
 mod checks;
 mod containers;
+mod limits;
 mod probe;
 mod slots;
 mod stop;
@@ -69,6 +70,7 @@ async fn all(composition: &Composition, stop: &Stop) -> Vec<Finding> {
     findings.extend(checks::database(config).await);
     findings.push(checks::artifacts(composition).await);
     findings.push(checks::supervisor(config).await);
+    findings.push(limits::check(config));
     findings.push(containers::check(config, stop).await);
     findings.extend(backends::check(composition, stop).await);
     findings.extend(agents::check(config, stop).await);

@@ -32,6 +32,12 @@ pub struct Config {
     /// How often a mirror to which something came is maintained: packs joined, a commit graph written; zero for never.
     #[serde(with = "crate::clock::human")]
     pub maintenance: Duration,
+    /// How old objects are that no ref of a mirror reaches and nobody borrows when they are removed; zero for never.
+    #[serde(with = "crate::clock::human")]
+    pub prune: Duration,
+    /// For how long no job has used a mirror that is removed; zero for never.
+    #[serde(with = "crate::clock::human")]
+    pub mirror_ttl: Duration,
     /// The largest file that a commit may change; a larger one is refused, and salvaged all the same.
     pub maximum_file: ByteSize,
 }

@@ -20,8 +20,9 @@ const ALL: [&str; 2] = ["+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"
 const TRIES: u32 = 3;
 
 impl Mirror {
-    /// Clones the remote unless some process already has.
+    /// Clones the remote unless some process already has. The mirror is held from here on.
     pub(super) async fn ensure_cloned(&self) -> Result<(), GitError> {
+        self.hold().await?;
         if self.dir.join(MARKER).exists() {
             return Ok(());
         }
@@ -112,7 +113,7 @@ impl Mirror {
         self.fetch_into(&self.dir, &ALL, &["--prune"]).await
     }
 
-    /// Fetches what refs of the remote name, under no name of its own: nothing is ever pruned here. So a fetch that is killed leaves no
+    /// Fetches what refs of the remote name, under no name of its own: they are young, and what is young is not pruned. So a fetch that is killed leaves no
     /// lock on refs that are written without the mirror's lock.
     pub(super) async fn fetch_objects(&self, refs: &[&str]) -> Result<(), GitError> {
         let _lock = self.lock("fetch").await?;

@@ -58,6 +58,8 @@ pub(super) struct Survey {
     pub(super) gitlinks: Vec<Gitlink>,
     /// What the files take on the disk, in bytes: whole blocks of 4 KiB, and the index twice.
     pub(super) bytes: u64,
+    /// How many files and directories they are.
+    pub(super) entries: u64,
     /// The files of attributes: paths and contents, by id.
     pub(super) attributes: Vec<(Vec<u8>, ObjectId)>,
     /// Whether there is a file of ignore rules.
@@ -74,9 +76,11 @@ pub(super) fn settle(index: &Path, tree: &Path, width: usize, which: Settle) -> 
     let past = past();
     let mut survey = Survey { bytes: 2 * bytes.len() as u64, ..Survey::default() };
     let mut at = SIZE_OF_HEADER;
+    let mut before = 0..0;
     for _ in 0..count {
         let entry = Entry::read(&bytes, at, width).ok_or_else(damaged)?;
         let path = bytes.get(entry.name.clone()).ok_or_else(damaged)?;
+        survey.entries += 1 + new_directories(&bytes[std::mem::replace(&mut before, entry.name.clone())], path);
         let id = || bytes.get(at + FIXED..at + FIXED + width).and_then(to_id).ok_or_else(damaged);
         survey.bytes += blocks(u64::from(number(&bytes, at + SIZE).ok_or_else(damaged)?));
         match path.rsplit(|byte| *byte == b'/').next() {
@@ -105,6 +109,12 @@ pub(super) fn settle(index: &Path, tree: &Path, width: usize, which: Settle) -> 
     bytes[trailer..].fill(0);
     super::checkout::write(index, bytes)?;
     Ok(survey)
+}
+
+/// How many directories a path begins that the one before it in an index is not in. All that is in a directory is together there.
+fn new_directories(before: &[u8], path: &[u8]) -> u64 {
+    let same = before.iter().zip(path).take_while(|(a, b)| a == b).count();
+    path[same..].iter().filter(|byte| **byte == b'/').count() as u64
 }
 
 /// What an index keeps of a file. Seconds and numbers are cut to 32 bits, as git does.

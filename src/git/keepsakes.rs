@@ -1,9 +1,13 @@
 //! The refs that Sawmill makes in mirrors for people and later attempts: salvage, and results that were not to be pushed.
 
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
-use super::Git;
-use super::error::GitError;
+use super::error::{GitError, io_error};
+use super::mirror::Mirror;
+use super::{Git, diagnose};
 use crate::clock::Timestamp;
 use crate::ids::{JobId, ObjectId};
 
@@ -12,6 +16,8 @@ const FORMAT: &str = "--format=%(objectname)%09%(refname)%09%(committerdate:unix
     %(contents:trailers:key=Sawmill-Job,valueonly,separator=%x2C)";
 const SALVAGE: &str = "refs/sawmill/salvage/";
 const KEPT: &str = "refs/sawmill/kept/";
+/// The file in a mirror with the address that salvage was pushed to.
+const ORIGIN: &str = "sawmill-origin";
 
 /// A ref in a mirror that keeps what is nowhere else for certain.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,7 +67,30 @@ impl Git {
         Ok(found)
     }
 
-    /// Removes such a ref, if it still names what it did. Its objects stay in the mirror.
+    /// Removes from the remote what was pushed there of a salvage, where that is there as it was pushed. What somebody has put in its place
+    /// is theirs.
+    ///
+    /// # Errors
+    /// The remote is away, or does not let it be removed.
+    pub async fn forget_on_remote(&self, keepsake: &Keepsake) -> Result<(), GitError> {
+        let Keepsake { mirror: dir, name, commit, .. } = keepsake;
+        let Some(remote) = fs::read_to_string(dir.join(ORIGIN)).ok().and_then(|address| address.parse().ok()) else {
+            // Nothing was pushed from here.
+            return Ok(());
+        };
+        let mirror = self.mirror(&remote);
+        let there = mirror.remote_refs(std::slice::from_ref(name)).await?;
+        if keepsake.is_result() || !there.iter().any(|one| one.name == *name && one.commit == *commit) {
+            return Ok(());
+        }
+        let action = format!("remove {name} from {remote}");
+        let push = self.command(&action, dir).origin(&remote).args(["push", "--porcelain", "--no-verify"]);
+        let lease = format!("--force-with-lease={name}:{commit}");
+        let pushed = push.args([&lease, "origin", &format!(":{name}")]).finish().await?;
+        if pushed.code == Some(0) { Ok(()) } else { Err(diagnose::network(&remote, &action, &pushed.stderr)) }
+    }
+
+    /// Removes such a ref from the mirror, if it still names what it did. Its objects stay in the mirror.
     ///
     /// # Errors
     /// The ref has moved, or the mirror cannot be written to.
@@ -69,5 +98,20 @@ impl Git {
         let Keepsake { mirror, name, commit, .. } = keepsake;
         let command = self.command(format!("remove {name} from {}", mirror.display()), mirror);
         command.args(["update-ref", "-d", name, commit.as_str()]).run().await.map(drop)
+    }
+}
+
+impl Mirror {
+    /// Notes where salvage was pushed to, to remove it there when its time is over. Only its owner can read it, since the address may
+    /// have a secret.
+    pub(super) fn note_origin(&self) -> Result<(), GitError> {
+        let (path, address) = (self.dir.join(ORIGIN), self.remote.secret_url());
+        if fs::read_to_string(&path).is_ok_and(|known| known == address) {
+            return Ok(());
+        }
+        let new = self.dir.join(format!("{ORIGIN}.{}", uuid::Uuid::now_v7().simple()));
+        let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new);
+        let written = file.and_then(|mut file| file.write_all(address.as_bytes())).and_then(|()| fs::rename(&new, &path));
+        written.map_err(io_error("write", &path))
     }
 }

@@ -1,11 +1,12 @@
 //! A mirror: this worker's bare copy of a remote, from which all worktrees borrow their objects.
 //!
-//! The one rule: nothing in a mirror is ever pruned, because worktrees of any process may borrow it (see [`super::maintain`]). Its refs
+//! The one rule: nothing of a mirror goes while somebody holds it or a worktree borrows from it (see [`super::prune`]). Its refs
 //! are its own; no worktree has a ref in it, so that a fetch disturbs nobody. Cloning and fetching are in [`super::fetch`].
 
 use std::path::{Path, PathBuf};
 
 use super::error::GitError;
+use super::hold::Holds;
 use super::{Git, Remote, diagnose};
 use crate::ids::ObjectId;
 
@@ -15,6 +16,8 @@ pub struct Mirror {
     pub(super) git: Git,
     pub(super) remote: Remote,
     pub(super) dir: PathBuf,
+    /// That it is in use, from the first look into it on.
+    pub(super) holds: Holds,
 }
 
 /// A ref as the remote has it.
@@ -30,7 +33,18 @@ const LOOKS_MAX: u32 = 4;
 impl Mirror {
     pub(super) fn new(git: Git, remote: Remote) -> Self {
         let dir = git.host.mirrors.join(format!("{}.git", name_of(&remote)));
-        Self { git, remote, dir }
+        Self { git, remote, dir, holds: Holds::default() }
+    }
+
+    /// The mirror of a submodule, held for as long as this one is.
+    pub(super) fn of_submodule(&self, remote: &Remote) -> Self {
+        Self { holds: self.holds.clone(), ..Self::new(self.git.clone(), remote.clone()) }
+    }
+
+    /// Holds it until this, and whatever was cloned of it, goes.
+    pub(super) async fn hold(&self) -> Result<(), GitError> {
+        let limit = self.git.host.config.network_timeout;
+        self.holds.take(&self.dir, &format!("use the mirror of {}", self.remote), limit).await
     }
 
     /// What it mirrors.

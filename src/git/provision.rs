@@ -64,6 +64,8 @@ impl Mirror {
         slot: &Path,
         provisioner: &Provisioner,
     ) -> Result<Worktree, GitError> {
+        // The journal names it in the end.
+        self.hold().await?;
         fs::create_dir_all(slot).map_err(io_error("create", slot))?;
         if Journal::exists(&slot.join(HOST)) {
             return Err(GitError::Occupied { slot: slot.to_owned() });

@@ -79,6 +79,7 @@ impl Worktree {
                 Err(GitError::BranchMoved { .. }) => self.push_salvage(&commit, &name).await?,
                 result => result?,
             }
+            mirror.note_origin()?;
         }
         Ok(Some(commit))
     }

@@ -10,6 +10,7 @@ use super::bases::Bases;
 use super::error::GitError;
 use super::marks::Marks;
 use super::{Git, overlay, snapshot};
+use crate::janitor::Space;
 
 /// How worktrees come to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,7 +71,7 @@ impl Provisioner {
     /// As there.
     pub fn open_where(git: &Git, asked: Strategy, budget: ByteSize, mounting: &Mounting) -> Result<Self, GitError> {
         let bases = Bases::open(git, budget)?;
-        bases.shrink_once(0)?;
+        bases.shrink_once(Space::default())?;
         let (chosen, reason) = choose(asked, bases.dir(), mounting)?;
         let bases = match chosen {
             Strategy::Overlay => Some(bases),

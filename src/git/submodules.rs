@@ -43,7 +43,7 @@ pub(super) async fn check_out(
             Some(address) => {
                 let remote = parent.remote.submodule(address).map_err(failed)?;
                 let git_dir = Path::new("modules").join(number.to_string());
-                let mirror = parent.git.mirror(&remote);
+                let mirror = parent.of_submodule(&remote);
                 let base = mirror.resolve(gitlink.commit.as_str()).await?;
                 let place = checkout.git_dir.join(&git_dir);
                 let checkout = Checkout {

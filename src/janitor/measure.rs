@@ -8,7 +8,8 @@ use std::path::Path;
 use nix::sys::stat::{FileStat, lstat};
 use serde::Serialize;
 
-use super::walk::{LEVELS, Way, is_dir, walk};
+use super::space::Space;
+use super::walk::{Way, is_dir, walk};
 
 /// What was counted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -17,8 +18,16 @@ pub struct Measured {
     pub bytes: u64,
     /// Files and directories.
     pub entries: u64,
-    /// Whether that is all: false where counting stopped at its limit, or a tree is too deep, so that there may be more.
+    /// Whether that is all: false where counting stopped at its limit, or a deep part was moved away meanwhile, so that there may be more.
     pub whole: bool,
+}
+
+impl Measured {
+    /// What of the disk's space it is.
+    #[must_use]
+    pub const fn space(self) -> Space {
+        Space { bytes: self.bytes, inodes: self.entries }
+    }
 }
 
 /// Counts several trees, one after the other, of which each may have further names of files of those before: these are counted with the
@@ -43,16 +52,14 @@ impl Counter {
         let Ok(root) = lstat(path) else { return found };
         self.count(&mut found, &root);
         if is_dir(&root) {
-            walk(path, |depth, name, about| {
+            found.whole = walk(path, |depth, name, about| {
                 if found.entries >= entries_max {
-                    found.whole = false;
                     return Way::Out;
                 }
                 if depth == 0 && but.iter().any(|but| but.as_bytes() == name.to_bytes()) {
                     return Way::Past;
                 }
                 self.count(&mut found, about);
-                found.whole &= !is_dir(about) || depth + 1 < LEVELS;
                 Way::Into
             });
         }

@@ -8,10 +8,12 @@ mod judge;
 mod measure;
 mod owned;
 mod process;
+mod space;
 mod walk;
 
 pub use judge::{Fate, Finding, Master, Mode, judge};
 pub use measure::{Counter, Measured, measure};
 pub use owned::{Explained, Kind, Lease, Owned, Owner};
 pub use process::{Life, Process, boot_id, has_ended, host_name};
+pub use space::Space;
 pub use walk::{SUBVOLUME, Way, is_dir, walk};

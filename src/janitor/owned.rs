@@ -46,6 +46,8 @@ pub enum Kind {
     Trash,
     /// A mirror.
     Mirror,
+    /// An image for jobs that was built here.
+    Image,
 }
 
 impl fmt::Display for Kind {
@@ -68,6 +70,7 @@ impl fmt::Display for Kind {
             Self::Cache => "saved cache",
             Self::Trash => "trash",
             Self::Mirror => "mirror",
+            Self::Image => "image",
         })
     }
 }

@@ -177,17 +177,36 @@ pub struct PressureLimits {
     pub disk_free_bytes: u64,
     /// What a further job is expected to take of the disk beside that, by what jobs of the same repositories took.
     pub disk_job_bytes: u64,
+    /// What the jobs that run are expected to take there yet, each as much as a further one.
+    #[serde(default)]
+    pub disk_running_bytes: u64,
     /// The fewest files that can still be made.
     pub inodes_free: u64,
+    /// How many a further job is expected to make beside that.
+    #[serde(default)]
+    pub inodes_job: u64,
+    /// How many the jobs that run are expected to make yet.
+    #[serde(default)]
+    pub inodes_running: u64,
 }
 
 impl PressureLimits {
     /// The least room on the disk with which a further job fits.
     #[must_use]
     pub const fn disk_needed_bytes(&self) -> u64 {
-        // Who wants nothing to stay free does not want to be held up either.
-        if self.disk_free_bytes == 0 { 0 } else { self.disk_free_bytes.saturating_add(self.disk_job_bytes) }
+        needed(self.disk_free_bytes, self.disk_running_bytes, self.disk_job_bytes)
     }
+
+    /// The fewest files that can still be made with which a further job fits.
+    #[must_use]
+    pub const fn inodes_needed(&self) -> u64 {
+        needed(self.inodes_free, self.inodes_running, self.inodes_job)
+    }
+}
+
+const fn needed(free: u64, running: u64, job: u64) -> u64 {
+    // Who wants nothing to stay free does not want to be held up either.
+    if free == 0 { 0 } else { free.saturating_add(running).saturating_add(job) }
 }
 
 /// Something that a host can be short of.

@@ -19,7 +19,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-use super::command::{Activity, CommandSpec, ExitReport, Started, Status, Will};
+use super::command::{Activity, CommandSpec, ExitReport, Held, Started, Status, Will};
 use super::error::SandboxError;
 use super::kernel;
 use super::protocol::{self, Order, Refusal, Request, Response, SOCKET};
@@ -157,6 +157,17 @@ impl Supervisor {
         match self.ask("look at a command", &Request::Look { id: id.to_owned() }, &[]).await? {
             Response::Seen(activity) => Ok(activity),
             other => Err(self.line("look at a command").unexpected(&other)),
+        }
+    }
+
+    /// What files take that were deleted below a directory, which is named as the job sees it, and that are held open.
+    ///
+    /// # Errors
+    /// The supervisor is gone, or is of a release that does not know.
+    pub async fn held(&self, below: &Path) -> Result<Held, SandboxError> {
+        match self.ask("look for deleted files", &Request::Held { below: below.to_owned() }, &[]).await? {
+            Response::Held(held) => Ok(held),
+            other => Err(self.line("look for deleted files").unexpected(&other)),
         }
     }
 

@@ -104,7 +104,7 @@ pub struct ExitReport {
     /// Whether the kernel ended it for want of memory.
     pub out_of_memory: bool,
     /// Where memory ran out, the command line of the process that held the most of it shortly before: most likely the one that the
-    /// kernel ended.
+    /// kernel ended. Nothing where that was the main one, which went on.
     pub largest: Option<String>,
     /// When the main process was started.
     pub started_at: Timestamp,
@@ -120,6 +120,15 @@ pub struct Activity {
     /// The command lines of those that began last, the last one first: at most 3, each cut at 4,096 characters. They may
     /// have secrets in them.
     pub processes: Vec<String>,
+}
+
+/// What files take that are deleted and held open.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// Their blocks.
+    pub bytes: u64,
+    /// How many they are.
+    pub files: u64,
 }
 
 /// How the main process of a command ended.

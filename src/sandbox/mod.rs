@@ -26,7 +26,7 @@ mod roster;
 mod supervisor;
 
 pub use client::Supervisor;
-pub use command::{Activity, Cause, CommandSpec, End, ExitReport, Started, Status, Will};
+pub use command::{Activity, Cause, CommandSpec, End, ExitReport, Held, Started, Status, Will};
 pub use config::Config;
 pub use error::SandboxError;
 pub use host::{Launch, Mark};

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::command::{Activity, ExitReport, Started, Status, Will};
+use super::command::{Activity, ExitReport, Held, Started, Status, Will};
 use crate::clock::Timestamp;
 
 /// Grows when an old daemon and a new supervisor would misunderstand each other.
@@ -40,6 +40,10 @@ pub(super) enum Request {
     /// Asks what the command does at this moment.
     Look {
         id: String,
+    },
+    /// Asks what files take that were deleted below a directory, as the job sees it, and that its processes hold open.
+    Held {
+        below: PathBuf,
     },
     /// Moves the deadline of the command.
     Deadline {
@@ -83,6 +87,7 @@ pub(super) enum Response {
     Status(Status),
     Report(ExitReport),
     Seen(Activity),
+    Held(Held),
     /// The listener comes along as a descriptor.
     Listening,
     Done,

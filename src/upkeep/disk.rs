@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::cli::{Cell, Exit, Output};
 use crate::daemon::Composition;
-use crate::janitor::{Counter, Measured, measure};
+use crate::janitor::{Counter, Measured, Space, measure};
 use crate::sandbox::container::Images;
 use crate::worker::{Costs, pressure_now};
 use crate::workspace::{SlotDir, StateDir};
@@ -20,10 +20,15 @@ const ENTRIES_MAX: u64 = 2_000_000;
 struct Ledger {
     classes: Vec<Class>,
     free_bytes: Option<u64>,
+    free_inodes: Option<u64>,
     /// What is to stay free.
     reserve_bytes: u64,
+    /// How many inodes are to stay free.
+    reserve_inodes: u64,
     /// What a further job is expected to take.
     job_bytes: u64,
+    /// How many inodes it is expected to take.
+    job_inodes: u64,
     /// Whether a further job fits.
     fits: bool,
     repositories: Vec<Repository>,
@@ -65,7 +70,7 @@ pub async fn disk(composition: &Composition, out: &Output) -> anyhow::Result<Exi
         classes.push(Class { class: "images", bytes, entries: images.len() as u64, whole: true, what });
     }
     let pressure = pressure_now(&config.worker);
-    let (limits, free_bytes) = (&pressure.limits, pressure.disk_free_bytes);
+    let (limits, free_bytes, free_inodes) = (&pressure.limits, pressure.disk_free_bytes, pressure.inodes_free);
     let known = Costs::open(state.root(), config.worker.admission.disk_job).known();
     let repositories = known.into_iter().map(|(mirror, cost)| Repository {
         mirror,
@@ -75,9 +80,13 @@ pub async fn disk(composition: &Composition, out: &Output) -> anyhow::Result<Exi
     });
     let ledger = Ledger {
         free_bytes,
+        free_inodes,
         reserve_bytes: limits.disk_free_bytes,
+        reserve_inodes: limits.inodes_free,
         job_bytes: limits.disk_job_bytes,
-        fits: free_bytes.is_none_or(|free| free >= limits.disk_needed_bytes()),
+        job_inodes: limits.inodes_job,
+        fits: free_bytes.is_none_or(|free| free >= limits.disk_needed_bytes())
+            && free_inodes.is_none_or(|free| free >= limits.inodes_needed()),
         repositories: repositories.collect(),
         classes,
     };
@@ -160,7 +169,9 @@ fn show(ledger: &Ledger, out: &Output) -> anyhow::Result<()> {
         out.rows(&["REPOSITORY", "ATTEMPTS", "MOST", "LAST"], &rows)?;
     }
     let free = ledger.free_bytes.map_or_else(|| "unknown".to_owned(), |bytes| ByteSize(bytes).to_string());
-    let (job, reserve) = (ByteSize(ledger.job_bytes), ByteSize(ledger.reserve_bytes));
+    let inodes = ledger.free_inodes.map_or_else(String::new, |inodes| format!(" and {inodes} inodes"));
+    let job = Space { bytes: ledger.job_bytes, inodes: ledger.job_inodes };
+    let reserve = Space { bytes: ledger.reserve_bytes, inodes: ledger.reserve_inodes };
     let fits = if ledger.fits { "a further job fits" } else { "no further job fits" };
-    Ok(out.line(&format!("\n{free} free; a job is expected to take {job}, and {reserve} are to stay free: {fits}"))?)
+    Ok(out.line(&format!("\n{free}{inodes} free; a job is expected to take {job}, and {reserve} are to stay free: {fits}"))?)
 }

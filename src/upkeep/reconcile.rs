@@ -1,14 +1,17 @@
 //! `sawmill reconcile`, and `sawmill gc`, which makes room as well.
 
+use std::path::PathBuf;
+use std::time::Duration;
+
 use bytesize::ByteSize;
 
 use crate::caches::Shelf;
 use crate::cli::{Cell, Exit, Output};
 use crate::daemon::{Composition, executable};
 use crate::git::{Bases, Git};
-use crate::janitor::{Fate, Finding, Kind, Mode};
+use crate::janitor::{Fate, Finding, Kind, Lease, Mode};
 use crate::sandbox::Roster;
-use crate::sandbox::container::{Containers, ContainersSetup};
+use crate::sandbox::container::{self, AGENT_IMAGE, ContainerError, Containers, ContainersSetup, Images};
 use crate::worker::{self, Reclaim, Reconciled, Visitor};
 use crate::workspace::StateDir;
 
@@ -22,38 +25,77 @@ pub async fn reconcile(composition: &Composition, mode: Mode, out: &Output) -> a
 }
 
 /// As [`reconcile`], and makes room: the trash, kept workspaces whose time is over, bases and saved caches beyond their budgets or
-/// where the disk lacks room. Then the mirrors that are due are maintained.
+/// where the disk lacks room, mirrors that no job has used for long. Then those that are due are maintained and pruned.
 ///
 /// # Errors
 /// The directory cannot be used, or the output cannot be written.
 pub async fn gc(composition: &Composition, mode: Mode, out: &Output) -> anyhow::Result<Exit> {
     let (config, visitor) = (composition.config(), visitor(composition).await?);
-    let limits = worker::pressure_now(&config.worker);
-    let target = limits.limits.disk_needed_bytes();
-    let target = target.saturating_add(target / 4);
     let reclaim = Reclaim {
         bases: Bases::open(&visitor.git, config.workspace.bases)?,
         caches: visitor.caches.clone(),
+        git: visitor.git.clone(),
         ttl: config.workspace.ttl,
-        wanted: limits.disk_free_bytes.map_or(0, |free| target.saturating_sub(free)),
+        wanted: worker::space_lacking(&worker::pressure_now(&config.worker)),
     };
     let mut found = worker::reconcile(&visitor, Some(reclaim), mode).await?;
-    for mirror in visitor.git.unmaintained(config.git.maintenance) {
-        let (fate, why, bytes) = match mode {
-            Mode::List => (Fate::Stays, "nothing is pruned from a mirror; it is due for maintenance".to_owned(), None),
-            Mode::Apply => match visitor.git.maintain(&mirror).await {
-                Ok(done) => {
-                    let before = ByteSize(done.before_bytes);
-                    let why = format!("nothing is pruned from a mirror; it was maintained, its objects took {before} before");
-                    (Fate::Stays, why, Some(done.after_bytes))
-                }
-                Err(error) => (Fate::Failed, error.to_string(), None),
-            },
-        };
-        let (name, owner) = (mirror.display().to_string(), "the worker of this directory".to_owned());
-        found.findings.push(Finding { kind: Kind::Mirror, name, owner, fate, why, bytes });
+    for finding in found.findings.iter_mut().filter(|one| one.kind == Kind::Mirror && one.fate == Fate::Stays) {
+        look_after(&visitor.git, finding, config.git.maintenance, mode).await;
+    }
+    if let Ok(images) = Images::connect(&config.container.socket).await {
+        match remove_superseded(&images, &config.container, mode).await {
+            Ok(more) => found.findings.extend(more),
+            Err(error) => found.unseen.push(format!("images: {error}")),
+        }
     }
     report(&found, out)
+}
+
+/// Removes images that a later one has replaced. They are the engine's, and no daemon's.
+async fn remove_superseded(images: &Images, config: &container::Config, mode: Mode) -> Result<Vec<Finding>, ContainerError> {
+    let mut found = Vec::new();
+    for (tag, image, lease) in images.superseded(AGENT_IMAGE, &config.image, config.image_ttl).await? {
+        let (fate, why) = match lease {
+            Lease::Held(why) | Lease::Unknown(why) => (Fate::Stays, why),
+            Lease::Over(why) if mode == Mode::List => (Fate::Goes, why),
+            Lease::Over(why) => match images.remove(&tag).await {
+                Ok(()) => (Fate::Removed, why),
+                Err(error) => (Fate::Stays, error.to_string()),
+            },
+        };
+        let owner = "sawmill images build".to_owned();
+        found.push(Finding { kind: Kind::Image, name: tag, owner, fate, why, bytes: Some(image.bytes) });
+    }
+    Ok(found)
+}
+
+/// Maintains and prunes a mirror that stays, where that is due.
+async fn look_after(git: &Git, finding: &mut Finding, every: Duration, mode: Mode) {
+    let mirror = PathBuf::from(&finding.name);
+    let (unmaintained, unpruned) = (git.unmaintained(every).contains(&mirror), git.unpruned().contains(&mirror));
+    if mode == Mode::List {
+        let due = [(unmaintained, "maintenance"), (unpruned, "a look for objects that nobody needs")];
+        for (_, what) in due.into_iter().filter(|(due, _)| *due) {
+            finding.why += &format!("; it is due for {what}");
+        }
+        return;
+    }
+    if unmaintained {
+        match git.maintain(&mirror).await {
+            Ok(done) => {
+                finding.why += &format!("; it was maintained, its objects took {} before", ByteSize(done.before_bytes));
+                finding.bytes = Some(done.after_bytes);
+            }
+            Err(error) => (finding.fate, finding.why) = (Fate::Failed, error.to_string()),
+        }
+    }
+    if unpruned {
+        match git.prune(&mirror).await {
+            Ok(true) => finding.why += "; what nobody needs of it was removed",
+            Ok(false) => {}
+            Err(error) => (finding.fate, finding.why) = (Fate::Failed, error.to_string()),
+        }
+    }
 }
 
 fn report(found: &Reconciled, out: &Output) -> anyhow::Result<Exit> {

@@ -10,8 +10,11 @@ use super::config::{AdmissionConfig, Config};
 use super::costs::Costs;
 use super::gate::Gate;
 use super::janitor::Janitor;
-use super::pressure::{Gauge, in_words, judge};
+use super::leases::Leases;
+use super::pressure::{Gauge, in_words, judge, lacking};
 use crate::clock::Timestamp;
+use crate::janitor::Space;
+use crate::job::Claim;
 use crate::store::{Pressure, PressureLimits, Resource, Shortage, Store};
 use crate::workspace::StateDir;
 
@@ -21,6 +24,7 @@ pub(super) struct Admission {
     config: AdmissionConfig,
     gauge: Gauge,
     costs: Costs,
+    leases: Leases,
     janitor: Janitor,
     store: Store,
     gate: Gate,
@@ -36,13 +40,13 @@ struct Seen {
 impl Admission {
     pub(super) fn new(
         config: AdmissionConfig,
-        (state, costs): (&StateDir, Costs),
+        (state, costs, leases): (&StateDir, Costs, &Leases),
         janitor: Janitor,
         store: &Store,
         gate: Gate,
     ) -> Self {
         let gauge = Gauge::new(state.root());
-        Self { config, gauge, costs, janitor, store: store.clone(), gate, seen: Arc::default() }
+        Self { config, gauge, costs, leases: leases.clone(), janitor, store: store.clone(), gate, seen: Arc::default() }
     }
 
     /// What was seen last.
@@ -66,14 +70,11 @@ impl Admission {
             let Some(again) = self.read(&before).await else { return };
             (pressure, short) = again;
         }
-        if short.contains(&Resource::Disk) {
-            // Up to where the gate opens again, so that this is not for nothing.
-            let target = pressure.limits.disk_needed_bytes();
-            let target = target.saturating_add(target / 4);
-            if self.janitor.evict_once(target.saturating_sub(pressure.disk_free_bytes.unwrap_or(target))).await {
-                let Some(again) = self.read(&before).await else { return };
-                (pressure, short) = again;
-            }
+        // Up to where the gate opens again, so that this is not for nothing.
+        let wanted = lacking(&pressure, &short);
+        if !wanted.is_none() && self.janitor.evict_once(wanted).await {
+            let Some(again) = self.read(&before).await else { return };
+            (pressure, short) = again;
         }
         let since = self.gate.shortage().map_or_else(|| self.store.now(), |shortage| shortage.since);
         let shortage =
@@ -83,9 +84,18 @@ impl Admission {
         self.gate.set_shortage(shortage);
     }
 
+    /// How many further jobs fit on the disk as it is now. One look at the host is for one job, and a claim may be for many: those that
+    /// it takes, and what those before it have not taken yet, must fit together.
+    pub(super) fn fitting(&self) -> usize {
+        usize::try_from(self.gauge.disk().jobs(&self.limits())).unwrap_or(usize::MAX)
+    }
+
+    fn limits(&self) -> PressureLimits {
+        limits(&self.config, &self.costs, &self.leases.claims())
+    }
+
     async fn read(&self, before: &BTreeSet<Resource>) -> Option<(Pressure, BTreeSet<Resource>)> {
-        let (gauge, mut limits) = (self.gauge.clone(), PressureLimits::from(&self.config));
-        limits.disk_job_bytes = self.costs.expected_bytes(Timestamp::now());
+        let (gauge, limits) = (self.gauge.clone(), self.limits());
         match tokio::task::spawn_blocking(move || gauge.read(&limits)).await {
             Ok(pressure) => {
                 let short = judge(&pressure, before);
@@ -99,11 +109,17 @@ impl Admission {
     }
 }
 
+/// What the disk of the state directory lacks, of room and of inodes, until a worker is certain to claim again.
+#[must_use]
+pub fn space_lacking(pressure: &Pressure) -> Space {
+    lacking(pressure, &[Resource::Disk, Resource::Inodes].into())
+}
+
 /// What the host has to offer now, and what a worker of this configuration would be short of. Blocks.
 #[must_use]
 pub fn pressure_now(config: &Config) -> Pressure {
-    let mut limits = PressureLimits::from(&config.admission);
-    limits.disk_job_bytes = Costs::open(&config.state_dir, config.admission.disk_job).expected_bytes(Timestamp::now());
+    let costs = Costs::open(&config.state_dir, config.admission.disk_job);
+    let limits = limits(&config.admission, &costs, &[]);
     let mut pressure = Gauge::new(&config.state_dir).read(&limits);
     let short = judge(&pressure, &BTreeSet::new());
     if !short.is_empty() {
@@ -113,14 +129,18 @@ pub fn pressure_now(config: &Config) -> Pressure {
     pressure
 }
 
-impl From<&AdmissionConfig> for PressureLimits {
-    fn from(config: &AdmissionConfig) -> Self {
-        Self {
-            memory_available_bytes: config.memory_available.as_u64(),
-            memory_stalled_percent: config.memory_stalled_percent,
-            disk_free_bytes: config.disk_free.as_u64(),
-            disk_job_bytes: config.disk_job.as_u64(),
-            inodes_free: config.inodes_free,
-        }
+/// Beyond what no further job is claimed while attempts run under these claims.
+fn limits(config: &AdmissionConfig, costs: &Costs, claims: &[Claim]) -> PressureLimits {
+    let job = costs.expected(Timestamp::now());
+    let running = costs.outstanding(claims, job);
+    PressureLimits {
+        memory_available_bytes: config.memory_available.as_u64(),
+        memory_stalled_percent: config.memory_stalled_percent,
+        disk_free_bytes: config.disk_free.as_u64(),
+        disk_job_bytes: job.bytes,
+        disk_running_bytes: running.bytes,
+        inodes_free: config.inodes_free,
+        inodes_job: job.inodes,
+        inodes_running: running.inodes,
     }
 }

@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use super::admission::Admission;
 use super::board::Board;
 use super::gate::{Drained, Entry, Gate};
 use super::leases::{Lease, Leases};
@@ -53,6 +54,7 @@ pub(super) struct Claimer {
     pub(super) slots: Slots,
     pub(super) leases: Leases,
     pub(super) gate: Gate,
+    pub(super) admission: Admission,
     pub(super) board: Board,
     pub(super) draining: CancellationToken,
 }
@@ -88,13 +90,24 @@ impl Claimer {
                     return self.draining.cancel();
                 }
             }
-            let slots = tokio::select! {
+            let mut slots = tokio::select! {
                 slots = self.slots.take_free() => slots,
                 () = self.gate.closed() => continue,
                 () = self.draining.cancelled() => return,
             };
             // Both may have come at once.
             if !self.gate.is_open() {
+                continue;
+            }
+            slots.truncate(self.admission.fitting());
+            if slots.is_empty() {
+                // Makes room, or closes the gate with the reason.
+                self.draining.run_until_cancelled(self.admission.look_once()).await;
+                tokio::select! {
+                    () = tokio::time::sleep(jitter(self.poll)) => {}
+                    () = self.gate.closed() => {}
+                    () = self.draining.cancelled() => return,
+                }
                 continue;
             }
             // Subscribed before asking: what happens after the question is heard.

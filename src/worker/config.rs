@@ -7,6 +7,7 @@ use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::human;
+use crate::janitor::Space;
 use crate::job::Label;
 
 /// How a worker daemon works.
@@ -51,4 +52,11 @@ pub struct AdmissionConfig {
     pub disk_job: ByteSize,
     /// The fewest files that can still be made there.
     pub inodes_free: u64,
+}
+
+impl AdmissionConfig {
+    /// What is to stay free on the disk of the state directory.
+    pub(super) const fn reserve(&self) -> Space {
+        Space { bytes: self.disk_free.as_u64(), inodes: self.inodes_free }
+    }
 }

@@ -35,6 +35,7 @@ use crate::caches::{self, CacheError, ProjectCaches, Shelf};
 use crate::critic::Critics;
 use crate::git::{self, Git, GitError, Provisioner, Strategy};
 use crate::ids::WorkerId;
+use crate::janitor::Space;
 use crate::sandbox::container::{self, Containers, ContainersSetup};
 use crate::sandbox::{Roster, SandboxError, Status, Supervisor};
 use crate::store::{self, Store, StoreError};
@@ -177,7 +178,7 @@ impl Daemon {
         info!("worktrees are made by {}: {}", provisioner.strategy(), provisioner.reason());
         Kept::new(state.kept(), state.trash()).mount_again();
         let shelf = Shelf::open(state.root(), &setup.caches)?;
-        shelf.shrink_once(0)?;
+        shelf.shrink_once(Space::default())?;
         let supervisors = SupervisorSetup {
             executable: setup.executable.clone(),
             worker: identity.id().clone(),
@@ -242,9 +243,9 @@ impl Daemon {
         let supervised = kept.into_iter().cloned().collect();
         let limits = setup.config.admission.clone();
         let bases = provisioner.bases().cloned();
-        let janitor = Janitor::new(state.clone(), (bases, shelf.clone()), setup.workspace.ttl, limits.disk_free.as_u64());
+        let janitor = Janitor::new(state.clone(), (&git, bases, shelf.clone()), setup.workspace.ttl, limits.reserve());
         let costs = Costs::open(state.root(), limits.disk_job);
-        let admission = Admission::new(limits, (&state, costs.clone()), janitor.clone(), &store, gate.clone());
+        let admission = Admission::new(limits, (&state, costs.clone(), &leases), janitor.clone(), &store, gate.clone());
         let tools = Arc::new(Tools {
             store,
             git,
@@ -339,6 +340,7 @@ impl Daemon {
             slots: self.slots.clone(),
             leases: self.leases.clone(),
             gate: self.gate.clone(),
+            admission: self.admission.clone(),
             board: self.board.clone(),
             draining: shutdown.drain.clone(),
         }

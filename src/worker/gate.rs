@@ -84,13 +84,15 @@ impl Gate {
     pub(super) fn set_shortage(&self, shortage: Option<Shortage>) {
         self.shortage.send_if_modified(|current| {
             let changed = *current != shortage;
-            if changed {
-                match &shortage {
-                    Some(shortage) => warn!("no more jobs are claimed: {}", shortage.reason),
-                    None => info!("jobs are claimed again: the host is short of nothing"),
+            match &shortage {
+                // The figures in a reason change while jobs run.
+                Some(shortage) if current.as_ref().is_none_or(|before| before.of != shortage.of) => {
+                    warn!("no more jobs are claimed: {}", shortage.reason);
                 }
-                *current = shortage;
+                None if changed => info!("jobs are claimed again: the host is short of nothing"),
+                _ => {}
             }
+            *current = shortage;
             changed
         });
     }

@@ -9,7 +9,8 @@ use tracing::{info, warn};
 
 use super::reclaim::evict_recycled;
 use crate::caches::Shelf;
-use crate::git::Bases;
+use crate::git::{Bases, Git};
+use crate::janitor::Space;
 use crate::workspace::{Kept, StateDir};
 
 /// How often it looks.
@@ -23,15 +24,22 @@ pub(super) struct Janitor {
     bases: Option<Bases>,
     /// Saved caches.
     caches: Shelf,
+    /// The mirrors.
+    git: Git,
     ttl: Duration,
-    /// With less room than this, in bytes, it sweeps before a slot is free again.
-    little_room: u64,
+    /// With less room than this it sweeps before a slot is free again.
+    little_room: Space,
     sweeping: Arc<Mutex<()>>,
 }
 
 impl Janitor {
-    pub(super) fn new(state: StateDir, (bases, caches): (Option<Bases>, Shelf), ttl: Duration, little_room: u64) -> Self {
-        Self { state, bases, caches, ttl, little_room, sweeping: Arc::default() }
+    pub(super) fn new(
+        state: StateDir,
+        (git, bases, caches): (&Git, Option<Bases>, Shelf),
+        ttl: Duration,
+        little_room: Space,
+    ) -> Self {
+        Self { state, bases, caches, git: git.clone(), ttl, little_room, sweeping: Arc::default() }
     }
 
     /// Runs [`Janitor::sweep_once`] now and then until the token is cancelled.
@@ -43,26 +51,32 @@ impl Janitor {
 
     /// Sweeps now where the disk has little room: what an attempt left must not be what the next one lacks.
     pub(super) async fn make_room(&self) {
-        if self.state.free_space().is_ok_and(|free| free < self.little_room) {
+        let Space { bytes, inodes } = self.little_room;
+        let few_inodes = || self.state.free_files().ok().flatten().is_some_and(|free| free < inodes);
+        if self.state.free_space().is_ok_and(|free| free < bytes) || few_inodes() {
             self.sweep_once().await;
         }
     }
 
-    /// Evicts trees that wait in slots, bases and, where nobody's are left of these, saved caches, which cost most to make again, until there
-    /// are so many more bytes on the disk. Says whether any went.
-    pub(super) async fn evict_once(&self, wanted: u64) -> bool {
+    /// Evicts trees that wait in slots, bases and, where nobody's are left of these, saved caches, which cost more to make again, and then mirrors, until there
+    /// is so much more space on the disk. Says whether any went.
+    pub(super) async fn evict_once(&self, wanted: Space) -> bool {
         let (state, bases, caches) = (self.state.clone(), self.bases.clone(), self.caches.clone());
         if self
             .evicted("trees and bases", move || {
                 let (recycled, freed) = evict_recycled(&state, wanted)?;
-                let bases = bases.map_or(Ok(Vec::new()), |bases| bases.shrink_once(wanted.saturating_sub(freed)))?;
+                let bases = bases.map_or(Ok(Vec::new()), |bases| bases.shrink_once(wanted.without(freed)))?;
                 Ok(recycled + bases.len())
             })
             .await
         {
             return true;
         }
-        self.evicted("saved caches", move || Ok(caches.shrink_once(wanted)?.len())).await
+        if self.evicted("saved caches", move || Ok(caches.shrink_once(wanted)?.len())).await {
+            return true;
+        }
+        let git = self.git.clone();
+        self.evicted("mirrors", move || Ok(git.shrink_mirrors_once(wanted)?.len())).await
     }
 
     async fn evicted(&self, what: &str, shrink: impl FnOnce() -> anyhow::Result<usize> + Send + 'static) -> bool {
@@ -116,7 +130,6 @@ mod tests {
     use serde::de::DeserializeOwned;
 
     use super::*;
-    use crate::git::Git;
     use crate::janitor::boot_id;
 
     /// A section of the configuration that is shipped.
@@ -145,16 +158,16 @@ mod tests {
         let git = Git::open(&config, Path::new("/nowhere"), &state.mirrors()).expect("git");
         let bases = Bases::open(&git, ByteSize::gib(1)).expect("opened");
         let caches = Shelf::open(state.root(), &shipped("caches")).expect("opened");
-        let janitor = Janitor::new(state.clone(), (Some(bases.clone()), caches), Duration::from_secs(60), 0);
+        let janitor = Janitor::new(state.clone(), (&git, Some(bases.clone()), caches), Duration::from_secs(60), Space::default());
         base(&state, 1 << 20);
         let recycled = state.slot(0).recycled();
         fs::create_dir_all(&recycled).expect("made");
         fs::write(recycled.join("file"), vec![1; 4 << 20]).expect("written");
         let left = || bases.list().expect("listed").len();
 
-        assert!(janitor.evict_once(2 << 20).await);
+        assert!(janitor.evict_once(Space::of_bytes(2 << 20)).await);
         assert_eq!((recycled.exists(), left()), (false, 1), "the tree was enough");
-        assert!(janitor.evict_once(2 << 20).await);
+        assert!(janitor.evict_once(Space::of_bytes(2 << 20)).await);
         assert_eq!(left(), 0);
     }
 }

@@ -30,7 +30,7 @@ mod run;
 mod slots;
 mod warm_up;
 
-pub use admission::pressure_now;
+pub use admission::{pressure_now, space_lacking};
 pub use config::{AdmissionConfig, Config};
 pub use costs::{Cost, Costs};
 pub use daemon::{Daemon, Setup, Shutdown, WorkerError};

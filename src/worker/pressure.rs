@@ -4,12 +4,14 @@
 //! the edge of its limit does not open and close the gate in turns.
 
 use std::collections::BTreeSet;
+use std::fmt::Display;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use bytesize::ByteSize;
 use nix::sys::statvfs::statvfs;
 
+use crate::janitor::Space;
 use crate::store::{Pressure, PressureLimits, Resource};
 
 /// Where the system says what there is.
@@ -23,6 +25,27 @@ pub(super) struct Gauge {
     state: PathBuf,
 }
 
+/// What a disk has left, where the system says.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct DiskFree {
+    bytes: Option<u64>,
+    inodes: Option<u64>,
+}
+
+impl DiskFree {
+    /// How many further jobs fit, each of which takes what one is expected to, beside what is to stay free and what those that run
+    /// take yet.
+    pub(super) fn jobs(self, limits: &PressureLimits) -> u64 {
+        // What is needed with no further job has one in it.
+        let fit = |free: Option<u64>, needed: u64, job: u64| match free {
+            Some(free) if needed > 0 && job > 0 => free.saturating_sub(needed - job) / job,
+            _ => u64::MAX,
+        };
+        let room = fit(self.bytes, limits.disk_needed_bytes(), limits.disk_job_bytes);
+        room.min(fit(self.inodes, limits.inodes_needed(), limits.inodes_job))
+    }
+}
+
 impl Gauge {
     pub(super) fn new(state: &Path) -> Self {
         Self { proc: "/proc".into(), groups: "/sys/fs/cgroup".into(), state: state.to_owned() }
@@ -30,15 +53,24 @@ impl Gauge {
 
     /// Reads everything. Blocks.
     pub(super) fn read(&self, limits: &PressureLimits) -> Pressure {
-        let disk = statvfs(&self.state).ok();
+        let disk = self.disk();
         Pressure {
             memory_available_bytes: self.memory_available(),
             memory_stalled_percent: self.memory_stalled(),
-            disk_free_bytes: disk.map(|disk| disk.blocks_available() * disk.fragment_size()),
-            // Some file systems make inodes as they go, and count none.
-            inodes_free: disk.filter(|disk| disk.files() > 0).map(|disk| disk.files_available()),
+            disk_free_bytes: disk.bytes,
+            inodes_free: disk.inodes,
             limits: limits.clone(),
             shortage: None,
+        }
+    }
+
+    /// What the disk of the state directory has left, which is told at once.
+    pub(super) fn disk(&self) -> DiskFree {
+        let disk = statvfs(&self.state).ok();
+        DiskFree {
+            bytes: disk.map(|disk| disk.blocks_available() * disk.fragment_size()),
+            // Some file systems make inodes as they go, and count none.
+            inodes: disk.filter(|disk| disk.files() > 0).map(|disk| disk.files_available()),
         }
     }
 
@@ -116,14 +148,27 @@ pub(super) fn judge(pressure: &Pressure, short: &BTreeSet<Resource>) -> BTreeSet
         too_little(Resource::Memory, pressure.memory_available_bytes, limits.memory_available_bytes),
         stalls.then_some(Resource::MemoryStalls),
         too_little(Resource::Disk, pressure.disk_free_bytes, limits.disk_needed_bytes()),
-        too_little(Resource::Inodes, pressure.inodes_free, limits.inodes_free),
+        too_little(Resource::Inodes, pressure.inodes_free, limits.inodes_needed()),
     ]
     .into_iter()
     .flatten()
     .collect()
 }
 
-/// What a host is short of, in words that stay the same while it is.
+/// What of these the disk lacks up to where a host is short of them no more.
+pub(super) fn lacking(pressure: &Pressure, of: &BTreeSet<Resource>) -> Space {
+    let up_to = |resource, least: u64, free: Option<u64>| {
+        let target = least.saturating_add(least / 4);
+        if of.contains(&resource) { target.saturating_sub(free.unwrap_or(target)) } else { 0 }
+    };
+    let limits = &pressure.limits;
+    Space {
+        bytes: up_to(Resource::Disk, limits.disk_needed_bytes(), pressure.disk_free_bytes),
+        inodes: up_to(Resource::Inodes, limits.inodes_needed(), pressure.inodes_free),
+    }
+}
+
+/// What a host is short of, in words.
 pub(super) fn in_words(short: &BTreeSet<Resource>, limits: &PressureLimits) -> String {
     let words = short.iter().map(|want| match want {
         Resource::Memory => format!("less than {} of memory is available", ByteSize(limits.memory_available_bytes)),
@@ -131,20 +176,31 @@ pub(super) fn in_words(short: &BTreeSet<Resource>, limits: &PressureLimits) -> S
             format!("tasks stand still for want of memory for more than {} % of the time", limits.memory_stalled_percent)
         }
         Resource::Disk => disk_in_words(limits),
-        Resource::Inodes => format!("fewer than {} inodes are free on the disk of the state directory", limits.inodes_free),
+        Resource::Inodes => inodes_in_words(limits),
     });
     words.collect::<Vec<_>>().join("; ")
 }
 
 fn disk_in_words(limits: &PressureLimits) -> String {
     let needed = ByteSize(limits.disk_needed_bytes());
-    let of = match limits.disk_job_bytes {
-        0 => String::new(),
-        job => {
-            format!(": {} are to stay free, and a job is expected to take {}", ByteSize(limits.disk_free_bytes), ByteSize(job))
-        }
-    };
-    format!("less than {needed} is free on the disk of the state directory{of}")
+    let [free, running, job] = [limits.disk_free_bytes, limits.disk_running_bytes, limits.disk_job_bytes].map(ByteSize);
+    format!("less than {needed} is free on the disk of the state directory{}", parts(&[free, running, job], ByteSize(0)))
+}
+
+fn inodes_in_words(limits: &PressureLimits) -> String {
+    let needed = limits.inodes_needed();
+    let of = parts(&[limits.inodes_free, limits.inodes_running, limits.inodes_job], 0);
+    format!("fewer than {needed} inodes are free on the disk of the state directory{of}")
+}
+
+/// What a limit is made of: what is to stay free, what jobs that run take yet, and what a further one takes.
+fn parts<T: Display + PartialEq>([free, running, job]: &[T; 3], none: T) -> String {
+    if *job == none {
+        return String::new();
+    }
+    let yet = if *running == none { String::new() } else { format!(", those that run are expected to take {running} yet") };
+    let and = if yet.is_empty() { ", and" } else { " and" };
+    format!(": {free} are to stay free{yet}{and} a job is expected to take {job}")
 }
 
 #[cfg(test)]
@@ -217,7 +273,7 @@ mod tests {
             memory_stalled_percent: 20,
             disk_free_bytes: 900,
             disk_job_bytes: 100,
-            inodes_free: 0,
+            ..PressureLimits::default()
         };
         let check = |memory: u64, stalled: u8, disk: u64, before: &[Resource], expected: &[Resource]| {
             let pressure = Pressure {

@@ -1,16 +1,15 @@
-//! Making room: the trash, kept workspaces whose time is over, trees that wait for jobs, and bases and saved caches that are not used, each
+//! Making room: the trash, kept workspaces whose time is over, trees that wait for jobs, and bases, saved caches and mirrors that are not used, each
 //! with what explains it.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
-use bytesize::ByteSize;
 
 use crate::caches::Shelf;
 use crate::clock::{Timestamp, human, millis};
-use crate::git::Bases;
-use crate::janitor::{Kind, Lease, Owned, Owner, measure};
+use crate::git::{Bases, Git};
+use crate::janitor::{Kind, Lease, Owned, Owner, Space, measure};
 use crate::workspace::{Kept, SlotDir, StateDir};
 
 /// How much of one thing is counted.
@@ -23,10 +22,12 @@ pub struct Reclaim {
     pub bases: Bases,
     /// The saved caches, with what they may take.
     pub caches: Shelf,
+    /// The mirrors.
+    pub git: Git,
     /// How long a kept workspace stays.
     pub ttl: Duration,
-    /// What the disk lacks, in bytes.
-    pub wanted: u64,
+    /// What the disk lacks.
+    pub wanted: Space,
 }
 
 impl Reclaim {
@@ -53,25 +54,30 @@ impl Reclaim {
             };
             found.push(owned(Kind::Kept, &place, lease, measure(&place, ENTRIES_MAX).bytes));
         }
-        let mut freed = 0;
-        for (path, bytes) in recycled(state)? {
-            let lease = if freed < self.wanted {
-                Lease::Over(format!("the disk lacks {}", ByteSize(self.wanted - freed)))
+        let mut wanted = self.wanted;
+        for (path, space) in recycled(state)? {
+            let lease = if !wanted.is_none() {
+                Lease::Over(format!("the disk lacks {wanted}"))
             } else {
                 Lease::Held("the next job in its slot may begin with it, and the disk has room".to_owned())
             };
-            freed += bytes;
-            found.push(owned(Kind::Recycled, &path, lease, bytes));
+            wanted = wanted.without(space);
+            found.push(owned(Kind::Recycled, &path, lease, space.bytes));
         }
-        let mut wanted = self.wanted.saturating_sub(freed);
         for (base, lease) in self.bases.judged(wanted)? {
             if matches!(lease, Lease::Over(_)) {
-                wanted = wanted.saturating_sub(base.bytes);
+                wanted = wanted.without(base.space());
             }
             found.push(owned(Kind::Base, &base.path, lease, base.bytes));
         }
         for (saved, lease) in self.caches.judged(wanted)? {
+            if matches!(lease, Lease::Over(_)) {
+                wanted = wanted.without(saved.space());
+            }
             found.push(owned(Kind::Cache, &saved.dir, lease, saved.record.bytes));
+        }
+        for (mirror, lease) in self.git.judged_mirrors(wanted) {
+            found.push(owned(Kind::Mirror, &mirror.path, lease, mirror.space.bytes));
         }
         Ok(found)
     }
@@ -86,6 +92,9 @@ impl Reclaim {
             Kind::Cache => {
                 self.caches.evict(path)?;
             }
+            Kind::Mirror => {
+                self.git.evict_mirror(path)?;
+            }
             _ => {
                 self.bases.evict(path)?;
             }
@@ -95,22 +104,22 @@ impl Reclaim {
 }
 
 /// The trees that wait in slots for their next jobs, with what each takes.
-fn recycled(state: &StateDir) -> anyhow::Result<Vec<(PathBuf, u64)>> {
+fn recycled(state: &StateDir) -> anyhow::Result<Vec<(PathBuf, Space)>> {
     let slots = state.slots().context("cannot read the slots")?;
     let there = slots.iter().map(SlotDir::recycled).filter(|path| path.exists());
-    Ok(there.map(|path| (path.clone(), measure(&path, ENTRIES_MAX).bytes)).collect())
+    Ok(there.map(|path| (path.clone(), measure(&path, ENTRIES_MAX).space())).collect())
 }
 
-/// Moves trees that wait in slots to the trash, until so many bytes came free or none is left; says how many went, and how many bytes
-/// that were. Blocks.
-pub(super) fn evict_recycled(state: &StateDir, wanted: u64) -> anyhow::Result<(usize, u64)> {
-    let (mut freed, mut gone) = (0, 0);
-    for (path, bytes) in recycled(state)? {
-        if freed >= wanted {
+/// Moves trees that wait in slots to the trash, until that much came free or none is left; says how many went, and how much came
+/// free. Blocks.
+pub(super) fn evict_recycled(state: &StateDir, wanted: Space) -> anyhow::Result<(usize, Space)> {
+    let (mut freed, mut gone) = (Space::default(), 0);
+    for (path, space) in recycled(state)? {
+        if wanted.without(freed).is_none() {
             break;
         }
         state.trash().take(&path)?;
-        (freed, gone) = (freed + bytes, gone + 1);
+        (freed, gone) = (freed.and(space), gone + 1);
     }
     Ok((gone, freed))
 }

@@ -3,8 +3,9 @@
 //! The one rule: whoever looks knows the leases. A daemon knows its own; a visitor holds the directory's lock, so that no daemon
 //! starts meanwhile, and asks the database which claims still hold. While a daemon lives, its directory is that daemon's affair.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -18,7 +19,7 @@ use super::slots::Slots;
 use crate::attempt::{Journal, Place, Tools, vacate};
 use crate::caches::Shelf;
 use crate::clock::Timestamp;
-use crate::git::{Git, Keepsake};
+use crate::git::{Git, GitError, Keepsake};
 use crate::janitor::{Explained, Fate, Finding, Kind, Lease, Master, Mode, Owned, Owner, judge, measure};
 use crate::job::Claim;
 use crate::sandbox::container::Containers;
@@ -28,6 +29,8 @@ use crate::workspace::{SlotDir, StateDir};
 
 /// How much of a slot is counted.
 const ENTRIES_MAX: u64 = 20_000;
+/// How often `workspace.salvage_ttl` has to pass until a ref goes though its remote cannot be reached.
+const GIVEN_UP_AFTER: u32 = 2;
 
 /// What came of a look.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -67,7 +70,7 @@ pub async fn reconcile(visitor: &Visitor, reclaim: Option<Reclaim>, mode: Mode) 
     let salvage_ttl = *salvage_ttl;
     let standing = Standing::Visitor(visit.master.clone());
     let reclaim = reclaim.as_ref();
-    let look = Look { state, git, caches, containers, executable, salvage_ttl, reclaim };
+    let look = Look { state, git, caches, containers, executable, salvage_ttl, reclaim, away: Mutex::default() };
     let store = store.as_ref().map_err(String::as_str);
     Ok(look.once(&standing, store, mode).await)
 }
@@ -96,7 +99,7 @@ impl Reconciler {
     async fn reconcile_once(&self, standing: &Standing) {
         let Tools { state, git, caches, containers, executable, workspace, store, .. } = &*self.tools;
         let (salvage_ttl, reclaim) = (workspace.salvage_ttl, None);
-        let look = Look { state, git, caches, containers, executable, salvage_ttl, reclaim };
+        let look = Look { state, git, caches, containers, executable, salvage_ttl, reclaim, away: Mutex::default() };
         let found = look.once(standing, Ok(store), Mode::Apply).await;
         for Finding { kind, name, why, .. } in found.findings.iter().filter(|finding| finding.fate == Fate::Removed) {
             match kind {
@@ -127,6 +130,8 @@ struct Look<'a> {
     salvage_ttl: Retention,
     /// The daemon makes room on a clock of its own: see [`super::janitor`].
     reclaim: Option<&'a Reclaim>,
+    /// The mirrors whose remotes could not be reached in this look.
+    away: Mutex<BTreeSet<PathBuf>>,
 }
 
 impl Look<'_> {
@@ -264,20 +269,40 @@ impl Look<'_> {
                 let removed = tokio::task::spawn_blocking(move || git.remove_left(&owned)).await;
                 removed.map_err(|panic| said(&panic))?.map_err(|error| said(&error))?;
             }
+            // Nobody lists one here.
+            Kind::Image => {}
             Kind::Ref => {
                 if let Some(keepsake) = keepsakes.iter().find(|keepsake| name_of(keepsake) == owned.name) {
-                    self.git.forget_keepsake(keepsake).await.map_err(|error| said(&error))?;
+                    return self.forget(keepsake).await.map_err(|error| said(&error));
                 }
             }
-            Kind::Kept | Kind::Recycled | Kind::Base | Kind::Cache | Kind::Trash => {
+            Kind::Kept | Kind::Recycled | Kind::Base | Kind::Cache | Kind::Mirror | Kind::Trash => {
                 if let Some(reclaim) = self.reclaim {
                     reclaim.remove(self.state, owned).map_err(|error| format!("{error:#}"))?;
                 }
             }
-            // Nobody lists one to be removed.
-            Kind::Mirror => {}
         }
         Ok(None)
+    }
+
+    /// Removes a ref, on the remote first: where it cannot be reached, the ref here is how it is known what to remove there. Some day that
+    /// is given up.
+    async fn forget(&self, keepsake: &Keepsake) -> Result<Option<String>, GitError> {
+        let away = || self.away.lock().unwrap_or_else(PoisonError::into_inner);
+        let remembered = match self.salvage_ttl {
+            Retention::For(ttl) => keepsake.made_at + ttl * GIVEN_UP_AFTER > Timestamp::now(),
+            Retention::Forever => true,
+        };
+        if remembered && away().contains(&keepsake.mirror) {
+            return Ok(Some("its remote is away, where it is to be removed first".to_owned()));
+        }
+        match self.git.forget_on_remote(keepsake).await {
+            Err(error) if remembered => {
+                away().insert(keepsake.mirror.clone());
+                Ok(Some(format!("it cannot be removed on the remote, which is to be first: {error}")))
+            }
+            _ => self.git.forget_keepsake(keepsake).await.map(|()| None),
+        }
     }
 
     /// The slot that a thing is in.

@@ -113,7 +113,7 @@ async fn a_worker_is_shown_with_what_is_in_its_slots_and_what_it_measured(world:
             memory_stalled_percent: None,
             disk_free_bytes: Some(512 << 20),
             inodes_free: Some(7),
-            limits: PressureLimits { memory_available_bytes: 256 << 20, memory_stalled_percent: 40, disk_free_bytes: 1 << 30, disk_job_bytes: 0, inodes_free: 0 },
+            limits: PressureLimits { memory_available_bytes: 256 << 20, memory_stalled_percent: 40, disk_free_bytes: 1 << 30, ..PressureLimits::default() },
             shortage: Some(Shortage { of: [Resource::Disk].into(), reason: "less than 1.0 GiB is free".to_owned(), since: moment }),
         };
         (report.started_at, report.report_ms) = (moment, i64::MAX);

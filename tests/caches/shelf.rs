@@ -9,6 +9,7 @@ use nix::sys::signal::Signal;
 use sawmill::caches::{CacheConfig, CachePath, Carried, Config, Facts, Key, Saving, Shelf, Way};
 use sawmill::git::{Strategy, mounts_below, take_off};
 use sawmill::ids::JobId;
+use sawmill::janitor::Space;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -90,7 +91,7 @@ fn what_was_not_used_for_longest_goes_and_never_what_an_attempt_stands_on() {
         shelf.clear(slot).expect("cleared");
     }
     assert_eq!(names(&shelf), [one].into(), "three has made room in its turn");
-    assert_eq!(shelf.shrink_once(1 << 40).expect("shrunk").len(), 2, "nobody stands on anything any more");
+    assert_eq!(shelf.shrink_once(Space::of_bytes(1 << 40)).expect("shrunk").len(), 2, "nobody stands on anything any more");
     assert!(names(&shelf).is_empty());
 }
 
@@ -213,7 +214,7 @@ fn what_was_half_made_in_a_slot_is_made_again_and_holds_what_it_stands_on_meanwh
     let text = fs::read_to_string(&record).expect("the record").replace("\"whole\":true", "\"whole\":false");
     fs::write(&record, text).expect("written");
     assert!(Carried::find(&first).is_none() && Carried::is_begun(&first));
-    assert!(shelf.shrink_once(1 << 40).expect("shrunk").is_empty(), "it is stood on");
+    assert!(shelf.shrink_once(Space::of_bytes(1 << 40)).expect("shrunk").is_empty(), "it is stood on");
     shelf.clear(&first).expect("cleared");
     assert!(mounts_below(state.path()).expect("the list of mounts").is_empty());
     let (carried, refused) = bring();

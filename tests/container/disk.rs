@@ -75,6 +75,29 @@ async fn a_job_that_makes_small_files_without_end_is_ended_at_its_share_of_them(
     host.close(vec![worker]).await;
 }
 
+/// What a walk by names does not meet so easily: a file below more directories than anybody makes, and files without a name.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn files_that_are_deep_down_or_deleted_and_held_open_count() {
+    let mut host = Host::new(On::Sqlite, LONG, 1).await.lodge(Lodging::InContainers).await;
+    host.set("SAWMILL_CONTAINER__DISK", "16 MiB");
+    let remote = small_remote(host.root(), "remote.git");
+    let worker = host.start("a").await;
+    let deep = "i=0; while [ $i -lt 300 ]; do mkdir d && cd d; i=$((i+1)); done; dd if=/dev/zero of=large bs=1M count=64";
+    let held = "exec 3> gone; rm gone; dd if=/dev/zero bs=1M count=40 >&3; exec 4> ~/gone; rm ~/gone; dd if=/dev/zero bs=1M count=24 >&4";
+    for fill in [deep, held] {
+        let command = format!("trap '' TERM; {{ {fill}; }} 2>/dev/null; while true; do sleep 0.1; done");
+        let job = host.enqueue(&json!({ "repo": remote, "task": { "command": command } }));
+        let outcome = host.ended(job).await.outcome.expect("an outcome");
+        assert_eq!(outcome.class, OutcomeClass::OutOfDisk, "{outcome:?}");
+        assert!(outcome.message.starts_with("its files took "), "{}", outcome.message);
+    }
+    // What is deleted and closed is no more, nor is what the job has of its base.
+    let freed = "dd if=/dev/zero of=a bs=1M count=12; rm a; exec 3< README.md; rm README.md; sleep 3; dd if=/dev/zero of=b bs=1M count=12; sleep 3";
+    let next = host.enqueue(&json!({ "repo": remote, "task": { "command": freed } }));
+    host.succeeded(next).await;
+    host.close(vec![worker]).await;
+}
+
 /// On Btrfs a job can make subvolumes of its own, whose files have the same numbers as those of others, and which it can make read-only.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_job_has_in_subvolumes_of_its_own_counts_and_goes_with_it() {

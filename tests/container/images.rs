@@ -2,11 +2,14 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use axum::Router;
 use axum::http::{StatusCode, Uri};
+use bollard::models::ContainerCreateBody;
 use bollard::query_parameters::{BuildImageOptionsBuilder, RemoveImageOptionsBuilder, TagImageOptionsBuilder};
 use futures_util::StreamExt;
+use sawmill::janitor::Lease;
 use sawmill::job::attempt::RunsOn;
 use sawmill::sandbox::container::{ContainerError, Images, Plan, Start};
 use serde_json::json;
@@ -51,12 +54,26 @@ async fn an_image_is_built_once_and_a_changed_one_is_another() {
     assert_eq!(of(&first.digest), plan("one").fingerprint(&base_digest));
     assert_ne!(of(&changed.digest), of(&first.digest), "the first is stale by that");
 
+    // What the later one has replaced goes, once it has for long enough, unless there is a container of it.
+    let superseded = async |ttl: Duration| images.superseded(&name, &changed.tag, ttl).await.expect("an answer");
+    let of_first =
+        async |ttl: Duration| superseded(ttl).await.into_iter().find(|(tag, _, _)| *tag == first.tag).expect("listed").2;
+    assert_eq!(superseded(Duration::ZERO).await.len(), 2, "of that name only");
+    assert!(matches!(of_first(Duration::from_secs(3600)).await, Lease::Held(why) if why.ends_with("(container.image_ttl)")));
+    let docker = image::docker().await;
+    let body = ContainerCreateBody { image: Some(first.tag.clone()), cmd: Some(vec!["none".to_owned()]), ..Default::default() };
+    let container = docker.create_container(None, body).await.expect("made").id;
+    assert!(matches!(of_first(Duration::ZERO).await, Lease::Held(why) if why == "there are containers of it"));
+    docker.remove_container(&container, None).await.expect("removed");
+    assert!(matches!(of_first(Duration::ZERO).await, Lease::Over(_)));
+    images.remove(&first.tag).await.expect("removed");
+    assert_eq!(images.find(&first.tag).await.expect("an answer"), None);
+    assert!(images.find(&changed.tag).await.expect("an answer").is_some());
+
     let failed = Plan { dockerfile: "ARG BASE\nFROM ${BASE}\nRUN exit 7\n".to_owned(), ..plan("") };
     let error = images.build(&failed, |_| ()).await.expect_err("a step fails");
     assert!(matches!(&error, ContainerError::Engine { why, .. } if why.contains("exit 7")), "{error}");
-    for built in [&first, &changed] {
-        remove(&built.digest).await;
-    }
+    remove(&changed.digest).await;
 }
 
 /// What an image says of its environment is what its jobs have; what it is told to start is not started.

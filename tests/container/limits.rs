@@ -16,7 +16,11 @@ async fn memory_that_runs_out_is_told_from_failure_with_the_peak_and_the_largest
     assert_eq!(report.end, End::Exited(7), "the shell went on");
     assert!(report.out_of_memory);
     assert!(report.peak_memory_bytes > 50 << 20 && report.peak_memory_bytes <= 64 << 20, "{}", report.peak_memory_bytes);
-    assert!(report.largest.is_some(), "{report:?}");
+    let grows = "{ head -c 30000000 /dev/zero; sleep 2; head -c 90000000 /dev/zero; } | tail > /dev/null; exit 7";
+    let (report, _) = guest.run(grows).await;
+    assert!(report.out_of_memory && report.largest.as_ref().is_some_and(|line| line.contains("tail")), "{report:?}");
+    let (report, _) = guest.run("kill -9 $$").await;
+    assert_eq!((report.end, report.out_of_memory, report.largest), (End::Signalled(9), false, None), "a mere KILL");
     let (report, _) = guest.run("exit 7").await;
     assert!(!report.out_of_memory, "a failure after that is its own");
     guest.leave();

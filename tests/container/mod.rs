@@ -71,6 +71,7 @@ impl Yard {
         let mut config = Config {
             mode: ContainerMode::On,
             image: image::with_git().await,
+            image_ttl: Duration::ZERO,
             socket: image::socket(),
             warm: 1,
             reuse: 1,

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use bytesize::ByteSize;
 use sawmill::git::{BaseUse, Git, GitError, Provisioner, Strategy, Worktree, release, relocate, revive};
 use sawmill::ids::ObjectId;
-use sawmill::janitor::Lease;
+use sawmill::janitor::{Lease, Space};
 
 use super::fixture::{Place, branch, committed, config, mounts_below, parts, run, sawmill, unmount_below, write};
 
@@ -148,7 +148,7 @@ async fn bases_go_when_they_take_too_much_and_never_while_leased() {
     let second = place.seed(|seed| write(seed, "more", "more"));
     let two = provision(&place, &provisioner, &second, "2").await;
     assert_eq!(bases(&provisioner).len(), 2, "both are leased");
-    let shrink = || provisioner.bases().expect("bases").shrink_once(0).expect("shrunk");
+    let shrink = || provisioner.bases().expect("bases").shrink_once(Space::default()).expect("shrunk");
     assert_eq!(shrink(), [""; 0].map(PathBuf::from));
     let base = one.base_dir().expect("a base").to_owned();
     one.discard(&place.trash()).await.expect("discarded");
@@ -161,12 +161,12 @@ async fn bases_go_when_they_take_too_much_and_never_while_leased() {
     let roomy = provisioner.bases().expect("bases");
     assert_eq!(roomy.list().expect("listed").len(), 1);
     let three = provision(&place, &provisioner, &commits(&provisioner)[0], "3").await;
-    assert_eq!(roomy.shrink_once(1).expect("shrunk").len(), 0, "it is leased");
+    assert_eq!(roomy.shrink_once(Space::of_bytes(1)).expect("shrunk").len(), 0, "it is leased");
     three.discard(&place.trash()).await.expect("discarded");
-    let judged = roomy.judged(1).expect("judged");
+    let judged = roomy.judged(Space::of_bytes(1)).expect("judged");
     assert!(matches!(&judged[0].1, Lease::Over(why) if why.starts_with("the disk lacks 1 B")), "{judged:?}");
-    assert!(matches!(&roomy.judged(0).expect("judged")[0].1, Lease::Held(_)));
-    assert_eq!(roomy.shrink_once(1).expect("shrunk").len(), 1);
+    assert!(matches!(&roomy.judged(Space::default()).expect("judged")[0].1, Lease::Held(_)));
+    assert_eq!(roomy.shrink_once(Space::of_bytes(1)).expect("shrunk").len(), 1);
     assert_eq!(roomy.list().expect("listed").len(), 0);
 }
 
@@ -241,7 +241,7 @@ async fn a_worktree_that_is_kept_stays_what_it_was_with_its_base() {
     relocate(&place.slot("1"), &kept, &place.trash()).expect("kept");
     assert_eq!(parts(&place.slot("1")), ["job"]);
     assert_eq!(bases(&provisioner)[0].leases, std::slice::from_ref(&kept));
-    assert_eq!(provisioner.bases().expect("bases").shrink_once(0).expect("shrunk").len(), 0);
+    assert_eq!(provisioner.bases().expect("bases").shrink_once(Space::default()).expect("shrunk").len(), 0);
     assert_eq!(run(&kept.join("job/tree"), ["status", "--porcelain"]), "?? new");
     // The slot serves the next job, and the host is started again.
     provision(&place, &provisioner, &main, "1").await;

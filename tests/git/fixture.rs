@@ -25,6 +25,8 @@ pub(crate) fn config() -> Config {
         local_timeout: Duration::from_secs(60),
         network_timeout: Duration::from_secs(120),
         maintenance: Duration::ZERO,
+        prune: Duration::ZERO,
+        mirror_ttl: Duration::ZERO,
         maximum_file: ByteSize::gib(2),
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use super::fixture::{Place, id, run, try_run, write};
 
 /// Everything in a mirror's objects becomes old enough for any grace of git's.
-fn age(dir: &Path) {
+pub(super) fn age(dir: &Path) {
     for entry in fs::read_dir(dir).expect("a directory").flatten() {
         let path = entry.path();
         if path.is_dir() {

@@ -10,6 +10,7 @@ mod kill;
 mod lfs;
 mod maintain;
 mod marks;
+mod prune;
 mod push;
 mod recycled;
 mod resolve;

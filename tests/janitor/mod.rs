@@ -1,6 +1,7 @@
 //! What dead daemons leave on a host: listed with the reason, removed when nobody needs it, and nothing else touched.
 
 mod containers;
+mod inodes;
 mod plant;
 mod reconcile;
 mod room;

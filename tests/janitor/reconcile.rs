@@ -61,6 +61,9 @@ async fn what_a_killed_worker_left_goes_and_nothing_of_the_one_beside_it() {
 
     let mirror = mirror(&state);
     let expired = plant::salvage(&mirror, JobId::generate(), "2020-01-01T00:00:00Z");
+    let moved = plant::salvage(&mirror, JobId::generate(), "2020-01-01T00:00:00Z");
+    // As a worker pushes it; but somebody has put another commit in the place of one.
+    git(&mirror, &["push", "--quiet", remote.to_str().expect("UTF-8"), &expired, &format!("refs/heads/main:{moved}")]);
     let fresh = format!("refs/sawmill/salvage/{lost}/1");
     assert!(refs(&mirror, &fresh).len() == 1, "the supervisor has salvaged");
     let mounted = plant::mount(&state, 7);
@@ -77,6 +80,7 @@ async fn what_a_killed_worker_left_goes_and_nothing_of_the_one_beside_it() {
         ("unfinished", plant::file(&mirror.join("refs/heads/main.lock"), plant::OLD)),
         ("unfinished", plant::file(&mirror.join("objects/pack/tmp_pack_x"), plant::OLD)),
         ("ref", expired.clone().into()),
+        ("ref", moved.clone().into()),
     ];
     let young = plant::file(&mirror.join("config.lock"), Duration::ZERO);
 
@@ -105,6 +109,9 @@ async fn what_a_killed_worker_left_goes_and_nothing_of_the_one_beside_it() {
     assert_eq!(mounts_below(&state), [] as [std::path::PathBuf; 0]);
     assert!(host.processes("nonce=planted").is_empty());
     assert!(refs(&mirror, &expired).is_empty() && refs(&mirror, &fresh).len() == 1 && young.exists());
+    assert!(refs(&remote, &expired).is_empty(), "what the worker pushed is gone");
+    assert!(refs(&mirror, &moved).is_empty() && refs(&remote, &moved).len() == 1, "what others put there is theirs");
+    assert_eq!(refs(&remote, &fresh).len(), 1);
     let after = reconcile(&host, "a", &["--apply"]);
     assert_eq!(with_fate(&after, "stays").len(), after.len(), "{after:#?}");
 

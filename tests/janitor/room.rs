@@ -14,10 +14,10 @@ use serde_json::{Value, json};
 use super::{about, answer_at, plant, text, with_fate};
 use crate::crash::LONG;
 use crate::delivery::daemon::Seat;
-use crate::delivery::host::{Host, On, until};
+use crate::delivery::host::{Host, Lodging, On, until};
 use crate::delivery::remote::small_remote;
 use crate::git::fixture::strategy;
-use crate::trouble::disk::noise;
+use crate::trouble::disk::{Small, noise};
 
 fn answer(host: &Host, args: &[&str]) -> Value {
     answer_at(host, &Seat::of("a"), args)
@@ -75,7 +75,8 @@ async fn gc_says_what_it_would_do_and_then_does_just_that() {
     assert!(about(findings, "trash", "old")["bytes"].as_u64().is_some_and(|bytes| bytes >= 5 << 20));
     assert!(text(about(findings, "kept", "old-1"), "why").starts_with("it was kept for 72h (workspace.ttl)"), "{planned:#}");
     assert!(text(about(findings, "kept", "young-1"), "why").starts_with("it is kept for a person until"));
-    assert!(text(about(findings, "mirror", "remote-"), "why").ends_with("it is due for maintenance"));
+    let due = "; it is due for maintenance; it is due for a look for objects that nobody needs";
+    assert!(text(about(findings, "mirror", "remote-"), "why").ends_with(due), "{planned:#}");
     if strategy() == Strategy::Overlay {
         let base = about(findings, "base", "/bases/");
         assert!(text(base, "why").contains("and may take 0 B (workspace.bases)"), "{base:#}");
@@ -91,7 +92,7 @@ async fn gc_says_what_it_would_do_and_then_does_just_that() {
     let again = answer(&host, &["gc", "--dry-run"]);
     let again = again["findings"].as_array().expect("a list");
     assert_eq!(with_fate(again, "goes"), []);
-    assert!(again.iter().all(|finding| finding["kind"] != "mirror"), "it was maintained: {again:#?}");
+    assert!(!text(about(again, "mirror", "remote-"), "why").contains("due"), "it was maintained and pruned: {again:#?}");
     fs::remove_dir_all(kept).expect("removed");
     host.close(Vec::new()).await;
 }
@@ -134,4 +135,51 @@ async fn what_a_job_took_is_expected_of_the_next_one() {
     until("it is known", async || learnt() >= 100_000_000).await;
     assert!(answer(&host, &["disk"])["job_bytes"].as_u64().is_some_and(|bytes| bytes >= 100_000_000));
     host.close(vec![worker]).await;
+}
+
+/// Several slots are free, and one claim could fill all of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_jobs_that_fit_one_by_one_no_more_are_claimed_than_fit_together() {
+    let mut host = Host::new(On::Sqlite, LONG, 3).await.lodge(Lodging::OnTheHost).await;
+    host.set("SAWMILL_WORKER__ADMISSION__DISK_FREE", "4 MiB");
+    host.set("SAWMILL_WORKER__ADMISSION__DISK_JOB", "1 MiB");
+    host.set("SAWMILL_WORKER__ADMISSION__INODES_FREE", "10");
+    host.set("SAWMILL_WORKER__ADMISSION__EVERY", "100ms");
+    let remote = small_remote(host.root(), "remote.git");
+    let small = Small::mount(&host.state_dir("a"), 96);
+    // Two fit, and three do not.
+    let took = json!([{ "at": Timestamp::now(), "bytes": 40 << 20 }]);
+    fs::write(host.state_dir("a").join("costs.json"), json!({ "app-0": took }).to_string()).expect("written");
+    let latch = host.job_latch("held");
+    latch.close();
+    let jobs: Vec<_> = (0..3)
+        .map(|_| host.enqueue(&json!({ "repo": remote, "changes": "none", "task": { "command": latch.here() } })))
+        .collect();
+    let mut worker = host.start("a").await;
+    let states = async || {
+        let mut states = Vec::new();
+        for job in &jobs {
+            states.push(host.job(*job).await.state);
+        }
+        states
+    };
+    let count = async |state: JobState| states().await.into_iter().filter(|one| *one == state).count();
+    until("two run", async || count(JobState::Running).await == 2).await;
+    until("it is paused", async || host.sawmill(&["workers", "show", "a"])["state"] == "paused").await;
+    assert_eq!((count(JobState::Running).await, count(JobState::Queued).await), (2, 1));
+    let left = states().await.iter().position(|state| *state == JobState::Queued).expect("one waits");
+    let told = host.sawmill(&["job", "explain", &jobs[left].to_string()]);
+    let reason = text(&told["workers"][0]["obstacles"][0], "reason").to_owned();
+    assert!(reason.contains(": 4.0 MiB are to stay free, those that run are expected to take "), "{reason}");
+    assert!(reason.ends_with(" yet and a job is expected to take 40.0 MiB"), "{reason}");
+    latch.lift();
+    until("those that were held have gone on", async || {
+        latch.let_go();
+        count(JobState::Succeeded).await == 3
+    })
+    .await;
+    worker.signal(Signal::SIGTERM);
+    assert!(worker.exit().await.success());
+    drop(small);
+    host.close(Vec::new()).await;
 }

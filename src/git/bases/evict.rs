@@ -9,15 +9,15 @@ use super::{Base, BaseUse, Bases};
 use crate::clock::Timestamp;
 use crate::git::error::GitError;
 use crate::git::worktree::trash_place;
-use crate::janitor::Lease;
+use crate::janitor::{Lease, Space};
 
 impl Bases {
     /// All bases that are whole, each with what explains that it stays, or why it goes: it is of an earlier boot; all of them take
-    /// more than they may; `wanted` bytes are lacking on the disk. Blocks.
+    /// more than they may; `wanted` is lacking on the disk. Blocks.
     ///
     /// # Errors
     /// A directory cannot be read.
-    pub fn judged(&self, wanted: u64) -> Result<Vec<(BaseUse, Lease)>, GitError> {
+    pub fn judged(&self, wanted: Space) -> Result<Vec<(BaseUse, Lease)>, GitError> {
         self.judged_but(None, wanted)
     }
 
@@ -26,7 +26,7 @@ impl Bases {
     ///
     /// # Errors
     /// A directory cannot be read, or a base cannot be moved.
-    pub fn shrink_once(&self, wanted: u64) -> Result<Vec<PathBuf>, GitError> {
+    pub fn shrink_once(&self, wanted: Space) -> Result<Vec<PathBuf>, GitError> {
         self.shrink_but(None, wanted)
     }
 
@@ -39,7 +39,7 @@ impl Bases {
     }
 
     /// As [`Bases::shrink_once`], but for one that was just made.
-    pub(super) fn shrink_but(&self, fresh: Option<&Path>, wanted: u64) -> Result<Vec<PathBuf>, GitError> {
+    pub(super) fn shrink_but(&self, fresh: Option<&Path>, wanted: Space) -> Result<Vec<PathBuf>, GitError> {
         let mut gone = Vec::new();
         for (base, lease) in self.judged_but(fresh, wanted)? {
             if let Lease::Over(why) = lease
@@ -52,10 +52,10 @@ impl Bases {
         Ok(gone)
     }
 
-    fn judged_but(&self, fresh: Option<&Path>, wanted: u64) -> Result<Vec<(BaseUse, Lease)>, GitError> {
+    fn judged_but(&self, fresh: Option<&Path>, wanted: Space) -> Result<Vec<(BaseUse, Lease)>, GitError> {
         let mut bases = self.list()?;
         let mut total: u64 = bases.iter().map(|base| base.bytes).sum();
-        let mut freed = 0;
+        let mut freed = Space::default();
         bases.sort_by_key(|base| (base.usable, base.last_used));
         let judged = bases.into_iter().map(|base| {
             let lease = if let Some(place) = base.leases.first() {
@@ -67,14 +67,14 @@ impl Bases {
             } else if total > self.budget.as_u64() {
                 let (takes, may) = (ByteSize(total), self.budget);
                 Lease::Over(format!("bases take {takes}, and may take {may} (workspace.bases); {}", since(&base)))
-            } else if freed < wanted {
-                Lease::Over(format!("the disk lacks {}; {}", ByteSize(wanted - freed), since(&base)))
+            } else if !wanted.without(freed).is_none() {
+                Lease::Over(format!("the disk lacks {}; {}", wanted.without(freed), since(&base)))
             } else {
                 Lease::Held(format!("bases are within {} (workspace.bases), and the disk has room", self.budget))
             };
             if matches!(lease, Lease::Over(_)) {
                 total = total.saturating_sub(base.bytes);
-                freed += base.bytes;
+                freed = freed.and(base.space());
             }
             (base, lease)
         });

@@ -19,6 +19,7 @@ use crate::git::mirror::Mirror;
 use crate::git::submodules;
 use crate::git::worktree::move_to_trash;
 use crate::ids::ObjectId;
+use crate::janitor::Space;
 
 /// How the names of bases begin that are not whole yet.
 pub(in crate::git) const NEW: &str = ".new-";
@@ -66,7 +67,7 @@ impl Mirror {
         fs::rename(&new.dir, &base.dir).map_err(io_error("name", &base.dir))?;
         tracing::debug!(path = %base.dir.display(), bytes = record.bytes, "base made");
         let (bases, fresh) = (bases.clone(), base.dir.clone());
-        let shrunk = crate::git::blocking(move || bases.shrink_but(Some(&fresh), 0)).await;
+        let shrunk = crate::git::blocking(move || bases.shrink_but(Some(&fresh), Space::default())).await;
         if let Err(error) = shrunk {
             tracing::warn!(%error, "bases may take more room than they should");
         }
@@ -98,6 +99,7 @@ impl Mirror {
         Ok(Record {
             commit: commit.clone(),
             bytes: survey.bytes,
+            entries: survey.entries,
             submodules,
             attributes,
             attribute_files: survey.attributes,
@@ -125,8 +127,8 @@ impl Mirror {
         let leases = new.dir.join(LEASES);
         fs::remove_dir_all(&leases).and_then(|()| fs::create_dir(&leases)).map_err(io_error("clear", &leases))?;
         write_index_of_view(&checkout)?;
-        let (bytes, ignores) = (survey.bytes, survey.ignores);
-        Ok(Some(Record { commit: commit.clone(), bytes, ignores, ..older.clone() }))
+        let (bytes, entries, ignores) = (survey.bytes, survey.entries, survey.ignores);
+        Ok(Some(Record { commit: commit.clone(), bytes, entries, ignores, ..older.clone() }))
     }
 }
 

@@ -28,6 +28,7 @@ use super::journal::{Journal, Submodule};
 use super::mirror::{Mirror, hash};
 use super::{Git, snapshot};
 use crate::ids::ObjectId;
+use crate::janitor::Space;
 
 /// The file that says that a base is whole, and what it has.
 const RECORD: &str = "base.json";
@@ -64,6 +65,8 @@ pub struct BaseUse {
     pub commit: ObjectId,
     /// What it takes on the disk, as its index says.
     pub bytes: u64,
+    /// How many files and directories it has; 0 in what an earlier release made.
+    pub entries: u64,
     /// When a worktree was last made from it.
     pub last_used: SystemTime,
     /// Whether it is of this boot of the host; another is never used again.
@@ -72,11 +75,22 @@ pub struct BaseUse {
     pub leases: Vec<PathBuf>,
 }
 
+impl BaseUse {
+    /// What it takes of the disk's space.
+    #[must_use]
+    pub const fn space(&self) -> Space {
+        Space { bytes: self.bytes, inodes: self.entries }
+    }
+}
+
 /// What is on disk about a base.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Record {
     pub(super) commit: ObjectId,
     bytes: u64,
+    /// Absent in what an earlier release made.
+    #[serde(default)]
+    entries: u64,
     pub(super) submodules: Vec<Submodule>,
     /// The most that its attributes do to a file.
     pub(super) attributes: Effect,
@@ -241,6 +255,7 @@ impl Bases {
                 found.push(BaseUse {
                     commit: record.commit,
                     bytes: record.bytes,
+                    entries: record.entries,
                     last_used: lock.modified().map_err(io_error("look at", &dir))?,
                     usable: [Form::Directory, Form::Subvolume].iter().any(|form| is_named(&dir, &self.suffix(*form))),
                     leases: base.leases()?,

@@ -58,6 +58,7 @@ fn finish(checkout: &Checkout, mirror: &Path, listing: Listing, kept: Vec<Option
     Ok(Survey {
         gitlinks: Vec::new(),
         bytes: taken + 2 * bytes.len() as u64,
+        entries: (listing.files.len() + listing.directories.len()) as u64,
         attributes: listing.attributes,
         ignores: listing.ignores,
     })

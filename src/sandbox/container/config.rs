@@ -1,10 +1,12 @@
 //! The `[container]` section of the configuration.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
+use crate::clock::human;
 use crate::job::spec::ContainerMode;
 use crate::sandbox::egress::Rules;
 
@@ -16,6 +18,9 @@ pub struct Config {
     pub mode: ContainerMode,
     /// The image of jobs that name none: a tag, or a digest.
     pub image: String,
+    /// For how long a later image has replaced one that was built here when `gc` removes that.
+    #[serde(with = "human")]
+    pub image_ttl: Duration,
     /// The socket of Docker or Podman.
     pub socket: PathBuf,
     /// How many containers each slot keeps ready, one for each kind of job that it has had last.

@@ -1,13 +1,10 @@
 //! The image that is built for jobs here, and whether one of them is what would be built today.
 
 use super::error::ContainerError;
-use super::images::{Images, Listed, Plan};
+use super::images::{AGENT_IMAGE, Images, Listed, Plan};
 
 /// What the image of jobs is built of.
 const DOCKERFILE: &str = include_str!("../../../docker/Dockerfile");
-
-/// Its name; the configured default is its latest.
-const NAME: &str = "sawmill-agent";
 
 /// The base of a registry.
 pub const BASE_OF_REGISTRY: &str = "debian:trixie-slim";
@@ -50,7 +47,7 @@ impl Plan {
     /// That of the image of jobs, on this base.
     #[must_use]
     pub fn of_jobs(base: String) -> Self {
-        Self { name: NAME.to_owned(), dockerfile: DOCKERFILE.to_owned(), base, certificates: None }
+        Self { name: AGENT_IMAGE.to_owned(), dockerfile: DOCKERFILE.to_owned(), base, certificates: None }
     }
 }
 

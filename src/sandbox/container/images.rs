@@ -23,6 +23,9 @@ const LABEL: &str = "sawmill.image";
 /// The label with the name of its base.
 const BASE: &str = "sawmill.image.base";
 
+/// The name of the default image; the configured default is its latest.
+pub const AGENT_IMAGE: &str = "sawmill-agent";
+
 /// How much of what a build said last is told of one that failed: lines, and characters of each.
 const LAST_LINES: usize = 12;
 const LAST_WIDTH: usize = 300;
@@ -82,6 +85,10 @@ impl Images {
     /// No engine answers there.
     pub async fn connect(socket: &Path) -> Result<Self, ContainerError> {
         Ok(Self { engine: Engine::at(socket)?.greet().await? })
+    }
+
+    pub(super) fn engine(&self) -> &Engine {
+        &self.engine
     }
 
     /// The digest of an image, where the engine has it.

@@ -355,6 +355,7 @@ mod tests {
         let config = Config {
             mode: ContainerMode::Off,
             image: "tools".to_owned(),
+            image_ttl: Duration::ZERO,
             socket,
             warm: 1,
             reuse: 1,

@@ -24,6 +24,9 @@ pub(super) struct Recipe {
     pub(super) limits: Limits,
     /// Directories of git objects that the job's view borrows: within at the same place as on the host, to be read only.
     pub(super) objects: Vec<PathBuf>,
+    /// Which directories these were when it was made: a mirror may have gone since, and have been cloned anew.
+    #[serde(default)]
+    pub(super) objects_inodes: Vec<u64>,
     /// Which build of this program is the supervisor.
     pub(super) build: String,
     /// How that is started. Earlier builds needed the image's loader, and were started as if they needed none.

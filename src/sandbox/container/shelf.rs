@@ -107,7 +107,7 @@ mod tests {
         let limits = Limits { memory_bytes: 1, nano_cpus: 1, pids: 1, tmp_bytes: 1, cpu_shares: 0 };
         let (asked, image, egress) = (format!("{image}:latest"), image.to_owned(), Rules::default());
         let (objects, build, linkage) = (Vec::new(), String::new(), Linkage::Static);
-        Recipe { asked, image, network: Network::None, egress, limits, objects, build, linkage }
+        Recipe { asked, image, network: Network::None, egress, limits, objects, objects_inodes: Vec::new(), build, linkage }
     }
 
     fn container(name: &str, image: &str) -> Container {

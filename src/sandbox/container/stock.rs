@@ -4,6 +4,7 @@
 //! leaves.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -128,6 +129,7 @@ impl Stock {
             egress: self.config.egress.clone(),
             limits: Limits::of(&self.config),
             objects: wish.objects.clone(),
+            objects_inodes: wish.objects.iter().map(|dir| dir.metadata().map_or(0, |meta| meta.ino())).collect(),
             build: self.workshop.build.clone(),
             linkage,
         }

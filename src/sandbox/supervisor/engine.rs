@@ -20,6 +20,7 @@ use super::super::protocol::{Refusal, Request, Response, SOCKET, VERSION};
 use super::connections::{self, Asked, Connection};
 use super::desk::Desk;
 use super::detach::Post;
+use super::held;
 
 /// A supervisor at work.
 pub(super) struct Engine {
@@ -143,6 +144,7 @@ impl Engine {
                 _ => Err(Refusal::Leaving),
             },
             Request::Look { id } => self.desk.look(&id).map(Response::Seen),
+            Request::Held { below } => Ok(Response::Held(held::below(&below))),
             Request::Status => Ok(Response::Status(self.desk.status())),
             Request::Wait { id } => match self.desk.report(&id) {
                 Ok(Some(report)) => Ok(Response::Report(report)),

@@ -8,6 +8,7 @@ pub(super) mod descendants;
 mod desk;
 mod detach;
 mod engine;
+mod held;
 mod inside;
 mod program;
 mod run;

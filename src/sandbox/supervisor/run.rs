@@ -178,9 +178,11 @@ impl Run {
         if out_of_memory {
             self.usage.take_peak();
         }
+        // One that the main process had started, and that was gone before it was seen, is not taken for that.
+        let may_be_victim = |pid: i32| out_of_memory && (pid != self.pid || matches!(end, End::Signalled(_)));
         ExitReport {
             out_of_memory,
-            largest: self.usage.largest.take().filter(|_| out_of_memory),
+            largest: self.usage.largest.take().filter(|(pid, _)| may_be_victim(*pid)).map(|(_, line)| line),
             end,
             cause: self.cause,
             stragglers: self.stragglers,

@@ -34,8 +34,8 @@ pub(super) struct Usage {
     pub(super) next: Instant,
     /// The processes of the last two samples: the ones that last.
     pub(super) lasting: Vec<ProcessName>,
-    /// The command line of the process that held the most memory when that was most in all.
-    pub(super) largest: Option<String>,
+    /// The process that held the most memory when that was most in all, by its number and its command line.
+    pub(super) largest: Option<(i32, String)>,
     sampled_bytes: u64,
     census: Census,
     seen: BTreeSet<ProcessName>,
@@ -69,7 +69,8 @@ impl Usage {
         if bytes > self.sampled_bytes {
             self.sampled_bytes = bytes;
             let largest = processes.iter().max_by_key(|process| process.stat.rss_pages);
-            self.largest = largest.and_then(|process| descendants::command_line(process.name, LINE_CHARACTERS));
+            self.largest =
+                largest.and_then(|process| Some((process.name.pid, descendants::command_line(process.name, LINE_CHARACTERS)?)));
         }
         self.peak_bytes = self.peak_bytes.max(bytes);
         let seen: BTreeSet<ProcessName> = processes.iter().filter(|p| !p.stat.has_ended()).map(|p| p.name).collect();
@@ -111,15 +112,49 @@ impl Usage {
     }
 }
 
-/// The kernel's count of processes that it killed for want of memory: in the container where this is the first process of one, else
-/// on the whole host.
+/// The kernel's count of processes that it killed for want of memory: in the container where this is the first process of one; else in the
+/// control group that this and its commands are in, where that has such a count; else on the whole host.
 fn out_of_memory_kills() -> u64 {
     let counters = ["memory.events", "memory/memory.oom_control"].iter().find_map(|name| of_container(name));
+    let counters = counters.or_else(|| of_own_group(Path::new("/proc/self/cgroup"), Path::new("/sys/fs/cgroup")));
     let counters = counters.unwrap_or_else(|| fs::read_to_string("/proc/vmstat").unwrap_or_default());
     counters.lines().find_map(|line| line.strip_prefix("oom_kill ")?.parse().ok()).unwrap_or(0)
+}
+
+/// What the own control group counts, with those below it; nothing at the root, which counts nothing, and in version 1, where each counts for
+/// itself (cgroups(7)).
+fn of_own_group(own: &Path, groups: &Path) -> Option<String> {
+    let text = fs::read_to_string(own).ok()?;
+    let path = text.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    let counts = fs::read_to_string(groups.join(path).join("memory.events")).ok()?;
+    counts.lines().any(|line| line.starts_with("oom_kill ")).then_some(counts)
 }
 
 /// A file of the container's own control group, in either version of those; none on a host.
 fn of_container(name: &str) -> Option<String> {
     descendants::are_everybody().then(|| fs::read_to_string(Path::new("/sys/fs/cgroup").join(name)).ok())?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kills_are_counted_in_the_own_control_group() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (own, groups) = (dir.path().join("cgroup"), dir.path().join("groups"));
+        let check = |line: &str, path: &str, count: Option<&str>| {
+            fs::write(&own, line).expect("written");
+            let file = groups.join(path);
+            fs::create_dir_all(file.parent().expect("a parent")).expect("made");
+            fs::write(&file, "max 3\noom_kill 7\n").expect("written");
+            let found = of_own_group(&own, &groups);
+            assert_eq!(found.as_deref(), count, "{line}");
+            fs::remove_dir_all(&groups).expect("removed");
+        };
+        let counted = Some("max 3\noom_kill 7\n");
+        check("0::/system.slice/sawmill.service\n", "system.slice/sawmill.service/memory.events", counted);
+        check("4:cpu,memory:/jobs\n0::/\n", "memory/jobs/memory.oom_control", None);
+        check("0::/mine\n", "theirs/memory.events", None);
+    }
 }

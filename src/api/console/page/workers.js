@@ -43,7 +43,7 @@ function workerOf(worker, act) {
       ["Labels", labels.join(", ")],
       ["Backends", backends.map(({ name, capabilities }) => name + (capabilities.length > 0 ? ` (${capabilities.join(", ")})` : "")).join(", ")],
       ["Memory", pressure.memory_available_bytes != null && `${bytes(pressure.memory_available_bytes)} to be had${below(pressure.limits.memory_available_bytes)}`],
-      ["Disk", pressure.disk_free_bytes != null && `${bytes(pressure.disk_free_bytes)} free${below(pressure.limits.disk_free_bytes && pressure.limits.disk_free_bytes + pressure.limits.disk_job_bytes)}`],
+      ["Disk", pressure.disk_free_bytes != null && `${bytes(pressure.disk_free_bytes)} free${below(pressure.limits.disk_free_bytes && pressure.limits.disk_free_bytes + pressure.limits.disk_running_bytes + pressure.limits.disk_job_bytes)}`],
       ["Looked at the queue", claiming.asked_at && moment(claiming.asked_at)],
       ["Claimed", claiming.claimed_at && moment(claiming.claimed_at)],
     ].map(([name, value]) => [name, value === false ? null : value])),

@@ -1,0 +1,83 @@
+//! Who uses a mirror: held while it is looked into and worktrees are made from it, so that nothing of it goes meanwhile.
+//!
+//! The one rule: from the first look into a mirror to the journal of the worktree that borrows it there is no moment in which neither a
+//! hold nor a journal names it. Whoever takes objects from a mirror, or the mirror itself, needs it alone, and then must find no journal
+//! that names it (see [`super::borrowers`]). A process that is killed holds nothing any more.
+
+use std::fs::{File, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+
+use super::error::{GitError, io_error};
+
+/// How the file beside a mirror ends that is locked. When it was last written to, the mirror was last used.
+const USE: &str = "use";
+
+/// The mirrors that are held for one piece of work: its own, and those of its submodules. All clones are the same.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Holds {
+    held: Arc<Mutex<Vec<(PathBuf, Flock<File>)>>>,
+}
+
+/// A mirror that nobody else holds.
+#[derive(Debug)]
+pub(super) struct Alone {
+    _exclusive: Flock<File>,
+}
+
+impl Holds {
+    /// Holds a mirror until the last clone of this goes. Waits, for at most `limit`, while somebody has it alone.
+    pub(super) async fn take(&self, mirror: &Path, action: &str, limit: Duration) -> Result<(), GitError> {
+        if self.held.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|(held, _)| held == mirror) {
+            return Ok(());
+        }
+        let path = file_of(mirror);
+        let mut file = open(&path)?;
+        let until = Instant::now() + limit;
+        let shared = loop {
+            file = match Flock::lock(file, FlockArg::LockSharedNonblock) {
+                Ok(shared) => break shared,
+                Err((file, Errno::EWOULDBLOCK | Errno::EINTR)) => {
+                    // Whoever has it alone for long looks at this.
+                    file.set_modified(SystemTime::now()).map_err(io_error("touch", &path))?;
+                    file
+                }
+                Err((_, errno)) => return Err(io_error("lock", &path)(errno.into())),
+            };
+            if Instant::now() >= until {
+                return Err(GitError::Timeout { action: format!("{action} (others hold {})", path.display()), after: limit });
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        shared.set_modified(SystemTime::now()).map_err(io_error("touch", &path))?;
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).push((mirror.to_owned(), shared));
+        Ok(())
+    }
+}
+
+impl Alone {
+    /// Takes a mirror that nobody holds now.
+    pub(super) fn with(mirror: &Path) -> Option<Self> {
+        let file = open(&file_of(mirror)).ok()?;
+        Flock::lock(file, FlockArg::LockExclusiveNonblock).ok().map(|file| Self { _exclusive: file })
+    }
+}
+
+/// When a mirror was last used, or somebody last waited to use it; for one that was used before there was such a file that is now.
+pub(super) fn last_used(mirror: &Path) -> SystemTime {
+    let file = open(&file_of(mirror)).ok();
+    file.and_then(|file| file.metadata().ok()?.modified().ok()).unwrap_or_else(SystemTime::now)
+}
+
+fn file_of(mirror: &Path) -> PathBuf {
+    mirror.with_extension(USE)
+}
+
+fn open(path: &Path) -> Result<File, GitError> {
+    let file = OpenOptions::new().create(true).truncate(false).write(true).open(path);
+    file.map_err(io_error("open the lock", path))
+}
