@@ -20,7 +20,14 @@ const USE: &str = "use";
 /// The mirrors that are held for one piece of work: its own, and those of its submodules. All clones are the same.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Holds {
-    held: Arc<Mutex<Vec<(PathBuf, Flock<File>)>>>,
+    held: Arc<Mutex<Vec<Held>>>,
+}
+
+/// A mirror with the lock on it.
+#[derive(Debug)]
+struct Held {
+    mirror: PathBuf,
+    _shared: Flock<File>,
 }
 
 /// A mirror that nobody else holds.
@@ -32,7 +39,7 @@ pub(super) struct Alone {
 impl Holds {
     /// Holds a mirror until the last clone of this goes. Waits, for at most `limit`, while somebody has it alone.
     pub(super) async fn take(&self, mirror: &Path, action: &str, limit: Duration) -> Result<(), GitError> {
-        if self.held.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|(held, _)| held == mirror) {
+        if self.held.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|held| held.mirror == mirror) {
             return Ok(());
         }
         let path = file_of(mirror);
@@ -54,7 +61,7 @@ impl Holds {
             tokio::time::sleep(Duration::from_millis(20)).await;
         };
         shared.set_modified(SystemTime::now()).map_err(io_error("touch", &path))?;
-        self.held.lock().unwrap_or_else(PoisonError::into_inner).push((mirror.to_owned(), shared));
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).push(Held { mirror: mirror.to_owned(), _shared: shared });
         Ok(())
     }
 }
