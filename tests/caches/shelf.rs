@@ -115,9 +115,12 @@ fn what_saved_caches_share_is_counted_once() {
         told["bytes"] = 145_000.into();
         fs::write(record, told.to_string()).expect("written");
     }
-    assert!(shelf.shrink_once(0).expect("shrunk").is_empty(), "together they take less than each of them by itself");
+    assert!(
+        shelf.shrink_once(Space::default()).expect("shrunk").is_empty(),
+        "together they take less than each of them by itself"
+    );
     // What both have does not come free with the first of them.
-    assert_eq!(shelf.shrink_once(120_000).expect("shrunk").len(), 2);
+    assert_eq!(shelf.shrink_once(Space::of_bytes(120_000)).expect("shrunk").len(), 2);
 }
 
 #[test]

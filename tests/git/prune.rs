@@ -65,7 +65,7 @@ async fn old_objects_go_that_no_ref_reaches_once_nobody_borrows_them() {
 
     fs::write(place.seed_dir().join("young"), "somebody's").expect("written");
     let young = run(&dir, ["hash-object", "-w", place.seed_dir().join("young").to_str().expect("UTF-8")]);
-    assert_eq!(place.git.unpruned(), [dir.clone()]);
+    assert_eq!(place.git.unpruned(), std::slice::from_ref(&dir));
     assert!(place.git.prune(&dir).await.expect("pruned"));
     assert!(place.git.unpruned().is_empty(), "lately");
     assert!(!has(&dir, &loose), "nobody needed it");
@@ -132,7 +132,7 @@ async fn a_mirror_goes_that_no_job_has_used_for_long_or_that_the_disk_has_no_roo
     used(DAY);
     assert!(matches!(lease(Space::default()), Lease::Held(_)));
     assert!(matches!(lease(Space { bytes: 0, inodes: 5 }), Lease::Over(why) if why.starts_with("the disk lacks 5 inodes")));
-    assert_eq!(place.git.shrink_mirrors_once(Space::of_bytes(1)).expect("evicted"), [dir.clone()]);
+    assert_eq!(place.git.shrink_mirrors_once(Space::of_bytes(1)).expect("evicted"), std::slice::from_ref(&dir));
     assert!(!dir.exists());
     // Who comes back clones it again.
     assert_eq!(place.git.mirror(&remote).resolve("main").await.expect("cloned"), base);

@@ -110,6 +110,7 @@ mod tests {
             tags: tags.iter().map(|tag| (*tag).to_owned()).collect(),
             digest: digest.to_owned(),
             fingerprint: "f".to_owned(),
+            base: None,
             created: 0,
             bytes: 1,
         };
