@@ -41,10 +41,6 @@ impl Attempt {
             // It was stopped, or lost what it ran in, before anybody heard its last word on what it used: that is paid for.
             self.hear_usage().await;
         }
-        let withdrawal = Withdrawal::of(&self);
-        if let Some(withdrawal) = withdrawal.as_ref().filter(|_| stopped) {
-            withdrawal.make().await;
-        }
         if let Some(refused) = self.egress.take().and_then(Egress::close) {
             self.say(&refused);
         }
@@ -72,11 +68,17 @@ impl Attempt {
         let pending = completion.as_ref().and_then(|completion| carry::pending(&self, &completion.base, processes));
         let lost = outcome.is_none() || self.stop.reason() == Some(StopReason::LeaseLost);
         let mut remains = Remains::of(&self);
+        let withdrawal = Withdrawal::of(&self);
         let ended = match outcome {
             Some(outcome) if !lost => self.record_end(outcome, completion, salvage).await,
             _ => Ended::Lost,
         };
-        if let (Some(withdrawal), Ended::Lost, true) = (&withdrawal, &ended, delivered) {
+        let may_have_pushed = match ended {
+            Ended::Recorded(_) => stopped,
+            Ended::Lost => stopped || delivered,
+            Ended::Unrecorded => false,
+        };
+        if let Some(withdrawal) = withdrawal.filter(|_| may_have_pushed) {
             withdrawal.make().await;
         }
         remains.collect().await;
