@@ -60,8 +60,8 @@ pub enum HostClock {
     /// Stands still while the host is suspended, as [`Instant::now`] does.
     #[default]
     Awake,
-    /// Goes on while the host is suspended, as the clocks of other hosts do. Its moments are to be compared with one another, and not with those
-    /// of [`Instant::now`].
+    /// Goes on while the host is suspended, as the clocks of other hosts do. Its moments are to be compared with one another, and not with
+    /// those of [`Instant::now`].
     Always,
 }
 

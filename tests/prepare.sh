@@ -5,10 +5,10 @@ set -euo pipefail
 declare -A package_of=(
     [git]=git [git-lfs]=git-lfs [cc]=gcc [cmake]=cmake [ip]=iproute2 [nsenter]=util-linux
     [dockerd]=docker.io [busybox]=busybox-static [debootstrap]=debootstrap [iptables]=iptables
-    [mkfs.btrfs]=btrfs-progs [mkfs.xfs]=xfsprogs [chromedriver]=chromium-driver [chromium]=chromium
+    [mkfs.btrfs]=btrfs-progs [mkfs.xfs]=xfsprogs [mkfs.ext4]=e2fsprogs [chattr]=e2fsprogs [chromedriver]=chromium-driver [chromium]=chromium
 )
 missing=()
-for program in git git-lfs cc ip nsenter dockerd busybox debootstrap iptables mkfs.btrfs mkfs.xfs chromedriver chromium; do
+for program in git git-lfs cc ip nsenter dockerd busybox debootstrap iptables mkfs.btrfs mkfs.xfs mkfs.ext4 chattr chromedriver chromium; do
     command -v "$program" >/dev/null 2>&1 || missing+=("${package_of[$program]}")
 done
 compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || command -v initdb >/dev/null 2>&1 || missing+=(postgresql)

@@ -28,10 +28,17 @@ pub(super) struct AnswerQuery {
     forecast: Option<bool>,
 }
 
+/// What is answered to who does not say.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Usual {
+    Forecast,
+    None,
+}
+
 impl AnswerQuery {
     /// The job with what was asked for. It is enqueued, or there, whatever becomes of the forecast.
-    async fn answer(&self, store: &Store, job: Job, usually: bool) -> JobAnswer {
-        if !self.forecast.unwrap_or(usually) || job.state != JobState::Queued {
+    async fn answer(&self, usual: Usual, store: &Store, job: Job) -> JobAnswer {
+        if !self.forecast.unwrap_or(usual == Usual::Forecast) || job.state != JobState::Queued {
             return JobAnswer::of(job, None);
         }
         let forecast = store.forecast(job.id).await.unwrap_or_else(|error| {
@@ -68,7 +75,7 @@ pub(super) async fn enqueue(
         Enqueued::Created(_) => StatusCode::CREATED,
         Enqueued::Existing(_) => StatusCode::OK,
     };
-    let answer = query.answer(&state.store, enqueued.into_job(), true).await;
+    let answer = query.answer(Usual::Forecast, &state.store, enqueued.into_job()).await;
     Ok((status, [(header::LOCATION, format!("/v1/jobs/{}", answer.job.id))], Json(answer)).into_response())
 }
 
@@ -129,7 +136,7 @@ pub(super) async fn show(
     let latest = attempts.into_iter().max_by_key(|record| record.attempt);
     let (runs_on, time_limit) = latest.map_or((None, None), |record| (record.runs_on, record.time_limit));
     let coverage = if job.state == JobState::Succeeded { coverage(&state.store, id).await? } else { BTreeMap::new() };
-    Ok(Json(JobAnswer { runs_on, time_limit, coverage, ..query.answer(&state.store, job, false).await }))
+    Ok(Json(JobAnswer { runs_on, time_limit, coverage, ..query.answer(Usual::None, &state.store, job).await }))
 }
 
 /// What the gates measured of what a job delivered.

@@ -26,7 +26,6 @@ impl Attempt {
     /// Closes the attempt. Nothing here has the pipeline's `?`: each step is tried whatever became of the one before.
     pub(super) async fn close(mut self, result: Result<Completion, Halt>) -> Ended {
         let delivered = result.is_ok();
-        let stopped = matches!(result, Err(Halt::Stopped(_)));
         let (outcome, completion) = match result {
             Ok(completion) => (Some(completion.outcome.clone()), Some(completion)),
             Err(halt) => (halt.outcome(), None),
@@ -73,13 +72,8 @@ impl Attempt {
             Some(outcome) if !lost => self.record_end(outcome, completion, salvage).await,
             _ => Ended::Lost,
         };
-        let may_have_pushed = match ended {
-            Ended::Recorded(_) => stopped,
-            Ended::Lost => stopped || delivered,
-            Ended::Unrecorded => false,
-        };
-        if let Some(withdrawal) = withdrawal.filter(|_| may_have_pushed) {
-            withdrawal.make().await;
+        if let Some(withdrawal) = withdrawal {
+            withdrawal.after(&ended).await;
         }
         remains.collect().await;
         if let (Some(pending), Ended::Recorded(job)) = (pending, &ended)
@@ -97,8 +91,8 @@ impl Attempt {
         let (mut remains, class) = (Remains::of(&self), end.outcome.class);
         let withdrawal = Withdrawal::of(&self);
         let ended = self.put_on_record(end).await;
-        if let (Some(withdrawal), Ended::Lost) = (&withdrawal, &ended) {
-            withdrawal.make().await;
+        if let Some(withdrawal) = withdrawal {
+            withdrawal.after(&ended).await;
         }
         remains.collect().await;
         remains.leave(class, Trust::None, &ended).await;

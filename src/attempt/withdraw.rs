@@ -1,36 +1,35 @@
-//! What a push left on the remote, although its claim is lost or its attempt was stopped, is taken back.
+//! What a push left on the remote, although the attempt did not end as delivered, is taken back.
 //!
-//! No branch stays there that the job's record does not name. A remote holds a push against what it has, and knows nothing of claims: one
-//! that slept through the end of its lease can make a branch where the attempt after it left none, or an integrator has taken it away.
+//! No branch is to stay there that the job's record does not name. A remote holds a push against what it has, and knows nothing of claims:
+//! one that slept through the end of its lease can make a branch where the attempt after it left none, or an integrator has taken it away.
 //!
 //! The one rule: nothing is taken back while the claim is on record. The end that delivers it may be on its way: a server goes on with a
 //! statement although nobody waits for the answer any more. Once somebody else has taken the claim off the record, it comes too late.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
-use super::halt::Halt;
+use super::Ended;
+use super::halt::chain;
 use super::journal::Phase;
 use super::open::Attempt;
-use crate::git::{Git, Worktree};
+use crate::git::{GitError, Mirror};
 use crate::ids::ObjectId;
 use crate::job::{BranchName, Claim, JobState, Stage};
 use crate::store::Store;
 
-/// How often it is looked whether the claim is on record still: whoever takes it off looks for that now and then, too.
+/// How often it is looked whether the claim is on record still: whoever takes it off looks for that now and then, too. So it is for a
+/// database, and for a remote, that is away.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-
-/// For how long: whoever takes lost claims off the record has done so by then, if anybody is there.
+/// For how long at least. A lease that its worker has given up is over soon, and then for as long again nothing may expire.
 const WITHIN: Duration = Duration::from_secs(60);
 
 /// A commit that an attempt has pushed, or was about to.
 pub(super) struct Withdrawal {
     store: Store,
-    git: Git,
-    slot: PathBuf,
+    mirror: Mirror,
     within: Duration,
     claim: Claim,
     commit: ObjectId,
@@ -41,44 +40,56 @@ impl Withdrawal {
     /// What there may be to take back of an attempt.
     pub(super) fn of(attempt: &Attempt) -> Option<Self> {
         let Phase::Judged { commit: Some(committed), .. } = &attempt.journal.phase else { return None };
-        let job = &attempt.claimed.job;
+        let (job, tools) = (&attempt.claimed.job, &attempt.tools);
         let was_pushing = attempt.stages.records().iter().any(|record| record.stage == Stage::Publish);
         (was_pushing && job.spec.deliver.push).then(|| Self {
-            store: attempt.tools.store.clone(),
-            git: attempt.tools.git.clone(),
-            slot: attempt.slot_root().to_owned(),
-            within: attempt.tools.config.close_timeout.min(WITHIN),
+            store: tools.store.clone(),
+            mirror: tools.git.mirror(&attempt.remote),
+            within: WITHIN.max(tools.store.lease() * 2).min(tools.config.close_timeout),
             claim: attempt.claimed.claim.clone(),
             commit: committed.commit.clone(),
             branch: job.branch.clone(),
         })
     }
 
-    /// Takes it back where it is on the remote and not on record. Waits until the claim is not on record any more.
-    pub(super) async fn make(&self) {
-        let (job, branch, commit) = (self.claim.job, &self.branch, self.commit.short());
-        match timeout(self.within, self.try_to()).await {
-            Ok(Ok(false)) => {}
-            Ok(Ok(true)) => info!("took back {branch}, which job {job} had pushed although it was stopped"),
-            Ok(Err(halt)) => {
-                let why = halt.outcome().map_or_else(|| "the claim is lost".to_owned(), |outcome| outcome.message);
-                warn!("cannot tell whether job {job} left {commit} as {branch} when it was stopped: {why}");
-            }
-            Err(_) => warn!("looking whether job {job} left {commit} as {branch} when it was stopped took too long"),
+    /// Takes it back after such an end, where it is on the remote and not on record.
+    pub(super) async fn after(self, ended: &Ended) {
+        match ended {
+            Ended::Recorded(job) if job.commit.as_ref() == Some(&self.commit) => {}
+            // The next daemon puts it on record.
+            Ended::Unrecorded => {}
+            Ended::Recorded(_) | Ended::Lost => self.make().await,
         }
     }
 
-    async fn try_to(&self) -> Result<bool, Halt> {
+    async fn make(&self) {
+        let (job, branch, commit) = (self.claim.job, &self.branch, self.commit.short());
+        match timeout(self.within, self.insist()).await {
+            Ok(Ok(false)) => {}
+            Ok(Ok(true)) => info!("took back {branch}, which job {job} had pushed and did not deliver"),
+            Ok(Err(error)) => warn!("cannot take {commit} back, should job {job} have left it as {branch}: {}", chain(&*error)),
+            Err(_) => warn!(
+                "cannot tell within {:?} whether job {job} left {commit} as {branch}: its claim is on record still, or nobody answers",
+                self.within
+            ),
+        }
+    }
+
+    /// Looks until it can be told.
+    async fn insist(&self) -> Result<bool, Box<dyn std::error::Error + Send + Sync>> {
         loop {
-            let job = self.store.job(self.claim.job).await?;
-            if job.commit.as_ref() == Some(&self.commit) {
-                return Ok(false);
-            }
-            if job.state != JobState::Running || job.attempt != Some(self.claim.attempt) {
-                break;
+            match self.store.job(self.claim.job).await {
+                // Its end may be on record, and only the answer was lost.
+                Ok(job) if job.commit.as_ref() == Some(&self.commit) => return Ok(false),
+                Ok(job) if job.state == JobState::Running && job.attempt == Some(self.claim.attempt) => {}
+                Ok(_) => match self.mirror.withdraw(&self.commit, &self.branch).await {
+                    Err(error @ GitError::Unreachable { .. }) => debug!("{}", chain(&error)),
+                    looked => return Ok(looked?),
+                },
+                Err(error) if error.is_transient() => debug!("{}", chain(&error)),
+                Err(error) => return Err(error.into()),
             }
             sleep(LOOK_EVERY).await;
         }
-        Ok(Worktree::open(&self.git, &self.slot)?.withdraw(&self.commit, &self.branch).await?)
     }
 }

@@ -1,8 +1,8 @@
 //! Finding the files that a gate wrote, in the place in which it ran.
 //!
-//! The one rule: what was there before the gate began is not the gate's, whatever its name. That is told by the time of a file's last change of
-//! any kind, which nobody can set, and by a moment that the same disk gave just before: so no two clocks are compared. What is looked
-//! through is bounded, and where the bound was met is said.
+//! The one rule: what was there before the gate began is not the gate's, whatever its name. That is told by the time of a file's last
+//! change of any kind, which nobody can set, and by a moment that the same disk gave just before: so no two clocks are compared. What is
+//! looked through is bounded, and where the bound was met is said.
 
 use std::fs;
 use std::io;
@@ -35,7 +35,8 @@ impl Moment {
         Self { seconds: about.ctime(), nanoseconds: about.ctime_nsec() }
     }
 
-    /// The moment by the clock of the disk on which `dir` is. Blocks. When this returns it is past: what changes from then on has a later one.
+    /// The moment by the clock of the disk on which `dir` is. Blocks. When this returns it is past: what changes from then on has a later
+    /// one.
     ///
     /// # Errors
     /// Nothing can be written there, or the clock does not go on.

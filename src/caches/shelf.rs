@@ -210,9 +210,9 @@ impl Shelf {
         dir.file_name().is_some_and(|name| name.as_bytes().ends_with(self.boot.as_bytes()))
     }
 
-    /// Saves what an attempt has left of one of its caches, which are taken out, and whose processes have ended. Nothing where another of the same path is being saved just
-    /// now, it is as it was found, or it was empty and is. The one of the same key that was there before goes, unless somebody stands on it. Blocks for some
-    /// microseconds per file.
+    /// Saves what an attempt has left of one of its caches, which are taken out, and whose processes have ended. Nothing where another of
+    /// the same path is being saved just now, it is as it was found, or it was empty and is. The one of the same key that was there before
+    /// goes, unless somebody stands on it. Blocks for some microseconds per file.
     ///
     /// # Errors
     /// It is too large; what the system says. Then nothing is saved.
@@ -283,8 +283,8 @@ impl Shelf {
         slots.into_iter().filter(|slot| carried::stands_on(slot).iter().any(|on| on == dir)).collect()
     }
 
-    /// Moves away what was begun in a slot or on a ground, and takes off what is mounted there; also what is in the tree or the home directory,
-    /// in which no process of a job may be.
+    /// Moves away what was begun in a slot or on a ground, and takes off what is mounted there; also what is in the tree or the home
+    /// directory, in which no process of a job may be.
     ///
     /// # Errors
     /// What the system says.

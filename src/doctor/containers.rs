@@ -113,8 +113,9 @@ pub(super) async fn lodge<T>(
         Err(trouble) => Err(trouble),
     };
     containers.close().await;
-    // What is left is found by who reconciles.
-    place.end().map_err(said)?;
+    if let Err(error) = place.end() {
+        tracing::warn!("{} stays, until somebody reconciles: {error}", path.display());
+    }
     tried
 }
 

@@ -1,8 +1,8 @@
 //! Tests that are gone, are skipped, or assert less than before.
 //!
-//! The one rule: it is told by patterns of lines, language by language (see [`super::languages`]), and by the balance of what was removed and added. So a test that was
-//! moved or renamed is no finding, and one that was emptied in another way is not found: who must be sure reads the difference. How
-//! assertions are balanced is in [`super::assertions`].
+//! The one rule: it is told by patterns of lines, language by language (see [`super::languages`]), and by the balance of what was removed
+//! and added. So a test that was moved or renamed is no finding, and one that was emptied in another way is not found: who must be sure
+//! reads the difference. How assertions are balanced is in [`super::assertions`].
 
 use std::collections::BTreeMap;
 

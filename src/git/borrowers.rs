@@ -3,10 +3,11 @@
 //! The one rule: what cannot be told borrows everything. A journal that cannot be read, or one where a job could have written it, counts
 //! for all mirrors.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::Git;
 use super::bases::{Base, directories};
+use super::error::GitError;
 use super::journal::{Journal, Submodule};
 use super::mirror::name_of;
 use super::place::HOST;
@@ -15,21 +16,31 @@ impl Git {
     /// What stands on the objects of a mirror that nobody holds, in words; nothing where there is nothing. Blocks.
     pub(super) fn borrower_of(&self, mirror: &Path) -> Option<String> {
         let name = mirror.file_stem()?.to_string_lossy().into_owned();
+        self.found_borrower(&name).unwrap_or_else(|error| Some(format!("it cannot be told who borrows its objects: {error}")))
+    }
+
+    fn found_borrower(&self, name: &str) -> Result<Option<String>, GitError> {
+        let Some(state) = self.host.mirrors.parent() else { return Ok(None) };
         // In this order: a worktree that is moved out of its slot meanwhile is met in one of them.
-        let state = self.host.mirrors.parent()?;
-        let slots = listed(&state.join("slots"));
+        let slots = directories(&state.join("slots"))?;
         let places = slots.iter().flat_map(|slot| [slot.clone(), slot.join("gates")]);
-        if let Some(place) = places.chain(listed(&state.join("kept"))).find(|place| borrows(place, &name)) {
-            return Some(format!("the worktree in {} borrows its objects", place.display()));
+        if let Some(place) = places.chain(directories(&state.join("kept"))?).find(|place| borrows(place, name)) {
+            return Ok(Some(format!("the worktree in {} borrows its objects", place.display())));
         }
         // The ground of gates that a job sees.
         if let Some(slot) = slots.iter().find(|slot| slot.join("job/gates").symlink_metadata().is_ok()) {
-            return Some(format!("gates run in {}", slot.display()));
+            return Ok(Some(format!("gates run in {}", slot.display())));
         }
-        let bases = listed(&self.bases()).into_iter().flat_map(|of| listed(&of));
-        let mut bases = bases.filter_map(|dir| Base::at(&dir).record().ok().map(|record| (dir, record)));
-        let (dir, _) = bases.find(|(_, record)| are_of(&record.submodules, &name))?;
-        Some(format!("a submodule of the base {} is of it", dir.display()))
+        for of in directories(&self.bases())? {
+            for dir in directories(&of)? {
+                let base = Base::at(&dir);
+                // One that is not whole, or was evicted meanwhile, stands on nothing.
+                if base.has_record() && base.record().map_or(true, |record| are_of(&record.submodules, name)) {
+                    return Ok(Some(format!("a submodule of the base {} is of it, or may be", dir.display())));
+                }
+            }
+        }
+        Ok(None)
     }
 }
 
@@ -44,8 +55,4 @@ fn borrows(place: &Path, name: &str) -> bool {
 fn are_of(submodules: &[Submodule], name: &str) -> bool {
     let sources = submodules.iter().filter_map(|submodule| submodule.source.as_ref());
     sources.into_iter().any(|source| name_of(&source.remote) == name || are_of(&source.submodules, name))
-}
-
-fn listed(dir: &Path) -> Vec<PathBuf> {
-    directories(dir).unwrap_or_default()
 }

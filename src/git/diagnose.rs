@@ -60,6 +60,12 @@ pub(super) fn remote_says(stderr: &str) -> String {
     cut(&lines.join("; "))
 }
 
+/// Why a remote refused a ref: git's word for it, and what the far end said.
+pub(super) fn why_refused(reason: String, stderr: &str) -> String {
+    let said = remote_says(stderr);
+    if said.is_empty() { reason } else { format!("{reason}: {said}") }
+}
+
 /// The lock file that was in the way, which whoever holds it removes.
 pub(super) fn lock_in_the_way(stderr: &str) -> Option<&str> {
     let before = &stderr[..stderr.find(".lock': File exists")? + ".lock".len()];

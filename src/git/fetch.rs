@@ -113,8 +113,8 @@ impl Mirror {
         self.fetch_into(&self.dir, &ALL, &["--prune"]).await
     }
 
-    /// Fetches what refs of the remote name, under no name of its own: they are young, and what is young is not pruned. So a fetch that is killed leaves no
-    /// lock on refs that are written without the mirror's lock.
+    /// Fetches what refs of the remote name, under no name of its own: they are young, and what is young is not pruned. So a fetch that is
+    /// killed leaves no lock on refs that are written without the mirror's lock.
     pub(super) async fn fetch_objects(&self, refs: &[&str]) -> Result<(), GitError> {
         let _lock = self.lock("fetch").await?;
         self.fetch_into(&self.dir, refs, &[]).await

@@ -4,15 +4,14 @@
 //! hold nor a journal names it. Whoever takes objects from a mirror, or the mirror itself, needs it alone, and then must find no journal
 //! that names it (see [`super::borrowers`]). A process that is killed holds nothing any more.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
-
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use std::time::{Duration, SystemTime};
 
 use super::error::{GitError, io_error};
+use super::lock::{self, Lock};
 
 /// How the file beside a mirror ends that is locked. When it was last written to, the mirror was last used.
 const USE: &str = "use";
@@ -27,13 +26,13 @@ pub(super) struct Holds {
 #[derive(Debug)]
 struct Held {
     mirror: PathBuf,
-    _shared: Flock<File>,
+    _shared: Lock,
 }
 
 /// A mirror that nobody else holds.
 #[derive(Debug)]
 pub(super) struct Alone {
-    _exclusive: Flock<File>,
+    _exclusive: Lock,
 }
 
 impl Holds {
@@ -43,24 +42,9 @@ impl Holds {
             return Ok(());
         }
         let path = file_of(mirror);
-        let mut file = open(&path)?;
-        let until = Instant::now() + limit;
-        let shared = loop {
-            file = match Flock::lock(file, FlockArg::LockSharedNonblock) {
-                Ok(shared) => break shared,
-                Err((file, Errno::EWOULDBLOCK | Errno::EINTR)) => {
-                    // Whoever has it alone for long looks at this.
-                    file.set_modified(SystemTime::now()).map_err(io_error("touch", &path))?;
-                    file
-                }
-                Err((_, errno)) => return Err(io_error("lock", &path)(errno.into())),
-            };
-            if Instant::now() >= until {
-                return Err(GitError::Timeout { action: format!("{action} (others hold {})", path.display()), after: limit });
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        };
-        shared.set_modified(SystemTime::now()).map_err(io_error("touch", &path))?;
+        // Whoever has it alone for long looks at this.
+        let shared = Lock::share(&path, touch, action, limit).await?;
+        touch(shared.file()).map_err(io_error("touch", &path))?;
         self.held.lock().unwrap_or_else(PoisonError::into_inner).push(Held { mirror: mirror.to_owned(), _shared: shared });
         Ok(())
     }
@@ -69,14 +53,13 @@ impl Holds {
 impl Alone {
     /// Takes a mirror that nobody holds now.
     pub(super) fn with(mirror: &Path) -> Option<Self> {
-        let file = open(&file_of(mirror)).ok()?;
-        Flock::lock(file, FlockArg::LockExclusiveNonblock).ok().map(|file| Self { _exclusive: file })
+        Lock::take_free(&file_of(mirror)).map(|lock| Self { _exclusive: lock })
     }
 }
 
 /// When a mirror was last used, or somebody last waited to use it; for one that was used before there was such a file that is now.
 pub(super) fn last_used(mirror: &Path) -> SystemTime {
-    let file = open(&file_of(mirror)).ok();
+    let file = lock::open(&file_of(mirror)).ok();
     file.and_then(|file| file.metadata().ok()?.modified().ok()).unwrap_or_else(SystemTime::now)
 }
 
@@ -84,7 +67,6 @@ fn file_of(mirror: &Path) -> PathBuf {
     mirror.with_extension(USE)
 }
 
-fn open(path: &Path) -> Result<File, GitError> {
-    let file = OpenOptions::new().create(true).truncate(false).write(true).open(path);
-    file.map_err(io_error("open the lock", path))
+fn touch(file: &File) -> io::Result<()> {
+    file.set_modified(SystemTime::now())
 }

@@ -5,9 +5,9 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
+use super::Git;
 use super::error::{GitError, io_error};
 use super::mirror::Mirror;
-use super::{Git, diagnose};
 use crate::clock::Timestamp;
 use crate::ids::{JobId, ObjectId};
 
@@ -73,21 +73,14 @@ impl Git {
     /// # Errors
     /// The remote is away, or does not let it be removed.
     pub async fn forget_on_remote(&self, keepsake: &Keepsake) -> Result<(), GitError> {
-        let Keepsake { mirror: dir, name, commit, .. } = keepsake;
-        let Some(remote) = fs::read_to_string(dir.join(ORIGIN)).ok().and_then(|address| address.parse().ok()) else {
+        let origin = fs::read_to_string(keepsake.mirror.join(ORIGIN)).ok().and_then(|address| address.parse().ok());
+        match origin {
+            Some(remote) if !keepsake.is_result() => {
+                self.mirror(&remote).take_off_remote(&keepsake.name, &keepsake.commit).await.map(drop)
+            }
             // Nothing was pushed from here.
-            return Ok(());
-        };
-        let mirror = self.mirror(&remote);
-        let there = mirror.remote_refs(std::slice::from_ref(name)).await?;
-        if keepsake.is_result() || !there.iter().any(|one| one.name == *name && one.commit == *commit) {
-            return Ok(());
+            _ => Ok(()),
         }
-        let action = format!("remove {name} from {remote}");
-        let push = self.command(&action, dir).origin(&remote).args(["push", "--porcelain", "--no-verify"]);
-        let lease = format!("--force-with-lease={name}:{commit}");
-        let pushed = push.args([&lease, "origin", &format!(":{name}")]).finish().await?;
-        if pushed.code == Some(0) { Ok(()) } else { Err(diagnose::network(&remote, &action, &pushed.stderr)) }
     }
 
     /// Removes such a ref from the mirror, if it still names what it did. Its objects stay in the mirror.

@@ -1,7 +1,8 @@
 //! Keeping mirrors quick: few packs, a commit graph, packed refs.
 //!
-//! The one rule: nothing is removed here (that is [`super::prune`]). Worktrees borrow a mirror's objects by path, also those that no ref of the mirror reaches: a
-//! base whose branch was forced elsewhere, a commit that was refused. So only tasks run that keep every object there is:
+//! The one rule: nothing is removed here (that is [`super::prune`]). Worktrees borrow a mirror's objects by path, also those that no ref of
+//! the mirror reaches: a base whose branch was forced elsewhere, a commit that was refused. So only tasks run that keep every object there
+//! is:
 //!
 //! - `loose-objects` packs whatever is loose, reachable or not, and deletes a loose object only once a pack has it;
 //! - `incremental-repack` joins packs with all that is in them, and deletes a pack only once others have every object of it;

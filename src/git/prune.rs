@@ -1,8 +1,9 @@
 //! Taking from mirrors what nobody needs: old objects that no ref reaches, and mirrors that no job has used for long.
 //!
 //! The one rule: only of a mirror that nobody holds and from which nothing borrows (see [`super::hold`] and [`super::borrowers`]). Whoever
-//! comes to it meanwhile finds it as it is afterwards, and has not to wait: pruning is given up then. What is gone is fetched again. Objects stay that a ref reaches, a base
-//! begins at, or something younger than `git.prune` leads to; mirrors stay that have a ref for people.
+//! comes to it meanwhile finds it as it is afterwards, and has not to wait: pruning is given up then. What is gone is fetched again.
+//! Objects stay that a ref reaches, a base begins at, or something younger than `git.prune` leads to; mirrors stay that have a ref for
+//! people.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -45,10 +46,8 @@ impl Git {
     /// on the disk, and no other was unused for longer. Blocks.
     #[must_use]
     pub fn judged_mirrors(&self, wanted: Space) -> Vec<(MirrorUse, Lease)> {
-        let mut all: Vec<_> = self.mirrors().into_iter().map(|path| (last_used(&path), path)).collect();
-        all.sort();
         let mut wanted = wanted;
-        let judged = all.into_iter().map(|(last_used, path)| {
+        let judged = self.by_last_use().into_iter().map(|(last_used, path)| {
             let space = measure(&path, ENTRIES_MAX).space();
             let lease = self.judge_mirror(&path, last_used, wanted);
             if matches!(lease, Lease::Over(_)) {
@@ -57,6 +56,12 @@ impl Git {
             (MirrorUse { path, space, last_used }, lease)
         });
         judged.collect()
+    }
+
+    fn by_last_use(&self) -> Vec<(SystemTime, PathBuf)> {
+        let mut all: Vec<_> = self.mirrors().into_iter().map(|path| (last_used(&path), path)).collect();
+        all.sort();
+        all
     }
 
     fn judge_mirror(&self, path: &Path, last_used: SystemTime, wanted: Space) -> Lease {
@@ -98,11 +103,13 @@ impl Git {
     /// # Errors
     /// A mirror cannot be moved.
     pub fn shrink_mirrors_once(&self, wanted: Space) -> Result<Vec<PathBuf>, GitError> {
-        let mut gone = Vec::new();
-        for (MirrorUse { path, .. }, lease) in self.judged_mirrors(wanted) {
-            if let Lease::Over(why) = lease
-                && self.evict_mirror(&path)?
-            {
+        let (mut gone, mut wanted) = (Vec::new(), wanted);
+        for (last_used, path) in self.by_last_use() {
+            let Lease::Over(why) = self.judge_mirror(&path, last_used, wanted) else { continue };
+            if !wanted.is_none() {
+                wanted = wanted.without(measure(&path, ENTRIES_MAX).space());
+            }
+            if self.evict_mirror(&path)? {
                 tracing::info!(path = %path.display(), "mirror removed: {why}");
                 gone.push(path);
             }

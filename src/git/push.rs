@@ -91,9 +91,7 @@ impl Worktree {
     /// # Errors
     /// The remote cannot be asked.
     pub async fn is_delivered(&self, commit: &ObjectId, branch: &BranchName) -> Result<bool, GitError> {
-        let name = branch.to_ref();
-        let there = self.mirror.remote_refs(std::slice::from_ref(&name)).await?;
-        Ok(there.iter().any(|one| one.name == name && one.commit == *commit))
+        self.mirror.has_on_remote(&branch.to_ref(), commit).await
     }
 }
 
@@ -207,7 +205,5 @@ async fn why_rejected(
     if let Some(lock) = diagnose::lock_in_the_way(&finished.stderr) {
         return Err(GitError::RemoteLocked { remote, branch, lock: lock.to_owned() });
     }
-    let said = diagnose::remote_says(&finished.stderr);
-    let message = if said.is_empty() { reason.to_owned() } else { format!("{reason}: {said}") };
-    Err(GitError::PushRefused { remote, branch, message })
+    Err(GitError::PushRefused { remote, branch, message: diagnose::why_refused(reason.to_owned(), &finished.stderr) })
 }

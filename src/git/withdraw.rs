@@ -1,4 +1,4 @@
-//! A branch that was pushed for nobody is taken off the remote again.
+//! A ref that nobody is to have any more is taken off the remote.
 //!
 //! The one rule: a push says which commit it expects there, the one that was pushed, so that nothing of others goes with it.
 
@@ -6,17 +6,17 @@ use std::time::Duration;
 
 use super::diagnose;
 use super::error::GitError;
+use super::mirror::Mirror;
 use super::push::Answer;
-use super::worktree::Worktree;
 use crate::ids::ObjectId;
 use crate::job::BranchName;
 
-/// How often it is looked whether the branch has arrived, and how long lies between: what a remote has begun to take when its git is
+/// How often it is looked whether a branch has arrived, and how long lies between: what a remote has begun to take when its git is
 /// ended here it takes.
 const LOOKS: u32 = 3;
 const APART: Duration = Duration::from_millis(500);
 
-impl Worktree {
+impl Mirror {
     /// Takes `branch` off the remote if it is there at `commit`, or comes there within a second, and says whether it did.
     ///
     /// # Errors
@@ -24,37 +24,46 @@ impl Worktree {
     pub async fn withdraw(&self, commit: &ObjectId, branch: &BranchName) -> Result<bool, GitError> {
         for look in 0..LOOKS {
             if look > 0 {
+                // Nothing tells of what comes there.
                 tokio::time::sleep(APART).await;
             }
-            if self.is_delivered(commit, branch).await? {
-                return self.remove(commit, branch).await;
+            if self.take_off_remote(&branch.to_ref(), commit).await? {
+                return Ok(true);
             }
         }
         Ok(false)
     }
 
-    async fn remove(&self, commit: &ObjectId, branch: &BranchName) -> Result<bool, GitError> {
-        let (remote, target) = (&self.mirror.remote, branch.to_ref());
-        let action = format!("take {target} off {remote}");
-        let finished = self
-            .checkout
-            .command(&self.mirror.git, &action)
-            .origin(remote)
-            .args(["push", "--porcelain", "--no-verify", "--atomic", "--recurse-submodules=no"])
-            .arg(format!("--force-with-lease={target}:{commit}"))
-            .args(["origin", &format!(":{target}")])
-            .finish()
-            .await?;
-        match Answer::read(&finished, &target) {
+    /// Takes a ref off the remote where it is there at `commit`, and says whether it did.
+    pub(super) async fn take_off_remote(&self, name: &str, commit: &ObjectId) -> Result<bool, GitError> {
+        if !self.has_on_remote(name, commit).await? {
+            return Ok(false);
+        }
+        let remote = &self.remote;
+        let action = format!("take {name} off {remote}");
+        let command = self.git.command(&action, &self.dir).origin(remote);
+        let command = command.args(["push", "--porcelain", "--no-verify", "--atomic", "--recurse-submodules=no"]);
+        let command = command.arg(format!("--force-with-lease={name}:{commit}")).args(["origin", &format!(":{name}")]);
+        let finished = command.finish().await?;
+        match Answer::read(&finished, name) {
             Some(Answer::Done(_)) => Ok(true),
-            // A later attempt's is there, or nothing any more.
-            Some(Answer::Rejected(_)) if !self.is_delivered(commit, branch).await? => Ok(false),
+            // Something else is there by now, or nothing.
+            Some(Answer::Rejected(_)) if !self.has_on_remote(name, commit).await? => Ok(false),
             Some(Answer::Rejected(reason)) => {
-                let said = diagnose::remote_says(&finished.stderr);
-                let message = if said.is_empty() { reason } else { format!("{reason}: {said}") };
-                Err(GitError::PushRefused { remote: remote.clone(), branch: branch.to_string(), message })
+                let branch = name.strip_prefix("refs/heads/").unwrap_or(name).to_owned();
+                Err(GitError::PushRefused {
+                    remote: remote.clone(),
+                    branch,
+                    message: diagnose::why_refused(reason, &finished.stderr),
+                })
             }
             None => Err(diagnose::network(remote, &action, &finished.stderr)),
         }
+    }
+
+    /// Whether the remote has `commit` as `name` now.
+    pub(super) async fn has_on_remote(&self, name: &str, commit: &ObjectId) -> Result<bool, GitError> {
+        let there = self.remote_refs(&[name.to_owned()]).await?;
+        Ok(there.iter().any(|one| one.name == name && one.commit == *commit))
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! A frame is its length (four bytes, big-endian) and that many bytes of JSON. The daemon asks, the supervisor answers
 //! each request once and in order; only the answer to `wait` takes long. A start carries two or three descriptors
-//! (output, error output, input) with its first byte, the answer to `listen` one (the listener). Whoever breaks the format loses the connection, nothing else.
+//! (output, error output, input) with its first byte, the answer to `listen` one (the listener). Whoever breaks the format loses the
+//! connection, nothing else.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

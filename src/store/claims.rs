@@ -15,7 +15,7 @@ use std::time::Duration;
 use super::Store;
 use super::db::Kind;
 use super::error::StoreError;
-use super::limits::{self, Limited, Room};
+use super::limits::{self, Limited, Room, UnderLimits};
 use super::rows::{ClaimedRow, job_columns};
 use super::spending::Budgets;
 use super::statement::{Arg, args, tuples};
@@ -103,19 +103,14 @@ struct RouteCount {
 #[derive(sqlx::FromRow)]
 struct Picked {
     id: uuid::Uuid,
-    share: String,
     budgeted: i64,
-    concurrency_key: Option<String>,
-    concurrency_limit: Option<i64>,
+    #[sqlx(flatten)]
+    under: UnderLimits,
 }
 
 impl Limited for Picked {
-    fn key(&self) -> Option<(&str, i64)> {
-        self.concurrency_key.as_deref().zip(self.concurrency_limit)
-    }
-
-    fn share(&self) -> &str {
-        &self.share
+    fn under(&self) -> &UnderLimits {
+        &self.under
     }
 }
 
@@ -350,8 +345,8 @@ impl Store {
         Ok(heads)
     }
 
-    /// Of the next jobs less urgent than the very next that have waited too long, those that have waited longest. What they stand for is their
-    /// route and priority, whose next in turn is claimed: shares take turns there too.
+    /// Of the next jobs less urgent than the very next that have waited too long, those that have waited longest. What they stand for is
+    /// their route and priority, whose next in turn is claimed: shares take turns there too.
     async fn aged(&self, routes: &[i64], next: i64, count: usize) -> Result<Vec<Head>, StoreError> {
         let mut aged = Vec::new();
         for priority in Priority::ALL.map(|priority| i64::from(priority.rank())).into_iter().filter(|rank| *rank > next) {
@@ -393,7 +388,7 @@ async fn look_within(
     let (mut chosen, mut held) = (Vec::new(), BTreeMap::<&str, (Hold, Vec<&Picked>)>::new());
     let mut over = false;
     for job in &picked {
-        let spent = budgets.spent(job.id, &job.share).next().is_some();
+        let spent = budgets.spent(job.id, job.share()).next().is_some();
         match if spent { Err(Hold::Budget) } else { room.take(job) } {
             Ok(()) if chosen.len() == most => {
                 over = true;

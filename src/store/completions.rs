@@ -6,16 +6,14 @@
 //! that delivery.
 
 use super::Store;
-use super::db::Kind;
 use super::error::StoreError;
 use super::jobs::{Listing, page};
-use super::lease_clock::server_now;
 use super::line::Line;
 use super::rows::{json, number, word};
 use super::statement::{Arg, args, tuples};
 use super::tx::{Lock, Tx};
 use super::types::{CompletionAsk, CompletionFilter, HeldCompletion, Page, Refusal};
-use crate::clock::{Timestamp, millis};
+use crate::clock::Timestamp;
 use crate::ids::{ClaimToken, CompletionId, JobId};
 use crate::job::{CompletionEntry, CompletionState};
 
@@ -30,11 +28,8 @@ const LIST: &str = concat!("SELECT ", entry_columns!(), " FROM completions j WHE
 const VISIBLE: &str = "SELECT j.id FROM completions j WHERE ";
 const HAND_OUT: &str = " UPDATE completions /*! INDEXED BY sqlite_autoindex_completions_1 */ SET state = 'claimed', visible_at = NULL, consumer = $1, lease_until = $2, deliveries = deliveries + 1, \
     token = picked_token FROM picked WHERE id = picked_id AND state = 'pending'";
-/// On a file `$3` is the end of the lease, on a server its length, from the moment on at which that hears of it.
-const RENEW: (&str, &str) = (
-    "UPDATE completions SET lease_until = $3 WHERE id = $1 AND token = $2 AND state = 'claimed'",
-    concat!("UPDATE completions SET lease_until = ", server_now!(), " + $3 WHERE id = $1 AND token = $2 AND state = 'claimed'"),
-);
+/// Between the two, when the lease ends.
+const RENEW: (&str, &str) = ("UPDATE completions SET lease_until = ", " WHERE id = $1 AND token = $3 AND state = 'claimed'");
 const ACK: &str = "UPDATE completions SET state = 'acked', lease_until = NULL, ended_at = coalesce(ended_at, $3) \
     WHERE id = $1 AND token = $2 AND state IN ('claimed', 'acked')";
 const NACK: &str = "UPDATE completions SET state = CASE WHEN deliveries >= $3 THEN 'dead' ELSE 'pending' END, \
@@ -163,11 +158,8 @@ impl Store {
         lease: Option<std::time::Duration>,
     ) -> Result<CompletionEntry, StoreError> {
         let lease = lease.unwrap_or(self.config().completion_lease);
-        let (sql, ends) = match self.db().kind() {
-            Kind::Sqlite => (RENEW.0, (self.now() + lease).0),
-            Kind::Postgres => (RENEW.1, millis(lease)),
-        };
-        self.answer(sql, args![id, token, ends], id, Turn::Kept).await
+        let (until, ends) = self.inner.clock.end_of(lease);
+        self.answer(&format!("{}{until}{}", RENEW.0, RENEW.1), args![id, ends, token], id, Turn::Kept).await
     }
 
     /// Says that a completion is done with. Saying so again is no error.

@@ -6,9 +6,8 @@ use std::time::Duration;
 use serde::de::{Deserializer, Error, Unexpected};
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::address::{self, Address};
 use super::turn::WEIGHT_MAX;
-use crate::clock::{HostClock, human};
+use crate::clock::human;
 use crate::job::{PausePolicy, RetryPolicy};
 
 /// Where the queue is, and how patient it is.
@@ -43,19 +42,6 @@ pub struct Config {
     pub completion_deliveries: u32,
     /// How long jobs are kept after their end, with all that is on record of them.
     pub retention: Retention,
-}
-
-impl Config {
-    /// The clock of this host by which it is known, without asking anybody, how much of a lease is left: all who share a file are suspended with
-    /// it, and a server goes on.
-    #[must_use]
-    pub fn host_clock(&self) -> HostClock {
-        match address::parse(&self.url) {
-            Ok((Address::Postgres(_), _)) => HostClock::Always,
-            // A database that cannot be told gives no leases.
-            Ok((Address::Sqlite(_), _)) | Err(_) => HostClock::Awake,
-        }
-    }
 }
 
 /// How long something is kept after its end: as text a duration, or `never` for what is never removed.

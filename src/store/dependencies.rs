@@ -52,7 +52,7 @@ const RELEASE: &str = concat!(
 );
 /// A job with the sentence of its end.
 const END: &str = " UPDATE jobs /*! INDEXED BY sqlite_autoindex_jobs_1 */ SET state = 'cancelled', held = NULL, finished_at = $1, outcome_class = $2, \
-    outcome_message = to_message FROM ends WHERE id = of_job AND held = 'dependency'";
+    outcome_message = to_message FROM ends WHERE id = of_job AND held = 'dependency' RETURNING id";
 
 /// Ids in one statement.
 const BATCH: usize = 100;
@@ -265,13 +265,14 @@ async fn cascade(tx: &mut Tx, ended: &[Ended<'_>], now: Timestamp) -> Result<Vec
         // One that waits for several ends for the sake of the first.
         ending.extend(rows.into_iter().filter(|row| seen.insert(row.id)));
     }
+    let mut ids = Vec::new();
     for batch in ending.chunks(BATCH) {
         let mut args = args![now, OutcomeClass::Dependency.as_str()];
         args.extend(batch.iter().flat_map(|row| args![row.id, &outcome_of(JobId::from_uuid(row.needs)).1]));
         let sql = format!("WITH ends (of_job, to_message) AS (VALUES {}){END}", tuples(3, batch.len(), 2));
-        tx.run(&sql, args).await?;
+        // One that came while the others were locked may have ended otherwise.
+        ids.extend(tx.all::<Reached>(&sql, args).await?.into_iter().map(|row| JobId::from_uuid(row.id)));
     }
-    let ids: Vec<JobId> = ending.into_iter().map(|row| JobId::from_uuid(row.id)).collect();
     add_ends(tx, &ids.iter().map(|id| (*id, None, JobState::Cancelled)).collect::<Vec<_>>(), now).await?;
     Ok(ids)
 }

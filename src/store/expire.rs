@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::error::StoreError;
 use super::fence::Held;
-use super::limits::{self, Limited};
+use super::limits::{self, Limited, UnderLimits};
 use super::line::Line;
 use super::rows::{held_until, number};
 use super::settle::{AttemptEnd, JobEnd, close_attempts, settle, write_jobs};
@@ -47,8 +47,8 @@ const EXPIRED_COMPLETIONS: &str = "SELECT j.id, j.repo, j.line, j.consumer, j.de
     WHERE j.lease_until <= $1 ORDER BY j.lease_until LIMIT $2";
 const RETURN_COMPLETION: &str = "UPDATE completions SET state = $2, visible_at = $5, consumer = NULL, token = NULL, lease_until = NULL, \
     last_error = $3, ended_at = $4 WHERE id = $1 AND state = 'claimed'";
-const LATE: &str = "SELECT j.id, j.start_by, j.share, j.concurrency_key, j.concurrency_limit FROM jobs j /*! INDEXED BY jobs_start_by */ WHERE j.state = 'queued' AND j.start_by <= $1 \
-    ORDER BY j.start_by LIMIT $2";
+const LATE: &str = "SELECT j.id, j.start_by, j.share, j.concurrency_key, j.concurrency_limit FROM jobs j \
+    /*! INDEXED BY jobs_start_by */ WHERE j.state = 'queued' AND j.start_by <= $1 ORDER BY j.start_by LIMIT $2";
 /// It may have started, or ended, before it was locked.
 const END_LATE: &str = "UPDATE jobs SET state = 'failed', held = NULL, finished_at = $2, outcome_class = $3, outcome_message = $4 \
     WHERE id = $1 AND state = 'queued' AND start_by IS NOT NULL";
@@ -77,18 +77,13 @@ struct ExpiredClaim {
 struct Late {
     id: uuid::Uuid,
     start_by: i64,
-    share: String,
-    concurrency_key: Option<String>,
-    concurrency_limit: Option<i64>,
+    #[sqlx(flatten)]
+    under: UnderLimits,
 }
 
 impl Limited for Late {
-    fn key(&self) -> Option<(&str, i64)> {
-        self.concurrency_key.as_deref().zip(self.concurrency_limit)
-    }
-
-    fn share(&self) -> &str {
-        &self.share
+    fn under(&self) -> &UnderLimits {
+        &self.under
     }
 }
 
@@ -113,7 +108,8 @@ struct ExpiredCompletion {
 }
 
 impl Store {
-    /// Fails at most `limit` jobs that had to start by now and have not, as many whose questions nobody has answered in time, and takes back at most `limit` claims and `limit` completions whose leases have run out.
+    /// Fails at most `limit` jobs that had to start by now and have not, as many whose questions nobody has answered in time, and takes
+    /// back at most `limit` claims and `limit` completions whose leases have run out.
     ///
     /// The attempt ends as `lease_lost`; its log gets the verdict `gap n-n`, where n is its length so far: what the worker had
     /// not shipped by then is not known. The job waits for a retry (a reset), has failed where `retry.resets` are used up, or

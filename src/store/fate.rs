@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::dependencies::Needs;
 use super::error::StoreError;
 use super::jobs::Listing;
+use super::limits::UnderLimits;
 use super::outbox::add_ends;
 use super::rows::{number, parse};
 use super::statement::{Arg, args, tuples};
@@ -64,9 +65,8 @@ struct FateRow {
     waits: bool,
     cancel_requested_at: Option<i64>,
     requeue_requested_at: Option<i64>,
-    share: String,
-    concurrency_key: Option<String>,
-    concurrency_limit: Option<i64>,
+    #[sqlx(flatten)]
+    under: UnderLimits,
 }
 
 #[derive(sqlx::FromRow)]
@@ -87,8 +87,7 @@ impl TryFrom<FateRow> for Fate {
             requeue_asked: row.requeue_requested_at.into(),
             held: row.held,
             ties: Ties { needed: row.needed == 1, waits: row.waits },
-            share: row.share,
-            key: row.concurrency_key.zip(row.concurrency_limit),
+            under: row.under,
         })
     }
 }

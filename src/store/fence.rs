@@ -6,7 +6,7 @@ use super::Store;
 use super::db::Kind;
 use super::error::StoreError;
 use super::lease_clock::server_now;
-use super::limits::Limited;
+use super::limits::{Limited, UnderLimits};
 use super::statement::{Arg, args, tuples};
 use super::tx::{Lock, Tx};
 use crate::clock::Timestamp;
@@ -56,18 +56,13 @@ pub(super) struct Held {
     pub(super) attempts_max: i64,
     pub(super) resets: i64,
     pub(super) needed: i64,
-    pub(super) share: String,
-    pub(super) concurrency_key: Option<String>,
-    pub(super) concurrency_limit: Option<i64>,
+    #[sqlx(flatten)]
+    pub(super) under: UnderLimits,
 }
 
 impl Limited for Held {
-    fn key(&self) -> Option<(&str, i64)> {
-        self.concurrency_key.as_deref().zip(self.concurrency_limit)
-    }
-
-    fn share(&self) -> &str {
-        &self.share
+    fn under(&self) -> &UnderLimits {
+        &self.under
     }
 }
 

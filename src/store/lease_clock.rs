@@ -1,8 +1,8 @@
 //! The clock by which leases run.
 //!
-//! The one rule: it is the database's, whatever the clocks of hosts say. The server's is read now and then; between two readings a clock of this
-//! host carries it on that nobody sets, and that goes on while the host is suspended. What a claim, a renewal or a look at a claim says of a lease
-//! goes by the server's clock itself: a virtual machine that is paused takes all of its clocks with it.
+//! The one rule: it is the database's, whatever the clocks of hosts say. The server's is read now and then; between two readings a clock of
+//! this host carries it on that nobody sets, and that goes on while the host is suspended. What a claim, a renewal or a look at a claim
+//! says of a lease goes by the server's clock itself: a virtual machine that is paused takes all of its clocks with it.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -89,6 +89,15 @@ impl LeaseClock {
         match self {
             Self::Host => HostClock::Awake,
             Self::Server { .. } => CARRIES_ON,
+        }
+    }
+
+    /// When a lease ends that is given or renewed by a statement, as words of that statement and the value of its `$2`. A server says it by
+    /// its own clock when it hears of it, so that no worker whose host was paused renews into the past.
+    pub(super) fn end_of(&self, lease: Duration) -> (&'static str, i64) {
+        match self {
+            Self::Host => ("$2", (self.now() + lease).0),
+            Self::Server { .. } => (concat!(server_now!(), " + $2"), millis(lease)),
         }
     }
 

@@ -6,9 +6,10 @@
 //!
 //! A job whose limit has no room leaves the order of claims (`held` says why), so that it costs the next claim nothing; when
 //! something ends under the limit, the next one comes back. Whoever lets one back takes the same lock, so that none is held
-//! after the last one that could have let it back is gone. One that came back and ends before it has started lets the next one back, too. One that came back for the room of one limit, and finds that another
-//! has none, hands that room on in the claim that finds it ([`hand_on`]). Should room be left all the same (a limit that was raised,
-//! say, or one that came back and that no worker suits), [`Store::relieve_once`] sees it.
+//! after the last one that could have let it back is gone. One that came back and ends before it has started lets the next one back, too.
+//! One that came back for the room of one limit, and finds that another has none, hands that room on in the claim that finds it
+//! ([`hand_on`]). Should room be left all the same (a limit that was raised, say, or one that came back and that no worker suits),
+//! [`Store::relieve_once`] sees it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -67,21 +68,35 @@ pub(super) enum Limit {
     Project(String),
 }
 
+/// What the row of a job says of the limits that it is under.
+#[derive(Debug, Clone, Default, PartialEq, Eq, sqlx::FromRow)]
+pub(super) struct UnderLimits {
+    /// Its project, or the empty word.
+    share: String,
+    concurrency_key: Option<String>,
+    concurrency_limit: Option<i64>,
+}
+
 /// A job that is under limits, or not.
 pub(super) trait Limited {
+    /// What its row says of them.
+    fn under(&self) -> &UnderLimits;
+
     /// Its concurrency key with the limit that it names.
-    fn key(&self) -> Option<(&str, i64)>;
+    fn key(&self) -> Option<(&str, i64)> {
+        let under = self.under();
+        under.concurrency_key.as_deref().zip(under.concurrency_limit)
+    }
+
     /// Its project, or the empty word.
-    fn share(&self) -> &str;
+    fn share(&self) -> &str {
+        &self.under().share
+    }
 }
 
 impl<L: Limited> Limited for &L {
-    fn key(&self) -> Option<(&str, i64)> {
-        (*self).key()
-    }
-
-    fn share(&self) -> &str {
-        (*self).share()
+    fn under(&self) -> &UnderLimits {
+        (*self).under()
     }
 }
 
@@ -243,8 +258,8 @@ pub(super) async fn hold(tx: &mut Tx, jobs: &[uuid::Uuid], why: Hold) -> Result<
     tx.run(&format!("{HOLD}{}", tuples(2, 1, jobs.len())), args).await.map(drop)
 }
 
-/// Lets back those that the ends of `jobs`, which this transaction has written, leave room for: what they took, or came back for. Once, and after all rows that a
-/// transaction waits for: whoever has a limit's lock waits for nothing but limits behind it in their order.
+/// Lets back those that the ends of `jobs`, which this transaction has written, leave room for: what they took, or came back for. Once, and
+/// after all rows that a transaction waits for: whoever has a limit's lock waits for nothing but limits behind it in their order.
 pub(super) async fn let_back<J: Limited>(tx: &mut Tx, jobs: &[J]) -> Result<(), StoreError> {
     let room = Room::of(tx, jobs).await?;
     room.fill(tx, Back::ToFit, |_| true).await.map(drop)

@@ -72,7 +72,7 @@ mod writer;
 
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
@@ -92,7 +92,7 @@ use self::steps::{Seen, Steps};
 use self::together::Together;
 use self::tx::Tx;
 use self::walk::Walks;
-use crate::clock::Timestamp;
+use crate::clock::{HostClock, Timestamp};
 
 pub use self::config::{Config, ProjectLimits, Retention};
 pub use self::counts::Counts;
@@ -282,6 +282,19 @@ impl Store {
 
     fn db(&self) -> &Db {
         &self.inner.db
+    }
+
+    /// The clock of this host by which it is known, without asking anybody, how much of a lease is left: all who share a file are suspended
+    /// with it, and a server goes on.
+    #[must_use]
+    pub fn host_clock(&self) -> HostClock {
+        self.inner.clock.beside()
+    }
+
+    /// How long a claim holds without being renewed.
+    #[must_use]
+    pub fn lease(&self) -> Duration {
+        self.config().lease
     }
 
     fn config(&self) -> &Config {

@@ -2,8 +2,8 @@
 //!
 //! The one rule: the row is written in the transaction that ends the job, so that there is never one without the other. Whoever
 //! sends takes the oldest that are not sent, and marks them after; so an event is told at least once, and its id tells the
-//! receiver a repetition. Nothing sends them yet, so `retention` removes them with their job, sent or not; whoever begins to send makes it a reason to
-//! keep the job. A job that is retried ends again, and is told of again.
+//! receiver a repetition. Nothing sends them yet, so `retention` removes them with their job, sent or not; whoever begins to send makes it
+//! a reason to keep the job. A job that is retried ends again, and is told of again.
 
 use uuid::Uuid;
 

@@ -8,30 +8,26 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::Store;
-use super::db::Kind;
 use super::error::StoreError;
 use super::fence::BATCH;
-use super::lease_clock::server_now;
 use super::pauses::MaybePauseRow;
 use super::rows::number;
 use super::statement::{args, tuples};
 use super::types::{Renewal, StopRequest};
 use super::verdict::stop_request;
 use super::workers::DrainRow;
-use crate::clock::{Timestamp, millis};
+use crate::clock::Timestamp;
 use crate::ids::{AttemptNo, ClaimToken, JobId, WorkerId};
 use crate::job::worker_record::Drain;
 use crate::job::{Claim, Pause};
 
-/// Between the two, when the lease ends. A server says that by its own clock when it hears of the renewal, so that no worker whose host was paused
-/// renews into the past, and `$2` is the length of the lease; for a file it is the end.
+/// Between the two, when the lease ends.
 const RENEW: (&str, &str) = (
     " UPDATE jobs /*! INDEXED BY sqlite_autoindex_jobs_1 */ SET lease_until = ",
     " FROM asked WHERE id = asked_job AND attempt = asked_attempt AND token = asked_token AND worker IS NOT DISTINCT FROM $1 AND state = 'running' \
      RETURNING token, lease_until, cancel_reason, requeue_reason, \
      (SELECT a.deadline_at FROM attempts a WHERE a.job = jobs.id AND a.attempt = jobs.attempt) AS deadline_at",
 );
-const UNTIL_ON_SERVER: &str = concat!(server_now!(), " + $2");
 /// One row for each pause, and one at least.
 const HEARD: &str = "SELECT w.drain_asked_at, w.drain_asked_by, w.drain_reason, p.credential, p.since, p.until, p.reason, p.times, \
     p.reset_known FROM (SELECT 1 AS one) o LEFT JOIN workers w ON w.id = $1 LEFT JOIN pauses p ON 1 = 1 ORDER BY p.credential";
@@ -119,10 +115,7 @@ impl Store {
         if claims.is_empty() {
             return Ok(Renewed { renewals: Vec::new(), heard: self.heard(worker).await? });
         }
-        let (until, ends) = match self.db().kind() {
-            Kind::Sqlite => ("$2", (self.now() + lease).0),
-            Kind::Postgres => (UNTIL_ON_SERVER, millis(lease)),
-        };
+        let (until, ends) = self.inner.clock.end_of(lease);
         // Always in the same order, so that two renewals at once do not wait for each other in a circle.
         let mut ordered: Vec<&Claim> = claims.iter().collect();
         ordered.sort_by_key(|claim| claim.job);

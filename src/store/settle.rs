@@ -200,6 +200,7 @@ pub(super) async fn close_attempts(tx: &mut Tx, ends: &[AttemptEnd<'_>], now: Ti
 mod tests {
     use std::time::Duration;
 
+    use super::super::limits::UnderLimits;
     use super::*;
 
     const POLICY: RetryPolicy =
@@ -213,9 +214,7 @@ mod tests {
             attempts_max: 2,
             resets,
             needed: 0,
-            share: String::new(),
-            concurrency_key: None,
-            concurrency_limit: None,
+            under: UnderLimits::default(),
         };
         settle(&held, &Outcome::new(class, "why"), &POLICY, Timestamp(0)).expect("counters in range")
     }

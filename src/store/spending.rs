@@ -336,8 +336,8 @@ async fn judge(tx: &mut Tx, jobs: &[Candidate], now: Timestamp) -> Result<Judged
     Ok(judged)
 }
 
-/// Lets back, or ends, those of the jobs that a budget still holds, and counts them. Should the budget of one that comes back have been used up
-/// since it was judged, the claim that comes to it holds it again.
+/// Lets back, or ends, those of the jobs that a budget still holds, and counts them. Should the budget of one that comes back have been
+/// used up since it was judged, the claim that comes to it holds it again.
 async fn apply(tx: &mut Tx, Judged { back, over }: Judged, now: Timestamp) -> Result<u64, StoreError> {
     if !over.is_empty() {
         dependencies::lock_with_waiting(tx, &over.iter().map(|(job, _)| *job).collect::<Vec<_>>()).await?;

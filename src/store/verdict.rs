@@ -2,7 +2,7 @@
 //!
 //! The one rule: a request that finds what it asks for changes nothing and is no mistake; one that can do nothing says why.
 
-use super::limits::Limited;
+use super::limits::{Limited, UnderLimits};
 use super::types::{Change, StopRequest};
 use crate::ids::{AttemptNo, JobId};
 use crate::job::{JobState, Outcome, OutcomeClass};
@@ -17,17 +17,12 @@ pub(super) struct Fate {
     pub(super) cancel_asked: Asked,
     pub(super) requeue_asked: Asked,
     pub(super) ties: Ties,
-    pub(super) share: String,
-    pub(super) key: Option<(String, i64)>,
+    pub(super) under: UnderLimits,
 }
 
 impl Limited for Fate {
-    fn key(&self) -> Option<(&str, i64)> {
-        self.key.as_ref().map(|(key, limit)| (key.as_str(), *limit))
-    }
-
-    fn share(&self) -> &str {
-        &self.share
+    fn under(&self) -> &UnderLimits {
+        &self.under
     }
 }
 
@@ -146,8 +141,7 @@ mod tests {
             cancel_asked,
             requeue_asked,
             ties: Ties::default(),
-            share: String::new(),
-            key: None,
+            under: UnderLimits::default(),
         }
     }
 

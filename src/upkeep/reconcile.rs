@@ -1,7 +1,6 @@
 //! `sawmill reconcile`, and `sawmill gc`, which makes room as well.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use bytesize::ByteSize;
 
@@ -39,8 +38,9 @@ pub async fn gc(composition: &Composition, mode: Mode, out: &Output) -> anyhow::
         wanted: worker::space_lacking(&worker::pressure_now(&config.worker)),
     };
     let mut found = worker::reconcile(&visitor, Some(reclaim), mode).await?;
+    let due = Due { maintenance: visitor.git.unmaintained(config.git.maintenance), pruning: visitor.git.unpruned() };
     for finding in found.findings.iter_mut().filter(|one| one.kind == Kind::Mirror && one.fate == Fate::Stays) {
-        look_after(&visitor.git, finding, config.git.maintenance, mode).await;
+        look_after(&visitor.git, finding, &due, mode).await;
     }
     if let Ok(images) = Images::connect(&config.container.socket).await {
         match remove_superseded(&images, &config.container, mode).await {
@@ -69,10 +69,16 @@ async fn remove_superseded(images: &Images, config: &container::Config, mode: Mo
     Ok(found)
 }
 
+/// The mirrors for which something is due.
+struct Due {
+    maintenance: Vec<PathBuf>,
+    pruning: Vec<PathBuf>,
+}
+
 /// Maintains and prunes a mirror that stays, where that is due.
-async fn look_after(git: &Git, finding: &mut Finding, every: Duration, mode: Mode) {
+async fn look_after(git: &Git, finding: &mut Finding, due: &Due, mode: Mode) {
     let mirror = PathBuf::from(&finding.name);
-    let (unmaintained, unpruned) = (git.unmaintained(every).contains(&mirror), git.unpruned().contains(&mirror));
+    let (unmaintained, unpruned) = (due.maintenance.contains(&mirror), due.pruning.contains(&mirror));
     if mode == Mode::List {
         let due = [(unmaintained, "maintenance"), (unpruned, "a look for objects that nobody needs")];
         for (_, what) in due.into_iter().filter(|(due, _)| *due) {

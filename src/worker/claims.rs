@@ -101,13 +101,7 @@ impl Claimer {
             }
             slots.truncate(self.admission.fitting());
             if slots.is_empty() {
-                // Makes room, or closes the gate with the reason.
-                self.draining.run_until_cancelled(self.admission.look_once()).await;
-                tokio::select! {
-                    () = tokio::time::sleep(jitter(self.poll)) => {}
-                    () = self.gate.closed() => {}
-                    () = self.draining.cancelled() => return,
-                }
+                self.draining.run_until_cancelled(self.wait_for_room()).await;
                 continue;
             }
             // Subscribed before asking: what happens after the question is heard.
@@ -139,6 +133,15 @@ impl Claimer {
                 () = self.gate.closed() => {}
                 () = self.draining.cancelled() => return,
             }
+        }
+    }
+
+    /// Makes room, or closes the gate with the reason; else waits until those that run may have ended.
+    async fn wait_for_room(&self) {
+        self.admission.look_once().await;
+        tokio::select! {
+            () = tokio::time::sleep(jitter(self.poll)) => {}
+            () = self.gate.closed() => {}
         }
     }
 

@@ -188,7 +188,7 @@ impl Daemon {
         let configured: Vec<_> = (0..setup.config.slots).map(|number| state.slot(number)).collect();
         // An earlier daemon may have had more slots, with jobs in them.
         let all = with_those_on_disk(&configured, &state).map_err(failed)?;
-        let (slots, leases) = (Slots::new(configured.clone()), Leases::counted_by(setup.queue.host_clock()));
+        let (slots, leases) = (Slots::new(configured.clone()), Leases::counted_by(store.host_clock()));
         // Before the first claim: a worker that was drained is so still.
         let heard = store.orders(identity.id()).await?.heard;
         let (gate, pauses) = (Gate::new(heard.drain), KnownPauses::default());

@@ -83,12 +83,11 @@ impl Gate {
     /// Takes note of what the host is short of.
     pub(super) fn set_shortage(&self, shortage: Option<Shortage>) {
         self.shortage.send_if_modified(|current| {
-            let changed = *current != shortage;
+            // The figures in a reason change while jobs run.
+            let of = |shortage: &Option<Shortage>| shortage.as_ref().map(|shortage| shortage.of.clone());
+            let changed = of(current) != of(&shortage);
             match &shortage {
-                // The figures in a reason change while jobs run.
-                Some(shortage) if current.as_ref().is_none_or(|before| before.of != shortage.of) => {
-                    warn!("no more jobs are claimed: {}", shortage.reason);
-                }
+                Some(shortage) if changed => warn!("no more jobs are claimed: {}", shortage.reason),
                 None if changed => info!("jobs are claimed again: the host is short of nothing"),
                 _ => {}
             }

@@ -58,8 +58,8 @@ impl Janitor {
         }
     }
 
-    /// Evicts trees that wait in slots, bases and, where nobody's are left of these, saved caches, which cost more to make again, and then mirrors, until there
-    /// is so much more space on the disk. Says whether any went.
+    /// Evicts trees that wait in slots, bases and, where nobody's are left of these, saved caches, which cost more to make again, and then
+    /// mirrors, until there is so much more space on the disk. Says whether any went.
     pub(super) async fn evict_once(&self, wanted: Space) -> bool {
         let (state, bases, caches) = (self.state.clone(), self.bases.clone(), self.caches.clone());
         if self

@@ -19,8 +19,8 @@ const DUTY: Duration = Duration::from_secs(5);
 /// What is looked for is looked for again at once where a pass found so much of it.
 const MUCH: usize = 100;
 
-/// Looks for what is over until the token is cancelled, as long as this process has the duty: as soon as the next job's time comes, and at least
-/// every `poll`.
+/// Looks for what is over until the token is cancelled, as long as this process has the duty: as soon as the next job's time comes, and at
+/// least every `poll`.
 pub async fn reap_loop(store: Store, poll: Duration, ended: CancellationToken) {
     let mut state = State::default();
     loop {

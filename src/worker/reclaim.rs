@@ -1,5 +1,5 @@
-//! Making room: the trash, kept workspaces whose time is over, trees that wait for jobs, and bases, saved caches and mirrors that are not used, each
-//! with what explains it.
+//! Making room: the trash, kept workspaces whose time is over, trees that wait for jobs, and bases, saved caches and mirrors that are not
+//! used, each with what explains it.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

@@ -298,7 +298,10 @@ impl Look<'_> {
         }
         match self.git.forget_on_remote(keepsake).await {
             Err(error) if remembered => {
-                away().insert(keepsake.mirror.clone());
+                // One that refuses this ref may take another.
+                if !matches!(error, GitError::PushRefused { .. }) {
+                    away().insert(keepsake.mirror.clone());
+                }
                 Ok(Some(format!("it cannot be removed on the remote, which is to be first: {error}")))
             }
             _ => self.git.forget_keepsake(keepsake).await.map(|()| None),

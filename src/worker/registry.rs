@@ -125,7 +125,8 @@ fn is_news(said: &WorkerReport, report: &WorkerReport) -> bool {
     let of = |report: &WorkerReport| {
         let failed = report.claiming.failure.as_ref().map(|failure| failure.since);
         let no_engine = report.claiming.no_engine.as_ref().map(|failure| failure.since);
-        (report.slots.clone(), report.phase, report.pressure.shortage.clone(), failed, no_engine)
+        let shortage = report.pressure.shortage.as_ref().map(|shortage| (shortage.of.clone(), shortage.since));
+        (report.slots.clone(), report.phase, shortage, failed, no_engine)
     };
     of(said) != of(report)
 }

@@ -292,8 +292,8 @@ impl SlotDir {
         Ok(())
     }
 
-    /// Gives the worker what is the worker's of the directory that a job sees: it is the job's own, who may shut everybody out, or leave rights
-    /// there that what is made in it later has too. Nothing is in its place that is no directory: who made that would need the slot.
+    /// Gives the worker what is the worker's of the directory that a job sees: it is the job's own, who may shut everybody out, or leave
+    /// rights there that what is made in it later has too. Nothing is in its place that is no directory: who made that would need the slot.
     fn take_back(&self) -> io::Result<()> {
         let job = self.job();
         let mode = match job.symlink_metadata() {

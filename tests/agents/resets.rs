@@ -15,7 +15,8 @@ fn in_two_hours() -> Timestamp {
     Timestamp::now() + Duration::from_secs(2 * 3600)
 }
 
-/// Checks what becomes of an agent that meets the limit in its first attempt, does the work in its second one, and says that the limit is over at `until`.
+/// Checks what becomes of an agent that meets the limit in its first attempt, does the work in its second one, and says that the limit is
+/// over at `until`.
 async fn check_pause(which: Which, limited: Turn, reset: Timestamp) {
     let turns = [LOOKS, limited, LOOKS, WORKS, last(which)];
     let site = Site::open_with(which, turns, &[("SAWMILL_BACKENDS__AGENT__CREDENTIAL", "team")]).await;

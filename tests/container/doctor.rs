@@ -29,11 +29,17 @@ async fn made_below(state: &Path) -> Vec<String> {
     found.into_iter().filter(below).filter_map(|one| one.names?.first().cloned()).collect()
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_doctor_that_is_interrupted_leaves_no_container_and_no_directory() {
+/// A host with a backend whose program takes for ever to answer.
+async fn host() -> Host {
     let mut host = Host::new(On::Sqlite, LONG, 1).await.lodge(Lodging::InContainers).await;
     host.set("SAWMILL_BACKENDS__SLOW__KIND", "claude_code");
     host.set("SAWMILL_BACKENDS__SLOW__COMMAND", r#"["sh", "-c", "sleep 1000"]"#);
+    host
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_doctor_that_is_interrupted_leaves_no_container_and_no_directory() {
+    let host = host().await;
     let state = host.state_dir("a");
     for (args, signal) in
         [(["doctor"].as_slice(), Signal::SIGINT), (&["doctor"], Signal::SIGTERM), (&["backends", "list"], Signal::SIGINT)]
@@ -54,9 +60,7 @@ async fn a_doctor_that_is_interrupted_leaves_no_container_and_no_directory() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_doctor_leaves_that_is_killed_goes_when_somebody_reconciles() {
-    let mut host = Host::new(On::Sqlite, LONG, 1).await.lodge(Lodging::InContainers).await;
-    host.set("SAWMILL_BACKENDS__SLOW__KIND", "claude_code");
-    host.set("SAWMILL_BACKENDS__SLOW__COMMAND", r#"["sh", "-c", "sleep 1000"]"#);
+    let host = host().await;
     let state = host.state_dir("a");
     let doctor = host.spawn_at(&Seat::of("a"), &["doctor"]);
     until("the program is asked in a container", async || places(&state).iter().any(|place| place.join("probe.out").exists()))

@@ -40,17 +40,17 @@ each! { host_writes_nothing:
 
 /// The whole host sleeps, with the job and git in it: nothing but the fence is left to hold them.
 async fn host_writes_nothing(on: On, held: Held) {
-    let scene = Scene::set(on, held, SHORT).await;
-    let first = scene.host.start("a").await;
-    scene.latch.reached().await;
-    scene.latch.lift();
-    let processes = put_host_to_sleep(&scene, &first, on).await;
+    let (scene, first, processes) = asleep(on, held).await;
     changes_nothing(scene, first, &processes).await;
 }
 
-/// Stops all that runs on a worker's host, and answers what that is.
-async fn put_host_to_sleep(scene: &Scene, worker: &Daemon, on: On) -> Vec<Pid> {
-    let quiet = quiet(scene, on).await;
+/// A worker whose host was stopped when its job was in a stage, and all that runs there.
+async fn asleep(on: On, held: Held) -> (Scene, Daemon, Vec<Pid>) {
+    let scene = Scene::set(on, held, SHORT).await;
+    let worker = scene.host.start("a").await;
+    scene.latch.reached().await;
+    scene.latch.lift();
+    let quiet = quiet(&scene, on).await;
     let mut processes = Vec::new();
     loop {
         let found = scene.host.processes_of("a");
@@ -63,7 +63,7 @@ async fn put_host_to_sleep(scene: &Scene, worker: &Daemon, on: On) -> Vec<Pid> {
     }
     assert!(processes.contains(&worker.pid()) && processes.len() >= 3, "daemon and supervisors are on that host");
     release(quiet).await;
-    processes
+    (scene, worker, processes)
 }
 
 /// SQLite's lock is one of the kernel's on the file: a process that is stopped while it writes holds everybody up until it wakes
@@ -120,12 +120,8 @@ each! { takes_its_branch_back:
 
 /// Nothing on the remote is in the way of such a push.
 async fn takes_its_branch_back(on: On, held: Held) {
-    let scene = Scene::set(on, held, SHORT).await;
+    let (scene, worker, asleep) = asleep(on, held).await;
     let host = &scene.host;
-    let worker = host.start("a").await;
-    scene.latch.reached().await;
-    scene.latch.lift();
-    let asleep = put_host_to_sleep(&scene, &worker, on).await;
     until("its lease is over", async || !host.store.expire_once(5).await.expect("done").is_empty()).await;
     host.store.cancel(scene.job, "no longer wanted").await.expect("cancelled");
     let before = scene.record().await;

@@ -10,6 +10,7 @@ use sawmill::janitor::{Lease, Space};
 
 use super::fixture::{Place, branch, config, run, try_run, write};
 use super::maintain::age;
+use crate::delivery::host::until;
 use crate::delivery::remote::{find_git, write_program};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -148,9 +149,7 @@ async fn nobody_waits_for_a_mirror_that_is_pruned() {
     let dir = place.mirror.directory().to_owned();
     place.git.mirror(place.mirror.remote()).resolve("main").await.expect("cloned");
     let comes = async {
-        while !begun.exists() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        until("git prunes", async || begun.exists()).await;
         place.git.mirror(place.mirror.remote()).resolve("main").await
     };
     let both = async { tokio::join!(place.git.prune(&dir), comes) };

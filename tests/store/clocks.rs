@@ -8,6 +8,7 @@ use sawmill::clock::Timestamp;
 use sawmill::store::{Renewal, Store, StoreError};
 
 use super::{LONG, Place, Queue, ask, asking, config, delivered, new_job};
+use crate::delivery::host::until;
 
 const LEASE: Duration = Duration::from_secs(30);
 
@@ -28,12 +29,18 @@ async fn queue_with_a_clock() -> Queue {
     let queue = Queue { store, config, place };
     // It reads the clock twice at its beginning, and then not for half a minute.
     go_on(&queue, LEASE).await;
-    let begun = Instant::now();
-    while queue.store.now() + LEASE / 2 < server_now(&queue).await {
-        assert!(begun.elapsed() < LEASE, "the clock is read again");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    until("the clock is read again", async || queue.store.now() + LEASE / 2 >= server_now(&queue).await).await;
     queue
+}
+
+/// Looks again and again for so long, as a reaper does.
+async fn nothing_expires_for(span: Duration, reaper: &Store) {
+    let begun = Instant::now();
+    until("the time is over", async || {
+        assert_eq!(reaper.expire_once(10).await.expect("done"), []);
+        begun.elapsed() >= span
+    })
+    .await;
 }
 
 async fn go_on(queue: &Queue, by: Duration) {
@@ -101,11 +108,7 @@ async fn a_server_whose_clock_is_set_ahead_takes_no_lease_from_who_can_renew() {
     queue.enqueue().await;
     let claim = queue.claim_for("w", LEASE).await.claim;
     // Until it has reached the database for long enough to say that anybody's lease is over.
-    let begun = Instant::now();
-    while begun.elapsed() < short + Duration::from_millis(500) {
-        assert_eq!(reaper.expire_once(10).await.expect("done"), []);
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    nothing_expires_for(short + Duration::from_millis(500), &reaper).await;
     go_on(&queue, LONG).await;
     // A claim that comes too late has it read the clock again.
     queue.enqueue().await;
@@ -117,11 +120,7 @@ async fn a_server_whose_clock_is_set_ahead_takes_no_lease_from_who_can_renew() {
         "it was over a moment ago, by this clock, and nobody could renew"
     );
     queue.store.renew(&claim.worker, slice::from_ref(&claim), LONG).await.expect("renewed");
-    let begun = Instant::now();
-    while begun.elapsed() < short {
-        assert_eq!(reaper.expire_once(10).await.expect("done"), []);
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    nothing_expires_for(short, &reaper).await;
     reaper.close().await;
     queue.end().await;
 }

@@ -143,6 +143,10 @@ impl Base {
         serde_json::from_slice(&text).map_err(|error| io_error("read", &path)(error.into()))
     }
 
+    pub(super) fn has_record(&self) -> bool {
+        self.dir.join(RECORD).exists()
+    }
+
     /// Written last: it has remotes' whole addresses, so only its owner can read it.
     fn write_record(&self, record: &Record) -> Result<(), GitError> {
         let path = self.dir.join(RECORD);

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::recipe::Recipe;
+use super::recipes::Recipes;
 
 const FILE: &str = "kinds.json";
 
@@ -18,12 +19,13 @@ pub(super) struct Kinds {
     /// How many are kept.
     keep: usize,
     known: Mutex<Known>,
+    /// Held while the file is written.
+    saving: Mutex<()>,
 }
 
 #[derive(Debug, Default)]
 struct Known {
-    /// The most recent first.
-    recipes: Vec<Recipe>,
+    recipes: Recipes,
     /// Whether the file has something else.
     changed: bool,
 }
@@ -31,45 +33,33 @@ struct Known {
 impl Kinds {
     /// Those of which the file is in this directory. It is not read yet.
     pub(super) fn below(dir: &Path, keep: usize) -> Self {
-        Self { path: dir.join(FILE), keep, known: Mutex::default() }
+        Self { path: dir.join(FILE), keep, known: Mutex::default(), saving: Mutex::default() }
     }
 
     /// Notes that a job is of this kind.
     pub(super) fn note(&self, recipe: &Recipe) {
-        let mut known = self.known();
-        if known.recipes.first() == Some(recipe) || self.keep == 0 {
-            return;
+        let mut known = lock(&self.known);
+        if known.recipes.as_slice().first() != Some(recipe) && self.keep > 0 {
+            known.recipes.want(recipe, self.keep);
+            known.changed = true;
         }
-        known.recipes.retain(|other| other != recipe);
-        known.recipes.insert(0, recipe.clone());
-        known.recipes.truncate(self.keep);
-        known.changed = true;
     }
 
     /// All of them, the most recent first.
     pub(super) fn all(&self) -> Vec<Recipe> {
-        self.known().recipes.clone()
+        lock(&self.known).recipes.as_slice().to_vec()
     }
 
-    /// Knows those of one image no more.
-    pub(super) fn forget_image(&self, digest: &str) {
-        self.retain(|recipe| recipe.image != digest);
-    }
-
-    /// Knows those no more whose image was asked for by this name.
-    pub(super) fn forget_name(&self, name: &str) {
-        self.retain(|recipe| recipe.asked != name);
+    /// Knows those no more that are no longer of use.
+    pub(super) fn forget(&self, goes: impl Fn(&Recipe) -> bool) {
+        let mut known = lock(&self.known);
+        known.changed |= known.recipes.forget(goes);
     }
 
     /// Hears what image a name means now.
     pub(super) fn renew(&self, name: &str, digest: &str) {
-        let mut known = self.known();
-        let old: Vec<&mut Recipe> =
-            known.recipes.iter_mut().filter(|recipe| recipe.asked == name && recipe.image != digest).collect();
-        if !old.is_empty() {
-            old.into_iter().for_each(|recipe| digest.clone_into(&mut recipe.image));
-            known.changed = true;
-        }
+        let mut known = lock(&self.known);
+        known.changed |= known.recipes.renew(name, digest);
     }
 
     /// Adds those that an earlier daemon has left which are `of_use`, behind what is known already. Blocks.
@@ -82,40 +72,38 @@ impl Kinds {
             text => text?,
         };
         let before: Vec<Recipe> = serde_json::from_slice(&text)?;
-        let mut known = self.known();
-        for recipe in before.into_iter().filter(of_use) {
-            if known.recipes.len() < self.keep && !known.recipes.contains(&recipe) {
-                known.recipes.push(recipe);
-            }
-        }
+        let mut known = lock(&self.known);
+        before.into_iter().filter(of_use).for_each(|recipe| known.recipes.add_behind(recipe, self.keep));
         Ok(())
     }
 
     /// Writes them for a later daemon, where they have changed. Blocks.
     ///
     /// # Errors
-    /// The file cannot be written; it has what it had.
+    /// The file cannot be written; it has what it had, and the next call tries again.
     pub(super) fn save(&self) -> io::Result<()> {
+        let _alone = lock(&self.saving);
         let recipes = {
-            let mut known = self.known();
+            let mut known = lock(&self.known);
             if !std::mem::take(&mut known.changed) {
                 return Ok(());
             }
             known.recipes.clone()
         };
+        let written = self.write(&recipes);
+        if written.is_err() {
+            lock(&self.known).changed = true;
+        }
+        written
+    }
+
+    fn write(&self, recipes: &Recipes) -> io::Result<()> {
         let new = self.path.with_extension("new");
-        fs::write(&new, serde_json::to_vec(&recipes)?)?;
+        fs::write(&new, serde_json::to_vec(recipes)?)?;
         fs::rename(new, &self.path)
     }
+}
 
-    fn retain(&self, stays: impl Fn(&Recipe) -> bool) {
-        let mut known = self.known();
-        let before = known.recipes.len();
-        known.recipes.retain(stays);
-        known.changed |= known.recipes.len() < before;
-    }
-
-    fn known(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -22,6 +22,7 @@ mod mounts;
 mod pool;
 mod program;
 mod recipe;
+mod recipes;
 mod shelf;
 mod stock;
 mod superseded;

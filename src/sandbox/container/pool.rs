@@ -154,7 +154,7 @@ impl Containers {
     }
 
     /// Does something in the background that is finished before the worker has left.
-    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+    pub(super) fn spawn<T: Send + 'static>(&self, task: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
         self.tasks.spawn(task)
     }
 
@@ -249,10 +249,10 @@ impl Containers {
         let again = left == Use::Clean && self.stock.comes_back(&container);
         let returning = again.then(|| self.stock.expect_back(slot)).flatten();
         self.tasks.spawn(async move {
-            let stock = &containers.stock;
+            let (stock, name) = (&containers.stock, container.name.clone());
             let ready = again && stock.workshop.is_ready(&container).await;
             let over = if ready { stock.shelve(slot, container) } else { Some(container) };
-            stock.lent().remove(&slot);
+            stock.is_back(&name);
             drop(returning);
             if let Some(container) = over {
                 stock.workshop.destroy(&container).await;
@@ -263,7 +263,7 @@ impl Containers {
 
     /// Ends a container at once, with every process in it. False when the engine does not do it.
     pub async fn destroy(&self, container: &Container) -> bool {
-        self.stock.lent().retain(|_, name| *name != container.name);
+        self.stock.is_back(&container.name);
         self.stock.workshop.destroy(container).await
     }
 

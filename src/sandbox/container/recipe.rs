@@ -1,6 +1,7 @@
 //! What a container is made of: two of one recipe and slot are as good as each other.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -32,6 +33,18 @@ pub(super) struct Recipe {
     /// How that is started. Earlier builds needed the image's loader, and were started as if they needed none.
     #[serde(default)]
     pub(super) linkage: Linkage,
+}
+
+impl Recipe {
+    /// Whether the directories of objects are those that they were: otherwise no job can have it.
+    pub(super) fn is_of_what_is_there(&self) -> bool {
+        self.objects_inodes == inodes(&self.objects)
+    }
+}
+
+/// Which directories these are now.
+pub(super) fn inodes(dirs: &[PathBuf]) -> Vec<u64> {
+    dirs.iter().map(|dir| dir.metadata().map_or(0, |about| about.ino())).collect()
 }
 
 /// What one container may take.

@@ -1,14 +1,14 @@
 //! The containers that a slot has ready, and those that it wants ready: one for each kind of job that it has had last.
 
 use super::recipe::Recipe;
+use super::recipes::Recipes;
 use super::workshop::Container;
 
 /// The shelf of one slot.
 #[derive(Debug, Default)]
 pub(super) struct Shelf {
     ready: Vec<Container>,
-    /// The most recent kind first.
-    wanted: Vec<Recipe>,
+    wanted: Recipes,
 }
 
 impl Shelf {
@@ -21,36 +21,22 @@ impl Shelf {
 
     /// Wants a container of this recipe ready.
     pub(super) fn want(&mut self, recipe: &Recipe, keep: usize) {
-        self.wanted.retain(|other| other != recipe);
-        self.wanted.insert(0, recipe.clone());
-        self.wanted.truncate(keep);
+        self.wanted.want(recipe, keep);
     }
 
-    /// Wants those of one image no more.
-    pub(super) fn forget_image(&mut self, digest: &str) {
-        self.wanted.retain(|recipe| recipe.image != digest);
-    }
-
-    /// Wants those no more whose image was asked for by this name.
-    pub(super) fn forget_name(&mut self, name: &str) {
-        self.wanted.retain(|recipe| recipe.asked != name);
+    /// Wants those no more that are no longer of use.
+    pub(super) fn forget(&mut self, goes: impl Fn(&Recipe) -> bool) {
+        self.wanted.forget(goes);
     }
 
     /// Hears what image a name means now. Says whether another was wanted under it.
     pub(super) fn renew(&mut self, name: &str, digest: &str) -> bool {
-        let old = self.wanted.iter().filter(|recipe| recipe.asked == name && recipe.image != digest).count();
-        for recipe in std::mem::take(&mut self.wanted) {
-            let recipe = if recipe.asked == name { Recipe { image: digest.to_owned(), ..recipe } } else { recipe };
-            if !self.wanted.contains(&recipe) {
-                self.wanted.push(recipe);
-            }
-        }
-        old > 0
+        self.wanted.renew(name, digest)
     }
 
     /// What is wanted, the most recent kind first.
     pub(super) fn wanted(&self) -> &[Recipe] {
-        &self.wanted
+        self.wanted.as_slice()
     }
 
     /// Those that are ready.
@@ -71,12 +57,12 @@ impl Shelf {
 
     /// Whether a container of this recipe is wanted and not there.
     pub(super) fn lacks(&self, recipe: &Recipe) -> bool {
-        self.wanted.contains(recipe) && !self.ready.iter().any(|container| container.recipe == *recipe)
+        self.wanted().contains(recipe) && !self.ready.iter().any(|container| container.recipe == *recipe)
     }
 
     /// The recipes of which one is wanted and none is there.
     pub(super) fn lacking(&self) -> Vec<Recipe> {
-        self.wanted.iter().filter(|recipe| self.lacks(recipe)).cloned().collect()
+        self.wanted().iter().filter(|recipe| self.lacks(recipe)).cloned().collect()
     }
 
     /// Takes out what is not wanted any more.
@@ -90,7 +76,7 @@ impl Shelf {
 
     /// Takes out everything, for good.
     pub(super) fn clear(&mut self) -> Vec<Container> {
-        self.wanted.clear();
+        self.wanted = Recipes::default();
         std::mem::take(&mut self.ready)
     }
 }
@@ -137,7 +123,7 @@ mod tests {
         }
         shelf.put(container("again", "c"));
         assert_eq!(shelf.unwanted(), [container("a", "a"), container("again", "c")]);
-        shelf.forget_image("b");
+        shelf.forget(|recipe| recipe.image == "b");
         assert_eq!(shelf.unwanted(), [container("b", "b")]);
     }
 
@@ -158,7 +144,7 @@ mod tests {
         shelf.want(&recipe("a"), 3);
         assert!(shelf.renew("a:latest", "new"));
         assert_eq!(shelf.wanted(), [renewed, recipe("b")]);
-        shelf.forget_name("b:latest");
+        shelf.forget(|recipe| recipe.asked == "b:latest");
         assert_eq!(shelf.take_out("b"), Some(container("b", "b")));
         assert_eq!(shelf.take_out("b"), None);
         assert!(shelf.ready().is_empty());

@@ -4,7 +4,6 @@
 //! leaves.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,7 +19,7 @@ use super::error::ContainerError;
 use super::kinds::Kinds;
 use super::lodging::{Lodging, Start, Wish};
 use super::program::Linkage;
-use super::recipe::{Limits, Recipe};
+use super::recipe::{Limits, Recipe, inodes};
 use super::shelf::Shelf;
 use super::workshop::{Container, Owned, Workshop};
 
@@ -37,9 +36,7 @@ pub(super) struct Stock {
     filling: AsyncMutex<()>,
     images: Mutex<HashMap<String, (Instant, Image)>>,
     /// The kinds of jobs that the worker has had last, in whichever slot.
-    pub(super) kinds: Kinds,
-    /// The image of jobs that name none, when it was last looked at whether it is stale.
-    pub(super) judged: Mutex<String>,
+    pub(super) kinds: Arc<Kinds>,
     /// Whether the last container that was to be made ahead could not be.
     ailing: AtomicBool,
     job_dirs: Mutex<BTreeMap<u32, PathBuf>>,
@@ -53,12 +50,11 @@ pub(super) struct Stock {
 
 impl Stock {
     pub(super) fn new(config: Config, workshop: Workshop) -> Self {
-        let kinds = Kinds::below(&workshop.places(), config.warm as usize);
+        let kinds = Arc::new(Kinds::below(&workshop.places(), config.warm as usize));
         Self {
             config,
             workshop,
             kinds,
-            judged: Mutex::default(),
             ailing: AtomicBool::new(false),
             shelves: Mutex::default(),
             filling: AsyncMutex::default(),
@@ -107,6 +103,11 @@ impl Stock {
         self.job_dirs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Hears that a container does not come back any more, or has.
+    pub(super) fn is_back(&self, name: &str) {
+        self.lent().retain(|_, lent| lent != name);
+    }
+
     /// The slots of which the next job gets the container that the last one has.
     pub(super) fn lent(&self) -> MutexGuard<'_, BTreeMap<u32, String>> {
         self.lent.lock().unwrap_or_else(PoisonError::into_inner)
@@ -129,7 +130,7 @@ impl Stock {
             egress: self.config.egress.clone(),
             limits: Limits::of(&self.config),
             objects: wish.objects.clone(),
-            objects_inodes: wish.objects.iter().map(|dir| dir.metadata().map_or(0, |meta| meta.ino())).collect(),
+            objects_inodes: inodes(&wish.objects),
             build: self.workshop.build.clone(),
             linkage,
         }
@@ -213,9 +214,14 @@ impl Stock {
         let passes =
             matches!(error, ContainerError::Unreachable { .. } | ContainerError::Slow { .. } | ContainerError::Engine { .. });
         if !passes {
-            self.shelves().entry(slot).or_default().forget_image(&recipe.image);
-            self.kinds.forget_image(&recipe.image);
+            self.forget(|other| other.image == recipe.image);
         }
+    }
+
+    /// Wants those no more, in no slot, that are no longer of use.
+    pub(super) fn forget(&self, goes: impl Fn(&Recipe) -> bool) {
+        self.kinds.forget(&goes);
+        self.shelves().values_mut().for_each(|shelf| shelf.forget(&goes));
     }
 
     pub(super) async fn take_up(&self, in_use: &BTreeSet<String>, slots: &BTreeSet<u32>) -> Result<(), ContainerError> {

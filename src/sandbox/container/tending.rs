@@ -4,8 +4,7 @@
 //! out itself.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
-use std::sync::PoisonError;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::time::sleep;
@@ -20,7 +19,8 @@ use super::stock::Stock;
 use super::workshop::Container;
 use crate::job::spec::ContainerMode;
 
-/// How often it is looked after them. One that dies is told by nobody, nor is a tag that means another image.
+/// How often it is looked after them. The engine tells of one that dies, and of a tag that means another image, to who listens at that
+/// moment: who looks misses nothing.
 const EVERY: Duration = Duration::from_secs(10);
 
 impl Containers {
@@ -31,12 +31,16 @@ impl Containers {
             self.stock().has_jobs_in(*slot, job_dir);
         }
         self.stock().recall().await;
+        // The image of jobs that name none, when it was last looked at whether it is stale.
+        let mut judged = String::new();
         loop {
             let stock = self.stock().clone();
-            let look = self.spawn(async move { stock.tend_once().await });
+            let before = judged.clone();
+            let look = self.spawn(async move { stock.tend_once(before).await });
             let looked = async {
-                if look.await.is_err() {
-                    warn!("looking after containers panicked; please report it as a defect");
+                match look.await {
+                    Ok(now) => judged = now,
+                    Err(_) => warn!("looking after containers panicked; please report it as a defect"),
                 }
                 sleep(EVERY).await;
             };
@@ -52,22 +56,22 @@ impl Stock {
     async fn recall(&self) {
         let taken_up: Vec<_> = self.shelves().values().flat_map(|shelf| shelf.wanted().to_vec()).collect();
         taken_up.iter().for_each(|recipe| self.kinds.note(recipe));
-        // Of a repository whose mirror is gone none is to be had.
-        let of_use = |recipe: &super::recipe::Recipe| self.makes(recipe) && recipe.objects.iter().all(|dir| dir.is_dir());
-        if let Err(error) = self.kinds.recall(of_use) {
+        if let Err(error) = self.kinds.recall(|recipe| self.makes(recipe) && recipe.is_of_what_is_there()) {
             warn!(
                 "the kinds of jobs that this worker had are not known, so that the first ones wait for their containers: {error}"
             );
         }
     }
 
-    /// One look.
-    pub(super) async fn tend_once(&self) {
-        self.judge_default().await;
+    /// One look. `judged` is the image of jobs that was looked at before; answers which that is now.
+    async fn tend_once(&self, judged: String) -> String {
+        let judged = self.judge_default(judged).await;
+        // Of a repository whose mirror is gone, or was cloned anew, no job can have one.
+        self.forget(|recipe| !recipe.is_of_what_is_there());
         self.renew_images().await;
         for (slot, container) in self.waiting() {
             if self.closing.is_cancelled() {
-                return;
+                return judged;
             }
             self.replace_if_gone(slot, &container).await;
         }
@@ -78,11 +82,13 @@ impl Stock {
                 self.fill_once(slot).await;
             }
         }
+        judged
     }
 
     /// Has slots that want nothing yet want what the worker has had last.
     pub(super) async fn spread(&self) {
-        if let Err(error) = self.kinds.save() {
+        let kinds = self.kinds.clone();
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || kinds.save()).await {
             warn!("cannot note for a later daemon of what kinds the jobs are: {error}");
         }
         let (kinds, slots) = (self.kinds.all(), self.job_dirs().keys().copied().collect::<Vec<u32>>());
@@ -132,33 +138,32 @@ impl Stock {
                         info!("image {name} is {} now: containers of the one before are replaced", image.digest);
                     }
                 }
-                Err(ContainerError::NoImage { .. }) => {
-                    self.kinds.forget_name(&name);
-                    self.shelves().values_mut().for_each(|shelf| shelf.forget_name(&name));
-                }
+                Err(ContainerError::NoImage { .. }) => self.forget(|recipe| recipe.asked == name),
                 // They stay as they are until the engine answers.
                 Err(_) => {}
             }
         }
     }
 
-    /// Says once of each image that comes to be the image of jobs whether it is stale.
-    async fn judge_default(&self) {
+    /// Says once of each image that comes to be the image of jobs whether it is stale. Answers of which that was said, or need not be.
+    async fn judge_default(&self, judged: String) -> String {
         let name = &self.config.image;
         if self.config.mode == ContainerMode::Off {
-            return;
+            return judged;
         }
-        let Ok(image) = self.look_up(name).await else { return };
-        let before = std::mem::replace(&mut *self.judged.lock().unwrap_or_else(PoisonError::into_inner), image.digest.clone());
-        if before != image.digest
-            && let Ok(Some(Freshness::Stale { base })) = freshness_at(&self.workshop.socket, name).await
-        {
-            let again = Freshness::command(base.as_deref());
-            warn!("image {name}, in which jobs run, is stale: `{again}` would build another one today");
+        let Ok(image) = self.look_up(name).await else { return judged };
+        if image.digest == judged {
+            return judged;
         }
+        let freshness = async { Images::connect(&self.workshop.socket).await?.freshness(name).await };
+        match freshness.await {
+            Err(_) => return judged,
+            Ok(Some(Freshness::Stale { base })) => {
+                let again = Freshness::command(base.as_deref());
+                warn!("image {name}, in which jobs run, is stale: `{again}` would build another one today");
+            }
+            Ok(_) => {}
+        }
+        image.digest
     }
-}
-
-async fn freshness_at(socket: &Path, name: &str) -> Result<Option<Freshness>, ContainerError> {
-    Images::connect(socket).await?.freshness(name).await
 }

@@ -1,7 +1,7 @@
 //! What stores of this process have SQLite do.
 //!
-//! The one rule: statements are as the driver tells them, not as a test repeats them. A store's connections work in threads that are called by
-//! its file.
+//! The one rule: statements are as the driver tells them, not as a test repeats them. A store's connections work in threads that are called
+//! by its file.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, Once};
