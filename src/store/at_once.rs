@@ -177,10 +177,7 @@ impl Store {
         let asked_at = self.now();
         let latest = asked_at + (ask.lease / 4).max(IN_TIME);
         let mut args = args![wanted.route, &ask.worker, lease_ms, latest, wanted.count as u64];
-        let mut narrower = String::new();
-        if let Some(priority) = wanted.priority {
-            narrower = format!(" AND j.priority = {priority}");
-        }
+        let mut narrower = wanted.of_priority();
         if let Some(Place { priority, position, id }) = from {
             narrower = " AND (j.priority, j.position, j.id) > ($6, $7, $8)".to_owned();
             args.extend(args![priority, position, id]);

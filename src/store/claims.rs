@@ -8,24 +8,21 @@
 //! [`AGED_TURN`]th job that a process claims is a less urgent one: of the routes and priorities of which one of the next jobs has waited for
 //! `queue.ageing`, the next in turn where that one has waited longest.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::Store;
 use super::db::Kind;
 use super::error::StoreError;
-use super::limits::{self, Limited, Room, UnderLimits};
+use super::look::Looked;
 use super::rows::{ClaimedRow, job_columns};
-use super::spending::Budgets;
-use super::statement::{Arg, args, tuples};
-use super::tx::{Lock, Tx};
+use super::statement::{Arg, args};
 use super::types::ClaimRequest;
-use super::writer::Durability;
 use crate::clock::Timestamp;
-use crate::ids::{ClaimToken, JobId, WorkerId};
+use crate::ids::WorkerId;
+use crate::job::ClaimedJob;
 use crate::job::spec::Priority;
-use crate::job::{ClaimedJob, Hold};
 
 /// What a claim makes of a row of `jobs`: worker, time, end of the lease, token.
 macro_rules! set_started {
@@ -48,17 +45,6 @@ pub(super) use set_started;
 const HEADS: &str = "SELECT route, priority, position, id, ready_at, (SELECT count(*) FROM routes) AS routes FROM jobs WHERE state = 'queued' \
      AND held IS NULL AND route = ";
 const ROUTES: &str = "SELECT count(*) AS routes FROM routes";
-const PICK: &str = "SELECT j.id, j.share, j.budgeted, j.concurrency_key, j.concurrency_limit FROM jobs j \
-    WHERE j.state = 'queued' AND j.held IS NULL AND j.route = $1 AND (j.start_by IS NULL OR j.start_by > $2)";
-/// The rows are locked, and a row without a token does not run. Naming state and `held` again would let PostgreSQL look for the
-/// rows by walking all of `jobs_claim`.
-const START: &str = concat!(
-    " UPDATE jobs /*! INDEXED BY sqlite_autoindex_jobs_1 */ SET ",
-    set_started!("$1", "$2", "$3", "picked_token"),
-    " FROM picked WHERE id = picked_job AND token IS NULL"
-);
-const ADD_ATTEMPTS: &str =
-    "INSERT INTO attempts (job, attempt, worker, started_at) SELECT id, attempt, worker, $1 FROM jobs WHERE id IN ";
 pub(super) const CLAIMED: &str = concat!(
     "SELECT ",
     job_columns!(),
@@ -76,11 +62,6 @@ const ARMS_MAX: usize = 50;
 const AGED_TURN: u64 = 4;
 /// How long nobody is looked for who has waited too long, when there was nobody; less where `queue.ageing` is short.
 const AGED_PAUSE: Duration = Duration::from_secs(1);
-/// How many jobs are looked at for one that no limit holds, after the first ones were held: each is held once, so what this
-/// costs is shared by the claims that follow.
-const HELD_PAGE: usize = 64;
-/// How often in one round.
-const PAGES_MAX: usize = 16;
 /// How often all routes are looked at in one call: each time but the last one, a route had nothing more to give.
 const ROUNDS_MAX: usize = 16;
 
@@ -100,20 +81,6 @@ struct RouteCount {
     routes: i64,
 }
 
-#[derive(sqlx::FromRow)]
-struct Picked {
-    id: uuid::Uuid,
-    budgeted: i64,
-    #[sqlx(flatten)]
-    under: UnderLimits,
-}
-
-impl Limited for Picked {
-    fn under(&self) -> &UnderLimits {
-        &self.under
-    }
-}
-
 /// So many jobs of a route, of one priority or of any.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Wanted {
@@ -122,25 +89,23 @@ pub(super) struct Wanted {
     pub(super) count: usize,
 }
 
+impl Wanted {
+    /// Its priority as a condition on `jobs j`.
+    pub(super) fn of_priority(&self) -> String {
+        self.priority.map(|priority| format!(" AND j.priority = {priority}")).unwrap_or_default()
+    }
+}
+
 /// How a round of claiming ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Round {
     /// With all that was wanted, or all that was there.
     Done,
     /// With less, because limits have no room, or because there are routes that were not known. What limits hold is out of the
     /// way of the next round.
     Again,
-}
-
-/// What one look at the queue came to.
-struct Look {
-    claimed: Vec<ClaimedJob>,
-    /// Whether a limit had no room for some of what was looked at.
-    held: bool,
-    /// Whether there may be more to hold behind what was looked at.
-    more: bool,
-    /// Whether others came back in the place of those that were held: perhaps of another route, whose workers are to hear of it.
-    let_back: bool,
+    /// With less, because more have no room than one round takes out of the way: others of any route may stand behind them.
+    Behind,
 }
 
 impl Store {
@@ -154,12 +119,12 @@ impl Store {
     pub async fn claim(&self, ask: &ClaimRequest) -> Result<Vec<ClaimedJob>, StoreError> {
         let mut claimed = Vec::new();
         let all = ask.limit.min(LIMIT_MAX) as usize;
-        for _ in 0..ROUNDS_MAX {
-            match self.claim_round(ask, &mut claimed).await {
+        for round in 0..ROUNDS_MAX {
+            match self.claim_round(ask, &mut claimed, round == 0).await {
                 // It was made unseen, and others may have made routes meanwhile.
                 Ok(Round::Done) if claimed.len() < all && self.inner.flowing.swap(false, Ordering::Relaxed) => {}
                 Ok(Round::Done) => break,
-                Ok(Round::Again) => {}
+                Ok(Round::Again | Round::Behind) => {}
                 // What was claimed before is claimed, and would wait for its lease to run out.
                 Err(error) if claimed.is_empty() => return Err(error),
                 Err(error) => {
@@ -176,16 +141,25 @@ impl Store {
         Ok(claimed)
     }
 
-    async fn claim_round(&self, ask: &ClaimRequest, claimed: &mut Vec<ClaimedJob>) -> Result<Round, StoreError> {
+    /// One round; in the first one those are looked for that stand behind very many that have no room.
+    async fn claim_round(&self, ask: &ClaimRequest, claimed: &mut Vec<ClaimedJob>, first: bool) -> Result<Round, StoreError> {
         let limit = (ask.limit.min(LIMIT_MAX) as usize).saturating_sub(claimed.len());
         if limit == 0 || ask.backends.is_empty() {
             return Ok(Round::Done);
         }
-        let mut round = Round::Done;
-        for part in self.wanted(ask, limit).await? {
+        let (mut round, wanted, before) = (Round::Done, self.wanted(ask, limit).await?, claimed.len());
+        let asked: BTreeSet<i64> = wanted.iter().map(|part| part.route).collect();
+        for part in wanted {
             // Where a limit kept some of a route from starting, other routes may have what there is room for.
-            if self.claim_part(part, ask, claimed).await? == Round::Again {
-                round = Round::Again;
+            round = round.max(self.claim_part(part, ask, claimed, first).await?);
+        }
+        if first && round == Round::Behind {
+            for route in self.suitable(ask).into_iter().filter(|route| !asked.contains(route)) {
+                let count = limit - (claimed.len() - before);
+                if count == 0 {
+                    break;
+                }
+                self.claim_part(Wanted { route, priority: None, count }, ask, claimed, first).await?;
             }
         }
         Ok(round)
@@ -193,7 +167,13 @@ impl Store {
 
     /// Claims what is wanted of a route, and says whether there was less of it because limits have no room. Those are out of the
     /// way then; what comes instead of them the next round decides, because it may be of another route.
-    async fn claim_part(&self, part: Wanted, ask: &ClaimRequest, claimed: &mut Vec<ClaimedJob>) -> Result<Round, StoreError> {
+    async fn claim_part(
+        &self,
+        part: Wanted,
+        ask: &ClaimRequest,
+        claimed: &mut Vec<ClaimedJob>,
+        first: bool,
+    ) -> Result<Round, StoreError> {
         let mut missing = part.count;
         let mut unknown = Round::Done;
         if self.db().kind() == Kind::Postgres {
@@ -215,40 +195,15 @@ impl Store {
                 return Ok(Round::Done);
             }
         }
-        let mut look = self.look(part, missing, missing, ask).await?;
-        missing -= look.claimed.len();
-        claimed.append(&mut look.claimed);
-        if missing == 0 || !look.held {
-            return Ok(if missing == 0 { Round::Done } else { unknown });
-        }
-        for _ in 0..PAGES_MAX {
-            if !look.more {
-                break;
-            }
-            look = self.look(part, HELD_PAGE, 0, ask).await?;
-        }
-        Ok(Round::Again)
-    }
-
-    /// Looks at the first `page` jobs of a part, claims at most `most` of them, and holds those whose limits have no room, up to the
-    /// first one that could be claimed as well.
-    async fn look(&self, part: Wanted, page: usize, most: usize, ask: &ClaimRequest) -> Result<Look, StoreError> {
-        // Whoever has the file has its host too: where a claim is undone, nobody is left who holds it.
-        let mut tx = self.db().begin_with(Durability::Nothing).await?;
-        match look_within(&mut tx, part, page, most, ask, self.now()).await {
-            Ok(look) => {
-                if look.let_back {
-                    self.commit_change(tx).await?;
-                } else {
-                    tx.commit().await?;
-                }
-                Ok(look)
-            }
-            Err(error) => {
-                tx.rollback().await;
-                Err(error)
-            }
-        }
+        let looked = self.claim_under_limits(part, missing, first, ask).await?;
+        missing -= looked.claimed.len();
+        claimed.extend(looked.claimed);
+        Ok(match looked {
+            _ if missing == 0 => Round::Done,
+            Looked { more: true, .. } => Round::Behind,
+            Looked { held: true, .. } => Round::Again,
+            Looked { .. } => unknown,
+        })
     }
 
     /// The claims that `worker` holds, with those that have run out and of which nobody has taken note yet.
@@ -365,69 +320,4 @@ fn add(wanted: &mut Vec<Wanted>, route: i64, priority: Option<i64>) {
         Some(part) => part.count += 1,
         None => wanted.push(Wanted { route, priority, count: 1 }),
     }
-}
-
-async fn look_within(
-    tx: &mut Tx,
-    part: Wanted,
-    page: usize,
-    most: usize,
-    ask: &ClaimRequest,
-    now: Timestamp,
-) -> Result<Look, StoreError> {
-    // A literal limit: the planner has no generic plan for it that reads the whole table.
-    let of_priority = part.priority.map(|priority| format!(" AND j.priority = {priority}")).unwrap_or_default();
-    let sql = format!("{PICK}{of_priority} ORDER BY j.priority, j.position, j.id LIMIT {page}");
-    let picked: Vec<Picked> = tx.all_locked(&sql, Lock::ChangeFree, args![part.route, now]).await?;
-    if picked.is_empty() {
-        return Ok(Look { claimed: Vec::new(), held: false, more: false, let_back: false });
-    }
-    let mut room = Room::of(tx, &picked).await?;
-    let budgeted = picked.iter().filter(|job| job.budgeted == 1).map(|job| job.id).collect();
-    let budgets = Budgets::of(tx, budgeted, room.take_budgets(), now).await?;
-    let (mut chosen, mut held) = (Vec::new(), BTreeMap::<&str, (Hold, Vec<&Picked>)>::new());
-    let mut over = false;
-    for job in &picked {
-        let spent = budgets.spent(job.id, job.share()).next().is_some();
-        match if spent { Err(Hold::Budget) } else { room.take(job) } {
-            Ok(()) if chosen.len() == most => {
-                over = true;
-                break;
-            }
-            Ok(()) => chosen.push(JobId::from_uuid(job.id)),
-            Err(why) => held.entry(why.as_str()).or_insert_with(|| (why, Vec::new())).1.push(job),
-        }
-    }
-    let some_held = !held.is_empty();
-    let more = some_held && picked.len() == page && !over;
-    for (why, jobs) in held.values() {
-        limits::hold(tx, &jobs.iter().map(|job| job.id).collect::<Vec<_>>(), *why).await?;
-    }
-    let mut let_back = false;
-    for (_, jobs) in held.values() {
-        let_back |= limits::hand_on(tx, &room, jobs).await? > 0;
-    }
-    let claimed = if chosen.is_empty() { Vec::new() } else { start(tx, &chosen, ask, now).await? };
-    Ok(Look { claimed, held: some_held, more, let_back })
-}
-
-/// Turns the picked rows, which nobody else can change, into claims.
-async fn start(tx: &mut Tx, ids: &[JobId], ask: &ClaimRequest, now: Timestamp) -> Result<Vec<ClaimedJob>, StoreError> {
-    // Who asks may have been paused, or may have waited for the locks of limits.
-    let now = tx.now(now).await?;
-    let mut args = args![&ask.worker, now, now + ask.lease];
-    args.extend(ids.iter().flat_map(|id| [Arg::from(*id), Arg::from(ClaimToken::generate())]));
-    let sql = format!("WITH picked (picked_job, picked_token) AS (VALUES {}){START}", tuples(4, ids.len(), 2));
-    let started = tx.run(&sql, args).await?;
-    if started != ids.len() as u64 {
-        return Err(StoreError::corrupt("the queue", format!("{started} of {} picked jobs could be started", ids.len())));
-    }
-    let listed = |first| tuples(first, 1, ids.len());
-    let mut args = args![now];
-    args.extend(ids.iter().copied().map(Arg::from));
-    tx.run(&format!("{ADD_ATTEMPTS}{}", listed(2)), args).await?;
-    let args = ids.iter().copied().map(Arg::from).collect();
-    let sql = format!("{CLAIMED} j.id IN {} ORDER BY j.priority, j.position, j.id", listed(1));
-    let rows: Vec<ClaimedRow> = tx.all(&sql, args).await?;
-    rows.into_iter().map(ClaimedJob::try_from).collect()
 }

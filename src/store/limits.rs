@@ -189,6 +189,11 @@ impl Room {
         std::mem::take(&mut self.budgets)
     }
 
+    /// How many run under a key, with those that took room.
+    pub(super) fn running_under(&self, key: &str) -> i64 {
+        self.running.get(&Limit::Key(key.to_owned())).copied().unwrap_or_default()
+    }
+
     /// Takes up room for a job, or says what has none.
     pub(super) fn take(&mut self, job: &impl Limited) -> Result<(), Hold> {
         let key = job.key().map(|(key, limit)| (Limit::Key(key.to_owned()), limit));

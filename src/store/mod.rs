@@ -45,6 +45,7 @@ mod limits;
 mod line;
 mod listener;
 mod logs;
+mod look;
 mod migrate;
 mod notifier;
 mod one_call;

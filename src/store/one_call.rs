@@ -61,7 +61,7 @@ impl Store {
     /// Claims at most as many jobs of a route as are wanted, passing over those that limits concern.
     pub(super) async fn claim_in_one_call(&self, wanted: Wanted, ask: &ClaimRequest) -> Result<Vec<ClaimedJob>, StoreError> {
         let (now, mark) = (self.now(), format!("{:016X}", rand::random::<u64>()));
-        let of_priority = wanted.priority.map(|priority| format!(" AND j.priority = {priority}")).unwrap_or_default();
+        let of_priority = wanted.of_priority();
         let limit = wanted.count;
         let sql = format!(
             "{}{of_priority} ORDER BY j.priority, j.position, j.id LIMIT {limit}{}{CLAIMED}{OF_THIS_CLAIM}",

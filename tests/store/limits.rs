@@ -1,8 +1,8 @@
 //! Limits on what runs at once: exact under many claimers, and nobody held while there is room.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use sawmill::ids::JobId;
@@ -321,6 +321,37 @@ on_both! {
         let free = queue.enqueue().await.id;
         let claimed = queue.store.claim(&ask("w", 2, LONG)).await.expect("answered");
         assert_eq!((claimed.len(), claimed[1].claim.job), (2, free));
+    }
+
+    async fn one_that_has_room_does_not_wait_until_all_that_have_none_are_held(queue) {
+        // More than one round takes out of the way.
+        const FULL: usize = 8_000;
+        let (store, next) = (&queue.store, Arc::new(AtomicUsize::new(0)));
+        let enqueuers = (0..64).map(|_| {
+            let (store, next) = (store.clone(), Arc::clone(&next));
+            tokio::spawn(async move {
+                while next.fetch_add(1, Ordering::Relaxed) < FULL {
+                    let mut new = new_job();
+                    under("k", 1)(&mut new);
+                    store.enqueue(new).await.expect("enqueued");
+                }
+            })
+        });
+        for enqueuer in enqueuers.collect::<Vec<_>>() {
+            enqueuer.await.expect("it does not panic");
+        }
+        let behind = queue.enqueue().await.id;
+        let elsewhere = queue.enqueue_as(|new| new.spec.backend = Some("other".to_owned())).await.id;
+        let mut ask = ask("w", 3, LONG);
+        ask.backends.insert("other".to_owned(), BTreeSet::new());
+        let claimed: Vec<JobId> = store.claim(&ask).await.expect("answered").iter().map(|one| one.claim.job).collect();
+        assert_eq!(claimed[1..], [behind, elsewhere], "beside the one that the key has room for");
+        let held = "SELECT CAST(count(*) AS TEXT) FROM jobs WHERE held = 'key'";
+        let held: usize = queue.place.texts(held).await[0].parse().expect("a number");
+        assert!((64..FULL - 1).contains(&held), "{held} were held for it");
+        // The others follow while somebody asks.
+        assert!(store.claim(&ask).await.expect("answered").is_empty());
+        assert_eq!(queue.place.texts("SELECT held FROM jobs WHERE held IS NOT NULL").await.len(), FULL - 1);
     }
 
     async fn room_that_one_cannot_take_for_another_limit_goes_to_who_can(queue) {
