@@ -15,7 +15,7 @@ use std::time::Duration;
 use super::Store;
 use super::db::Kind;
 use super::error::StoreError;
-use super::look::Looked;
+use super::look::Held;
 use super::rows::{ClaimedRow, job_columns};
 use super::statement::{Arg, args};
 use super::types::ClaimRequest;
@@ -195,14 +195,13 @@ impl Store {
                 return Ok(Round::Done);
             }
         }
-        let looked = self.claim_under_limits(part, missing, first, ask).await?;
-        missing -= looked.claimed.len();
-        claimed.extend(looked.claimed);
-        Ok(match looked {
-            _ if missing == 0 => Round::Done,
-            Looked { more: true, .. } => Round::Behind,
-            Looked { held: true, .. } => Round::Again,
-            Looked { .. } => unknown,
+        let (before, part) = (claimed.len(), Wanted { count: missing, ..part });
+        let held = self.claim_under_limits(part, ask, claimed, first).await?;
+        Ok(match held {
+            _ if claimed.len() == before + missing => Round::Done,
+            Held::Some => Round::Behind,
+            Held::All => Round::Again,
+            Held::None => unknown,
         })
     }
 

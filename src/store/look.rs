@@ -61,14 +61,14 @@ impl Limited for Picked {
     }
 }
 
-/// What is claimed of jobs that limits may concern.
-#[derive(Default)]
-pub(super) struct Looked {
-    pub(super) claimed: Vec<ClaimedJob>,
-    /// Whether a limit had no room for some, which are out of the way now.
-    pub(super) held: bool,
-    /// Whether there are more of those than were taken out of the way.
-    pub(super) more: bool,
+/// What had no room where jobs were claimed that limits may concern.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Held {
+    None,
+    /// What had none is out of the way now.
+    All,
+    /// There is more of it than was taken out of the way.
+    Some,
 }
 
 /// What one look at the queue came to.
@@ -116,39 +116,42 @@ impl Full {
 }
 
 impl Store {
-    /// Claims at most so many jobs of a part, and takes those out of the way whose limits have no room. What comes instead of them the next
-    /// round decides, because it may be of another route; unless more of them are left than one round takes away: then who stands behind
-    /// them is looked for where `pass` says so.
+    /// Claims at most as many jobs of a part as are wanted, and takes those out of the way whose limits have no room. What comes instead of
+    /// them the next round decides, because it may be of another route; unless more of them are left than one round takes away: then who
+    /// stands behind them is looked for where `pass` says so.
     pub(super) async fn claim_under_limits(
         &self,
         part: Wanted,
-        missing: usize,
-        pass: bool,
         ask: &ClaimRequest,
-    ) -> Result<Looked, StoreError> {
-        let mut look = self.look(part, None, missing, missing, ask).await?;
-        let mut looked = Looked { claimed: look.claimed, held: look.held, more: false };
-        let (mut full, mut page) = (look.full, HELD_PAGE);
+        claimed: &mut Vec<ClaimedJob>,
+        pass: bool,
+    ) -> Result<Held, StoreError> {
+        let all = claimed.len() + part.count;
+        let mut look = self.look(part, None, part.count, part.count, ask).await?;
+        claimed.append(&mut look.claimed);
+        let (held, mut full, mut page) = (look.held, look.full, HELD_PAGE);
         for _ in 0..PAGES_MAX {
-            if looked.claimed.len() == missing || !look.more {
-                return Ok(looked);
+            if claimed.len() == all || !look.more {
+                return Ok(if held { Held::All } else { Held::None });
             }
             look = self.look(part, None, page, 0, ask).await?;
             full.add(look.full);
             page = (page * 2).min(HELD_PAGE_MAX);
         }
-        looked.more = look.more;
-        for _ in 0..if pass && look.more { PASSES_MAX } else { 0 } {
-            let wanted = missing - looked.claimed.len();
+        if !look.more {
+            return Ok(Held::All);
+        }
+        for _ in 0..if pass { PASSES_MAX } else { 0 } {
+            let missing = all - claimed.len();
             let Some(place) = self.next_beside(part, &full).await? else { break };
-            let look = self.look(part, Some(place), wanted, wanted, ask).await?;
-            looked.claimed.extend(look.claimed);
-            if looked.claimed.len() == missing || !look.held {
+            let mut look = self.look(part, Some(place), missing, missing, ask).await?;
+            claimed.append(&mut look.claimed);
+            if claimed.len() == all || !look.held {
                 break;
             }
             full.add(look.full);
         }
-        Ok(looked)
+        Ok(Held::Some)
     }
 
     /// Where the next job of a part stands that is under none of these limits. It reads over all that stand before it, so in no transaction:
