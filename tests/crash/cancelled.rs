@@ -49,6 +49,31 @@ async fn whole_tree(on: On) {
     host.close(vec![worker]).await;
 }
 
+/// As many as there are slots at once, and again, each at another moment of what a worker does now and then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_one_of_many_cancels_is_felt_within_two_seconds() {
+    many_at_once(On::Sqlite).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_one_of_many_cancels_is_felt_within_two_seconds_on_postgres() {
+    many_at_once(On::Postgres).await;
+}
+
+async fn many_at_once(on: On) {
+    const SLOTS: u32 = 8;
+    let host = Host::new(on, LONG, SLOTS).await;
+    let remote = small_remote(host.root(), "remote.git");
+    let worker = host.start("a").await;
+    for round in 0..3 {
+        let numbers = (round * SLOTS..(round + 1) * SLOTS).map(|number| felt_after(&host, &remote, Word::Sent, number));
+        for took in futures_util::future::join_all(numbers).await {
+            assert!(took < Duration::from_secs(2), "{took:?}");
+        }
+    }
+    host.close(vec![worker]).await;
+}
+
 each! { has_succeeded:
     a_cancel_that_comes_when_the_branch_was_pushed_comes_too_late(Sqlite, Complete)
     a_cancel_that_comes_when_the_branch_was_pushed_comes_too_late_on_postgres(Postgres, Complete)
