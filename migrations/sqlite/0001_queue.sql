@@ -85,7 +85,7 @@ CREATE TABLE jobs (
 ) STRICT;
 
 -- Exactly the order in which jobs are claimed; a held row is not in it. The conditions of those that do not name a state
--- follow from the states (see the checks above): SQLite would take jobs_state for a query that names one.
+-- follow from the states (see the checks above): SQLite might take jobs_queued for a query that names that.
 CREATE INDEX jobs_claim ON jobs (route, priority, position, id) WHERE state = 'queued' AND held IS NULL;
 -- Where the next job of a share comes in.
 CREATE INDEX jobs_turn ON jobs (route, priority, share, position) WHERE state = 'queued' AND held IS NULL;
@@ -102,7 +102,9 @@ CREATE INDEX jobs_share ON jobs (share, worker) WHERE finished_at IS NULL AND sh
 -- All that runs, for its worker and for who looks for leases that are over. The ends of leases are in no index, so that renewing them
 -- changes none.
 CREATE INDEX jobs_worker ON jobs (worker) WHERE worker IS NOT NULL;
-CREATE INDEX jobs_state ON jobs (state, id);
+-- All that waits and all that has ended, by its age. What runs is in neither, so that a claim changes one index less.
+CREATE INDEX jobs_queued ON jobs (id) WHERE state = 'queued';
+CREATE INDEX jobs_ended ON jobs (state, id) WHERE finished_at IS NOT NULL;
 -- The order in which retention goes through what has ended.
 CREATE INDEX jobs_finished ON jobs (finished_at, id) WHERE finished_at IS NOT NULL;
 CREATE INDEX jobs_project ON jobs (project, id) WHERE project IS NOT NULL;
@@ -132,7 +134,8 @@ CREATE TABLE dependencies (
 CREATE INDEX dependencies_needs ON dependencies (needs);
 
 CREATE TABLE attempts (
-    job               BLOB    NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
+    -- Of a job, with which it goes (see the end): looking that up again for each would cost more than a claim can spare.
+    job               BLOB    NOT NULL,
     attempt           INTEGER NOT NULL CHECK (attempt >= 1),
     worker            TEXT    NOT NULL,
     started_at        INTEGER NOT NULL,
@@ -268,7 +271,7 @@ CREATE INDEX completions_state ON completions (state, id);
 CREATE TABLE outbox (
     -- Grows with time: the order in which ends are told.
     id         BLOB    NOT NULL,
-    job        BLOB    NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
+    job        BLOB    NOT NULL,
     -- NULL where it ended without one.
     attempt    INTEGER,
     state      TEXT    NOT NULL CHECK (state IN ('succeeded', 'failed', 'cancelled')),
@@ -355,3 +358,8 @@ CREATE TABLE duties (
     holder BLOB    NOT NULL,
     until  INTEGER NOT NULL
 ) STRICT;
+
+CREATE TRIGGER remove_with_job AFTER DELETE ON jobs BEGIN
+    DELETE FROM attempts WHERE job = OLD.id;
+    DELETE FROM outbox WHERE job = OLD.id;
+END;

@@ -284,7 +284,9 @@ async fn open_file(options: SqliteConnectOptions) -> Result<Pools, sqlx::Error> 
         .journal_mode(SqliteJournalMode::Wal)
         .pragma("journal_size_limit", "67108864")
         .pragma("wal_autocheckpoint", CHECKPOINT)
-        .pragma("cache_size", WRITER_CACHE);
+        .pragma("cache_size", WRITER_CACHE)
+        // They took a seventh of the time of a claim and an end; see `broken`.
+        .pragma("ignore_check_constraints", "on");
     let writer = Arc::new(Writer::open(pool(), writing, ACQUIRE).await?);
     writer.script(FORGET).await?;
     // Opened for writing all the same: a connection opened read-only cannot recover the log of a process that died.

@@ -34,11 +34,15 @@ const CLAIM: (&str, &str) = (
 const OF_THIS_CLAIM: &str = "j.worker = $1 AND hex(substr(j.token, 1, 8)) = $4 ORDER BY j.priority, j.position, j.id";
 
 /// `$1` is the time. Whose attempt is still open has ended just now; from then on its event tells.
-const END_JOBS: &str = " UPDATE jobs INDEXED BY sqlite_autoindex_jobs_1 SET state = 'succeeded', attempts_used = attempts_used + 1, outcome_class = 'succeeded', \
-    outcome_message = to_message, commit_id = NULL, finished_at = $1, worker = NULL, token = NULL, lease_until = NULL, \
-    requeue_requested_at = NULL, requeue_reason = NULL FROM asked \
-    WHERE id = of_job AND attempt = of_attempt AND token = of_token AND worker IS NOT DISTINCT FROM of_worker AND needed = 0 \
-    AND concurrency_key IS NULL AND NOT EXISTS (SELECT 1 FROM project_limits l WHERE l.project = share); ";
+const END_JOBS: &str = concat!(
+    " UPDATE jobs INDEXED BY sqlite_autoindex_jobs_1 SET state = 'succeeded', attempts_used = attempts_used + 1, \
+     outcome_class = 'succeeded', outcome_message = to_message, commit_id = NULL, finished_at = $1, worker = NULL, token = NULL, \
+     lease_until = NULL, requeue_requested_at = NULL, requeue_reason = NULL FROM asked \
+     WHERE id = of_job AND attempt = of_attempt AND token = of_token AND worker IS NOT DISTINCT FROM of_worker AND needed = 0 \
+     AND concurrency_key IS NULL AND NOT EXISTS (SELECT 1 FROM project_limits l WHERE l.project = share) RETURNING ",
+    job_columns!("jobs", "(SELECT s.document FROM job_specs s WHERE s.job = jobs.id) AS document"),
+    "; "
+);
 const TELL: &str = " INSERT INTO outbox (id, job, attempt, state, created_at) SELECT event, j.id, j.attempt, j.state, $1 \
     FROM asked CROSS JOIN jobs j ON j.id = of_job AND j.attempt = of_attempt AND j.state = 'succeeded' \
     CROSS JOIN attempts a ON a.job = j.id AND a.attempt = j.attempt AND a.ended_at IS NULL; ";
@@ -50,12 +54,7 @@ const PUT_STAGES: &str = " INSERT INTO attempt_stages (job, attempt, seq, stage,
 const CLOSE: &str = " UPDATE attempts INDEXED BY sqlite_autoindex_attempts_1 SET ended_at = $1, outcome_class = 'succeeded', outcome_message = to_message, exit_code = to_code, \
     signal = to_signal, peak_memory_bytes = to_memory, cpu_ms = to_cpu, salvage = to_salvage, log_verdict = to_verdict \
     FROM asked CROSS JOIN outbox o ON o.job = of_job AND o.id = event \
-    WHERE attempts.job = of_job AND attempts.attempt = of_attempt AND ended_at IS NULL; ";
-const ENDED: &str = concat!(
-    " SELECT ",
-    job_columns!(),
-    " FROM asked CROSS JOIN outbox o ON o.job = of_job AND o.id = event CROSS JOIN jobs j ON j.id = of_job CROSS JOIN job_specs s ON s.job = j.id"
-);
+    WHERE attempts.job = of_job AND attempts.attempt = of_attempt AND ended_at IS NULL";
 
 impl Store {
     /// Claims at most as many jobs of a route as are wanted, passing over those that limits concern.
@@ -86,7 +85,7 @@ impl Store {
             Some(steps) => format!("{asked}, {STEPS}{steps}){PUT_STAGES}"),
             None => String::new(),
         };
-        let sql = format!("{asked}{END_JOBS}{asked}{TELL}{staged}{asked}{CLOSE}{asked}{ENDED}");
+        let sql = format!("{asked}{END_JOBS}{asked}{TELL}{staged}{asked}{CLOSE}");
         let ended: Vec<JobRow> = self.db().in_one_call(Durability::Disk, &sql, args).await?;
         ended.into_iter().map(|row| Job::try_from(row).map(|job| (job.id, job))).collect()
     }

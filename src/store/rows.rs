@@ -23,12 +23,19 @@ macro_rules! held_until {
 }
 pub(super) use held_until;
 
-/// The columns of a [`JobRow`], from `jobs j` and `job_specs s`.
+/// The columns of a [`JobRow`], from `jobs j` and `job_specs s`; or from the table and the expression that are said.
 macro_rules! job_columns {
     () => {
-        "j.id, j.repo, j.base, j.branch, j.state, j.held, j.ready_at, j.attempt, j.attempts_used, j.attempts_max, j.resets, j.worker, \
-         j.cancel_requested_at, j.requeue_requested_at, j.outcome_class, j.outcome_message, j.commit_id, j.created_at, j.started_at, \
-         j.finished_at, s.document"
+        $crate::store::rows::job_columns!("j", "s.document")
+    };
+    ($jobs:literal, $document:literal) => {
+        $crate::store::rows::job_columns!(
+            $jobs, $document: id repo base branch state held ready_at attempt attempts_used attempts_max resets worker
+            cancel_requested_at requeue_requested_at outcome_class outcome_message commit_id created_at started_at finished_at
+        )
+    };
+    ($jobs:literal, $document:literal: $($column:ident)*) => {
+        concat!($($jobs, ".", stringify!($column), ", ",)* $document)
     };
 }
 pub(super) use job_columns;

@@ -4,7 +4,10 @@
 //! somebody here, which takes longer than most statements. So the connection is not tried between two turns, as a pool's is; and what
 //! is known beforehand goes there in one call.
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use sqlx::pool::PoolConnection;
@@ -38,6 +41,8 @@ impl Durability {
 
 /// IMMEDIATE takes the lock at once: a transaction that reads first and takes it later can fail with BUSY_SNAPSHOT.
 const BEGIN: &str = "BEGIN IMMEDIATE";
+/// Fails, and its transaction with it, where the commit would not wait for the disk: that is no path in JSON.
+const SURE: &str = "SELECT json_extract('{}', 'the disk is not waited for at level ' || synchronous) FROM pragma_synchronous WHERE synchronous < 2; ";
 
 /// The connection, for who has his turn.
 #[derive(Debug)]
@@ -154,9 +159,10 @@ impl Turn {
     }
 
     async fn all<R: Row>(mut self, durability: Durability, sql: &str, args: Vec<Arg>) -> Result<Vec<R>, sqlx::Error> {
-        self.wait_for(durability).await?;
+        self.tell(durability).await?;
         self.in_transaction = true;
-        let rows = super::driver::sqlite_all(self.connection()?, &format!("{BEGIN}; {sql}; COMMIT"), args).await?;
+        let sure = if durability == Durability::Disk { SURE } else { "" };
+        let rows = super::driver::sqlite_all(self.connection()?, &format!("{BEGIN}; {sql}; {sure}COMMIT"), args).await?;
         self.in_transaction = false;
         Ok(rows)
     }
@@ -180,6 +186,19 @@ impl Turn {
         self.held.as_mut().map(|held| &mut *held.connection).ok_or(sqlx::Error::WorkerCrashed)
     }
 
+    /// Has the connection told what its commits wait for, and does not wait until it has heard: what it is sent it does in that order. So
+    /// what is sent next has to make sure of it ([`SURE`]).
+    async fn tell(&mut self, durability: Durability) -> Result<(), sqlx::Error> {
+        let Some(held) = self.held.as_mut().filter(|held| held.durability != Some(durability)) else { return Ok(()) };
+        held.durability = None;
+        let mut telling = pin!(sqlx::raw_sql(AssertSqlSafe(durability.pragma())).execute(&mut *held.connection));
+        if let Poll::Ready(told) = poll_fn(|context| Poll::Ready(telling.as_mut().poll(context))).await {
+            told?;
+        }
+        held.durability = Some(durability);
+        Ok(())
+    }
+
     async fn wait_for(&mut self, durability: Durability) -> Result<(), sqlx::Error> {
         let Some(held) = self.held.as_mut().filter(|held| held.durability != Some(durability)) else { return Ok(()) };
         // Neither, while it is not known whether it has heard.
@@ -196,6 +215,8 @@ impl Drop for Turn {
         if !self.in_transaction {
             return self.writer.keep(held);
         }
+        // Should it have failed because it had not heard.
+        held.durability = None;
         // With no runtime left nobody writes any more, and a file that is closed undoes by itself.
         let Ok(runtime) = Handle::try_current() else { return drop(held.connection.leak()) };
         let (writer, permit) = (self.writer.clone(), self.permit.take());
@@ -223,9 +244,6 @@ async fn undo(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
 
 #[cfg(test)]
 mod tests {
-    use std::future::poll_fn;
-    use std::task::Poll;
-
     use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode};
     use tempfile::TempDir;
 
@@ -297,6 +315,24 @@ mod tests {
             if left < 0 { Poll::Ready(()) } else { write.as_mut().poll(context).map(drop) }
         })
         .await;
+    }
+
+    #[tokio::test]
+    async fn what_is_sent_in_one_call_waits_for_what_it_asks_for_or_fails() {
+        let (_dir, writer) = a_writer(LONG).await;
+        let level = "SELECT synchronous AS n FROM pragma_synchronous";
+        for durability in [Durability::Nothing, Durability::Disk, Durability::Disk, Durability::Nothing, Durability::Disk] {
+            let rows: Vec<(i64,)> = writer.all(durability, level, args![]).await.expect("done");
+            assert_eq!(rows, [(if durability == Durability::Disk { 2 } else { 1 },)]);
+        }
+        // As when it had not heard.
+        let mut turn = writer.turn().await.expect("its turn");
+        sqlx::raw_sql("PRAGMA synchronous = NORMAL").execute(turn.connection().expect("there")).await.expect("done");
+        drop(turn);
+        let refused = writer.all::<(i64,)>(Durability::Disk, "INSERT INTO t VALUES (7)", args![]).await;
+        assert!(refused.is_err(), "it would not wait for the disk");
+        all(&writer, Durability::Disk, "INSERT INTO t VALUES (8)").await.expect("it is told again");
+        assert_eq!(there(&writer).await, [8]);
     }
 
     #[tokio::test]
