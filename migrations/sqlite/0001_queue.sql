@@ -85,7 +85,7 @@ CREATE TABLE jobs (
 ) STRICT;
 
 -- Exactly the order in which jobs are claimed; a held row is not in it. The conditions of those that do not name a state
--- follow from the states (see the checks above): SQLite might take jobs_queued for a query that names that.
+-- follow from the states (see the checks above): SQLite would take jobs_state for a query that names one.
 CREATE INDEX jobs_claim ON jobs (route, priority, position, id) WHERE state = 'queued' AND held IS NULL;
 -- Where the next job of a share comes in.
 CREATE INDEX jobs_turn ON jobs (route, priority, share, position) WHERE state = 'queued' AND held IS NULL;
@@ -102,9 +102,7 @@ CREATE INDEX jobs_share ON jobs (share, worker) WHERE finished_at IS NULL AND sh
 -- All that runs, for its worker and for who looks for leases that are over. The ends of leases are in no index, so that renewing them
 -- changes none.
 CREATE INDEX jobs_worker ON jobs (worker) WHERE worker IS NOT NULL;
--- All that waits and all that has ended, by its age. What runs is in neither, so that a claim changes one index less.
-CREATE INDEX jobs_queued ON jobs (id) WHERE state = 'queued';
-CREATE INDEX jobs_ended ON jobs (state, id) WHERE finished_at IS NOT NULL;
+CREATE INDEX jobs_state ON jobs (state, id);
 -- The order in which retention goes through what has ended.
 CREATE INDEX jobs_finished ON jobs (finished_at, id) WHERE finished_at IS NOT NULL;
 CREATE INDEX jobs_project ON jobs (project, id) WHERE project IS NOT NULL;

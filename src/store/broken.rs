@@ -14,6 +14,8 @@ const ON_POSTGRES: &str = "SELECT kept_in || ' ' || key AS row FROM broken_rows 
 const ON_SQLITE: &str = "SELECT quick_check AS row FROM pragma_quick_check('jobs') WHERE quick_check <> 'ok' \
     UNION ALL SELECT quick_check FROM pragma_quick_check('attempts') WHERE quick_check <> 'ok' \
     UNION ALL SELECT quick_check FROM pragma_quick_check('outbox') WHERE quick_check <> 'ok' \
+    UNION ALL SELECT quick_check FROM pragma_quick_check('completions') WHERE quick_check <> 'ok' \
+    UNION ALL SELECT quick_check FROM pragma_quick_check('project_limits') WHERE quick_check <> 'ok' \
     UNION ALL SELECT 'attempts ' || hex(a.job) FROM attempts a WHERE NOT EXISTS (SELECT 1 FROM jobs j WHERE j.id = a.job) \
     UNION ALL SELECT 'outbox ' || hex(o.job) FROM outbox o WHERE NOT EXISTS (SELECT 1 FROM jobs j WHERE j.id = o.job) LIMIT 10";
 

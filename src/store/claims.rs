@@ -2,20 +2,20 @@
 //!
 //! The one rule: a claim is one transaction in which the job's row passes from queued to running, gets a token that no other
 //! claim shares, and an attempt row; so that a crash at any point leaves a job that waits or a claim that expires. Its cost
-//! does not depend on how many jobs wait, are held back or have ended: `jobs_claim` is exactly its order.
+//! does not depend on how many jobs wait, are held back or have ended: `jobs_claim` is exactly its order. (Where very many are in front of
+//! which limits have no room, it reads over them until they are out of the way: see `look`.)
 //!
 //! The order: the most urgent first, of equally urgent ones whose turn it is (see `turn`). So that nothing starves, every
 //! [`AGED_TURN`]th job that a process claims is a less urgent one: of the routes and priorities of which one of the next jobs has waited for
 //! `queue.ageing`, the next in turn where that one has waited longest.
 
-use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::Store;
 use super::db::Kind;
 use super::error::StoreError;
-use super::look::Held;
+use super::look::{Full, Left};
 use super::rows::{ClaimedRow, job_columns};
 use super::statement::{Arg, args};
 use super::types::ClaimRequest;
@@ -57,7 +57,7 @@ pub(super) const CLAIMED: &str = concat!(
 /// At most so many in one call, however many slots are free.
 pub(super) const LIMIT_MAX: u32 = 256;
 /// How many routes are looked at in one statement.
-const ARMS_MAX: usize = 50;
+pub(super) const ARMS_MAX: usize = 50;
 /// Of so many claims, one goes to who has waited too long.
 const AGED_TURN: u64 = 4;
 /// How long nobody is looked for who has waited too long, when there was nobody; less where `queue.ageing` is short.
@@ -96,7 +96,7 @@ impl Wanted {
     }
 }
 
-/// How a round of claiming ended.
+/// How a round of claiming ended; the later one here is that of the round, where its parts ended in several ways.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Round {
     /// With all that was wanted, or all that was there.
@@ -119,11 +119,21 @@ impl Store {
     pub async fn claim(&self, ask: &ClaimRequest) -> Result<Vec<ClaimedJob>, StoreError> {
         let mut claimed = Vec::new();
         let all = ask.limit.min(LIMIT_MAX) as usize;
-        for round in 0..ROUNDS_MAX {
-            match self.claim_round(ask, &mut claimed, round == 0).await {
+        let mut looked_beside = false;
+        for _ in 0..ROUNDS_MAX {
+            let mut full = Full::default();
+            let mut round = self.claim_round(ask, &mut claimed, &mut full).await;
+            if matches!(round, Ok(Round::Behind)) && !std::mem::replace(&mut looked_beside, true) {
+                let missing = all - claimed.len();
+                let beside = self.claim_beside(full, &self.suitable(ask), ask, missing, &mut claimed).await;
+                round = beside.map(|()| Round::Behind);
+            }
+            match round {
                 // It was made unseen, and others may have made routes meanwhile.
                 Ok(Round::Done) if claimed.len() < all && self.inner.flowing.swap(false, Ordering::Relaxed) => {}
                 Ok(Round::Done) => break,
+                // Who has some asks again soon, and these need not wait until more are out of the way.
+                Ok(Round::Behind) if !claimed.is_empty() => break,
                 Ok(Round::Again | Round::Behind) => {}
                 // What was claimed before is claimed, and would wait for its lease to run out.
                 Err(error) if claimed.is_empty() => return Err(error),
@@ -141,26 +151,15 @@ impl Store {
         Ok(claimed)
     }
 
-    /// One round; in the first one those are looked for that stand behind very many that have no room.
-    async fn claim_round(&self, ask: &ClaimRequest, claimed: &mut Vec<ClaimedJob>, first: bool) -> Result<Round, StoreError> {
+    async fn claim_round(&self, ask: &ClaimRequest, claimed: &mut Vec<ClaimedJob>, full: &mut Full) -> Result<Round, StoreError> {
         let limit = (ask.limit.min(LIMIT_MAX) as usize).saturating_sub(claimed.len());
         if limit == 0 || ask.backends.is_empty() {
             return Ok(Round::Done);
         }
-        let (mut round, wanted, before) = (Round::Done, self.wanted(ask, limit).await?, claimed.len());
-        let asked: BTreeSet<i64> = wanted.iter().map(|part| part.route).collect();
-        for part in wanted {
+        let mut round = Round::Done;
+        for part in self.wanted(ask, limit).await? {
             // Where a limit kept some of a route from starting, other routes may have what there is room for.
-            round = round.max(self.claim_part(part, ask, claimed, first).await?);
-        }
-        if first && round == Round::Behind {
-            for route in self.suitable(ask).into_iter().filter(|route| !asked.contains(route)) {
-                let count = limit - (claimed.len() - before);
-                if count == 0 {
-                    break;
-                }
-                self.claim_part(Wanted { route, priority: None, count }, ask, claimed, first).await?;
-            }
+            round = round.max(self.claim_part(part, ask, claimed, full).await?);
         }
         Ok(round)
     }
@@ -172,7 +171,7 @@ impl Store {
         part: Wanted,
         ask: &ClaimRequest,
         claimed: &mut Vec<ClaimedJob>,
-        first: bool,
+        full: &mut Full,
     ) -> Result<Round, StoreError> {
         let mut missing = part.count;
         let mut unknown = Round::Done;
@@ -196,12 +195,12 @@ impl Store {
             }
         }
         let (before, part) = (claimed.len(), Wanted { count: missing, ..part });
-        let held = self.claim_under_limits(part, ask, claimed, first).await?;
-        Ok(match held {
+        let left = self.claim_under_limits(part, ask, claimed, full).await?;
+        Ok(match left {
             _ if claimed.len() == before + missing => Round::Done,
-            Held::Some => Round::Behind,
-            Held::All => Round::Again,
-            Held::None => unknown,
+            Left::InFront => Round::Behind,
+            Left::Aside => Round::Again,
+            Left::Nothing => unknown,
         })
     }
 

@@ -6,10 +6,8 @@ use super::rows::{number, word};
 use super::statement::args;
 use crate::job::{CompletionState, JobState};
 
-/// Both count along indexes that have the state; what it costs grows with the rows kept, not with their width.
-const JOBS: &str = "SELECT 'queued' AS state, count(*) AS rows_in_state FROM jobs WHERE state = 'queued' \
-    UNION ALL SELECT 'running', count(*) FROM jobs WHERE worker IS NOT NULL \
-    UNION ALL SELECT state, count(*) FROM jobs WHERE finished_at IS NOT NULL GROUP BY state";
+/// Both count along an index that begins with the state; what it costs grows with the rows kept, not with their width.
+const JOBS: &str = "SELECT j.state, count(*) AS rows_in_state FROM jobs j GROUP BY j.state";
 const COMPLETIONS: &str = "SELECT j.state, count(*) AS rows_in_state FROM completions j GROUP BY j.state";
 
 /// How many jobs and completions are in each state; every state is there, in order.

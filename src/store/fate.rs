@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::dependencies::Needs;
 use super::error::StoreError;
-use super::jobs::{Listing, from, in_state};
+use super::jobs::Listing;
 use super::limits::UnderLimits;
 use super::outbox::add_ends;
 use super::rows::{number, parse};
@@ -28,6 +28,7 @@ const FATES: &str = "SELECT j.id, j.state, j.held, j.attempt, j.needed, j.cancel
     j.share, j.concurrency_key, j.concurrency_limit, EXISTS (SELECT 1 FROM dependencies d WHERE d.job = j.id) AS waits FROM jobs j WHERE j.id IN ";
 const NEEDED: &str = "SELECT DISTINCT d.needs AS id FROM dependencies d WHERE d.job IN ";
 const LOCK: &str = "SELECT j.id FROM jobs j WHERE j.id IN ";
+const SELECT: &str = "SELECT j.id FROM jobs j WHERE ";
 /// These change rows that are locked and were judged; the last condition is the guard. It names no column of a partial index,
 /// whose walk PostgreSQL might prefer to looking up the ids.
 const CANCEL_WAITING: (&str, &str) = (
@@ -190,7 +191,7 @@ impl Store {
     }
 
     /// The jobs to look at, and where what follows them begins. A filter goes through the states one after the other, in
-    /// each by id: there is an index for every state, and what was queued or retried meanwhile is not met again.
+    /// each by id: every state has its own index, and what was queued or retried meanwhile is not met again.
     async fn select(
         &self,
         change: &Change,
@@ -206,7 +207,7 @@ impl Store {
         let reached = applicable.skip_while(|state| after.is_some_and(|after| after.state != *state));
         for state in reached {
             let mut list = Listing::new();
-            list.that(in_state(state));
+            list.only("j.state =", Some(state.as_str().into()));
             list.only("j.project =", project.as_ref().map(Arg::from));
             list.only("j.execution =", execution.as_ref().map(Arg::from));
             list.only(
@@ -218,8 +219,7 @@ impl Store {
             if missing == 0 {
                 return Ok((ids, Some(SelectionCursor { state, id: JobId::from_uuid(Uuid::nil()) })));
             }
-            let select = format!("SELECT j.id{} WHERE ", from(Some(state)));
-            let (sql, args) = list.oldest_first(&select, u32::try_from(missing).unwrap_or(limit));
+            let (sql, args) = list.oldest_first(SELECT, u32::try_from(missing).unwrap_or(limit));
             let rows: Vec<Selected> = self.db().all(&sql, args).await?;
             let more = rows.len() > missing;
             ids.extend(rows.into_iter().take(missing).map(|row| JobId::from_uuid(row.id)));

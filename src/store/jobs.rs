@@ -12,9 +12,7 @@ use crate::ids::JobId;
 use crate::job::{Hold, Job, JobState};
 
 const GET: &str = concat!("SELECT ", job_columns!(), " FROM jobs j JOIN job_specs s ON s.job = j.id WHERE j.id = $1");
-const COLUMNS: &str = concat!("SELECT ", job_columns!());
-const FROM: &str = " FROM jobs j";
-const SPECS: &str = " JOIN job_specs s ON s.job = j.id WHERE ";
+const LIST: &str = concat!("SELECT ", job_columns!(), " FROM jobs j JOIN job_specs s ON s.job = j.id WHERE ");
 
 /// A job, as this transaction sees it.
 pub(super) async fn get(tx: &mut Tx, id: JobId) -> Result<Job, StoreError> {
@@ -27,7 +25,7 @@ pub(super) async fn get_all(tx: &mut Tx, ids: &[JobId]) -> Result<BTreeMap<JobId
     if ids.is_empty() {
         return Ok(BTreeMap::new());
     }
-    let sql = format!("{COLUMNS}{FROM}{SPECS}j.id IN {}", tuples(1, 1, ids.len()));
+    let sql = format!("{LIST}j.id IN {}", tuples(1, 1, ids.len()));
     let rows: Vec<JobRow> = tx.all(&sql, ids.iter().copied().map(Arg::from).collect()).await?;
     let jobs = rows.into_iter().map(|row| Job::try_from(row).map(|job| (job.id, job)));
     jobs.collect()
@@ -51,37 +49,15 @@ impl Store {
         let mut list = Listing::new();
         // What is held is queued: SQLite would go by that, and not by what it is held for.
         let state = filter.state.filter(|state| filter.held.is_none() || *state != JobState::Queued);
-        if let Some(state) = state {
-            list.that(in_state(state));
-        }
+        list.only("j.state =", state.map(|state| state.as_str().into()));
         if let Some(held) = filter.held {
-            list.that(&held_for(held));
+            list.that(held_for(held));
         }
         list.only("j.project =", filter.project.as_ref().map(Arg::from));
         list.only("j.execution =", filter.execution.as_ref().map(Arg::from));
         list.only("j.id <", filter.before.map(Arg::from));
-        let (sql, args) = list.newest_first(&format!("{COLUMNS}{}{SPECS}", from(state)), filter.limit);
+        let (sql, args) = list.newest_first(LIST, filter.limit);
         page(self.db().all::<JobRow>(&sql, args).await?, filter.limit)
-    }
-}
-
-/// Where jobs are listed from that are in a state: for the few that run SQLite would go through all there are, from one id on.
-pub(super) const fn from(state: Option<JobState>) -> &'static str {
-    match state {
-        Some(JobState::Running) => " FROM jobs j /*! INDEXED BY jobs_worker */",
-        _ => FROM,
-    }
-}
-
-/// That a job is in a state, in the words of the index that has these.
-pub(super) const fn in_state(state: JobState) -> &'static str {
-    match state {
-        JobState::Queued => "j.state = 'queued'",
-        // Who runs has a worker, and none is called nothing.
-        JobState::Running => "j.worker > '' AND j.state = 'running'",
-        JobState::Succeeded => "j.state = 'succeeded' AND j.finished_at IS NOT NULL",
-        JobState::Failed => "j.state = 'failed' AND j.finished_at IS NOT NULL",
-        JobState::Cancelled => "j.state = 'cancelled' AND j.finished_at IS NOT NULL",
     }
 }
 
@@ -89,7 +65,7 @@ pub(super) const fn in_state(state: JobState) -> &'static str {
 fn held_for(held: Hold) -> String {
     let of_index = match held {
         Hold::Scheduled | Hold::Backoff | Hold::Budget | Hold::Answer => held_until!(),
-        Hold::Dependency | Hold::Key | Hold::Project => in_state(JobState::Queued),
+        Hold::Dependency | Hold::Key | Hold::Project => "j.state = 'queued'",
     };
     format!("{of_index} AND j.held = '{held}'")
 }
@@ -114,8 +90,8 @@ impl Listing {
     }
 
     /// Adds a condition.
-    pub(super) fn that(&mut self, condition: &str) {
-        self.conditions.push(condition.to_owned());
+    fn that(&mut self, condition: String) {
+        self.conditions.push(condition);
     }
 
     /// The statement that begins with `select`, for one row more than `limit`: it tells whether there are more.

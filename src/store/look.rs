@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Store;
-use super::claims::{CLAIMED, Wanted, set_started};
+use super::claims::{ARMS_MAX, CLAIMED, Wanted, set_started};
 use super::error::StoreError;
 use super::limits::{self, Limited, Room, UnderLimits};
 use super::rows::ClaimedRow;
@@ -22,9 +22,9 @@ use crate::job::budget::BudgetScope;
 use crate::job::{ClaimedJob, Hold};
 
 const PICK: &str = "SELECT j.id, j.share, j.budgeted, j.concurrency_key, j.concurrency_limit FROM jobs j \
-    WHERE j.state = 'queued' AND j.held IS NULL AND j.route = $1 AND (j.start_by IS NULL OR j.start_by > $2)";
-const NEXT: &str = "SELECT j.priority, j.position, j.id FROM jobs j /*! INDEXED BY jobs_claim */ \
-    WHERE j.state = 'queued' AND j.held IS NULL AND j.route = $1 AND (j.start_by IS NULL OR j.start_by > $2)";
+    WHERE j.state = 'queued' AND j.held IS NULL AND (j.start_by IS NULL OR j.start_by > $1) AND j.route = $2";
+const NEXT: &str = "SELECT j.route, j.priority, j.position, j.id FROM jobs j /*! INDEXED BY jobs_claim */ \
+    WHERE j.state = 'queued' AND j.held IS NULL AND (j.start_by IS NULL OR j.start_by > $1)";
 const IN_ORDER: &str = " ORDER BY j.priority, j.position, j.id LIMIT ";
 /// The rows are locked, and a row without a token does not run. Naming state and `held` again would let PostgreSQL look for the
 /// rows by walking all of `jobs_claim`.
@@ -37,15 +37,15 @@ const ADD_ATTEMPTS: &str =
     "INSERT INTO attempts (job, attempt, worker, started_at) SELECT id, attempt, worker, $1 FROM jobs WHERE id IN ";
 
 /// How many jobs are looked at for one that no limit holds, after the first ones were held: each is held once, so what this
-/// costs is shared by the claims that follow. Where all of a page were held, the next one is twice as long, up to the longest.
+/// costs is shared by the claims that follow. All limits of a page are locked at once.
 const HELD_PAGE: usize = 64;
-const HELD_PAGE_MAX: usize = 1024;
 /// How often in one round.
-const PAGES_MAX: usize = 8;
+const PAGES_MAX: usize = 16;
 /// How often one is looked for behind those that are held, where what was found has no room either.
 const PASSES_MAX: usize = 4;
-/// So many limits that are full are told to who looks behind them; of what others hold it learns when it comes there.
-const FULL_MAX: usize = 500;
+/// So many keys and so many projects that are full are told to who looks behind them, since each is compared with each job there; of what
+/// others hold it learns when it comes there.
+const FULL_MAX: usize = 16;
 
 #[derive(sqlx::FromRow)]
 struct Picked {
@@ -61,14 +61,23 @@ impl Limited for Picked {
     }
 }
 
-/// What had no room where jobs were claimed that limits may concern.
+/// What is left of those that had no room, where jobs were claimed that limits may concern.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Held {
-    None,
+pub(super) enum Left {
+    /// All had room.
+    Nothing,
     /// What had none is out of the way now.
-    All,
+    Aside,
     /// There is more of it than was taken out of the way.
-    Some,
+    InFront,
+}
+
+/// How many jobs are looked at, from the front or from a place on, and how many of them are claimed at most.
+#[derive(Debug, Clone, Copy)]
+struct Page {
+    from: Option<Place>,
+    length: usize,
+    most: usize,
 }
 
 /// What one look at the queue came to.
@@ -86,16 +95,19 @@ struct Look {
 
 /// Limits that had no room for jobs that were looked at.
 #[derive(Debug, Default)]
-struct Full {
+pub(super) struct Full {
     /// The keys, with how many run.
     keys: BTreeMap<String, i64>,
     projects: BTreeSet<String>,
+    /// Whether jobs were among them of which the budget of their own, or that of their execution, is used up.
+    budgeted: bool,
 }
 
 impl Full {
     fn add(&mut self, mut other: Self) {
         self.keys.append(&mut other.keys);
         self.projects.append(&mut other.projects);
+        self.budgeted |= other.budgeted;
     }
 
     /// What a job is that none of these concerns, in SQL, with its arguments in the places from `first` on.
@@ -107,76 +119,107 @@ impl Full {
                 &format!(" AND (j.concurrency_key IS NULL OR j.concurrency_key <> ${at} OR j.concurrency_limit > ${})", at + 1);
             args.extend(args![key, *running]);
         }
-        for project in self.projects.iter().take(FULL_MAX) {
-            sql += &format!(" AND j.share <> ${}", first + args.len());
-            args.push(project.into());
+        let projects: Vec<Arg> = self.projects.iter().take(FULL_MAX).map(Arg::from).collect();
+        if !projects.is_empty() {
+            sql += &format!(" AND j.share NOT IN {}", tuples(first + args.len(), 1, projects.len()));
+            args.extend(projects);
+        }
+        if self.budgeted {
+            sql += " AND j.budgeted = 0";
         }
         (sql, args)
     }
 }
 
+/// The next one of a route, and where it stands.
+#[derive(sqlx::FromRow)]
+struct Next {
+    route: i64,
+    #[sqlx(flatten)]
+    place: Place,
+}
+
 impl Store {
-    /// Claims at most as many jobs of a part as are wanted, and takes those out of the way whose limits have no room. What comes instead of
-    /// them the next round decides, because it may be of another route; unless more of them are left than one round takes away: then who
-    /// stands behind them is looked for where `pass` says so.
+    /// Claims at most as many jobs of a part as are wanted, takes those out of the way whose limits have no room, and notes these. What comes
+    /// instead of them the next round decides, because it may be of another route.
     pub(super) async fn claim_under_limits(
         &self,
         part: Wanted,
         ask: &ClaimRequest,
         claimed: &mut Vec<ClaimedJob>,
-        pass: bool,
-    ) -> Result<Held, StoreError> {
+        full: &mut Full,
+    ) -> Result<Left, StoreError> {
         let all = claimed.len() + part.count;
-        let mut look = self.look(part, None, part.count, part.count, ask).await?;
+        let mut look = self.look(part, Page { from: None, length: part.count, most: part.count }, ask).await?;
         claimed.append(&mut look.claimed);
-        let (held, mut full, mut page) = (look.held, look.full, HELD_PAGE);
+        let left = if look.held { Left::Aside } else { Left::Nothing };
+        full.add(look.full);
         for _ in 0..PAGES_MAX {
             if claimed.len() == all || !look.more {
-                return Ok(if held { Held::All } else { Held::None });
+                return Ok(left);
             }
-            look = self.look(part, None, page, 0, ask).await?;
-            full.add(look.full);
-            page = (page * 2).min(HELD_PAGE_MAX);
+            look = self.look(part, Page { from: None, length: HELD_PAGE, most: 0 }, ask).await?;
+            full.add(std::mem::take(&mut look.full));
         }
-        if !look.more {
-            return Ok(Held::All);
-        }
-        for _ in 0..if pass { PASSES_MAX } else { 0 } {
+        Ok(if look.more { Left::InFront } else { left })
+    }
+
+    /// Claims those that are next in turn of all that none of these limits concerns, wherever they stand. What it costs grows with what stands
+    /// before them, which is read and not changed, and nobody waits for it; so where that takes too long there are none.
+    pub(super) async fn claim_beside(
+        &self,
+        mut full: Full,
+        routes: &[i64],
+        ask: &ClaimRequest,
+        count: usize,
+        claimed: &mut Vec<ClaimedJob>,
+    ) -> Result<(), StoreError> {
+        let all = claimed.len() + count;
+        for _ in 0..PASSES_MAX {
+            let next = match self.next_beside(&full, routes).await {
+                Ok(next) => next,
+                Err(error) => {
+                    tracing::debug!(%error, "could not look for jobs behind those that have no room");
+                    break;
+                }
+            };
+            let Some(Next { route, place }) = next else { break };
             let missing = all - claimed.len();
-            let Some(place) = self.next_beside(part, &full).await? else { break };
-            let mut look = self.look(part, Some(place), missing, missing, ask).await?;
+            let part = Wanted { route, priority: None, count: missing };
+            let mut look = self.look(part, Page { from: Some(place), length: missing, most: missing }, ask).await?;
             claimed.append(&mut look.claimed);
-            if claimed.len() == all || !look.held {
+            if claimed.len() == all {
                 break;
             }
             full.add(look.full);
         }
-        Ok(Held::Some)
+        Ok(())
     }
 
-    /// Where the next job of a part stands that is under none of these limits. It reads over all that stand before it, so in no transaction:
-    /// nobody waits for that.
-    async fn next_beside(&self, part: Wanted, full: &Full) -> Result<Option<Place>, StoreError> {
-        let (others, mut arguments) = full.others(3);
-        let mut args = args![part.route, self.now()];
-        args.append(&mut arguments);
-        let sql = format!("{NEXT}{}{others}{IN_ORDER}1", part.of_priority());
-        self.db().first(&sql, args).await
+    /// The next job in turn of these routes that is under none of these limits.
+    async fn next_beside(&self, full: &Full, routes: &[i64]) -> Result<Option<Next>, StoreError> {
+        let mut first: Option<Next> = None;
+        for routes in routes.chunks(ARMS_MAX) {
+            let (others, mut arguments) = full.others(2);
+            let mut args = args![self.now()];
+            args.append(&mut arguments);
+            let before = args.len();
+            let arm =
+                |number| format!("SELECT * FROM ({NEXT}{others} AND j.route = ${}{IN_ORDER}1) AS h{number}", before + number);
+            let arms: Vec<String> = (1..=routes.len()).map(arm).collect();
+            args.extend(routes.iter().copied().map(Arg::from));
+            let found: Vec<Next> = self.db().all(&arms.join(" UNION ALL "), args).await?;
+            first = found.into_iter().chain(first).min_by_key(|next| (next.place.priority, next.place.position, next.place.id));
+        }
+        Ok(first)
     }
 
-    /// Looks at the first `page` jobs of a part, or those from a place on, claims at most `most` of them, and holds those whose limits have
-    /// no room, up to the first one that could be claimed as well.
-    async fn look(
-        &self,
-        part: Wanted,
-        from: Option<Place>,
-        page: usize,
-        most: usize,
-        ask: &ClaimRequest,
-    ) -> Result<Look, StoreError> {
+    /// Looks at a page of a part, claims what it may of it, and holds those whose limits have no room, up to the first one that could be
+    /// claimed as well.
+    async fn look(&self, part: Wanted, page: Page, ask: &ClaimRequest) -> Result<Look, StoreError> {
         // Whoever has the file has its host too: where a claim is undone, nobody is left who holds it.
         let mut tx = self.db().begin_with(Durability::Nothing).await?;
-        match look_within(&mut tx, part, from, page, most, ask, self.now()).await {
+        match look_within(&mut tx, part, page, ask, self.now()).await {
             Ok(look) => {
                 if look.let_back {
                     self.commit_change(tx).await?;
@@ -193,23 +236,15 @@ impl Store {
     }
 }
 
-async fn look_within(
-    tx: &mut Tx,
-    part: Wanted,
-    from: Option<Place>,
-    page: usize,
-    most: usize,
-    ask: &ClaimRequest,
-    now: Timestamp,
-) -> Result<Look, StoreError> {
-    let mut args = args![part.route, now];
+async fn look_within(tx: &mut Tx, part: Wanted, page: Page, ask: &ClaimRequest, now: Timestamp) -> Result<Look, StoreError> {
+    let mut args = args![now, part.route];
     let mut narrower = part.of_priority();
-    if let Some(Place { priority, position, id }) = from {
+    if let Some(Place { priority, position, id }) = page.from {
         narrower += " AND (j.priority, j.position, j.id) >= ($3, $4, $5)";
         args.extend(args![priority, position, id]);
     }
     // A literal limit: the planner has no generic plan for it that reads the whole table.
-    let sql = format!("{PICK}{narrower}{IN_ORDER}{page}");
+    let sql = format!("{PICK}{narrower}{IN_ORDER}{}", page.length);
     let picked: Vec<Picked> = tx.all_locked(&sql, Lock::ChangeFree, args).await?;
     if picked.is_empty() {
         return Ok(Look::default());
@@ -223,7 +258,7 @@ async fn look_within(
         let mut spent = budgets.spent(job.id, job.share()).peekable();
         let room_for_it = if spent.peek().is_some() { Err(Hold::Budget) } else { room.take(job) };
         match room_for_it {
-            Ok(()) if chosen.len() == most => {
+            Ok(()) if chosen.len() == page.most => {
                 over = true;
                 break;
             }
@@ -234,12 +269,14 @@ async fn look_within(
                     full.projects.insert(job.share().to_owned());
                 } else if let Some((key, _)) = job.key().filter(|_| why == Hold::Key) {
                     full.keys.insert(key.to_owned(), room.running_under(key));
+                } else {
+                    full.budgeted |= why == Hold::Budget;
                 }
             }
         }
     }
     let some_held = !held.is_empty();
-    let more = some_held && picked.len() == page && !over;
+    let more = some_held && picked.len() == page.length && !over;
     for (why, jobs) in held.values() {
         limits::hold(tx, &jobs.iter().map(|job| job.id).collect::<Vec<_>>(), *why).await?;
     }

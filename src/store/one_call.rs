@@ -39,7 +39,8 @@ const END_JOBS: &str = concat!(
      outcome_class = 'succeeded', outcome_message = to_message, commit_id = NULL, finished_at = $1, worker = NULL, token = NULL, \
      lease_until = NULL, requeue_requested_at = NULL, requeue_reason = NULL FROM asked \
      WHERE id = of_job AND attempt = of_attempt AND token = of_token AND worker IS NOT DISTINCT FROM of_worker AND needed = 0 \
-     AND concurrency_key IS NULL AND NOT EXISTS (SELECT 1 FROM project_limits l WHERE l.project = share) RETURNING ",
+     AND concurrency_key IS NULL AND NOT EXISTS (SELECT 1 FROM project_limits l WHERE l.project = share) \
+     AND EXISTS (SELECT 1 FROM attempts a WHERE a.job = of_job AND a.attempt = of_attempt AND a.ended_at IS NULL) RETURNING ",
     job_columns!("jobs", "(SELECT s.document FROM job_specs s WHERE s.job = jobs.id) AS document"),
     "; "
 );

@@ -78,14 +78,16 @@ on_both! {
             assert_eq!(broken[0], format!("jobs {}", job.id));
         }
         queue.place.tamper(&format!("{unchecked} UPDATE jobs SET outcome_message = NULL")).await;
-        // A file refuses it.
-        if matches!(queue.place, Place::Schema { .. }) {
-            let (id, nobody) = (uuid::Uuid::nil(), uuid::Uuid::max());
-            let event = format!("INSERT INTO outbox (id, job, state, created_at) VALUES ('{id}', '{nobody}', 'failed', 1)");
-            queue.place.tamper(&event).await;
-            assert_eq!(found().await, [format!("outbox {nobody} {id}")]);
-            queue.place.tamper("DELETE FROM outbox").await;
-        }
+        let (id, nobody) = (uuid::Uuid::nil(), uuid::Uuid::max());
+        let (values, named) = match queue.place {
+            Place::Schema { .. } => (format!("'{id}', '{nobody}'"), format!("outbox {nobody} {id}")),
+            Place::File { .. } => {
+                (format!("x'{}', x'{}'", id.simple(), nobody.simple()), format!("outbox {:X}", nobody.simple()))
+            }
+        };
+        queue.place.tamper(&format!("INSERT INTO outbox (id, job, state, created_at) VALUES ({values}, 'failed', 1)")).await;
+        assert_eq!(found().await, [named]);
+        queue.place.tamper("DELETE FROM outbox").await;
     }
 
     async fn a_newer_schema_is_refused_with_what_to_do(queue) {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use futures_util::StreamExt;
 use sawmill::ids::{JobId, ObjectId};
-use sawmill::job::{AttemptRecord, Completion, Job, JobState, LogVerdict, OutcomeClass, Stream};
+use sawmill::job::{AttemptRecord, Completion, Job, JobState, LogVerdict, OutcomeClass, Stage, StageRecord, Stream};
 use sawmill::store::{CompletionFilter, JobFilter};
 
 use super::orders::Order;
@@ -305,7 +305,12 @@ fn judge_commit(repository: &git2::Repository, tip: &str, base: &str, order: &Or
 fn pushed_by_a_lost_attempt(repository: &git2::Repository, tip: &str, attempts: &[AttemptRecord]) -> bool {
     let by = trailer(&find(repository, tip), "Sawmill-Attempt").and_then(|number| number.parse().ok());
     let attempt = attempts.iter().find(|attempt| Some(attempt.attempt.0) == by);
-    attempt.and_then(|attempt| attempt.outcome.as_ref()).is_some_and(|outcome| outcome.class == OutcomeClass::LeaseLost)
+    // Its worker may have been stopped, and have given the job back at its next start, before the claim was off the record.
+    attempt.is_some_and(|attempt| {
+        let in_push = |stage: &StageRecord| stage.stage == Stage::Publish && stage.outcome == Some(OutcomeClass::LeaseLost);
+        let class = attempt.outcome.as_ref().map(|outcome| outcome.class);
+        class == Some(OutcomeClass::LeaseLost) || attempt.stages.iter().any(in_push)
+    })
 }
 
 fn find<'r>(repository: &'r git2::Repository, id: &str) -> git2::Commit<'r> {

@@ -5,10 +5,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use sawmill::clock::Timestamp;
-use sawmill::ids::JobId;
 use sawmill::job::budget::{Budget, Period, ProjectBudget};
 use sawmill::job::completion::Usage;
-use sawmill::job::{Concurrency, Hold, JobState, OutcomeClass};
+use sawmill::job::{Concurrency, Hold, OutcomeClass};
 use sawmill::store::{
     AuditCursor, Change, CompletionFilter, CredentialNews, Finish, JobFilter, Refusal, RelieveCursor, Run, Selection,
 };
@@ -169,9 +168,5 @@ pub(super) async fn lives(queue: &Queue) {
 pub(super) async fn lists(queue: &Queue) {
     for held in Hold::ALL {
         queue.store.jobs(&JobFilter { held: Some(held), limit: 5, ..JobFilter::default() }).await.expect("listed");
-    }
-    for state in JobState::ALL {
-        let page = JobFilter { state: Some(state), before: Some(JobId::generate()), limit: 5, ..JobFilter::default() };
-        queue.store.jobs(&page).await.expect("listed");
     }
 }

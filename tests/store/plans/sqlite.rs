@@ -13,7 +13,7 @@ use super::super::{LONG, Place, Queue, ask, asking, delivered, finish};
 use super::{concerned, said, whole_lives};
 
 /// The order of the hot statements, and the index that each goes by.
-const PLANS: [(&str, &str); 38] = [
+const PLANS: [(&str, &str); 39] = [
     (
         "SELECT j.id FROM jobs j WHERE j.state = 'queued' AND j.held IS NULL AND j.route = 1 AND (j.start_by IS NULL OR j.start_by > 1) \
          ORDER BY j.priority, j.position, j.id LIMIT 1",
@@ -135,7 +135,7 @@ const PLANS: [(&str, &str); 38] = [
     (
         "WITH asked (asked_job, asked_attempt, asked_token) AS (VALUES (x'00', 1, x'01')) UPDATE jobs SET lease_until = 2 FROM asked \
          WHERE id = asked_job AND attempt = asked_attempt AND token = asked_token AND worker IS NOT DISTINCT FROM 'w' AND state = 'running'",
-        "SEARCH jobs USING INDEX sqlite_autoindex_jobs_1 (id=?)",
+        "SEARCH jobs USING INDEX jobs_state (state=? AND id=?)",
     ),
     (
         "UPDATE jobs SET state = 'queued' WHERE id = x'00' AND attempt = 1 AND state = 'running'",
@@ -156,7 +156,7 @@ const PLANS: [(&str, &str); 38] = [
     ),
     (
         "SELECT count(*) FROM (SELECT 1 AS one FROM jobs WHERE state = 'queued' LIMIT 7) AS w",
-        "SCAN jobs USING COVERING INDEX jobs_queued",
+        "SEARCH jobs USING COVERING INDEX jobs_state (state=?)",
     ),
     (
         "SELECT count(*) FROM (SELECT 1 AS one FROM jobs WHERE share = 's' AND share <> '' AND worker IS NULL AND finished_at IS NULL \
@@ -180,6 +180,12 @@ const PLANS: [(&str, &str); 38] = [
         "SELECT 1 AS one FROM jobs WHERE held = 'key' AND (priority, position, id) < (1, 2, x'00') AND concurrency_key = 'k' \
          AND concurrency_limit = 1 ORDER BY priority, position, id LIMIT 7",
         "SEARCH jobs USING COVERING INDEX jobs_held_by_key (concurrency_key=? AND concurrency_limit=? AND (priority,position,id)<(?,?,?))",
+    ),
+    (
+        "SELECT * FROM (SELECT j.route, j.priority, j.position, j.id FROM jobs j INDEXED BY jobs_claim WHERE j.state = 'queued' \
+         AND j.held IS NULL AND (j.start_by IS NULL OR j.start_by > 5) AND (j.concurrency_key IS NULL OR j.concurrency_key <> 'k' \
+         OR j.concurrency_limit > 1) AND j.share NOT IN ('p') AND j.route = 3 ORDER BY j.priority, j.position, j.id LIMIT 1) AS h1",
+        "SEARCH j USING INDEX jobs_claim (route=?)",
     ),
     (
         "SELECT j.id, j.route FROM jobs j WHERE j.project = 'p' AND j.id < x'00' ORDER BY j.id DESC LIMIT 7",
@@ -273,7 +279,7 @@ async fn duties(queue: &Queue) {
 }
 
 /// What is read from its beginning to its end all the same.
-const READ_WHOLE: [&str; 18] = [
+const READ_WHOLE: [&str; 17] = [
     // Few rows.
     "SCAN pragma_synchronous VIRTUAL TABLE INDEX 0:",
     "SCAN routes",
@@ -287,14 +293,13 @@ const READ_WHOLE: [&str; 18] = [
     // Lists: their readers go on from page to page.
     "SCAN j USING INDEX sqlite_autoindex_completions_1",
     "SCAN j USING INDEX sqlite_autoindex_jobs_1",
+    "SEARCH j USING COVERING INDEX jobs_state (state=?)",
     "SEARCH j USING INDEX completions_state (state=?)",
-    "SCAN j USING INDEX jobs_queued",
-    "SEARCH j USING INDEX jobs_ended (state=?)",
+    "SEARCH j USING INDEX jobs_state (state=?)",
     // What reads those that a job waits for, which were found before.
     "SCAN r",
     // Counts that somebody asked for.
-    "SCAN jobs USING INDEX jobs_ended",
-    "SCAN jobs USING COVERING INDEX jobs_queued",
+    "SCAN j USING COVERING INDEX jobs_state",
     "SCAN j USING COVERING INDEX completions_state",
 ];
 
@@ -336,7 +341,7 @@ async fn sqlite_finds_each_row_by_its_key_or_place_however_many_are_asked_for() 
         let explain = sqlx::raw_sql(AssertSqlSafe(format!("EXPLAIN QUERY PLAN {statement}")));
         let rows = explain.fetch_all(&mut connection).await.unwrap_or_else(|error| panic!("{statement}: {error}"));
         for step in rows.iter().map(|row| row.get::<String, _>("detail")) {
-            if step.starts_with("SCAN") && !is_of_its_own(&step, &statement) || step.ends_with(" (state=?)") {
+            if step.starts_with("SCAN") && !is_of_its_own(&step, &statement) || step.ends_with("_state (state=?)") {
                 read.entry(step).or_insert_with(|| statement.clone());
             }
         }
