@@ -57,6 +57,12 @@ impl StopHandle {
         });
         takes
     }
+
+    /// Whether the lease is lost.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.sender.borrow().reason == Some(StopReason::LeaseLost)
+    }
 }
 
 impl Stop {

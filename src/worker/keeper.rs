@@ -157,7 +157,7 @@ impl KeeperSetup {
     }
 
     async fn renew_once(&self, store: &Store) {
-        let claims = self.leases.claims();
+        let claims = self.leases.to_renew();
         if claims.is_empty() {
             return;
         }

@@ -77,6 +77,12 @@ impl Leases {
         self.lock().held.values().map(|held| held.claim.clone()).collect()
     }
 
+    /// Those whose leases are to last. One that was given up is over for good, even where it could be renewed again: what its attempt left is
+    /// seen to once the claim is off the record, and others are to have the job.
+    pub(super) fn to_renew(&self) -> Vec<Claim> {
+        self.lock().held.values().filter(|held| !held.stop.is_lost()).map(|held| held.claim.clone()).collect()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.lock().held.is_empty()
     }
@@ -192,6 +198,7 @@ mod tests {
         assert_eq!(leases.fence(limit, start + Duration::from_secs(32)), vec![], "it is told once");
         assert_eq!(lost_lease.stop().reason(), Some(StopReason::LeaseLost));
         assert_eq!(kept_lease.stop().reason(), None);
+        assert_eq!((leases.claims().len(), leases.to_renew()), (2, vec![kept.clone()]), "what was given up is not renewed again");
         drop(lost_lease);
         assert_eq!(leases.claims(), vec![kept]);
     }
