@@ -2,8 +2,8 @@
 //!
 //! The one rule: a claim is one transaction in which the job's row passes from queued to running, gets a token that no other
 //! claim shares, and an attempt row; so that a crash at any point leaves a job that waits or a claim that expires. Its cost
-//! does not depend on how many jobs wait, are held back or have ended: `jobs_claim` is exactly its order. (Where very many are in front of
-//! which limits have no room, it reads over them until they are out of the way: see `look`.)
+//! does not depend on how many jobs wait, are held back or have ended: `jobs_claim` is exactly its order. (Where limits have no room for very
+//! many in front, it reads over them until they are out of the way: see `beside`.)
 //!
 //! The order: the most urgent first, of equally urgent ones whose turn it is (see `turn`). So that nothing starves, every
 //! [`AGED_TURN`]th job that a process claims is a less urgent one: of the routes and priorities of which one of the next jobs has waited for
@@ -13,9 +13,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::Store;
+use super::beside::Full;
 use super::db::Kind;
 use super::error::StoreError;
-use super::look::{Full, Left};
+use super::look::Left;
 use super::rows::{ClaimedRow, job_columns};
 use super::statement::{Arg, args};
 use super::types::ClaimRequest;
@@ -42,8 +43,8 @@ macro_rules! set_started {
 pub(super) use set_started;
 
 /// One arm for each route: a list of routes in one condition would not be read in the order of the index.
-const HEADS: &str = "SELECT route, priority, position, id, ready_at, (SELECT count(*) FROM routes) AS routes FROM jobs WHERE state = 'queued' \
-     AND held IS NULL AND route = ";
+const HEADS: &str = "SELECT route, priority, position, id, ready_at, (SELECT count(*) FROM routes) AS routes FROM jobs /*! INDEXED BY jobs_claim */ \
+     WHERE state = 'queued' AND held IS NULL AND route = ";
 const ROUTES: &str = "SELECT count(*) AS routes FROM routes";
 pub(super) const CLAIMED: &str = concat!(
     "SELECT ",
@@ -57,7 +58,7 @@ pub(super) const CLAIMED: &str = concat!(
 /// At most so many in one call, however many slots are free.
 pub(super) const LIMIT_MAX: u32 = 256;
 /// How many routes are looked at in one statement.
-pub(super) const ARMS_MAX: usize = 50;
+const ARMS_MAX: usize = 50;
 /// Of so many claims, one goes to who has waited too long.
 const AGED_TURN: u64 = 4;
 /// How long nobody is looked for who has waited too long, when there was nobody; less where `queue.ageing` is short.
@@ -66,11 +67,11 @@ const AGED_PAUSE: Duration = Duration::from_secs(1);
 const ROUNDS_MAX: usize = 16;
 
 #[derive(Debug, sqlx::FromRow)]
-struct Head {
-    route: i64,
-    priority: i64,
-    position: i64,
-    id: uuid::Uuid,
+pub(super) struct Head {
+    pub(super) route: i64,
+    pub(super) priority: i64,
+    pub(super) position: i64,
+    pub(super) id: uuid::Uuid,
     ready_at: i64,
     /// How many routes there are.
     routes: i64,
@@ -96,6 +97,28 @@ impl Wanted {
     }
 }
 
+/// A condition more on the jobs of a route, with its arguments, which are `$1` and those after it.
+#[derive(Default)]
+pub(super) struct Such {
+    pub(super) sql: String,
+    pub(super) args: Vec<Arg>,
+}
+
+/// A claim that is under way.
+pub(super) struct Claiming<'a> {
+    pub(super) ask: &'a ClaimRequest,
+    pub(super) claimed: Vec<ClaimedJob>,
+    /// The limits that were found to have no room.
+    pub(super) full: Full,
+}
+
+impl Claiming<'_> {
+    /// How many more are wanted.
+    pub(super) fn missing(&self) -> usize {
+        (self.ask.limit.min(LIMIT_MAX) as usize).saturating_sub(self.claimed.len())
+    }
+}
+
 /// How a round of claiming ended; the later one here is that of the round, where its parts ended in several ways.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Round {
@@ -117,68 +140,58 @@ impl Store {
     /// # Errors
     /// When the database cannot be asked; nothing is claimed then, or, where the answer to the commit was lost, it expires.
     pub async fn claim(&self, ask: &ClaimRequest) -> Result<Vec<ClaimedJob>, StoreError> {
-        let mut claimed = Vec::new();
-        let all = ask.limit.min(LIMIT_MAX) as usize;
+        let mut claiming = Claiming { ask, claimed: Vec::new(), full: Full::default() };
         let mut looked_beside = false;
         for _ in 0..ROUNDS_MAX {
-            let mut full = Full::default();
-            let mut round = self.claim_round(ask, &mut claimed, &mut full).await;
+            let mut round = self.claim_round(&mut claiming).await;
             if matches!(round, Ok(Round::Behind)) && !std::mem::replace(&mut looked_beside, true) {
-                let missing = all - claimed.len();
-                let beside = self.claim_beside(full, &self.suitable(ask), ask, missing, &mut claimed).await;
-                round = beside.map(|()| Round::Behind);
+                round = self.claim_beside(&mut claiming).await.map(|()| Round::Behind);
             }
             match round {
                 // It was made unseen, and others may have made routes meanwhile.
-                Ok(Round::Done) if claimed.len() < all && self.inner.flowing.swap(false, Ordering::Relaxed) => {}
+                Ok(Round::Done) if claiming.missing() > 0 && self.inner.flowing.swap(false, Ordering::Relaxed) => {}
                 Ok(Round::Done) => break,
                 // Who has some asks again soon, and these need not wait until more are out of the way.
-                Ok(Round::Behind) if !claimed.is_empty() => break,
+                Ok(Round::Behind) if !claiming.claimed.is_empty() => break,
                 Ok(Round::Again | Round::Behind) => {}
                 // What was claimed before is claimed, and would wait for its lease to run out.
-                Err(error) if claimed.is_empty() => return Err(error),
+                Err(error) if claiming.claimed.is_empty() => return Err(error),
                 Err(error) => {
                     tracing::warn!(%error, "could not claim as many jobs as there are slots");
                     break;
                 }
             }
         }
-        if !claimed.is_empty() {
-            self.inner.flowing.store(self.db().kind() == Kind::Sqlite && claimed.len() == all, Ordering::Relaxed);
-            self.inner.turns.fetch_add(claimed.len() as u64, Ordering::Relaxed);
+        if !claiming.claimed.is_empty() {
+            self.inner.flowing.store(self.db().kind() == Kind::Sqlite && claiming.missing() == 0, Ordering::Relaxed);
+            self.inner.turns.fetch_add(claiming.claimed.len() as u64, Ordering::Relaxed);
             self.inner.hinter.progressed();
         }
-        Ok(claimed)
+        Ok(claiming.claimed)
     }
 
-    async fn claim_round(&self, ask: &ClaimRequest, claimed: &mut Vec<ClaimedJob>, full: &mut Full) -> Result<Round, StoreError> {
-        let limit = (ask.limit.min(LIMIT_MAX) as usize).saturating_sub(claimed.len());
-        if limit == 0 || ask.backends.is_empty() {
+    async fn claim_round(&self, claiming: &mut Claiming<'_>) -> Result<Round, StoreError> {
+        let limit = claiming.missing();
+        if limit == 0 || claiming.ask.backends.is_empty() {
             return Ok(Round::Done);
         }
         let mut round = Round::Done;
-        for part in self.wanted(ask, limit).await? {
+        for part in self.wanted(claiming.ask, limit).await? {
             // Where a limit kept some of a route from starting, other routes may have what there is room for.
-            round = round.max(self.claim_part(part, ask, claimed, full).await?);
+            round = round.max(self.claim_part(part, claiming).await?);
         }
         Ok(round)
     }
 
     /// Claims what is wanted of a route, and says whether there was less of it because limits have no room. Those are out of the
     /// way then; what comes instead of them the next round decides, because it may be of another route.
-    async fn claim_part(
-        &self,
-        part: Wanted,
-        ask: &ClaimRequest,
-        claimed: &mut Vec<ClaimedJob>,
-        full: &mut Full,
-    ) -> Result<Round, StoreError> {
+    async fn claim_part(&self, part: Wanted, claiming: &mut Claiming<'_>) -> Result<Round, StoreError> {
         let mut missing = part.count;
         let mut unknown = Round::Done;
         if self.db().kind() == Kind::Postgres {
-            let at_once = self.claim_at_once(part, ask).await?;
+            let at_once = self.claim_at_once(part, claiming.ask).await?;
             missing -= at_once.jobs.len();
-            claimed.extend(at_once.jobs);
+            claiming.claimed.extend(at_once.jobs);
             if at_once.routes > self.inner.routes.known().len() {
                 self.inner.routes.refresh(self.db()).await?;
                 unknown = Round::Again;
@@ -187,17 +200,17 @@ impl Store {
                 return Ok(if missing == 0 { Round::Done } else { unknown });
             }
         } else {
-            let jobs = self.claim_in_one_call(part, ask).await?;
+            let jobs = self.claim_in_one_call(part, claiming.ask).await?;
             missing -= jobs.len();
-            claimed.extend(jobs);
+            claiming.claimed.extend(jobs);
             if missing == 0 {
                 return Ok(Round::Done);
             }
         }
-        let (before, part) = (claimed.len(), Wanted { count: missing, ..part });
-        let left = self.claim_under_limits(part, ask, claimed, full).await?;
+        let before = claiming.claimed.len();
+        let left = self.claim_under_limits(Wanted { count: missing, ..part }, claiming).await?;
         Ok(match left {
-            _ if claimed.len() == before + missing => Round::Done,
+            _ if claiming.claimed.len() == before + missing => Round::Done,
             Left::InFront => Round::Behind,
             Left::Aside => Round::Again,
             Left::Nothing => unknown,
@@ -226,11 +239,11 @@ impl Store {
             return Ok(vec![Wanted { route: *route, priority: None, count: limit }]);
         }
         // Outside of a transaction, so that an idle worker takes no lock: on SQLite there is only one for all writers.
-        let mut heads = self.heads(&routes, None, limit).await?;
+        let mut heads = self.heads(&routes, &Such::default(), limit).await?;
         if self.routes_beside(&heads).await? > self.inner.routes.known().len() {
             self.inner.routes.refresh(self.db()).await?;
             routes = self.suitable(ask);
-            heads = self.heads(&routes, None, limit).await?;
+            heads = self.heads(&routes, &Such::default(), limit).await?;
         }
         heads.sort_by_key(|head| (head.priority, head.position, head.id));
         heads.truncate(limit);
@@ -264,7 +277,7 @@ impl Store {
     }
 
     /// The routes that suit who asks, of those that are known.
-    fn suitable(&self, ask: &ClaimRequest) -> Vec<i64> {
+    pub(super) fn suitable(&self, ask: &ClaimRequest) -> Vec<i64> {
         let known = self.inner.routes.known();
         known.iter().filter(|(_, route)| route.suits(ask)).map(|(id, _)| *id).collect()
     }
@@ -278,21 +291,23 @@ impl Store {
         Ok(count.and_then(|count| usize::try_from(count).ok()).unwrap_or_default())
     }
 
-    /// The first jobs of each route, at most `limit` each.
-    async fn heads(&self, routes: &[i64], priority: Option<i64>, limit: usize) -> Result<Vec<Head>, StoreError> {
-        let of_priority = priority.map(|priority| format!(" AND priority = {priority}")).unwrap_or_default();
+    /// The first jobs of each route that are such, at most `limit` each.
+    pub(super) async fn heads(&self, routes: &[i64], such: &Such, limit: usize) -> Result<Vec<Head>, StoreError> {
+        let Such { sql: such, args: before } = such;
+        let now = before.len() + 1;
         let mut heads = Vec::new();
         for routes in routes.chunks(ARMS_MAX) {
-            let now = routes.len() + 1;
             let arm = |number| {
                 format!(
-                    "SELECT * FROM ({HEADS}${number} AND (start_by IS NULL OR start_by > ${now}){of_priority} \
-                     ORDER BY priority, position, id LIMIT {limit}) AS h{number}"
+                    "SELECT * FROM ({HEADS}${} AND (start_by IS NULL OR start_by > ${now}){such} \
+                     ORDER BY priority, position, id LIMIT {limit}) AS h{number}",
+                    now + number
                 )
             };
             let arms: Vec<String> = (1..=routes.len()).map(arm).collect();
-            let mut args: Vec<Arg> = routes.iter().copied().map(Arg::from).collect();
+            let mut args = before.clone();
             args.push(self.now().into());
+            args.extend(routes.iter().copied().map(Arg::from));
             heads.extend(self.db().all::<Head>(&arms.join(" UNION ALL "), args).await?);
         }
         Ok(heads)
@@ -303,7 +318,8 @@ impl Store {
     async fn aged(&self, routes: &[i64], next: i64, count: usize) -> Result<Vec<Head>, StoreError> {
         let mut aged = Vec::new();
         for priority in Priority::ALL.map(|priority| i64::from(priority.rank())).into_iter().filter(|rank| *rank > next) {
-            aged.extend(self.heads(routes, Some(priority), count).await?);
+            let such = Such { sql: format!(" AND priority = {priority}"), args: Vec::new() };
+            aged.extend(self.heads(routes, &such, count).await?);
         }
         let ripe = self.now() - self.config().ageing;
         aged.retain(|head| Timestamp(head.ready_at) <= ripe);

@@ -1,12 +1,13 @@
 //! Claims of jobs that limits concern: they are looked at first, and then started, held, or passed by.
 //!
 //! The one rule: a job that has no room is held once, and is in nobody's way from then on. Where very many of them stand in front of one
-//! that has room, that one does not wait until all of them are held: it is looked for behind them, which reads them and changes nothing.
+//! that has room, that one does not wait until all of them are held (see `beside`).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::Store;
-use super::claims::{ARMS_MAX, CLAIMED, Wanted, set_started};
+use super::beside::Full;
+use super::claims::{CLAIMED, Claiming, Wanted, set_started};
 use super::error::StoreError;
 use super::limits::{self, Limited, Room, UnderLimits};
 use super::rows::ClaimedRow;
@@ -22,10 +23,7 @@ use crate::job::budget::BudgetScope;
 use crate::job::{ClaimedJob, Hold};
 
 const PICK: &str = "SELECT j.id, j.share, j.budgeted, j.concurrency_key, j.concurrency_limit FROM jobs j \
-    WHERE j.state = 'queued' AND j.held IS NULL AND (j.start_by IS NULL OR j.start_by > $1) AND j.route = $2";
-const NEXT: &str = "SELECT j.route, j.priority, j.position, j.id FROM jobs j /*! INDEXED BY jobs_claim */ \
-    WHERE j.state = 'queued' AND j.held IS NULL AND (j.start_by IS NULL OR j.start_by > $1)";
-const IN_ORDER: &str = " ORDER BY j.priority, j.position, j.id LIMIT ";
+    WHERE j.state = 'queued' AND j.held IS NULL AND j.route = $1 AND (j.start_by IS NULL OR j.start_by > $2)";
 /// The rows are locked, and a row without a token does not run. Naming state and `held` again would let PostgreSQL look for the
 /// rows by walking all of `jobs_claim`.
 const START: &str = concat!(
@@ -41,11 +39,6 @@ const ADD_ATTEMPTS: &str =
 const HELD_PAGE: usize = 64;
 /// How often in one round.
 const PAGES_MAX: usize = 16;
-/// How often one is looked for behind those that are held, where what was found has no room either.
-const PASSES_MAX: usize = 4;
-/// So many keys and so many projects that are full are told to who looks behind them, since each is compared with each job there; of what
-/// others hold it learns when it comes there.
-const FULL_MAX: usize = 16;
 
 #[derive(sqlx::FromRow)]
 struct Picked {
@@ -62,171 +55,67 @@ impl Limited for Picked {
 }
 
 /// What is left of those that had no room, where jobs were claimed that limits may concern.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Left {
     /// All had room.
+    #[default]
     Nothing,
     /// What had none is out of the way now.
     Aside,
-    /// There is more of it than was taken out of the way.
+    /// There may be more of it than was taken out of the way.
     InFront,
 }
 
 /// How many jobs are looked at, from the front or from a place on, and how many of them are claimed at most.
 #[derive(Debug, Clone, Copy)]
-struct Page {
-    from: Option<Place>,
-    length: usize,
-    most: usize,
+pub(super) struct Page {
+    pub(super) from: Option<Place>,
+    pub(super) length: usize,
+    pub(super) most: usize,
 }
 
 /// What one look at the queue came to.
 #[derive(Default)]
 struct Look {
     claimed: Vec<ClaimedJob>,
-    /// What had no room for some of what was looked at; nothing where there was room for all of it.
+    /// What had no room for some of what was looked at.
     full: Full,
-    held: bool,
-    /// Whether there may be more to hold behind what was looked at.
-    more: bool,
+    left: Left,
     /// Whether others came back in the place of those that were held: perhaps of another route, whose workers are to hear of it.
     let_back: bool,
-}
-
-/// Limits that had no room for jobs that were looked at.
-#[derive(Debug, Default)]
-pub(super) struct Full {
-    /// The keys, with how many run.
-    keys: BTreeMap<String, i64>,
-    projects: BTreeSet<String>,
-    /// Whether jobs were among them of which the budget of their own, or that of their execution, is used up.
-    budgeted: bool,
-}
-
-impl Full {
-    fn add(&mut self, mut other: Self) {
-        self.keys.append(&mut other.keys);
-        self.projects.append(&mut other.projects);
-        self.budgeted |= other.budgeted;
-    }
-
-    /// What a job is that none of these concerns, in SQL, with its arguments in the places from `first` on.
-    fn others(&self, first: usize) -> (String, Vec<Arg>) {
-        let (mut sql, mut args) = (String::new(), Vec::new());
-        for (key, running) in self.keys.iter().take(FULL_MAX) {
-            let at = first + args.len();
-            sql +=
-                &format!(" AND (j.concurrency_key IS NULL OR j.concurrency_key <> ${at} OR j.concurrency_limit > ${})", at + 1);
-            args.extend(args![key, *running]);
-        }
-        let projects: Vec<Arg> = self.projects.iter().take(FULL_MAX).map(Arg::from).collect();
-        if !projects.is_empty() {
-            sql += &format!(" AND j.share NOT IN {}", tuples(first + args.len(), 1, projects.len()));
-            args.extend(projects);
-        }
-        if self.budgeted {
-            sql += " AND j.budgeted = 0";
-        }
-        (sql, args)
-    }
-}
-
-/// The next one of a route, and where it stands.
-#[derive(sqlx::FromRow)]
-struct Next {
-    route: i64,
-    #[sqlx(flatten)]
-    place: Place,
 }
 
 impl Store {
     /// Claims at most as many jobs of a part as are wanted, takes those out of the way whose limits have no room, and notes these. What comes
     /// instead of them the next round decides, because it may be of another route.
-    pub(super) async fn claim_under_limits(
-        &self,
-        part: Wanted,
-        ask: &ClaimRequest,
-        claimed: &mut Vec<ClaimedJob>,
-        full: &mut Full,
-    ) -> Result<Left, StoreError> {
-        let all = claimed.len() + part.count;
-        let mut look = self.look(part, Page { from: None, length: part.count, most: part.count }, ask).await?;
-        claimed.append(&mut look.claimed);
-        let left = if look.held { Left::Aside } else { Left::Nothing };
-        full.add(look.full);
+    pub(super) async fn claim_under_limits(&self, part: Wanted, claiming: &mut Claiming<'_>) -> Result<Left, StoreError> {
+        let before = claiming.claimed.len();
+        let mut left = self.look(part, Page { from: None, length: part.count, most: part.count }, claiming).await?;
         for _ in 0..PAGES_MAX {
-            if claimed.len() == all || !look.more {
-                return Ok(left);
-            }
-            look = self.look(part, Page { from: None, length: HELD_PAGE, most: 0 }, ask).await?;
-            full.add(std::mem::take(&mut look.full));
-        }
-        Ok(if look.more { Left::InFront } else { left })
-    }
-
-    /// Claims those that are next in turn of all that none of these limits concerns, wherever they stand. What it costs grows with what stands
-    /// before them, which is read and not changed, and nobody waits for it; so where that takes too long there are none.
-    pub(super) async fn claim_beside(
-        &self,
-        mut full: Full,
-        routes: &[i64],
-        ask: &ClaimRequest,
-        count: usize,
-        claimed: &mut Vec<ClaimedJob>,
-    ) -> Result<(), StoreError> {
-        let all = claimed.len() + count;
-        for _ in 0..PASSES_MAX {
-            let next = match self.next_beside(&full, routes).await {
-                Ok(next) => next,
-                Err(error) => {
-                    tracing::debug!(%error, "could not look for jobs behind those that have no room");
-                    break;
-                }
-            };
-            let Some(Next { route, place }) = next else { break };
-            let missing = all - claimed.len();
-            let part = Wanted { route, priority: None, count: missing };
-            let mut look = self.look(part, Page { from: Some(place), length: missing, most: missing }, ask).await?;
-            claimed.append(&mut look.claimed);
-            if claimed.len() == all {
+            if left != Left::InFront || claiming.claimed.len() == before + part.count {
                 break;
             }
-            full.add(look.full);
+            // Those before it were held.
+            left = self.look(part, Page { from: None, length: HELD_PAGE, most: 0 }, claiming).await?.max(Left::Aside);
         }
-        Ok(())
-    }
-
-    /// The next job in turn of these routes that is under none of these limits.
-    async fn next_beside(&self, full: &Full, routes: &[i64]) -> Result<Option<Next>, StoreError> {
-        let mut first: Option<Next> = None;
-        for routes in routes.chunks(ARMS_MAX) {
-            let (others, mut arguments) = full.others(2);
-            let mut args = args![self.now()];
-            args.append(&mut arguments);
-            let before = args.len();
-            let arm =
-                |number| format!("SELECT * FROM ({NEXT}{others} AND j.route = ${}{IN_ORDER}1) AS h{number}", before + number);
-            let arms: Vec<String> = (1..=routes.len()).map(arm).collect();
-            args.extend(routes.iter().copied().map(Arg::from));
-            let found: Vec<Next> = self.db().all(&arms.join(" UNION ALL "), args).await?;
-            first = found.into_iter().chain(first).min_by_key(|next| (next.place.priority, next.place.position, next.place.id));
-        }
-        Ok(first)
+        Ok(left)
     }
 
     /// Looks at a page of a part, claims what it may of it, and holds those whose limits have no room, up to the first one that could be
     /// claimed as well.
-    async fn look(&self, part: Wanted, page: Page, ask: &ClaimRequest) -> Result<Look, StoreError> {
+    pub(super) async fn look(&self, part: Wanted, page: Page, claiming: &mut Claiming<'_>) -> Result<Left, StoreError> {
         // Whoever has the file has its host too: where a claim is undone, nobody is left who holds it.
         let mut tx = self.db().begin_with(Durability::Nothing).await?;
-        match look_within(&mut tx, part, page, ask, self.now()).await {
-            Ok(look) => {
+        match look_within(&mut tx, part, page, claiming.ask, self.now()).await {
+            Ok(mut look) => {
                 if look.let_back {
                     self.commit_change(tx).await?;
                 } else {
                     tx.commit().await?;
                 }
-                Ok(look)
+                claiming.claimed.append(&mut look.claimed);
+                claiming.full.add(look.full);
+                Ok(look.left)
             }
             Err(error) => {
                 tx.rollback().await;
@@ -237,14 +126,14 @@ impl Store {
 }
 
 async fn look_within(tx: &mut Tx, part: Wanted, page: Page, ask: &ClaimRequest, now: Timestamp) -> Result<Look, StoreError> {
-    let mut args = args![now, part.route];
+    let mut args = args![part.route, now];
     let mut narrower = part.of_priority();
     if let Some(Place { priority, position, id }) = page.from {
         narrower += " AND (j.priority, j.position, j.id) >= ($3, $4, $5)";
         args.extend(args![priority, position, id]);
     }
     // A literal limit: the planner has no generic plan for it that reads the whole table.
-    let sql = format!("{PICK}{narrower}{IN_ORDER}{}", page.length);
+    let sql = format!("{PICK}{narrower} ORDER BY j.priority, j.position, j.id LIMIT {}", page.length);
     let picked: Vec<Picked> = tx.all_locked(&sql, Lock::ChangeFree, args).await?;
     if picked.is_empty() {
         return Ok(Look::default());
@@ -265,18 +154,19 @@ async fn look_within(tx: &mut Tx, part: Wanted, page: Page, ask: &ClaimRequest, 
             Ok(()) => chosen.push(JobId::from_uuid(job.id)),
             Err(why) => {
                 held.entry(why.as_str()).or_insert_with(|| (why, Vec::new())).1.push(job);
-                if why == Hold::Project || spent.any(|budget| budget.scope == BudgetScope::Project) {
-                    full.projects.insert(job.share().to_owned());
-                } else if let Some((key, _)) = job.key().filter(|_| why == Hold::Key) {
-                    full.keys.insert(key.to_owned(), room.running_under(key));
-                } else {
-                    full.budgeted |= why == Hold::Budget;
+                match (why, job.key()) {
+                    (Hold::Key, Some((key, _))) => full.key(key, room.running_under(key)),
+                    (Hold::Budget, _) if !spent.any(|budget| budget.scope == BudgetScope::Project) => full.budget(),
+                    _ => full.project(job.share()),
                 }
             }
         }
     }
-    let some_held = !held.is_empty();
-    let more = some_held && picked.len() == page.length && !over;
+    let left = match (held.is_empty(), picked.len() == page.length && !over) {
+        (true, _) => Left::Nothing,
+        (false, true) => Left::InFront,
+        (false, false) => Left::Aside,
+    };
     for (why, jobs) in held.values() {
         limits::hold(tx, &jobs.iter().map(|job| job.id).collect::<Vec<_>>(), *why).await?;
     }
@@ -285,7 +175,7 @@ async fn look_within(tx: &mut Tx, part: Wanted, page: Page, ask: &ClaimRequest, 
         let_back |= limits::hand_on(tx, &room, jobs).await? > 0;
     }
     let claimed = if chosen.is_empty() { Vec::new() } else { start(tx, &chosen, ask, now).await? };
-    Ok(Look { claimed, full, held: some_held, more, let_back })
+    Ok(Look { claimed, full, left, let_back })
 }
 
 /// Turns the picked rows, which nobody else can change, into claims.

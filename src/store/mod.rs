@@ -14,6 +14,7 @@ mod answers;
 mod artifacts;
 mod at_once;
 mod attempts;
+mod beside;
 mod broken;
 mod claims;
 mod completions;

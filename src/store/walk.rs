@@ -14,7 +14,7 @@ use uuid::Uuid;
 const LONGEST: Duration = Duration::from_millis(20);
 
 /// A place in the order of claims of a route.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, sqlx::FromRow)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Place {
     pub(super) priority: i64,
     pub(super) position: i64,

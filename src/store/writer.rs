@@ -37,13 +37,21 @@ impl Durability {
             Self::Nothing => "PRAGMA synchronous = NORMAL",
         }
     }
+
+    /// Ends a transaction. It fails as a whole where the commit would not wait for the disk and is to: what is said then is no path in JSON.
+    const fn commit(self) -> &'static str {
+        match self {
+            Self::Disk => {
+                "SELECT json_extract('{}', 'the disk is not waited for at level ' || synchronous) FROM pragma_synchronous \
+                 WHERE synchronous < 2; COMMIT"
+            }
+            Self::Nothing => "COMMIT",
+        }
+    }
 }
 
 /// IMMEDIATE takes the lock at once: a transaction that reads first and takes it later can fail with BUSY_SNAPSHOT.
 const BEGIN: &str = "BEGIN IMMEDIATE";
-/// Fails, and its transaction with it, where the commit would not wait for the disk: that is no path in JSON.
-const SURE: &str = "SELECT json_extract('{}', 'the disk is not waited for at level ' || synchronous) FROM pragma_synchronous WHERE synchronous < 2; ";
-
 /// The connection, for who has his turn.
 #[derive(Debug)]
 pub(super) struct Writer {
@@ -152,7 +160,7 @@ pub(super) struct Turn {
 
 impl Turn {
     async fn begin(&mut self, durability: Durability) -> Result<(), sqlx::Error> {
-        self.wait_for(durability).await?;
+        self.tell(durability).await?;
         self.in_transaction = true;
         in_time(sqlx::query(BEGIN).execute(self.connection()?)).await?;
         Ok(())
@@ -161,15 +169,16 @@ impl Turn {
     async fn all<R: Row>(mut self, durability: Durability, sql: &str, args: Vec<Arg>) -> Result<Vec<R>, sqlx::Error> {
         self.tell(durability).await?;
         self.in_transaction = true;
-        let sure = if durability == Durability::Disk { SURE } else { "" };
-        let rows = super::driver::sqlite_all(self.connection()?, &format!("{BEGIN}; {sql}; {sure}COMMIT"), args).await?;
+        let commit = durability.commit();
+        let rows = super::driver::sqlite_all(self.connection()?, &format!("{BEGIN}; {sql}; {commit}"), args).await?;
         self.in_transaction = false;
         Ok(rows)
     }
 
     /// Commits what was begun.
     pub(super) async fn commit(mut self) -> Result<(), sqlx::Error> {
-        in_time(sqlx::query("COMMIT").execute(self.connection()?)).await?;
+        let commit = self.held.as_ref().and_then(|held| held.durability).unwrap_or(Durability::Disk).commit();
+        in_time(sqlx::query(commit).execute(self.connection()?)).await?;
         self.in_transaction = false;
         Ok(())
     }
@@ -187,7 +196,7 @@ impl Turn {
     }
 
     /// Has the connection told what its commits wait for, and does not wait until it has heard: what it is sent it does in that order. So
-    /// what is sent next has to make sure of it ([`SURE`]).
+    /// the commit makes sure of it.
     async fn tell(&mut self, durability: Durability) -> Result<(), sqlx::Error> {
         let Some(held) = self.held.as_mut().filter(|held| held.durability != Some(durability)) else { return Ok(()) };
         held.durability = None;
@@ -195,15 +204,6 @@ impl Turn {
         if let Poll::Ready(told) = poll_fn(|context| Poll::Ready(telling.as_mut().poll(context))).await {
             told?;
         }
-        held.durability = Some(durability);
-        Ok(())
-    }
-
-    async fn wait_for(&mut self, durability: Durability) -> Result<(), sqlx::Error> {
-        let Some(held) = self.held.as_mut().filter(|held| held.durability != Some(durability)) else { return Ok(()) };
-        // Neither, while it is not known whether it has heard.
-        held.durability = None;
-        in_time(sqlx::raw_sql(AssertSqlSafe(durability.pragma())).execute(&mut *held.connection)).await?;
         held.durability = Some(durability);
         Ok(())
     }

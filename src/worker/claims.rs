@@ -140,6 +140,7 @@ impl Claimer {
     async fn wait_for_room(&self) {
         self.admission.look_once().await;
         tokio::select! {
+            // Nothing tells of memory and disk that jobs, or others on this host, give back.
             () = tokio::time::sleep(jitter(self.poll)) => {}
             () = self.gate.closed() => {}
         }

@@ -103,9 +103,10 @@ impl Leases {
         }
     }
 
-    /// Whether a claim has not been renewed for `limit`.
+    /// Whether a claim that is to be renewed has not been for `limit`.
     pub(super) fn any_overdue(&self, limit: Duration, now: Instant) -> bool {
-        self.lock().held.values().any(|held| now.saturating_duration_since(held.renewed) > limit)
+        let overdue = |held: &Held| now.saturating_duration_since(held.renewed) > limit;
+        self.lock().held.values().any(|held| overdue(held) && !held.stop.is_lost())
     }
 
     /// Notes that nobody could take a claim from us at `asked`: as good as having renewed them all then.
@@ -199,6 +200,8 @@ mod tests {
         assert_eq!(lost_lease.stop().reason(), Some(StopReason::LeaseLost));
         assert_eq!(kept_lease.stop().reason(), None);
         assert_eq!((leases.claims().len(), leases.to_renew()), (2, vec![kept.clone()]), "what was given up is not renewed again");
+        let since = start + Duration::from_secs(32);
+        assert!(!leases.any_overdue(limit, since) && leases.any_overdue(Duration::from_secs(11), since), "nor waited for");
         drop(lost_lease);
         assert_eq!(leases.claims(), vec![kept]);
     }

@@ -52,26 +52,26 @@ async fn whole_tree(on: On) {
 /// As many as there are slots at once, and again, each at another moment of what a worker does now and then.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_one_of_many_cancels_is_felt_within_two_seconds() {
-    many_at_once(On::Sqlite).await;
+    assert!(slowest_of_many(On::Sqlite).await < Duration::from_secs(2));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_one_of_many_cancels_is_felt_within_two_seconds_on_postgres() {
-    many_at_once(On::Postgres).await;
+    assert!(slowest_of_many(On::Postgres).await < Duration::from_secs(2));
 }
 
-async fn many_at_once(on: On) {
+async fn slowest_of_many(on: On) -> Duration {
     const SLOTS: u32 = 8;
     let host = Host::new(on, LONG, SLOTS).await;
     let remote = small_remote(host.root(), "remote.git");
     let worker = host.start("a").await;
+    let mut felt = Vec::new();
     for round in 0..3 {
         let numbers = (round * SLOTS..(round + 1) * SLOTS).map(|number| felt_after(&host, &remote, Word::Sent, number));
-        for took in futures_util::future::join_all(numbers).await {
-            assert!(took < Duration::from_secs(2), "{took:?}");
-        }
+        felt.extend(futures_util::future::join_all(numbers).await);
     }
     host.close(vec![worker]).await;
+    felt.into_iter().max().expect("some were cancelled")
 }
 
 each! { has_succeeded:

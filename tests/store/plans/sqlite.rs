@@ -182,10 +182,10 @@ const PLANS: [(&str, &str); 39] = [
         "SEARCH jobs USING COVERING INDEX jobs_held_by_key (concurrency_key=? AND concurrency_limit=? AND (priority,position,id)<(?,?,?))",
     ),
     (
-        "SELECT * FROM (SELECT j.route, j.priority, j.position, j.id FROM jobs j INDEXED BY jobs_claim WHERE j.state = 'queued' \
-         AND j.held IS NULL AND (j.start_by IS NULL OR j.start_by > 5) AND (j.concurrency_key IS NULL OR j.concurrency_key <> 'k' \
-         OR j.concurrency_limit > 1) AND j.share NOT IN ('p') AND j.route = 3 ORDER BY j.priority, j.position, j.id LIMIT 1) AS h1",
-        "SEARCH j USING INDEX jobs_claim (route=?)",
+        "SELECT * FROM (SELECT route, priority, position, id FROM jobs INDEXED BY jobs_claim WHERE state = 'queued' AND held IS NULL \
+         AND route = 3 AND (start_by IS NULL OR start_by > 5) AND (concurrency_key IS NULL OR concurrency_key <> 'k' \
+         OR concurrency_limit > 1) AND share NOT IN ('p') ORDER BY priority, position, id LIMIT 1) AS h1",
+        "SEARCH jobs USING INDEX jobs_claim (route=?)",
     ),
     (
         "SELECT j.id, j.route FROM jobs j WHERE j.project = 'p' AND j.id < x'00' ORDER BY j.id DESC LIMIT 7",
