@@ -1,11 +1,14 @@
 -- The queue. Keep in step with ../postgres/0001_queue.sql: same tables, columns, constraints and indexes.
 -- Ids are UUIDs as 16 bytes, times are milliseconds since the epoch, states are words.
 
--- What jobs ask of a worker: a backend, and requirements as a sorted JSON list of words. Few rows, which stay.
+-- What jobs ask of a worker: a backend, and requirements as a sorted JSON list of words. Few rows: those that no job has had for days go, and
+-- no number is given twice.
 CREATE TABLE routes (
-    id       INTEGER NOT NULL PRIMARY KEY,
+    id       INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
     backend  TEXT    NOT NULL,
     requires TEXT    NOT NULL,
+    -- When a job was last enqueued with it, or up to a day before that.
+    used_at  INTEGER NOT NULL,
     UNIQUE (backend, requires)
 ) STRICT;
 
@@ -28,7 +31,8 @@ CREATE TABLE jobs (
     branch              TEXT    NOT NULL,
     project             TEXT,
     execution           TEXT,
-    route               INTEGER NOT NULL REFERENCES routes (id),
+    -- Of `routes`: not looked up again for each job, and a route is never removed while there may be one of it.
+    route               INTEGER NOT NULL,
     priority            INTEGER NOT NULL,
     -- Its turn among the jobs of the same route and priority: shares take turns, and within one the oldest is first.
     position            INTEGER NOT NULL,
@@ -85,7 +89,7 @@ CREATE TABLE jobs (
 ) STRICT;
 
 -- Exactly the order in which jobs are claimed; a held row is not in it. The conditions of those that do not name a state
--- follow from the states (see the checks above): SQLite would take jobs_state for a query that names one.
+-- follow from the states (see the checks above): SQLite would take jobs_queued for a query that names one.
 CREATE INDEX jobs_claim ON jobs (route, priority, position, id) WHERE state = 'queued' AND held IS NULL;
 -- Where the next job of a share comes in.
 CREATE INDEX jobs_turn ON jobs (route, priority, share, position) WHERE state = 'queued' AND held IS NULL;
@@ -102,7 +106,10 @@ CREATE INDEX jobs_share ON jobs (share, worker) WHERE finished_at IS NULL AND sh
 -- All that runs, for its worker and for who looks for leases that are over. The ends of leases are in no index, so that renewing them
 -- changes none.
 CREATE INDEX jobs_worker ON jobs (worker) WHERE worker IS NOT NULL;
-CREATE INDEX jobs_state ON jobs (state, id);
+-- What is listed and counted. All that waits, by what for: NULL for what can be claimed. A claim leaves it, and goes into no other but
+-- jobs_worker.
+CREATE INDEX jobs_queued ON jobs (held, id) WHERE state = 'queued';
+CREATE INDEX jobs_ended ON jobs (state, id) WHERE finished_at IS NOT NULL;
 -- The order in which retention goes through what has ended.
 CREATE INDEX jobs_finished ON jobs (finished_at, id) WHERE finished_at IS NOT NULL;
 CREATE INDEX jobs_project ON jobs (project, id) WHERE project IS NOT NULL;
@@ -276,7 +283,7 @@ CREATE TABLE outbox (
     created_at INTEGER NOT NULL,
     sent_at    INTEGER,
     PRIMARY KEY (job, id)
-) STRICT;
+) STRICT, WITHOUT ROWID;
 
 CREATE INDEX outbox_unsent ON outbox (id) WHERE sent_at IS NULL;
 

@@ -17,6 +17,7 @@ use super::enqueue::insert_job;
 use super::error::StoreError;
 use super::fence::last_of_each;
 use super::finish::Pending;
+use super::routes::all_routes;
 use super::rows::{ClaimedRow, JobRow, job_columns};
 use super::statement::{Arg, args, tuples};
 use super::types::{ClaimRequest, NewJob};
@@ -60,8 +61,9 @@ const CLAIM: (&str, &str) = (
         job_columns!(),
         ", j.token, j.lease_until, f.now AS claimed_at, p.attempt AS previous_attempt, p.outcome_class AS previous_class, \
          p.outcome_message AS previous_message, p.salvage AS previous_salvage \
-         FROM (SELECT (SELECT count(*) FROM picked WHERE NOT free) AS limited, (SELECT count(*) FROM routes) AS routes, now FROM clock) f \
-         LEFT JOIN (started j JOIN job_specs s ON ",
+         FROM (SELECT (SELECT count(*) FROM picked WHERE NOT free) AS limited, ",
+        all_routes!(),
+        " AS routes, now FROM clock) f LEFT JOIN (started j JOIN job_specs s ON ",
         found_by!("s.job", "j.id"),
         " LEFT JOIN attempts p ON ",
         found_by!("p.job", "j.id"),
@@ -109,8 +111,8 @@ pub(super) struct Claimed {
     pub(super) jobs: Vec<ClaimedJob>,
     /// Whether limits concern some of those that were next.
     pub(super) limited: bool,
-    /// How many routes there are.
-    pub(super) routes: usize,
+    /// Which routes there are.
+    pub(super) routes: Option<i64>,
 }
 
 struct ClaimRow {
@@ -185,7 +187,8 @@ impl Store {
         // One text however many are wanted, since each has to be prepared; the number in it tells the planner that they are few.
         let sql = format!("{}{narrower} ORDER BY j.priority, j.position, j.id LIMIT {LIMIT_MAX}{}", CLAIM.0, CLAIM.1);
         let rows: Vec<ClaimRow> = self.db().all(&sql, args).await?;
-        let seen = rows.first().map_or((0, 0), |row| (row.limited, row.routes));
+        let limited = rows.first().is_some_and(|row| row.limited > 0);
+        let routes = rows.first().map(|row| row.routes);
         if let Some(now) = rows.first().map(|row| Timestamp(row.now)).filter(|now| *now > latest) {
             let ahead = human::format(now.since(asked_at));
             tracing::warn!(
@@ -199,7 +202,7 @@ impl Store {
             last = Some(place);
             jobs.push(ClaimedJob::try_from(row)?);
         }
-        Ok((Claimed { jobs, limited: seen.0 > 0, routes: usize::try_from(seen.1).unwrap_or_default() }, last))
+        Ok((Claimed { jobs, limited, routes }, last))
     }
 
     /// Ends those attempts that succeeded without delivering anything and that nothing else concerns; the others are left as they

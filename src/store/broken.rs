@@ -16,6 +16,7 @@ const ON_SQLITE: &str = "SELECT quick_check AS row FROM pragma_quick_check('jobs
     UNION ALL SELECT quick_check FROM pragma_quick_check('outbox') WHERE quick_check <> 'ok' \
     UNION ALL SELECT quick_check FROM pragma_quick_check('completions') WHERE quick_check <> 'ok' \
     UNION ALL SELECT quick_check FROM pragma_quick_check('project_limits') WHERE quick_check <> 'ok' \
+    UNION ALL SELECT 'jobs ' || hex(j.id) FROM jobs j WHERE NOT EXISTS (SELECT 1 FROM routes r WHERE r.id = j.route) \
     UNION ALL SELECT 'attempts ' || hex(a.job) FROM attempts a WHERE NOT EXISTS (SELECT 1 FROM jobs j WHERE j.id = a.job) \
     UNION ALL SELECT 'outbox ' || hex(o.job) FROM outbox o WHERE NOT EXISTS (SELECT 1 FROM jobs j WHERE j.id = o.job) LIMIT 10";
 

@@ -17,6 +17,7 @@ use super::beside::Full;
 use super::db::Kind;
 use super::error::StoreError;
 use super::look::Left;
+use super::routes::all_routes;
 use super::rows::{ClaimedRow, job_columns};
 use super::statement::{Arg, args};
 use super::types::ClaimRequest;
@@ -43,9 +44,12 @@ macro_rules! set_started {
 pub(super) use set_started;
 
 /// One arm for each route: a list of routes in one condition would not be read in the order of the index.
-const HEADS: &str = "SELECT route, priority, position, id, ready_at, (SELECT count(*) FROM routes) AS routes FROM jobs /*! INDEXED BY jobs_claim */ \
-     WHERE state = 'queued' AND held IS NULL AND route = ";
-const ROUTES: &str = "SELECT count(*) AS routes FROM routes";
+const HEADS: &str = concat!(
+    "SELECT route, priority, position, id, ready_at, ",
+    all_routes!(),
+    " AS routes FROM jobs /*! INDEXED BY jobs_claim */ WHERE state = 'queued' AND held IS NULL AND route = "
+);
+const ROUTES: &str = concat!("SELECT ", all_routes!(), " AS routes");
 pub(super) const CLAIMED: &str = concat!(
     "SELECT ",
     job_columns!(),
@@ -73,12 +77,12 @@ pub(super) struct Head {
     pub(super) position: i64,
     pub(super) id: uuid::Uuid,
     ready_at: i64,
-    /// How many routes there are.
+    /// Which routes there are.
     routes: i64,
 }
 
 #[derive(sqlx::FromRow)]
-struct RouteCount {
+struct AllRoutes {
     routes: i64,
 }
 
@@ -192,8 +196,7 @@ impl Store {
             let at_once = self.claim_at_once(part, claiming.ask).await?;
             missing -= at_once.jobs.len();
             claiming.claimed.extend(at_once.jobs);
-            if at_once.routes > self.inner.routes.known().len() {
-                self.inner.routes.refresh(self.db()).await?;
+            if self.learn_routes(at_once.routes).await? {
                 unknown = Round::Again;
             }
             if missing == 0 || !at_once.limited {
@@ -231,7 +234,7 @@ impl Store {
     async fn wanted(&self, ask: &ClaimRequest, limit: usize) -> Result<Vec<Wanted>, StoreError> {
         let mut routes = self.suitable(ask);
         let aged_look = self.now() >= Timestamp(self.inner.aged_look.load(Ordering::Relaxed));
-        // A claim on PostgreSQL tells how many routes there are. One on a file takes the lock of all who write, so it is made unseen only
+        // A claim on PostgreSQL tells which routes there are. One on a file takes the lock of all who write, so it is made unseen only
         // where the last one found all that it wanted; a route that another process has made meanwhile waits until it does not, or
         // until the aged are looked for.
         let unseen = self.db().kind() == Kind::Postgres || self.inner.flowing.load(Ordering::Relaxed);
@@ -240,8 +243,11 @@ impl Store {
         }
         // Outside of a transaction, so that an idle worker takes no lock: on SQLite there is only one for all writers.
         let mut heads = self.heads(&routes, &Such::default(), limit).await?;
-        if self.routes_beside(&heads).await? > self.inner.routes.known().len() {
-            self.inner.routes.refresh(self.db()).await?;
+        let all_routes = match heads.first() {
+            Some(head) => Some(head.routes),
+            None => self.db().first::<AllRoutes>(ROUTES, args![]).await?.map(|all| all.routes),
+        };
+        if self.learn_routes(all_routes).await? {
             routes = self.suitable(ask);
             heads = self.heads(&routes, &Such::default(), limit).await?;
         }
@@ -280,15 +286,6 @@ impl Store {
     pub(super) fn suitable(&self, ask: &ClaimRequest) -> Vec<i64> {
         let known = self.inner.routes.known();
         known.iter().filter(|(_, route)| route.suits(ask)).map(|(id, _)| *id).collect()
-    }
-
-    /// How many routes there are, as the heads say, or where there are none the table.
-    async fn routes_beside(&self, heads: &[Head]) -> Result<usize, StoreError> {
-        let count = match heads.first() {
-            Some(head) => Some(head.routes),
-            None => self.db().first::<RouteCount>(ROUTES, args![]).await?.map(|count| count.routes),
-        };
-        Ok(count.and_then(|count| usize::try_from(count).ok()).unwrap_or_default())
     }
 
     /// The first jobs of each route that are such, at most `limit` each.

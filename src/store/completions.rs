@@ -7,7 +7,7 @@
 
 use super::Store;
 use super::error::StoreError;
-use super::jobs::{Listing, page};
+use super::jobs::{Conditions, page};
 use super::line::Line;
 use super::rows::{json, number, word};
 use super::statement::{Arg, args, tuples};
@@ -108,12 +108,12 @@ impl Store {
     /// # Errors
     /// When the database cannot be asked.
     pub async fn completions(&self, filter: &CompletionFilter) -> Result<Page<CompletionEntry>, StoreError> {
-        let mut list = Listing::new();
-        list.only("j.state =", filter.state.map(|state| state.as_str().into()));
-        list.only("j.job =", filter.job.map(Arg::from));
-        list.only("j.id <", filter.before.map(Arg::from));
-        let (sql, args) = list.newest_first(LIST, filter.limit);
-        page(self.db().all::<EntryRow>(&sql, args).await?, filter.limit)
+        let mut such = Conditions::default();
+        such.only("j.state =", filter.state.map(|state| state.as_str().into()));
+        such.only("j.job =", filter.job.map(Arg::from));
+        such.only("j.id <", filter.before.map(Arg::from));
+        let sql = format!("{LIST}{} ORDER BY j.id DESC LIMIT {}", such.and("1 = 1"), u64::from(filter.limit) + 1);
+        page(self.db().all::<EntryRow>(&sql, such.args).await?, filter.limit)
     }
 
     /// Hands out completions: of each line the first, those lines first that have waited longest.

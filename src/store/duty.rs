@@ -20,6 +20,8 @@ const TAKE: &str = "INSERT INTO duties (name, holder, until) VALUES ($1, $2, $3)
 
 /// Removing what ended long ago.
 pub(super) const RETENTION: &str = "retention";
+/// Removing routes that no job has.
+pub(super) const ROUTES: &str = "routes";
 /// Looking for what is over, and for room.
 const REAPING: &str = "reaping";
 

@@ -72,7 +72,7 @@ impl Store {
             Err(full) => return self.enqueue_beyond(&new, full).await,
         };
         let route = self.route(&Route::of(&new.spec)).await?;
-        if self.db().kind() == Kind::Postgres && new.spec.after.is_empty() && new.spec.base_from.is_none() {
+        if self.db().kind() == Kind::Postgres && waits_for_nobody(&new) {
             let row = row(&new, route, &Needs::nothing(), &new.branch, self.now());
             if let Some(job) = self.enqueue_at_once(&new, row, &document(&new)?).await? {
                 admission.keep();
@@ -117,6 +117,12 @@ impl Store {
     }
 
     async fn enqueue_once(&self, jobs: &[Pending]) -> Result<Vec<Result<Enqueued, StoreError>>, StoreError> {
+        if let ([Pending { new, route, .. }], Kind::Sqlite) = (jobs, self.db().kind())
+            && let Some(job) = self.enqueue_in_one_call(new, *route).await?
+        {
+            self.changed().await;
+            return Ok(vec![Ok(Enqueued::Created(job))]);
+        }
         let mut tx = self.db().begin().await?;
         let mut answers = Vec::new();
         for Pending { new, route, .. } in jobs {
@@ -149,6 +155,11 @@ impl Store {
     }
 
     async fn enqueue_within(&self, tx: &mut Tx, new: &NewJob, route: i64) -> Result<Enqueued, StoreError> {
+        if self.db().kind() == Kind::Sqlite
+            && let Some(job) = self.add_in_one_call(tx, new, route).await?
+        {
+            return Ok(Enqueued::Created(job));
+        }
         if let Some(existing) = self.existing(tx, new).await? {
             return Ok(Enqueued::Existing(existing));
         }
@@ -212,12 +223,17 @@ pub(super) fn insert_job() -> String {
     format!("{}{}{}", INSERT.0, turn::NEW, INSERT.1)
 }
 
-fn document(new: &NewJob) -> Result<String, StoreError> {
+/// Whether nothing has to be read of other jobs first.
+pub(super) fn waits_for_nobody(new: &NewJob) -> bool {
+    new.spec.after.is_empty() && new.spec.base_from.is_none()
+}
+
+pub(super) fn document(new: &NewJob) -> Result<String, StoreError> {
     serde_json::to_string(&new.spec).map_err(|error| StoreError::corrupt(format!("job {}", new.id), error))
 }
 
 /// The arguments of [`insert_job`].
-fn row(new: &NewJob, route: i64, needs: &Needs, branch: &BranchName, now: Timestamp) -> Vec<Arg> {
+pub(super) fn row(new: &NewJob, route: i64, needs: &Needs, branch: &BranchName, now: Timestamp) -> Vec<Arg> {
     let spec = &new.spec;
     let ready_at = spec.run_at.map_or(now, |at| at.max(now));
     let ended = needs.failed.map(dependencies::outcome_of);

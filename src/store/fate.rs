@@ -11,7 +11,6 @@ use uuid::Uuid;
 
 use super::dependencies::Needs;
 use super::error::StoreError;
-use super::jobs::Listing;
 use super::limits::UnderLimits;
 use super::outbox::add_ends;
 use super::rows::{number, parse};
@@ -19,16 +18,17 @@ use super::statement::{Arg, args, tuples};
 use super::tx::{Lock, TRIES, Tx};
 use super::types::{Because, Cancel, Change, ChangedJobs, Requeue, Run, Selection, SelectionCursor, UnchangedJob};
 use super::verdict::{Fate, Ties, Verdict, cancelled, judge};
+use super::which::{Order, Which};
 use super::{Store, dependencies, jobs, limits, turn};
 use crate::clock::Timestamp;
 use crate::ids::{AttemptNo, JobId};
-use crate::job::{Job, JobState};
+use crate::job::{Hold, Job, JobState};
 
 const FATES: &str = "SELECT j.id, j.state, j.held, j.attempt, j.needed, j.cancel_requested_at, j.requeue_requested_at, \
     j.share, j.concurrency_key, j.concurrency_limit, EXISTS (SELECT 1 FROM dependencies d WHERE d.job = j.id) AS waits FROM jobs j WHERE j.id IN ";
 const NEEDED: &str = "SELECT DISTINCT d.needs AS id FROM dependencies d WHERE d.job IN ";
 const LOCK: &str = "SELECT j.id FROM jobs j WHERE j.id IN ";
-const SELECT: &str = "SELECT j.id FROM jobs j WHERE ";
+const PICKED: &str = "SELECT picked_job AS id FROM picked ORDER BY picked_job";
 /// These change rows that are locked and were judged; the last condition is the guard. It names no column of a partial index,
 /// whose walk PostgreSQL might prefer to looking up the ids.
 const CANCEL_WAITING: (&str, &str) = (
@@ -206,21 +206,22 @@ impl Store {
         let applicable = change.states().into_iter().filter(|state| only.is_none_or(|only| only == *state));
         let reached = applicable.skip_while(|state| after.is_some_and(|after| after.state != *state));
         for state in reached {
-            let mut list = Listing::new();
-            list.only("j.state =", Some(state.as_str().into()));
-            list.only("j.project =", project.as_ref().map(Arg::from));
-            list.only("j.execution =", execution.as_ref().map(Arg::from));
-            list.only(
-                "j.held =",
-                matches!((change, state), (Change::Requeue { .. }, JobState::Queued)).then(|| "backoff".into()),
-            );
-            list.only("j.id >", after.filter(|after| after.state == state).map(|after| after.id.into()));
             let missing = limit as usize - ids.len();
             if missing == 0 {
                 return Ok((ids, Some(SelectionCursor { state, id: JobId::from_uuid(Uuid::nil()) })));
             }
-            let (sql, args) = list.oldest_first(SELECT, u32::try_from(missing).unwrap_or(limit));
-            let rows: Vec<Selected> = self.db().all(&sql, args).await?;
+            let backoff = matches!((change, state), (Change::Requeue { .. }, JobState::Queued)).then_some(Hold::Backoff);
+            let which = Which {
+                state: Some(state),
+                held: backoff,
+                project: project.as_ref(),
+                execution: execution.as_ref(),
+                beyond: after.filter(|after| after.state == state).map(|after| after.id),
+                order: Order::Oldest,
+                limit: u32::try_from(missing).unwrap_or(limit),
+            };
+            let (picked, args) = which.picked();
+            let rows: Vec<Selected> = self.db().all(&format!("{picked}{PICKED}"), args).await?;
             let more = rows.len() > missing;
             ids.extend(rows.into_iter().take(missing).map(|row| JobId::from_uuid(row.id)));
             if more {

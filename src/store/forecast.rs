@@ -111,7 +111,7 @@ impl Store {
     async fn takers(&self, route: i64) -> Result<Takers, StoreError> {
         let mut routes = self.inner.routes.known();
         if !routes.contains_key(&route) {
-            routes = self.inner.routes.refresh(self.db()).await?;
+            routes = self.read_routes().await?;
         }
         let mut takers = Takers { routes: BTreeSet::new(), slots: 0, free: 0, idle: 0 };
         for worker in self.workers().await? {

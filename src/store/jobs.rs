@@ -4,15 +4,21 @@ use std::collections::BTreeMap;
 
 use super::Store;
 use super::error::StoreError;
-use super::rows::{JobRow, held_until, job_columns};
+use super::rows::{JobRow, job_columns};
 use super::statement::{Arg, args, tuples};
 use super::tx::Tx;
 use super::types::{JobFilter, Page};
+use super::which::{Order, Which};
 use crate::ids::JobId;
-use crate::job::{Hold, Job, JobState};
+use crate::job::Job;
 
 const GET: &str = concat!("SELECT ", job_columns!(), " FROM jobs j JOIN job_specs s ON s.job = j.id WHERE j.id = $1");
-const LIST: &str = concat!("SELECT ", job_columns!(), " FROM jobs j JOIN job_specs s ON s.job = j.id WHERE ");
+const BY_IDS: &str = concat!("SELECT ", job_columns!(), " FROM jobs j JOIN job_specs s ON s.job = j.id WHERE j.id IN ");
+const PICKED: &str = concat!(
+    "SELECT ",
+    job_columns!(),
+    " FROM picked /*! CROSS */ JOIN jobs j ON j.id = picked_job /*! CROSS */ JOIN job_specs s ON s.job = j.id ORDER BY j.id DESC"
+);
 
 /// A job, as this transaction sees it.
 pub(super) async fn get(tx: &mut Tx, id: JobId) -> Result<Job, StoreError> {
@@ -25,7 +31,7 @@ pub(super) async fn get_all(tx: &mut Tx, ids: &[JobId]) -> Result<BTreeMap<JobId
     if ids.is_empty() {
         return Ok(BTreeMap::new());
     }
-    let sql = format!("{LIST}j.id IN {}", tuples(1, 1, ids.len()));
+    let sql = format!("{BY_IDS}{}", tuples(1, 1, ids.len()));
     let rows: Vec<JobRow> = tx.all(&sql, ids.iter().copied().map(Arg::from).collect()).await?;
     let jobs = rows.into_iter().map(|row| Job::try_from(row).map(|job| (job.id, job)));
     jobs.collect()
@@ -46,41 +52,28 @@ impl Store {
     /// # Errors
     /// When the database cannot be asked.
     pub async fn jobs(&self, filter: &JobFilter) -> Result<Page<Job>, StoreError> {
-        let mut list = Listing::new();
-        // What is held is queued: SQLite would go by that, and not by what it is held for.
-        let state = filter.state.filter(|state| filter.held.is_none() || *state != JobState::Queued);
-        list.only("j.state =", state.map(|state| state.as_str().into()));
-        if let Some(held) = filter.held {
-            list.that(held_for(held));
-        }
-        list.only("j.project =", filter.project.as_ref().map(Arg::from));
-        list.only("j.execution =", filter.execution.as_ref().map(Arg::from));
-        list.only("j.id <", filter.before.map(Arg::from));
-        let (sql, args) = list.newest_first(LIST, filter.limit);
-        page(self.db().all::<JobRow>(&sql, args).await?, filter.limit)
+        let which = Which {
+            state: filter.state,
+            held: filter.held,
+            project: filter.project.as_ref(),
+            execution: filter.execution.as_ref(),
+            beyond: filter.before,
+            order: Order::Newest,
+            limit: filter.limit,
+        };
+        let (picked, args) = which.picked();
+        page(self.db().all::<JobRow>(&format!("{picked}{PICKED}"), args).await?, filter.limit)
     }
 }
 
-/// That a job is held for a reason, in the words of the index that has these.
-fn held_for(held: Hold) -> String {
-    let of_index = match held {
-        Hold::Scheduled | Hold::Backoff | Hold::Budget | Hold::Answer => held_until!(),
-        Hold::Dependency | Hold::Key | Hold::Project => "j.state = 'queued'",
-    };
-    format!("{of_index} AND j.held = '{held}'")
-}
-
-/// The conditions of a listing of `j`.
-pub(super) struct Listing {
+/// What is said of rows, and the arguments in it.
+#[derive(Debug, Default)]
+pub(super) struct Conditions {
     conditions: Vec<String>,
-    args: Vec<Arg>,
+    pub(super) args: Vec<Arg>,
 }
 
-impl Listing {
-    pub(super) const fn new() -> Self {
-        Self { conditions: Vec::new(), args: Vec::new() }
-    }
-
+impl Conditions {
     /// Adds a condition where there is a value for it.
     pub(super) fn only(&mut self, condition: &'static str, value: Option<Arg>) {
         if let Some(value) = value {
@@ -89,25 +82,9 @@ impl Listing {
         }
     }
 
-    /// Adds a condition.
-    fn that(&mut self, condition: String) {
-        self.conditions.push(condition);
-    }
-
-    /// The statement that begins with `select`, for one row more than `limit`: it tells whether there are more.
-    pub(super) fn newest_first(self, select: &str, limit: u32) -> (String, Vec<Arg>) {
-        self.ordered(select, "j.id DESC", limit)
-    }
-
-    /// The same from the other end.
-    pub(super) fn oldest_first(self, select: &str, limit: u32) -> (String, Vec<Arg>) {
-        self.ordered(select, "j.id", limit)
-    }
-
-    fn ordered(mut self, select: &str, order: &str, limit: u32) -> (String, Vec<Arg>) {
-        let conditions = if self.conditions.is_empty() { "1 = 1".to_owned() } else { self.conditions.join(" AND ") };
-        self.args.push(Arg::from(i64::from(limit) + 1));
-        (format!("{select}{conditions} ORDER BY {order} LIMIT ${}", self.args.len()), self.args)
+    /// All of them, and that.
+    pub(super) fn and(&self, that: &str) -> String {
+        [&[that.to_owned()], &self.conditions[..]].concat().join(" AND ")
     }
 }
 

@@ -66,9 +66,11 @@ mod together;
 mod turn;
 mod tx;
 mod types;
+mod unused_routes;
 mod verdict;
 mod walk;
 mod watcher;
+mod which;
 mod workers;
 mod writer;
 
@@ -111,6 +113,7 @@ pub use self::types::{
     Finish, HeldCompletion, JobFilter, LogPage, LogPosition, NewJob, Page, Refusal, Renewal, Requeue, Rooms, Run, Selection,
     SelectionCursor, StopRequest, UnchangedJob,
 };
+pub use self::unused_routes::RouteWalk;
 pub use crate::job::worker_record::{
     ClaimFailure, Claiming, Drain, NoEngine, OfferedBackend, Pressure, PressureLimits, Resource, Shortage, SlotContent,
     SlotRecord, WorkerPhase, WorkerRecord, WorkerReport, WorkerState,

@@ -1,6 +1,6 @@
-//! What a file is asked in one call: to claim and to end jobs that nothing else concerns.
+//! What a file is asked in one call: to enqueue, to claim and to end jobs that nothing else concerns.
 //!
-//! The one rule: it does what the transactions of `claims` and `finish` would do, or nothing; see `at_once`, which does the same on
+//! The one rule: it does what the transactions of `enqueue`, `claims` and `finish` would do, or nothing; see `at_once`, which does the same on
 //! PostgreSQL. Here several statements go there together, with their transaction (see `writer`). They share their arguments: `$3` is the
 //! same in all.
 
@@ -9,11 +9,14 @@ use std::collections::BTreeMap;
 use super::Store;
 use super::at_once::{ASKED, STEPS, asked_rows, step_rows};
 use super::claims::{CLAIMED, Wanted, set_started};
+use super::dependencies::Needs;
+use super::enqueue::{document, insert_job, row, waits_for_nobody};
 use super::error::StoreError;
 use super::finish::Pending;
 use super::rows::{ClaimedRow, JobRow, job_columns};
-use super::statement::args;
-use super::types::ClaimRequest;
+use super::statement::{Arg, args};
+use super::tx::Tx;
+use super::types::{ClaimRequest, NewJob};
 use super::writer::Durability;
 use crate::ids::JobId;
 use crate::job::{ClaimedJob, Job};
@@ -57,7 +60,36 @@ const CLOSE: &str = " UPDATE attempts INDEXED BY sqlite_autoindex_attempts_1 SET
     FROM asked CROSS JOIN outbox o ON o.job = of_job AND o.id = event \
     WHERE attempts.job = of_job AND attempts.attempt = of_attempt AND ended_at IS NULL";
 
+/// After [`insert_job`], whose arguments come first.
+const ADD: &str = concat!(
+    " RETURNING ",
+    job_columns!("jobs", "$25 AS document"),
+    "; INSERT INTO job_specs (job, digest, document) SELECT $5, $24, $25 WHERE changes() = 1"
+);
+
 impl Store {
+    /// Enqueues a job that waits for nobody; none where its id, key or branch is taken.
+    pub(super) async fn enqueue_in_one_call(&self, new: &NewJob, route: i64) -> Result<Option<Job>, StoreError> {
+        let Some((sql, args)) = self.addition(new, route)? else { return Ok(None) };
+        let rows: Vec<JobRow> = self.db().in_one_call(Durability::Disk, &sql, args).await?;
+        rows.into_iter().next().map(Job::try_from).transpose()
+    }
+
+    /// The same in a transaction that is under way.
+    pub(super) async fn add_in_one_call(&self, tx: &mut Tx, new: &NewJob, route: i64) -> Result<Option<Job>, StoreError> {
+        let Some((sql, args)) = self.addition(new, route)? else { return Ok(None) };
+        tx.first::<JobRow>(&sql, args).await?.map(Job::try_from).transpose()
+    }
+
+    fn addition(&self, new: &NewJob, route: i64) -> Result<Option<(String, Vec<Arg>)>, StoreError> {
+        if !waits_for_nobody(new) {
+            return Ok(None);
+        }
+        let mut args = row(new, route, &Needs::nothing(), &new.branch, self.now());
+        args.extend(args![&new.digest, &document(new)?]);
+        Ok(Some((format!("{}{ADD}", insert_job()), args)))
+    }
+
     /// Claims at most as many jobs of a route as are wanted, passing over those that limits concern.
     pub(super) async fn claim_in_one_call(&self, wanted: Wanted, ask: &ClaimRequest) -> Result<Vec<ClaimedJob>, StoreError> {
         let (now, mark) = (self.now(), format!("{:016X}", rand::random::<u64>()));

@@ -1,26 +1,40 @@
 //! Routes: what jobs ask of a worker, told once for all jobs that ask the same.
 //!
-//! The one rule: routes are only ever added, so a route that was read stays true, and the number of them tells whether there are
-//! new ones. Matching is done here and not by the database: there are few routes and many jobs.
+//! The one rule: a number is one route for ever, so a route that was read stays true; and what a look at them comes to tells whether there are
+//! others than those that are known. Matching is done here and not by the database: there are few routes and many jobs. Those
+//! that no job needs any more go (see `unused_routes`).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::Store;
-use super::db::Db;
 use super::error::StoreError;
 use super::statement::args;
 use super::types::{ClaimRequest, Rooms};
+use crate::clock::Timestamp;
 use crate::job::JobSpec;
+
+/// Which routes there are, in one number: how many, and the sum of their numbers. A new one has a higher number than all that there were, so as
+/// many others do not come to the same.
+macro_rules! all_routes {
+    () => {
+        "(SELECT count(*) * 4294967296 + CAST(coalesce(sum(id), 0) AS BIGINT) FROM routes)"
+    };
+}
+pub(super) use all_routes;
 
 /// What is required of a worker by a job that runs in a container or not at all, and by one that runs on the host. No label is
 /// written so.
 const CONTAINERS: &str = "(containers)";
 const HOST: &str = "(host)";
 
-const FIND: &str = "SELECT id, backend, requires FROM routes WHERE backend = $1 AND requires = $2";
-const ADD: &str = "INSERT INTO routes (backend, requires) VALUES ($1, $2) ON CONFLICT DO NOTHING";
-const ALL: &str = "SELECT id, backend, requires FROM routes ORDER BY id";
+const ADD: &str = "INSERT INTO routes (backend, requires, used_at) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING";
+const USE: &str = "UPDATE routes SET used_at = $2 WHERE id = $1";
+const ALL: &str = concat!("SELECT id, backend, requires, used_at, ", all_routes!(), " AS routes FROM routes ORDER BY id");
+
+/// For so long it is not said again that a route is used.
+pub(super) const USED: Duration = Duration::from_secs(24 * 3600);
 
 /// What a job asks of a worker.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -54,7 +68,18 @@ impl Route {
 /// The routes that are known to this process.
 #[derive(Debug, Default)]
 pub(super) struct Routes {
-    known: Mutex<Arc<BTreeMap<i64, Route>>>,
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    all: Arc<BTreeMap<i64, Route>>,
+    /// Since when each is known to be used.
+    used: BTreeMap<i64, Timestamp>,
+    /// What a look at them came to when they were read.
+    seen: i64,
+    /// When that was begun.
+    read_at: Option<Instant>,
 }
 
 #[derive(sqlx::FromRow)]
@@ -62,48 +87,90 @@ struct RouteRow {
     id: i64,
     backend: String,
     requires: String,
+    used_at: i64,
+    routes: i64,
 }
 
 impl Routes {
     pub(super) fn known(&self) -> Arc<BTreeMap<i64, Route>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.lock().all.clone()
     }
 
-    /// Reads them all again.
-    pub(super) async fn refresh(&self, db: &Db) -> Result<Arc<BTreeMap<i64, Route>>, StoreError> {
-        let read = |row: RouteRow| {
-            let requires = serde_json::from_str(&row.requires);
-            let requires = requires.map_err(|error| StoreError::corrupt(format!("route {}", row.id), error))?;
-            Ok((row.id, Route { backend: row.backend, requires }))
-        };
-        let rows: Vec<RouteRow> = db.all(ALL, args![]).await?;
-        let all: BTreeMap<i64, Route> = rows.into_iter().map(read).collect::<Result<_, StoreError>>()?;
-        let all = Arc::new(all);
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() < all.len() {
-            *known = all;
-        }
-        Ok(known.clone())
+    /// A known route, and since when it is known to be used.
+    fn find(&self, route: &Route) -> Option<(i64, Timestamp)> {
+        let known = self.lock();
+        let id = known.all.iter().find(|(_, other)| *other == route).map(|(id, _)| *id)?;
+        Some((id, *known.used.get(&id)?))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Store {
-    /// The number of a route, which is made where it is new.
+    /// Reads the routes again where a look at them came to something else than those that are known; says whether it did.
+    pub(super) async fn learn_routes(&self, seen: Option<i64>) -> Result<bool, StoreError> {
+        let others = seen.is_some_and(|seen| seen != self.inner.routes.lock().seen);
+        if others {
+            self.read_routes().await?;
+        }
+        Ok(others)
+    }
+
+    /// Reads all routes. What is known then is that, or newer.
+    pub(super) async fn read_routes(&self) -> Result<Arc<BTreeMap<i64, Route>>, StoreError> {
+        let read_at = Some(Instant::now());
+        let rows: Vec<RouteRow> = self.db().all(ALL, args![]).await?;
+        let mut read = Known { seen: rows.first().map_or(0, |row| row.routes), read_at, ..Known::default() };
+        let mut all = BTreeMap::new();
+        for RouteRow { id, backend, requires, used_at, .. } in rows {
+            let requires = serde_json::from_str(&requires).map_err(|error| StoreError::corrupt(format!("route {id}"), error))?;
+            all.insert(id, Route { backend, requires });
+            read.used.insert(id, Timestamp(used_at));
+        }
+        read.all = Arc::new(all);
+        let mut known = self.inner.routes.lock();
+        if known.read_at < read_at {
+            *known = read;
+        }
+        Ok(known.all.clone())
+    }
+
+    /// The number of a route, which is made where it is new. It stays for days from now on.
     pub(super) async fn route(&self, route: &Route) -> Result<i64, StoreError> {
-        let find = |known: &BTreeMap<i64, Route>| known.iter().find(|(_, other)| *other == route).map(|(id, _)| *id);
-        if let Some(id) = find(&self.inner.routes.known()) {
+        let now = self.now();
+        let known = |(id, used): (i64, Timestamp)| (id, now.since(used) < USED);
+        match self.inner.routes.find(route).map(known) {
+            Some((id, true)) => return Ok(id),
+            Some((id, false)) if self.use_route(id, now).await? => return Ok(id),
+            // It has gone, or others may have made it.
+            _ => self.read_routes().await?,
+        };
+        if let Some((id, lately)) = self.inner.routes.find(route).map(known)
+            && (lately || self.use_route(id, now).await?)
+        {
             return Ok(id);
         }
         let requires = serde_json::to_string(&route.requires).map_err(|error| StoreError::corrupt("requirements", error))?;
-        let words = || args![&route.backend, &requires];
         // Not in the transaction of the job: others of the same route would wait for its end.
-        if self.db().first::<RouteRow>(FIND, words()).await?.is_none() {
-            let mut tx = self.db().begin().await?;
-            tx.run(ADD, words()).await?;
-            tx.commit().await?;
+        let mut tx = self.db().begin().await?;
+        tx.run(ADD, args![&route.backend, &requires, now]).await?;
+        tx.commit().await?;
+        self.read_routes().await?;
+        let added = self.inner.routes.find(route).map(|(id, _)| id);
+        added.ok_or_else(|| StoreError::corrupt("routes", "one that was added is not there"))
+    }
+
+    /// Says that a route is used; whether it is there.
+    async fn use_route(&self, id: i64, now: Timestamp) -> Result<bool, StoreError> {
+        let mut tx = self.db().begin().await?;
+        let there = tx.run(USE, args![id, now]).await? == 1;
+        tx.commit().await?;
+        if there {
+            self.inner.routes.lock().used.insert(id, now);
         }
-        self.inner.routes.refresh(self.db()).await?;
-        find(&self.inner.routes.known()).ok_or_else(|| StoreError::corrupt("routes", "one that was added is not there"))
+        Ok(there)
     }
 }
 

@@ -69,7 +69,7 @@ mod tests {
     #[tokio::test]
     async fn sqlite_reads_the_ends_of_two_indexes_whatever_it_has_counted() {
         let mut file = SqliteConnection::connect("sqlite::memory:").await.expect("a database");
-        let backlog = "INSERT INTO routes (id, backend, requires) VALUES (1, 'shell', ''), (2, 'other', ''); \
+        let backlog = "INSERT INTO routes (id, backend, requires, used_at) VALUES (1, 'shell', '', 0), (2, 'other', '', 0); \
             WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000) INSERT INTO jobs (id, repo, base, branch, \
             route, priority, position, share, state, ready_at, attempts_max, created_at) \
             SELECT randomblob(16), 'r', 'b', 'n' || i, 1, 1, 0, '', 'queued', 1, 1, 1 FROM n; ANALYZE";

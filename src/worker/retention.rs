@@ -1,5 +1,5 @@
-//! Retention: what ended long ago is removed, in small batches with pauses, while jobs are claimed and run. Any number of
-//! daemons may run this; one at a time has the duty. What is left of artifacts then goes by whoever reaches the place where it is.
+//! Retention: what ended long ago is removed, in small batches with pauses, while jobs are claimed and run, and so is what no job needs any
+//! more. Any number of daemons may run this; one at a time has the duty. What is left of artifacts then goes by whoever reaches the place where it is.
 
 use std::time::{Duration, Instant};
 
@@ -30,6 +30,11 @@ pub(super) async fn retain_loop(store: Store, artifacts: Artifacts, retention: R
                 Err(error) => debug!("cannot remove what ended long ago, trying again: {error}"),
             }
         }
+        match forget_routes(&store, &ended).await {
+            Ok(0) => {}
+            Ok(removed) => info!("forgot {removed} combinations of backend and requirements that no job has had for days"),
+            Err(error) => debug!("cannot forget what no job asks for any more, trying again: {error}"),
+        }
         match ended.run_until_cancelled(sweep_artifacts(&store, &artifacts)).await {
             None | Some(Ok(0)) => {}
             Some(Ok(removed)) => info!("removed {removed} artifacts that nobody can ask for any more"),
@@ -51,6 +56,21 @@ async fn sweep_artifacts(store: &Store, artifacts: &Artifacts) -> anyhow::Result
         for (job, attempt) in orphans {
             removed += artifacts.remove_all(job, attempt).await?;
             store.forget_artifacts(job, attempt, &place.id).await?;
+        }
+    }
+}
+
+/// One walk through all jobs for what they ask of workers, where one is due; how much went that none asks.
+async fn forget_routes(store: &Store, ended: &CancellationToken) -> Result<u64, StoreError> {
+    let Some(mut walk) = store.walk_routes().await? else { return Ok(0) };
+    loop {
+        let began = Instant::now();
+        if let Some(removed) = store.walk_routes_once(&mut walk).await? {
+            return Ok(removed);
+        }
+        let pause = began.elapsed().max(PAUSE);
+        if ended.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+            return Ok(0);
         }
     }
 }

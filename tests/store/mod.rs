@@ -31,6 +31,7 @@ mod plans;
 mod retention;
 mod scheduling;
 mod schema;
+mod unused_routes;
 mod workers;
 
 use std::time::Duration;

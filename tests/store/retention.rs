@@ -62,7 +62,7 @@ async fn rows(queue: &Queue) -> Vec<String> {
 /// A hundred thousand jobs would do; these are enough for several batches.
 fn many(count: usize) -> String {
     format!(
-        "INSERT INTO routes (id, backend, requires) VALUES (900, 'shell', '[\"old\"]') ON CONFLICT DO NOTHING; WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < {count}) \
+        "INSERT INTO routes (id, backend, requires, used_at) VALUES (900, 'shell', '[\"old\"]', 0) ON CONFLICT DO NOTHING; WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < {count}) \
          INSERT INTO jobs (id, repo, base, branch, route, priority, position, share, state, ready_at, attempts_max, created_at, finished_at, \
          outcome_class, outcome_message) SELECT NEW_ID, 'r', 'b', 'old-' || n, 900, 1, 0, '', 'failed', 0, 1, 0, n, 'backend', 'm' FROM n; \
          INSERT INTO job_specs (job, digest, document) SELECT id, 'd', '{{\"task\":{{}}}}' FROM jobs WHERE repo = 'r'; \

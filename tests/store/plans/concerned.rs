@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use sawmill::clock::Timestamp;
+use sawmill::ids::JobId;
 use sawmill::job::budget::{Budget, Period, ProjectBudget};
 use sawmill::job::completion::Usage;
-use sawmill::job::{Concurrency, Hold, OutcomeClass};
+use sawmill::job::{Concurrency, Hold, JobState, OutcomeClass};
 use sawmill::store::{
     AuditCursor, Change, CompletionFilter, CredentialNews, Finish, JobFilter, Refusal, RelieveCursor, Run, Selection,
 };
@@ -166,7 +167,21 @@ pub(super) async fn lives(queue: &Queue) {
 
 /// The lists of them, which grow with how many are held.
 pub(super) async fn lists(queue: &Queue) {
-    for held in Hold::ALL {
-        queue.store.jobs(&JobFilter { held: Some(held), limit: 5, ..JobFilter::default() }).await.expect("listed");
+    let own = [(None, None), (Some("b"), None), (None, Some("e")), (Some("b"), Some("e"))];
+    for (project, execution) in own {
+        let all = JobFilter {
+            project: project.map(str::to_owned),
+            execution: execution.map(str::to_owned),
+            before: Some(JobId::generate()),
+            limit: 5,
+            ..JobFilter::default()
+        };
+        let mut filters = vec![all.clone()];
+        filters.extend(Hold::ALL.map(|held| JobFilter { held: Some(held), ..all.clone() }));
+        filters.extend(JobState::ALL.map(|state| JobFilter { state: Some(state), ..all.clone() }));
+        filters.push(JobFilter { state: Some(JobState::Failed), held: Some(Hold::Key), ..all });
+        for filter in filters {
+            queue.store.jobs(&filter).await.expect("listed");
+        }
     }
 }

@@ -12,7 +12,7 @@ const BACKLOG: usize = 200_000;
 /// A backlog, half of it waiting for later, made in one statement. Of the other half a third, or all, are for other workers.
 fn backlog(others: &str) -> String {
     format!(
-        "ANALYZE jobs; INSERT INTO routes (id, backend, requires) VALUES (100, 'other', '[]'), (101, 'shell', '[]'); \
+        "ANALYZE jobs; INSERT INTO routes (id, backend, requires, used_at) VALUES (100, 'other', '[]', 0), (101, 'shell', '[]', 0); \
          INSERT INTO jobs (id, repo, base, branch, route, priority, position, share, state, held, ready_at, attempts_max, created_at) \
          SELECT gen_random_uuid(), 'r', 'b', 'n' || n, CASE WHEN {others} THEN 100 ELSE 101 END, 1, n, '', 'queued', \
          CASE WHEN n % 2 = 0 THEN 'scheduled' END, 9000000000000 + n, 1, 0 FROM generate_series(1, {BACKLOG}) n; \
@@ -45,6 +45,7 @@ async fn postgres_reads_few_rows_for_jobs_that_others_concern_whatever_waits() {
     let mut connection = PgConnection::connect(server).await.expect("the test server answers");
     let before = reads_once(&mut connection, schema, BACKLOG as i64).await;
     concerned::lives(&queue).await;
+    concerned::lists(&queue).await;
     queue.store.close().await;
     let after = reads_once(&mut connection, schema, before.jobs_from_index + 1).await;
     assert_eq!(after.end_to_end, before.end_to_end, "rows read by going through a whole table");
@@ -112,7 +113,7 @@ async fn reads(connection: &mut PgConnection, schema: &str) -> Reads {
 /// As much history as backlog: ended jobs that retention may remove, each with a completion, all of one line, that is not done with.
 fn history(rows: usize) -> String {
     format!(
-        "ANALYZE jobs; ANALYZE completions; INSERT INTO routes (id, backend, requires) VALUES (900, 'shell', '[\"old\"]'); \
+        "ANALYZE jobs; ANALYZE completions; INSERT INTO routes (id, backend, requires, used_at) VALUES (900, 'shell', '[\"old\"]', 0); \
          INSERT INTO jobs (id, repo, base, branch, route, priority, position, share, state, ready_at, attempt, attempts_max, created_at, finished_at, \
          outcome_class, outcome_message) SELECT gen_random_uuid(), 'r', 'b', 'n' || n, 900, 1, 0, '', 'failed', 0, 1, 1, 0, n, 'backend', 'm' \
          FROM generate_series(1, {rows}) n; \
