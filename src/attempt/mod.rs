@@ -56,6 +56,7 @@ pub use pauses::KnownPauses;
 pub use place::Place;
 pub use stop::{Stop, StopHandle, StopReason};
 pub use tools::{Config, Tools};
+pub use withdraw::Withdrawal;
 
 use crate::job::{Job, Outcome};
 use halt::Halt;

@@ -13,12 +13,13 @@ use tracing::{debug, info, warn};
 
 use super::Ended;
 use super::halt::chain;
-use super::journal::Phase;
+use super::journal::{Journal, Phase};
 use super::open::Attempt;
-use crate::git::{GitError, Mirror};
+use crate::git::{Git, GitError, Mirror, Remote};
 use crate::ids::ObjectId;
 use crate::job::{BranchName, Claim, JobState, Stage};
-use crate::store::Store;
+use crate::store::{Store, StoreError};
+use crate::workspace::SlotDir;
 
 /// How often it is looked whether the claim is on record still: whoever takes it off looks for that now and then, too. So it is for a
 /// database, and for a remote, that is away.
@@ -27,7 +28,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 const WITHIN: Duration = Duration::from_secs(60);
 
 /// A commit that an attempt has pushed, or was about to.
-pub(super) struct Withdrawal {
+pub struct Withdrawal {
     store: Store,
     mirror: Mirror,
     within: Duration,
@@ -39,17 +40,41 @@ pub(super) struct Withdrawal {
 impl Withdrawal {
     /// What there may be to take back of an attempt.
     pub(super) fn of(attempt: &Attempt) -> Option<Self> {
-        let Phase::Judged { commit: Some(committed), .. } = &attempt.journal.phase else { return None };
+        let commit = judged(&attempt.journal.phase)?;
         let (job, tools) = (&attempt.claimed.job, &attempt.tools);
         let was_pushing = attempt.stages.records().iter().any(|record| record.stage == Stage::Publish);
         (was_pushing && job.spec.deliver.push).then(|| Self {
             store: tools.store.clone(),
             mirror: tools.git.mirror(&attempt.remote),
-            within: WITHIN.max(tools.store.lease() * 2).min(tools.config.close_timeout),
+            within: within(&tools.store, tools.config.close_timeout),
             claim: attempt.claimed.claim.clone(),
-            commit: committed.commit.clone(),
+            commit: commit.clone(),
             branch: job.branch.clone(),
         })
+    }
+
+    /// What there may be to take back of an attempt that an earlier daemon left in a slot, and that nobody goes on with.
+    ///
+    /// # Errors
+    /// When the database cannot be asked for its job.
+    pub async fn left_in(slot: &SlotDir, store: &Store, git: &Git, close_timeout: Duration) -> Result<Option<Self>, StoreError> {
+        let Some(journal) = Journal::read(&slot.journal()).ok().flatten() else { return Ok(None) };
+        // Whether it was pushed already is not told by what is in the slot.
+        let Some(commit) = judged(&journal.phase) else { return Ok(None) };
+        let job = match store.job(journal.claim.job).await {
+            Ok(job) if job.spec.deliver.push => job,
+            Ok(_) | Err(StoreError::NotFound { .. }) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let remote = job.repo.parse::<Remote>().ok();
+        Ok(remote.map(|remote| Self {
+            store: store.clone(),
+            mirror: git.mirror(&remote),
+            within: within(store, close_timeout),
+            claim: journal.claim.clone(),
+            commit: commit.clone(),
+            branch: job.branch,
+        }))
     }
 
     /// Takes it back after such an end, where it is on the remote and not on record.
@@ -62,7 +87,8 @@ impl Withdrawal {
         }
     }
 
-    async fn make(&self) {
+    /// Takes it back once its claim is off the record, where it is on the remote and not on record.
+    pub async fn make(&self) {
         let (job, branch, commit) = (self.claim.job, &self.branch, self.commit.short());
         match timeout(self.within, self.insist()).await {
             Ok(Ok(false)) => {}
@@ -92,4 +118,13 @@ impl Withdrawal {
             sleep(LOOK_EVERY).await;
         }
     }
+}
+
+/// The commit that an attempt may push.
+const fn judged(phase: &Phase) -> Option<&ObjectId> {
+    if let Phase::Judged { commit: Some(committed), .. } = phase { Some(&committed.commit) } else { None }
+}
+
+fn within(store: &Store, close_timeout: Duration) -> Duration {
+    WITHIN.max(store.lease() * 2).min(close_timeout)
 }

@@ -2,15 +2,16 @@
 //! cleared.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tracing::{error, info, warn};
 
 use super::claims::{Assigned, give_back};
 use super::leases::Leases;
 use super::slots::Slots;
-use crate::attempt::{Journal, Place, vacate};
+use crate::attempt::{Journal, Place, Withdrawal, vacate};
 use crate::clock::Timestamp;
+use crate::git::Git;
 use crate::ids::{JobId, WorkerId};
 use crate::job::{Claim, ClaimedJob};
 use crate::sandbox::Roster;
@@ -25,11 +26,22 @@ pub(super) struct Adoption<'a> {
     pub(super) state: &'a StateDir,
     pub(super) slots: &'a Slots,
     pub(super) leases: &'a Leases,
-    pub(super) lease: std::time::Duration,
+    pub(super) lease: Duration,
+    pub(super) git: &'a Git,
+    /// How long the closing of an attempt may take.
+    pub(super) close_timeout: Duration,
     /// This program.
     pub(super) executable: &'a std::path::Path,
     /// The supervisors that hear from this daemon: those of all containers that slots name, until it is known which jobs go on.
     pub(super) roster: &'a Roster,
+}
+
+/// What an earlier daemon left.
+pub(super) struct Left {
+    /// The jobs that go on.
+    pub(super) adopted: Vec<Assigned>,
+    /// What others may have left on remotes.
+    pub(super) pushed: Vec<Withdrawal>,
 }
 
 /// A claim that was renewed, with the deadline of its attempt where that was moved.
@@ -38,7 +50,7 @@ type Renewed = (ClaimedJob, Option<Timestamp>);
 impl Adoption<'_> {
     /// Takes up every claim that this worker still holds and whose slot is as it left it. A claim without a slot is given
     /// back; a slot without a claim is salvaged and cleared, which may take its time: all claims are held by then.
-    pub(super) async fn adopt(&self) -> Result<Vec<Assigned>, StoreError> {
+    pub(super) async fn adopt(&self) -> Result<Left, StoreError> {
         let slots = self.state.slots().unwrap_or_else(|error| {
             error!("cannot look for slots of an earlier daemon: {error}");
             Vec::new()
@@ -59,12 +71,14 @@ impl Adoption<'_> {
             let lease = self.leases.hold(&claimed.claim, asked);
             give_back(self.store, &claimed.claim, &lease.stop()).await;
         }
+        let mut pushed = Vec::new();
         for dir in left {
+            pushed.extend(Withdrawal::left_in(&dir, self.store, self.git, self.close_timeout).await?);
             if let Err(error) = vacate(&dir, self.state, self.executable).await {
                 error!("cannot clear slot {}: {error}", dir.number());
             }
         }
-        Ok(adopted)
+        Ok(Left { adopted, pushed })
     }
 
     fn take_up(&self, (claimed, deadline): Renewed, dir: &SlotDir, asked: Instant) -> Option<Assigned> {

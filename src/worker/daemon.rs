@@ -11,7 +11,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use super::admission::Admission;
-use super::adopt::{Adoption, lodging};
+use super::adopt::{Adoption, Left, lodging};
 use super::board::Board;
 use super::claims::{Assigned, Claimer, Offer, words};
 use super::config::Config;
@@ -29,7 +29,7 @@ use super::slots::{Slots, SupervisorSetup};
 use super::warm_up::WarmUp;
 use super::{maintenance, namesake, queue, reaper, retention};
 use crate::artifacts::{self, Artifacts};
-use crate::attempt::{self, KnownPauses, StopReason, Tools};
+use crate::attempt::{self, KnownPauses, StopReason, Tools, Withdrawal};
 use crate::backends;
 use crate::caches::{self, CacheError, ProjectCaches, Shelf};
 use crate::critic::Critics;
@@ -159,6 +159,8 @@ pub struct Daemon {
     supervised: Vec<SlotDir>,
     keeper: Keeper,
     adopted: Vec<Assigned>,
+    /// What attempts that do not go on may have left on remotes.
+    pushed: Vec<Withdrawal>,
 }
 
 impl Daemon {
@@ -227,10 +229,12 @@ impl Daemon {
             slots: &slots,
             leases: &leases,
             lease: setup.queue.lease,
+            git: &git,
+            close_timeout: setup.attempt.close_timeout,
             executable: &setup.executable,
             roster: &roster,
         };
-        let adopted = adoption.adopt().await?;
+        let Left { adopted, pushed } = adoption.adopt().await?;
         containers.take_up(&lodged(&adopted), &configured.iter().map(SlotDir::number).collect()).await;
         let in_use = |dir: &&SlotDir| configured.contains(dir) || adopted.iter().any(|job| job.slot.dir() == *dir);
         let (kept, spare): (Vec<&SlotDir>, Vec<&SlotDir>) = all.iter().partition(in_use);
@@ -283,6 +287,7 @@ impl Daemon {
             supervised,
             keeper,
             adopted,
+            pushed,
         })
     }
 
@@ -302,6 +307,10 @@ impl Daemon {
         self.admission.look_once().await;
         self.engine_watch().look_once().await;
         let background = self.start_background(&shutdown, &ended).await;
+        for withdrawal in std::mem::take(&mut self.pushed) {
+            let ended = ended.clone();
+            background.spawn(async move { ended.run_until_cancelled(withdrawal.make()).await });
+        }
         info!("worker {} runs with {} slots", self.id(), self.setup.config.slots);
 
         let room = self.setup.config.slots as usize + adopted.len();

@@ -3,7 +3,7 @@
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::{Held, SHORT, Scene, WriteLock, each};
+use super::{Held, Record, SHORT, Scene, WriteLock, each};
 use crate::delivery::daemon::{Daemon, stop};
 use crate::delivery::host::{On, until};
 use crate::delivery::remote::refs;
@@ -120,11 +120,31 @@ each! { takes_its_branch_back:
 
 /// Nothing on the remote is in the way of such a push.
 async fn takes_its_branch_back(on: On, held: Held) {
+    let (scene, worker) = pushed_and_cancelled(on, held).await;
+    let before = scene.record().await;
+    worker.signal(Signal::SIGCONT);
+    has_taken_its_branch_back(scene, worker, before).await;
+}
+
+each! { takes_the_branch_back_after_a_restart:
+    a_worker_that_is_killed_before_it_can_take_its_branch_back_does_so_when_it_is_started_again(Sqlite, Publish)
+    a_worker_that_is_killed_before_it_can_take_its_branch_back_does_so_when_it_is_started_again_on_postgres(Postgres, Publish)
+}
+
+async fn takes_the_branch_back_after_a_restart(on: On, held: Held) {
+    let (scene, worker) = pushed_and_cancelled(on, held).await;
+    let before = scene.record().await;
+    worker.kill();
+    let worker = scene.host.start("a").await;
+    has_taken_its_branch_back(scene, worker, before).await;
+}
+
+/// A push that goes on and makes its branch when its job has been cancelled, while the daemon sleeps.
+async fn pushed_and_cancelled(on: On, held: Held) -> (Scene, Daemon) {
     let (scene, worker, asleep) = asleep(on, held).await;
     let host = &scene.host;
     until("its lease is over", async || !host.store.expire_once(5).await.expect("done").is_empty()).await;
     host.store.cancel(scene.job, "no longer wanted").await.expect("cancelled");
-    let before = scene.record().await;
     // git is awake first, and the daemon, which ends it, when it is through.
     scene.latch.let_go();
     for pid in asleep.iter().filter(|pid| **pid != worker.pid()) {
@@ -132,9 +152,12 @@ async fn takes_its_branch_back(on: On, held: Held) {
     }
     scene.latch.let_go();
     until("the branch is there", async || refs(&scene.remote, "refs/heads/sawmill/").len() == 1).await;
-    worker.signal(Signal::SIGCONT);
+    (scene, worker)
+}
+
+async fn has_taken_its_branch_back(scene: Scene, worker: Daemon, before: Record) {
     until("the worker has taken it back", async || worker.log().contains("took back")).await;
-    until("the slot is clear", async || !host.state_dir("a").join("slots/1/run").exists()).await;
+    until("the slot is clear", async || !scene.host.state_dir("a").join("slots/1/run").exists()).await;
     let after = scene.record().await;
     assert_eq!(after.rows, before.rows, "{}", worker.log());
     assert_eq!(refs(&scene.remote, "refs/heads/sawmill/"), [], "{}", worker.log());
