@@ -110,7 +110,7 @@ CREATE INDEX jobs_worker ON jobs (worker) WHERE worker IS NOT NULL;
 -- What is listed and counted. All that waits, by what for: NULL for what can be claimed. A claim leaves it, and goes into no other but
 -- jobs_worker.
 CREATE INDEX jobs_queued ON jobs (held, id) WHERE state = 'queued';
-CREATE INDEX jobs_ended ON jobs (state, id) WHERE finished_at IS NOT NULL;
+CREATE INDEX jobs_ended ON jobs (state, id) WHERE state IN ('succeeded', 'failed', 'cancelled');
 -- The order in which retention goes through what has ended.
 CREATE INDEX jobs_finished ON jobs (finished_at, id) WHERE finished_at IS NOT NULL;
 CREATE INDEX jobs_project ON jobs (project, id) WHERE project IS NOT NULL;

@@ -87,7 +87,8 @@ impl Withdrawal {
         }
     }
 
-    /// Takes it back once its claim is off the record, where it is on the remote and not on record.
+    /// Takes it back once its claim is off the record, where it is on the remote and not on record. Who drops this before it is through
+    /// leaves it there.
     pub async fn make(&self) {
         let (job, branch, commit) = (self.claim.job, &self.branch, self.commit.short());
         match timeout(self.within, self.insist()).await {

@@ -4,12 +4,17 @@ use super::Store;
 use super::error::StoreError;
 use super::rows::{number, word};
 use super::statement::args;
+use super::which::has_ended;
 use crate::job::{CompletionState, JobState};
 
 /// Both count along indexes that have a state's rows together; what it costs grows with the rows kept, not with their width.
-const JOBS: &str = "SELECT 'queued' AS state, count(*) AS rows_in_state FROM jobs j /*! INDEXED BY jobs_queued */ WHERE j.state = 'queued' \
+const JOBS: &str = concat!(
+    "SELECT 'queued' AS state, count(*) AS rows_in_state FROM jobs j /*! INDEXED BY jobs_queued */ WHERE j.state = 'queued' \
     UNION ALL SELECT 'running', count(*) FROM jobs j /*! INDEXED BY jobs_worker */ WHERE j.worker IS NOT NULL \
-    UNION ALL SELECT j.state, count(*) FROM jobs j /*! INDEXED BY jobs_ended */ WHERE j.finished_at IS NOT NULL GROUP BY j.state";
+    UNION ALL SELECT j.state, count(*) FROM jobs j /*! INDEXED BY jobs_ended */ WHERE ",
+    has_ended!(),
+    " GROUP BY j.state"
+);
 const COMPLETIONS: &str = "SELECT j.state, count(*) AS rows_in_state FROM completions j GROUP BY j.state";
 
 /// How many jobs and completions are in each state; every state is there, in order.

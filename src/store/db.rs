@@ -40,7 +40,7 @@ const STATEMENTS: usize = 256;
 /// all alike it reads them all to find the first, and no more goes by the index whose end that is; without, it always does.
 const FORGET: &str = "DROP TABLE IF EXISTS sqlite_stat1; DROP TABLE IF EXISTS sqlite_stat4";
 
-/// So many pages are written into SQLite's log before they go into the file, which waits for the disk twice. Each job writes some twenty, most of
+/// So many pages are written into SQLite's log before they go into the file, which waits for the disk twice. Each job writes some sixteen, most of
 /// them the same as the job before: the more are gathered, the less is written twice. What is in the log is safe as it is.
 const CHECKPOINT: &str = "4000";
 /// Bytes in a page of a new SQLite file. A commit writes whole pages, of which it changes a row each, and the disk takes the longer the more

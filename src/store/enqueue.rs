@@ -117,16 +117,18 @@ impl Store {
     }
 
     async fn enqueue_once(&self, jobs: &[Pending]) -> Result<Vec<Result<Enqueued, StoreError>>, StoreError> {
-        if let ([Pending { new, route, .. }], Kind::Sqlite) = (jobs, self.db().kind())
-            && let Some(job) = self.enqueue_in_one_call(new, *route).await?
-        {
-            self.changed().await;
-            return Ok(vec![Ok(Enqueued::Created(job))]);
+        let mut tried = false;
+        if let ([Pending { new, route, .. }], Kind::Sqlite) = (jobs, self.db().kind()) {
+            if let Some(job) = self.enqueue_in_one_call(new, *route).await? {
+                self.changed().await;
+                return Ok(vec![Ok(Enqueued::Created(job))]);
+            }
+            tried = true;
         }
         let mut tx = self.db().begin().await?;
         let mut answers = Vec::new();
         for Pending { new, route, .. } in jobs {
-            match self.enqueue_within(&mut tx, new, *route).await {
+            match self.enqueue_one(&mut tx, new, *route, tried).await {
                 Err(error) if !error.is_refusal() => {
                     tx.rollback().await;
                     return Err(error);
@@ -154,12 +156,18 @@ impl Store {
         }
     }
 
-    async fn enqueue_within(&self, tx: &mut Tx, new: &NewJob, route: i64) -> Result<Enqueued, StoreError> {
+    /// In one call, where there is one for it that was not tried.
+    async fn enqueue_one(&self, tx: &mut Tx, new: &NewJob, route: i64, tried: bool) -> Result<Enqueued, StoreError> {
         if self.db().kind() == Kind::Sqlite
+            && !tried
             && let Some(job) = self.add_in_one_call(tx, new, route).await?
         {
             return Ok(Enqueued::Created(job));
         }
+        self.enqueue_within(tx, new, route).await
+    }
+
+    async fn enqueue_within(&self, tx: &mut Tx, new: &NewJob, route: i64) -> Result<Enqueued, StoreError> {
         if let Some(existing) = self.existing(tx, new).await? {
             return Ok(Enqueued::Existing(existing));
         }

@@ -191,7 +191,7 @@ impl Store {
     }
 
     /// The jobs to look at, and where what follows them begins. A filter goes through the states one after the other, in
-    /// each by id: every state has its own index, and what was queued or retried meanwhile is not met again.
+    /// each by id: each has an index to go by, and what was queued or retried meanwhile is not met again.
     async fn select(
         &self,
         change: &Change,

@@ -17,7 +17,7 @@ const BY_IDS: &str = concat!("SELECT ", job_columns!(), " FROM jobs j JOIN job_s
 const PICKED: &str = concat!(
     "SELECT ",
     job_columns!(),
-    " FROM picked /*! CROSS */ JOIN jobs j ON j.id = picked_job /*! CROSS */ JOIN job_specs s ON s.job = j.id ORDER BY j.id DESC"
+    " FROM picked /*! CROSS */ JOIN jobs j ON j.id = picked_job /*! CROSS */ JOIN job_specs s ON s.job = j.id ORDER BY picked_job DESC"
 );
 
 /// A job, as this transaction sees it.

@@ -30,7 +30,8 @@ const CONTAINERS: &str = "(containers)";
 const HOST: &str = "(host)";
 
 const ADD: &str = "INSERT INTO routes (backend, requires, used_at) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING";
-const USE: &str = "UPDATE routes SET used_at = $2 WHERE id = $1";
+/// Never back, should a clock be set: what a process knows of it is then at most what is on record.
+const USE: &str = "UPDATE routes SET used_at = CASE WHEN used_at < $2 THEN $2 ELSE used_at END WHERE id = $1";
 const ALL: &str = concat!("SELECT id, backend, requires, used_at, ", all_routes!(), " AS routes FROM routes ORDER BY id");
 
 /// For so long it is not said again that a route is used.

@@ -1,5 +1,5 @@
 //! What a daemon does with what an earlier one left in its slots: jobs that still run are taken up, the rest is salvaged and
-//! cleared.
+//! cleared, and what it may have pushed is to be taken back.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -71,9 +71,16 @@ impl Adoption<'_> {
             let lease = self.leases.hold(&claimed.claim, asked);
             give_back(self.store, &claimed.claim, &lease.stop()).await;
         }
+        // All of them before the first slot is cleared: what they are about is there only.
         let mut pushed = Vec::new();
+        for dir in &left {
+            match Withdrawal::left_in(dir, self.store, self.git, self.close_timeout).await {
+                Ok(found) => pushed.extend(found),
+                Err(error) if error.is_transient() => return Err(error),
+                Err(error) => warn!("cannot tell whether slot {} left a branch on a remote: {error}", dir.number()),
+            }
+        }
         for dir in left {
-            pushed.extend(Withdrawal::left_in(&dir, self.store, self.git, self.close_timeout).await?);
             if let Err(error) = vacate(&dir, self.state, self.executable).await {
                 error!("cannot clear slot {}: {error}", dir.number());
             }

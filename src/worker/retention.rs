@@ -33,7 +33,7 @@ pub(super) async fn retain_loop(store: Store, artifacts: Artifacts, retention: R
         match forget_routes(&store, &ended).await {
             Ok(0) => {}
             Ok(removed) => info!("forgot {removed} combinations of backend and requirements that no job has had for days"),
-            Err(error) => debug!("cannot forget what no job asks for any more, trying again: {error}"),
+            Err(error) => debug!("cannot forget what no job asks for any more; another look is had in a day: {error}"),
         }
         match ended.run_until_cancelled(sweep_artifacts(&store, &artifacts)).await {
             None | Some(Ok(0)) => {}

@@ -1,7 +1,7 @@
 //! What PostgreSQL reads, by its own counters.
 
-use sawmill::job::OutcomeClass;
-use sawmill::store::{Change, Run, Selection, Swept};
+use sawmill::job::{JobState, OutcomeClass};
+use sawmill::store::{Change, JobFilter, Run, Selection, Swept};
 use sqlx::{Connection, PgConnection, Row};
 
 use super::super::{LONG, Place, Queue, ask, asking, delivered, finish};
@@ -162,6 +162,47 @@ async fn postgres_takes_completions_and_removes_old_jobs_by_index_whatever_there
     assert!(read < 2_000, "{read} index entries of jobs were read for a few of {ROWS}");
     let read = after.completions_from_index - before.completions_from_index;
     assert!(read < 2_000, "{read} index entries of completions were read for a few of {ROWS}");
+    queue.place.remove().await;
+}
+
+/// A long history before a long queue, as the planner has counted them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn postgres_lists_what_waits_without_a_look_at_what_ended_before() {
+    const ROWS: usize = 100_000;
+    let queue = Queue::on_postgres().await;
+    let id = |first: &str| format!("('{first}0000000-0000-4000-8000-' || lpad(to_hex(n), 12, '0'))::UUID");
+    let jobs = "INSERT INTO jobs (id, repo, base, branch, route, priority, position, share, project, state, ready_at, attempt, attempts_max, \
+                created_at, finished_at, outcome_class, outcome_message)";
+    queue
+        .place
+        .tamper(&format!(
+            "INSERT INTO routes (id, backend, requires, used_at) VALUES (900, 'shell', '[\"old\"]', 0); \
+             {jobs} SELECT {}, 'r', 'b', 'n' || n, 900, 1, 0, 'p', 'p', 'failed', 0, 1, 1, 0, n, 'backend', 'm' FROM generate_series(1, {ROWS}) n; \
+             {jobs} SELECT {}, 'r', 'b', 'q' || n, 900, 1, n, CASE WHEN n < 100 THEN 'p' ELSE '' END, CASE WHEN n < 100 THEN 'p' END, 'queued', 0, \
+             0, 1, 0, NULL, NULL, NULL FROM generate_series(1, {ROWS}) n; \
+             INSERT INTO job_specs (job, digest, document) SELECT id, 'd', '{{\"task\":{{}}}}' FROM jobs; ANALYZE jobs; ANALYZE job_specs",
+            id("0"),
+            id("f")
+        ))
+        .await;
+    // Each document has looked its job up.
+    queue.place.tamper("VACUUM jobs").await;
+    let Place::Schema { server, schema } = &queue.place else { panic!("a schema") };
+    let mut connection = PgConnection::connect(server).await.expect("the test server answers");
+    let before = reads_once(&mut connection, schema, 2 * ROWS as i64).await;
+    let cancel = Change::Cancel { reason: String::new() };
+    for project in [None, Some("p".to_owned())] {
+        let all = Selection::Filter { project: project.clone(), execution: None, state: Some(JobState::Queued), after: None };
+        let would = queue.store.change_jobs(&cancel, &all, 10, Run::Dry).await.expect("looked at");
+        assert_eq!(would.changed.len(), 10);
+        let waiting = JobFilter { state: Some(JobState::Queued), project, limit: 5, ..JobFilter::default() };
+        assert_eq!(queue.store.jobs(&waiting).await.expect("listed").items.len(), 5);
+    }
+    queue.store.close().await;
+    let after = reads_once(&mut connection, schema, before.jobs_from_index + 1).await;
+    assert_eq!(after.end_to_end, before.end_to_end, "rows read by going through a whole table");
+    let read = after.jobs_from_index - before.jobs_from_index;
+    assert!(read < 2_000, "{read} index entries of jobs were read for a few of {ROWS}");
     queue.place.remove().await;
 }
 
