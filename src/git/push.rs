@@ -19,6 +19,8 @@ use crate::job::{BranchName, Claim};
 /// else writes refs of ours: it is an earlier push, which the remote goes on with after its git was ended here.
 const TRIES: u32 = 6;
 const WAIT: Duration = Duration::from_millis(100);
+/// What git says where the remote has not what a push expects.
+const STALE: &str = "stale info";
 
 /// What a push did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,10 +129,21 @@ pub(super) async fn push_ref(
                 tokio::time::sleep(wait).await;
                 wait *= 2;
             }
+            Err(GitError::PushRefused { message, .. }) if is_gone(mirror, target, expected, &message).await? => {
+                tracing::debug!("{target} was in the way of a push, and is gone");
+            }
             result => return result,
         }
     }
     push_once(mirror, checkout, commit, target, expected).await
+}
+
+/// Whether a push was refused for a ref that was there, and is not any more: an earlier attempt has taken back what it had pushed.
+async fn is_gone(mirror: &Mirror, target: &str, expected: Expected<'_>, refusal: &str) -> Result<bool, GitError> {
+    if !matches!(expected, Expected::Absent) || !refusal.contains(STALE) {
+        return Ok(false);
+    }
+    Ok(mirror.remote_refs(&[target.to_owned()]).await?.iter().all(|one| one.name != target))
 }
 
 async fn push_once(

@@ -52,15 +52,15 @@ async fn whole_tree(on: On) {
 /// As many as there are slots at once, and again, each at another moment of what a worker does now and then.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_one_of_many_cancels_is_felt_within_two_seconds() {
-    assert!(slowest_of_many(On::Sqlite).await < Duration::from_secs(2));
+    all_within_two_seconds(On::Sqlite).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_one_of_many_cancels_is_felt_within_two_seconds_on_postgres() {
-    assert!(slowest_of_many(On::Postgres).await < Duration::from_secs(2));
+    all_within_two_seconds(On::Postgres).await;
 }
 
-async fn slowest_of_many(on: On) -> Duration {
+async fn all_within_two_seconds(on: On) {
     const SLOTS: u32 = 8;
     let host = Host::new(on, LONG, SLOTS).await;
     let remote = small_remote(host.root(), "remote.git");
@@ -71,7 +71,7 @@ async fn slowest_of_many(on: On) -> Duration {
         felt.extend(futures_util::future::join_all(numbers).await);
     }
     host.close(vec![worker]).await;
-    felt.into_iter().max().expect("some were cancelled")
+    assert!(felt.iter().all(|felt| *felt < Duration::from_secs(2)), "{felt:?}");
 }
 
 each! { has_succeeded:
@@ -181,11 +181,12 @@ async fn how_soon_a_cancel_is_felt_by_the_process_tree() {
     }
 }
 
-/// The time from the request to TERM in the job's shell, which looks every 10 ms.
+/// The time from the request to TERM in the job's shell, which waits for nothing else.
 async fn felt_after(host: &Host, remote: &std::path::Path, word: Word, number: u32) -> Duration {
     let (ready, felt) = (host.mark(&format!("ready-{number}")), host.mark(&format!("felt-{number}")));
-    // It goes on until it is killed, so that there is time to look at what it made.
-    let command = format!("trap ': > {}' TERM; : > {}; while :; do sleep 0.01; done", felt.here(), ready.here());
+    // It goes on until it is killed, so that there is time to look at what it made. A shell hears a signal at once while it waits for what runs
+    // in the background, and eight of them that looked every few milliseconds were a load of their own.
+    let command = format!("trap ': > {}' TERM; : > {}; while :; do sleep 1000 & wait $!; done", felt.here(), ready.here());
     let job = host.enqueue(&json!({ "repo": remote, "task": { "command": command } }));
     until("the job runs", async || ready.made().is_some()).await;
     // Out of step with whatever the worker does every second.
