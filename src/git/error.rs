@@ -129,6 +129,14 @@ pub enum GitError {
         /// The lock, as the remote's host names it.
         lock: String,
     },
+    /// The branch is another one at each look.
+    #[error("cannot push {branch} to {remote}: somebody makes that branch there and takes it away again")]
+    BranchGone {
+        /// The remote.
+        remote: Remote,
+        /// The ref.
+        branch: String,
+    },
     /// The repository keeps files in LFS, and `git-lfs` is not installed.
     #[error("cannot {action}: the repository uses Git LFS, and git-lfs is not in git.search_path")]
     LfsMissing {
@@ -232,6 +240,7 @@ impl GitError {
             | Self::Identity(_)
             | Self::Unreachable { .. }
             | Self::RemoteLocked { .. }
+            | Self::BranchGone { .. }
             | Self::Timeout { .. }
             | Self::DiskFull { .. }
             | Self::LfsMissing { .. }

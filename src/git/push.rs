@@ -20,7 +20,7 @@ use crate::job::{BranchName, Claim};
 const TRIES: u32 = 6;
 const WAIT: Duration = Duration::from_millis(100);
 /// What git says where the remote has not what a push expects.
-const STALE: &str = "stale info";
+const STALE: &str = "(stale info)";
 
 /// What a push did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub enum Pushed {
     /// The branch was there already, at this very commit: an earlier push of ours whose answer was lost.
     Already,
     /// The branch was there with what an earlier attempt at the same job had pushed before it lost its claim. Nobody was told
-    /// of that; this commit is there in its place.
+    /// of that; this commit is there in its place, or where its worker took it back meanwhile.
     Superseded,
 }
 
@@ -49,7 +49,7 @@ impl Worktree {
     ///
     /// # Errors
     /// [`GitError::BranchMoved`] when the branch is there at another commit; [`GitError::PushRefused`] with the remote's
-    /// reason; [`GitError::RemoteLocked`] when its lock stays there; [`GitError::Unreachable`], [`GitError::NeedsPassword`],
+    /// reason; [`GitError::RemoteLocked`] when its lock stays there; [`GitError::BranchGone`]; [`GitError::Unreachable`], [`GitError::NeedsPassword`],
     /// [`GitError::RemoteMissing`]; LFS files that cannot be uploaded.
     pub async fn push(&self, commit: &ObjectId, branch: &BranchName) -> Result<Pushed, GitError> {
         let pushed = push_ref(&self.mirror, &self.checkout, commit, &branch.to_ref(), Expected::Absent).await?;
@@ -80,8 +80,6 @@ impl Worktree {
                 self.note_delivered(commit)?;
                 Ok(Pushed::Superseded)
             }
-            // Its worker has woken up, and has taken it back.
-            Err(GitError::PushRefused { .. }) if !self.is_delivered(&found, branch).await? => self.push(commit, branch).await,
             Err(error) => Err(error),
         }
     }
@@ -112,13 +110,14 @@ impl Mirror {
     }
 }
 
-/// Pushes `commit` as `target` if the remote has what is expected there.
+/// Pushes `commit` as `target` if the remote has what is expected there. Where that, or what was in the way, has gone meanwhile, because a
+/// worker took back what an earlier attempt had pushed, nothing is expected there any more.
 pub(super) async fn push_ref(
     mirror: &Mirror,
     checkout: &Checkout,
     commit: &ObjectId,
     target: &str,
-    expected: Expected<'_>,
+    mut expected: Expected<'_>,
 ) -> Result<Pushed, GitError> {
     lfs::upload(&mirror.git, checkout, &mirror.remote, commit, target).await?;
     let mut wait = WAIT;
@@ -129,21 +128,11 @@ pub(super) async fn push_ref(
                 tokio::time::sleep(wait).await;
                 wait *= 2;
             }
-            Err(GitError::PushRefused { message, .. }) if is_gone(mirror, target, expected, &message).await? => {
-                tracing::debug!("{target} was in the way of a push, and is gone");
-            }
+            Err(GitError::BranchGone { .. }) => expected = Expected::Absent,
             result => return result,
         }
     }
     push_once(mirror, checkout, commit, target, expected).await
-}
-
-/// Whether a push was refused for a ref that was there, and is not any more: an earlier attempt has taken back what it had pushed.
-async fn is_gone(mirror: &Mirror, target: &str, expected: Expected<'_>, refusal: &str) -> Result<bool, GitError> {
-    if !matches!(expected, Expected::Absent) || !refusal.contains(STALE) {
-        return Ok(false);
-    }
-    Ok(mirror.remote_refs(&[target.to_owned()]).await?.iter().all(|one| one.name != target))
 }
 
 async fn push_once(
@@ -213,6 +202,7 @@ async fn why_rejected(
         (Some(found), _) if found.commit == *commit => return Ok(Pushed::Already),
         (Some(found), Expected::At(old)) if found.commit == *old => {}
         (Some(found), _) => return Err(GitError::BranchMoved { remote, branch, found: found.commit }),
+        (None, _) if reason.ends_with(STALE) => return Err(GitError::BranchGone { remote, branch }),
         (None, _) => {}
     }
     if let Some(lock) = diagnose::lock_in_the_way(&finished.stderr) {

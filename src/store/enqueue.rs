@@ -117,18 +117,16 @@ impl Store {
     }
 
     async fn enqueue_once(&self, jobs: &[Pending]) -> Result<Vec<Result<Enqueued, StoreError>>, StoreError> {
-        let mut tried = false;
-        if let ([Pending { new, route, .. }], Kind::Sqlite) = (jobs, self.db().kind()) {
-            if let Some(job) = self.enqueue_in_one_call(new, *route).await? {
-                self.changed().await;
-                return Ok(vec![Ok(Enqueued::Created(job))]);
-            }
-            tried = true;
+        if let ([Pending { new, route, .. }], Kind::Sqlite) = (jobs, self.db().kind())
+            && let Some(job) = self.enqueue_in_one_call(new, *route).await?
+        {
+            self.changed().await;
+            return Ok(vec![Ok(Enqueued::Created(job))]);
         }
         let mut tx = self.db().begin().await?;
         let mut answers = Vec::new();
         for Pending { new, route, .. } in jobs {
-            match self.enqueue_one(&mut tx, new, *route, tried).await {
+            match self.enqueue_one(&mut tx, new, *route, jobs.len() > 1).await {
                 Err(error) if !error.is_refusal() => {
                     tx.rollback().await;
                     return Err(error);
@@ -156,10 +154,10 @@ impl Store {
         }
     }
 
-    /// In one call, where there is one for it that was not tried.
-    async fn enqueue_one(&self, tx: &mut Tx, new: &NewJob, route: i64, tried: bool) -> Result<Enqueued, StoreError> {
+    /// In one call, where there is one for it; of a job that came alone that was tried.
+    async fn enqueue_one(&self, tx: &mut Tx, new: &NewJob, route: i64, beside_others: bool) -> Result<Enqueued, StoreError> {
         if self.db().kind() == Kind::Sqlite
-            && !tried
+            && beside_others
             && let Some(job) = self.add_in_one_call(tx, new, route).await?
         {
             return Ok(Enqueued::Created(job));

@@ -42,13 +42,13 @@ pub(super) struct Which<'a> {
 struct Arm {
     index: &'static str,
     such: String,
-    /// In which order the index has them; none where that is not the one of the ids.
-    along: Option<&'static str>,
+    /// The order in which the index has them; none where that is not the one of the ids.
+    along: &'static [&'static str],
 }
 
 impl Arm {
     fn new(index: &'static str, such: impl Into<String>) -> Self {
-        Self { index, such: such.into(), along: Some("j.id") }
+        Self { index, such: such.into(), along: &["j.id"] }
     }
 
     /// Of those that wait, for this reason or for none. PostgreSQL does not know that all of them have the same reason where it is none.
@@ -57,24 +57,22 @@ impl Arm {
             Some(held) => format!("j.state = 'queued' AND j.held = '{held}'"),
             None => "j.state = 'queued' AND j.held IS NULL".to_owned(),
         };
-        Self { index: "jobs_queued", such, along: Some("j.held, j.id") }
+        Self { index: "jobs_queued", such, along: &["j.held", "j.id"] }
     }
 
     fn unordered(index: &'static str, such: impl Into<String>) -> Self {
-        Self { along: None, ..Self::new(index, such) }
+        Self { along: &[], ..Self::new(index, such) }
     }
 
     fn sql(&self, number: usize, also: &Conditions, order: &str, most: u64) -> String {
         let Self { index, such, along } = self;
         let ids = format!("SELECT j.id FROM jobs j /*! INDEXED BY {index} */ WHERE {}", also.and(such));
-        match along {
-            Some(along) => {
-                let along = along.replace(',', &format!(" {order},"));
-                format!("SELECT a{number}.id FROM ({ids} ORDER BY {along} {order} LIMIT {most}) AS a{number}")
-            }
+        if along.is_empty() {
             // PostgreSQL might otherwise go through all jobs in the order of their ids until it has met enough of these.
-            None => ids,
+            return ids;
         }
+        let along: Vec<String> = along.iter().map(|column| format!("{column} {order}")).collect();
+        format!("SELECT a{number}.id FROM ({ids} ORDER BY {} LIMIT {most}) AS a{number}", along.join(", "))
     }
 }
 

@@ -307,10 +307,6 @@ impl Daemon {
         self.admission.look_once().await;
         self.engine_watch().look_once().await;
         let background = self.start_background(&shutdown, &ended).await;
-        for withdrawal in std::mem::take(&mut self.pushed) {
-            let ended = ended.clone();
-            background.spawn(async move { ended.run_until_cancelled(withdrawal.make()).await });
-        }
         info!("worker {} runs with {} slots", self.id(), self.setup.config.slots);
 
         let room = self.setup.config.slots as usize + adopted.len();
@@ -373,7 +369,7 @@ impl Daemon {
         made.collect()
     }
 
-    async fn start_background(&self, shutdown: &Shutdown, ended: &CancellationToken) -> TaskTracker {
+    async fn start_background(&mut self, shutdown: &Shutdown, ended: &CancellationToken) -> TaskTracker {
         let (tasks, store) = (TaskTracker::new(), &self.tools.store);
         let registry = Registry {
             store: store.clone(),
@@ -393,6 +389,10 @@ impl Daemon {
             self.setup.queue.retention,
             ended.clone(),
         ));
+        for withdrawal in self.pushed.drain(..) {
+            let ended = ended.clone();
+            tasks.spawn(async move { ended.run_until_cancelled(withdrawal.make()).await });
+        }
         tasks.spawn(self.janitor.clone().sweep_loop(ended.clone()));
         tasks.spawn(self.costs.clone().sample_loop(self.tools.state.clone(), ended.clone()));
         tasks.spawn(self.admission.clone().look_loop(ended.clone()));

@@ -68,8 +68,7 @@ async fn forget_routes(store: &Store, ended: &CancellationToken) -> Result<u64, 
         if let Some(removed) = store.walk_routes_once(&mut walk).await? {
             return Ok(removed);
         }
-        let pause = began.elapsed().max(PAUSE);
-        if ended.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+        if !goes_on(began, ended).await {
             return Ok(0);
         }
     }
@@ -85,9 +84,13 @@ async fn sweep(store: &Store, age: Duration, ended: &CancellationToken) -> Resul
             Swept::Some(count) => removed += count,
             Swept::All | Swept::NotOurs => return Ok(removed),
         }
-        let pause = began.elapsed().max(PAUSE);
-        if ended.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+        if !goes_on(began, ended).await {
             return Ok(removed);
         }
     }
+}
+
+/// Rests after a batch that began then, for the sake of everybody else (see [`PAUSE`]); whether there is to be another.
+async fn goes_on(began: Instant, ended: &CancellationToken) -> bool {
+    ended.run_until_cancelled(tokio::time::sleep(began.elapsed().max(PAUSE))).await.is_some()
 }

@@ -2,10 +2,12 @@
 
 use std::fs;
 
-use sawmill::git::{GitError, Pushed};
-use sawmill::job::OutcomeClass;
+use sawmill::git::{Change, Config, GitError, Pushed};
+use sawmill::ids::{AttemptNo, ClaimToken, JobId, WorkerId};
+use sawmill::job::{Claim, OutcomeClass};
 
-use super::fixture::{Place, branch, committed, id, make_executable, run, write};
+use super::fixture::{Place, branch, committed, config, id, make_executable, run, write};
+use crate::delivery::remote::{find_git, write_program};
 
 #[tokio::test]
 async fn a_push_makes_the_branch_once() {
@@ -62,6 +64,57 @@ async fn a_lock_on_the_remotes_ref_is_waited_for() {
     make_executable(&hook);
     assert_eq!(worktree.push(&made.commit, &branch("busy")).await.expect("pushed"), Pushed::New);
     assert!(!lock.exists());
+}
+
+/// What an earlier attempt has pushed is taken back by its worker at the two moments between a push and a look, as a git does it that is told
+/// when, push by push.
+#[tokio::test]
+async fn a_branch_that_is_in_the_way_and_goes_is_made_anew() {
+    let scratch = tempfile::tempdir().expect("a directory");
+    let (program, moments) = (scratch.path().join("git"), scratch.path().join("moments"));
+    let (git, said) = (find_git(), moments.display().to_string());
+    let text = format!(
+        "#!/bin/sh\ncase \" $* \" in *' push '*) ;; *) exec {git} \"$@\" ;; esac\nread -r moment branch < {said}\nsed -i 1d {said}\n\
+         if [ \"$moment\" = before ]; then rm \"$branch\"; fi\n{git} \"$@\"\nstatus=$?\nif [ \"$moment\" = after ]; then rm \"$branch\"; fi\n\
+         exit $status\n",
+        git = git.display(),
+    );
+    write_program(&program, &text);
+    let place = Place::with_config(&Config { program, ..config() });
+    place.seed(|seed| write(seed, "README.md", "# A project\n"));
+    let (remote, name) = (place.remote_dir(), branch("taken"));
+    let file = remote.join("refs/heads/taken").display().to_string();
+    let says = |pushes: &[&str]| {
+        let lines: Vec<String> = pushes.iter().map(|moment| format!("{moment} {file}\n")).collect();
+        write(scratch.path(), "moments", lines.concat());
+    };
+    let worktree = place.worktree("1").await;
+    write(worktree.tree(), "new", "new\n");
+    let job = JobId::generate();
+    let attempt = async |number| {
+        write(worktree.tree(), "new", format!("{number}\n"));
+        let made = worktree.commit(&format!("A change\n\nSawmill-Job: {job}\nSawmill-Attempt: {number}\n")).await;
+        let Ok(Change::Commit(made)) = made else { panic!("no commit: {made:?}") };
+        let claim = Claim { job, attempt: AttemptNo(number), token: ClaimToken::generate(), worker: WorkerId::new("w") };
+        (made.commit, claim)
+    };
+
+    let (first, _) = attempt(1).await;
+    says(&["leaves", "after", "leaves"]);
+    worktree.push(&first, &name).await.expect("pushed");
+    let (second, claim) = attempt(2).await;
+    assert_eq!(worktree.deliver(&second, &name, &claim).await.expect("pushed"), Pushed::New, "gone before it was looked at");
+    assert_eq!(id(&remote, "refs/heads/taken"), second);
+
+    let (third, claim) = attempt(3).await;
+    says(&["leaves", "before", "leaves"]);
+    assert_eq!(
+        worktree.deliver(&third, &name, &claim).await.expect("pushed"),
+        Pushed::Superseded,
+        "gone before it could make way"
+    );
+    assert_eq!(id(&remote, "refs/heads/taken"), third);
+    assert_eq!(fs::read_to_string(&moments).expect("there"), "", "each push was one of those");
 }
 
 #[tokio::test]

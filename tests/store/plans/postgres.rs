@@ -30,10 +30,7 @@ async fn postgres_reads_no_table_from_end_to_end_and_few_rows_whatever_waits() {
     let before = reads_once(&mut connection, schema, BACKLOG as i64).await;
     whole_lives(&queue).await;
     queue.store.close().await;
-    let after = reads_once(&mut connection, schema, before.jobs_from_index + 1).await;
-    assert_eq!(after.end_to_end, before.end_to_end, "rows read by going through a whole table");
-    let read = after.jobs_from_index - before.jobs_from_index;
-    assert!(read < 2_000, "{read} index entries of jobs were read for a few of {BACKLOG}");
+    reads_at_most(&mut connection, schema, &before, 2_000).await;
     queue.place.remove().await;
 }
 
@@ -47,10 +44,7 @@ async fn postgres_reads_few_rows_for_jobs_that_others_concern_whatever_waits() {
     concerned::lives(&queue).await;
     concerned::lists(&queue).await;
     queue.store.close().await;
-    let after = reads_once(&mut connection, schema, before.jobs_from_index + 1).await;
-    assert_eq!(after.end_to_end, before.end_to_end, "rows read by going through a whole table");
-    let read = after.jobs_from_index - before.jobs_from_index;
-    assert!(read < 20_000, "{read} index entries of jobs were read for a few hundred of {BACKLOG}");
+    reads_at_most(&mut connection, schema, &before, 20_000).await;
     queue.place.remove().await;
 }
 
@@ -99,6 +93,15 @@ async fn reads_once(connection: &mut PgConnection, schema: &str, jobs_from_index
         assert!(std::time::Instant::now() < deadline, "the counters arrive: {} of {jobs_from_index}", now.jobs_from_index);
         tokio::task::yield_now().await;
     }
+}
+
+/// That no table was read from end to end since then, and fewer entries of the indexes of jobs than `bound`.
+async fn reads_at_most(connection: &mut PgConnection, schema: &str, before: &Reads, bound: i64) -> Reads {
+    let after = reads_once(connection, schema, before.jobs_from_index + 1).await;
+    assert_eq!(after.end_to_end, before.end_to_end, "rows read by going through a whole table");
+    let read = after.jobs_from_index - before.jobs_from_index;
+    assert!(read < bound, "{read} index entries of jobs were read for a few of very many");
+    after
 }
 
 async fn reads(connection: &mut PgConnection, schema: &str) -> Reads {
@@ -156,10 +159,7 @@ async fn postgres_takes_completions_and_removes_old_jobs_by_index_whatever_there
     let would = queue.store.change_jobs(&Change::Retry, &failed, 10, Run::Dry).await.expect("looked at");
     assert_eq!(would.changed.len(), 10);
     queue.store.close().await;
-    let after = reads_once(&mut connection, schema, before.jobs_from_index + 1).await;
-    assert_eq!(after.end_to_end, before.end_to_end, "rows read by going through a whole table");
-    let read = after.jobs_from_index - before.jobs_from_index;
-    assert!(read < 2_000, "{read} index entries of jobs were read for a few of {ROWS}");
+    let after = reads_at_most(&mut connection, schema, &before, 2_000).await;
     let read = after.completions_from_index - before.completions_from_index;
     assert!(read < 2_000, "{read} index entries of completions were read for a few of {ROWS}");
     queue.place.remove().await;
@@ -199,10 +199,7 @@ async fn postgres_lists_what_waits_without_a_look_at_what_ended_before() {
         assert_eq!(queue.store.jobs(&waiting).await.expect("listed").items.len(), 5);
     }
     queue.store.close().await;
-    let after = reads_once(&mut connection, schema, before.jobs_from_index + 1).await;
-    assert_eq!(after.end_to_end, before.end_to_end, "rows read by going through a whole table");
-    let read = after.jobs_from_index - before.jobs_from_index;
-    assert!(read < 2_000, "{read} index entries of jobs were read for a few of {ROWS}");
+    reads_at_most(&mut connection, schema, &before, 2_000).await;
     queue.place.remove().await;
 }
 
