@@ -6,20 +6,23 @@
 //! The one rule: nothing is taken back while the claim is on record. The end that delivers it may be on its way: a server goes on with a
 //! statement although nobody waits for the answer any more. Once somebody else has taken the claim off the record, it comes too late.
 
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
 use super::Ended;
-use super::halt::chain;
-use super::journal::{Journal, Phase};
+use super::halt::{Halt, chain};
 use super::open::Attempt;
 use crate::git::{Git, GitError, Mirror, Remote};
 use crate::ids::ObjectId;
-use crate::job::{BranchName, Claim, JobState, Stage};
+use crate::job::{BranchName, Claim, JobState};
 use crate::store::{Store, StoreError};
-use crate::workspace::SlotDir;
+use crate::workspace::StateDir;
 
 /// How often it is looked whether the claim is on record still: whoever takes it off looks for that now and then, too. So it is for a
 /// database, and for a remote, that is away.
@@ -27,60 +30,93 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// For how long at least. A lease that its worker has given up is over soon, and then for as long again nothing may expire.
 const WITHIN: Duration = Duration::from_secs(60);
 
+/// What is on disk of a push, from before it is begun until it is known to be delivered or is taken back. Whatever becomes of the daemon and
+/// of the slot, the next daemon finds it. Like a journal it need not outlive the host.
+#[derive(Debug, Serialize, Deserialize)]
+struct Note {
+    claim: Claim,
+    repo: String,
+    branch: BranchName,
+    commit: ObjectId,
+}
+
+impl Note {
+    fn of(attempt: &Attempt, commit: &ObjectId) -> Self {
+        let (claim, job) = (attempt.claimed.claim.clone(), &attempt.claimed.job);
+        Self { claim, repo: job.repo.clone(), branch: job.branch.clone(), commit: commit.clone() }
+    }
+
+    fn path(state: &StateDir, claim: &Claim) -> PathBuf {
+        state.pushes().join(format!("{}-{}.json", claim.job, claim.attempt))
+    }
+
+    /// A reader finds all of it or nothing.
+    fn write(&self, path: &Path) -> io::Result<()> {
+        let new = path.with_extension("new");
+        serde_json::to_writer(File::create(&new)?, self)?;
+        fs::rename(&new, path)
+    }
+
+    fn read(path: &Path) -> io::Result<Option<Self>> {
+        match fs::read(path) {
+            Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Writes down that the attempt is about to push this commit.
+pub(super) fn announce(attempt: &Attempt, commit: &ObjectId) -> Result<(), Halt> {
+    let path = Note::path(&attempt.tools.state, &attempt.claimed.claim);
+    let failed = |error| Halt::infrastructure(&format!("cannot write down in {} what is pushed", path.display()), &error);
+    Note::of(attempt, commit).write(&path).map_err(failed)
+}
+
 /// A commit that an attempt has pushed, or was about to.
 pub struct Withdrawal {
     store: Store,
     mirror: Mirror,
     within: Duration,
-    claim: Claim,
-    commit: ObjectId,
-    branch: BranchName,
+    note: Note,
+    path: PathBuf,
 }
 
 impl Withdrawal {
     /// What there may be to take back of an attempt.
     pub(super) fn of(attempt: &Attempt) -> Option<Self> {
-        let commit = judged(&attempt.journal.phase)?;
-        let (job, tools) = (&attempt.claimed.job, &attempt.tools);
-        let was_pushing = attempt.stages.records().iter().any(|record| record.stage == Stage::Publish);
-        (was_pushing && job.spec.deliver.push).then(|| Self {
-            store: tools.store.clone(),
-            mirror: tools.git.mirror(&attempt.remote),
-            within: within(&tools.store, tools.config.close_timeout),
-            claim: attempt.claimed.claim.clone(),
-            commit: commit.clone(),
-            branch: job.branch.clone(),
-        })
+        let tools = &attempt.tools;
+        let path = Note::path(&tools.state, &attempt.claimed.claim);
+        Self::read(path, (&tools.store, &tools.git, tools.config.close_timeout))
     }
 
-    /// What there may be to take back of an attempt that an earlier daemon left in a slot, and that nobody goes on with.
+    /// What there may be to take back of attempts that earlier daemons of this worker made, but for those that go on.
     ///
     /// # Errors
-    /// When the database cannot be asked for its job.
-    pub async fn left_in(slot: &SlotDir, store: &Store, git: &Git, close_timeout: Duration) -> Result<Option<Self>, StoreError> {
-        let Some(journal) = Journal::read(&slot.journal()).ok().flatten() else { return Ok(None) };
-        // Whether it was pushed already is not told by what is in the slot.
-        let Some(commit) = judged(&journal.phase) else { return Ok(None) };
-        let job = match store.job(journal.claim.job).await {
-            Ok(job) if job.spec.deliver.push => job,
-            Ok(_) | Err(StoreError::NotFound { .. }) => return Ok(None),
-            Err(error) => return Err(error),
+    /// The directory cannot be read.
+    pub fn left(state: &StateDir, by: (&Store, &Git, Duration), goes_on: impl Fn(&Claim) -> bool) -> io::Result<Vec<Self>> {
+        let mut left = Vec::new();
+        for entry in fs::read_dir(state.pushes())? {
+            left.extend(Self::read(entry?.path(), by).filter(|withdrawal| !goes_on(&withdrawal.note.claim)));
+        }
+        Ok(left)
+    }
+
+    fn read(path: PathBuf, (store, git, close_timeout): (&Store, &Git, Duration)) -> Option<Self> {
+        let unusable = |error: &dyn std::fmt::Display| {
+            warn!("{} does not tell what was pushed, and is removed: {error}", path.display());
+            forget(&path);
         };
-        let remote = job.repo.parse::<Remote>().ok();
-        Ok(remote.map(|remote| Self {
-            store: store.clone(),
-            mirror: git.mirror(&remote),
-            within: within(store, close_timeout),
-            claim: journal.claim.clone(),
-            commit: commit.clone(),
-            branch: job.branch,
-        }))
+        let note = Note::read(&path).inspect_err(|error| unusable(error)).ok()??;
+        let remote: Remote = note.repo.parse().inspect_err(|error| unusable(error)).ok()?;
+        let within = WITHIN.max(store.lease() * 2).min(close_timeout);
+        Some(Self { store: store.clone(), mirror: git.mirror(&remote), within, note, path })
     }
 
     /// Takes it back after such an end, where it is on the remote and not on record.
     pub(super) async fn after(self, ended: &Ended) {
         match ended {
-            Ended::Recorded(job) if job.commit.as_ref() == Some(&self.commit) => {}
+            Ended::Recorded(job) if job.commit.as_ref() == Some(&self.note.commit) => forget(&self.path),
             // The next daemon puts it on record.
             Ended::Unrecorded => {}
             Ended::Recorded(_) | Ended::Lost => self.make().await,
@@ -88,31 +124,39 @@ impl Withdrawal {
     }
 
     /// Takes it back once its claim is off the record, where it is on the remote and not on record. Who drops this before it is through
-    /// leaves it there.
+    /// leaves it to the next daemon.
     pub async fn make(&self) {
-        let (job, branch, commit) = (self.claim.job, &self.branch, self.commit.short());
+        let Note { claim, branch, commit, .. } = &self.note;
+        let (job, commit) = (claim.job, commit.short());
         match timeout(self.within, self.insist()).await {
             Ok(Ok(false)) => {}
             Ok(Ok(true)) => info!("took back {branch}, which job {job} had pushed and did not deliver"),
             Ok(Err(error)) => warn!("cannot take {commit} back, should job {job} have left it as {branch}: {}", chain(&*error)),
-            Err(_) => warn!(
-                "cannot tell within {:?} whether job {job} left {commit} as {branch}: its claim is on record still, or nobody answers",
-                self.within
-            ),
+            Err(_) => {
+                return warn!(
+                    "cannot tell within {:?} whether job {job} left {commit} as {branch}: its claim is on record still, or nobody \
+                     answers; it is looked again when this worker is started the next time",
+                    self.within
+                );
+            }
         }
+        forget(&self.path);
     }
 
     /// Looks until it can be told.
     async fn insist(&self) -> Result<bool, Box<dyn std::error::Error + Send + Sync>> {
+        let Note { claim, branch, commit, .. } = &self.note;
         loop {
-            match self.store.job(self.claim.job).await {
+            match self.store.job(claim.job).await {
                 // Its end may be on record, and only the answer was lost.
-                Ok(job) if job.commit.as_ref() == Some(&self.commit) => return Ok(false),
-                Ok(job) if job.state == JobState::Running && job.attempt == Some(self.claim.attempt) => {}
-                Ok(_) => match self.mirror.withdraw(&self.commit, &self.branch).await {
+                Ok(job) if job.commit.as_ref() == Some(commit) => return Ok(false),
+                Ok(job) if job.state == JobState::Running && job.attempt == Some(claim.attempt) => {}
+                Ok(_) => match self.mirror.withdraw(commit, branch).await {
                     Err(error @ GitError::Unreachable { .. }) => debug!("{}", chain(&error)),
                     looked => return Ok(looked?),
                 },
+                // Whether it was delivered went with it.
+                Err(StoreError::NotFound { .. }) => return Ok(false),
                 Err(error) if error.is_transient() => debug!("{}", chain(&error)),
                 Err(error) => return Err(error.into()),
             }
@@ -121,11 +165,8 @@ impl Withdrawal {
     }
 }
 
-/// The commit that an attempt may push.
-const fn judged(phase: &Phase) -> Option<&ObjectId> {
-    if let Phase::Judged { commit: Some(committed), .. } = phase { Some(&committed.commit) } else { None }
-}
-
-fn within(store: &Store, close_timeout: Duration) -> Duration {
-    WITHIN.max(store.lease() * 2).min(close_timeout)
+fn forget(path: &Path) {
+    if let Err(error) = fs::remove_file(path) {
+        warn!("cannot remove {}: {error}", path.display());
+    }
 }

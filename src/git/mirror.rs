@@ -4,10 +4,11 @@
 //! are its own; no worktree has a ref in it, so that a fetch disturbs nobody. Cloning and fetching are in [`super::fetch`].
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::error::GitError;
 use super::hold::Holds;
-use super::{Git, Remote, diagnose};
+use super::{Git, Remote, diagnose, local_refs};
 use crate::ids::ObjectId;
 
 /// The mirror of one remote. Cheap to clone; any number of them, in any number of processes, may be used at once.
@@ -27,6 +28,8 @@ pub(super) struct RemoteRef {
     pub(super) commit: ObjectId,
 }
 
+/// How long refs of a remote on this host may take to be read: what hangs there is git's to say.
+const LOCAL_WITHIN: Duration = Duration::from_secs(2);
 /// How often a ref that moves while it is fetched is looked up again.
 const LOOKS_MAX: u32 = 4;
 
@@ -130,6 +133,13 @@ impl Mirror {
 
     /// The refs of these names that the remote has now; all branches and tags when none is named.
     pub(super) async fn remote_refs(&self, names: &[String]) -> Result<Vec<RemoteRef>, GitError> {
+        if let Some(path) = self.remote.path().filter(|_| !names.is_empty()) {
+            let names = names.to_owned();
+            let reading = super::blocking(move || local_refs::read(&path, &names));
+            if let Ok(Some(refs)) = tokio::time::timeout(LOCAL_WITHIN, reading).await {
+                return Ok(refs);
+            }
+        }
         let mut command = self.git.command(format!("ask {} for its refs", self.remote), &self.dir).origin(&self.remote);
         command = command.arg("ls-remote");
         command = if names.is_empty() { command.args(["--heads", "--tags"]) } else { command };

@@ -4,7 +4,7 @@
 //! it goes to git through the environment, never through an argument that every user of the host could read.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use url::Url;
@@ -81,6 +81,15 @@ impl Remote {
     #[must_use]
     pub fn is_local(&self) -> bool {
         self.kind == Kind::Path || self.scheme() == Some("file")
+    }
+
+    /// Where it is on this host's own file systems.
+    pub(super) fn path(&self) -> Option<PathBuf> {
+        match self.kind {
+            Kind::Path => Some(PathBuf::from(&self.text)),
+            Kind::Url if self.is_local() => Url::parse(&self.text).ok()?.to_file_path().ok(),
+            Kind::Url | Kind::Scp => None,
+        }
     }
 
     /// The scheme, where the address is a URL.

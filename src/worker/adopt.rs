@@ -71,20 +71,17 @@ impl Adoption<'_> {
             let lease = self.leases.hold(&claimed.claim, asked);
             give_back(self.store, &claimed.claim, &lease.stop()).await;
         }
-        // All of them before the first slot is cleared: what they are about is there only.
-        let mut pushed = Vec::new();
-        for dir in &left {
-            match Withdrawal::left_in(dir, self.store, self.git, self.close_timeout).await {
-                Ok(found) => pushed.extend(found),
-                Err(error) if error.is_transient() => return Err(error),
-                Err(error) => warn!("cannot tell whether slot {} left a branch on a remote: {error}", dir.number()),
-            }
-        }
         for dir in left {
             if let Err(error) = vacate(&dir, self.state, self.executable).await {
                 error!("cannot clear slot {}: {error}", dir.number());
             }
         }
+        let goes_on = |claim: &Claim| adopted.iter().any(|job| job.claimed.claim == *claim);
+        let pushed = Withdrawal::left(self.state, (self.store, self.git, self.close_timeout), goes_on);
+        let pushed = pushed.unwrap_or_else(|error| {
+            error!("cannot look for what an earlier daemon pushed: {error}");
+            Vec::new()
+        });
         Ok(Left { adopted, pushed })
     }
 

@@ -389,6 +389,7 @@ impl Daemon {
             self.setup.queue.retention,
             ended.clone(),
         ));
+        tasks.spawn(retention::forget_loop(store.clone(), ended.clone()));
         for withdrawal in self.pushed.drain(..) {
             let ended = ended.clone();
             tasks.spawn(async move { ended.run_until_cancelled(withdrawal.make()).await });

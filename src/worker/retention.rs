@@ -15,6 +15,8 @@ const INTERVAL: (Duration, Duration) = (Duration::from_secs(600), Duration::from
 /// The shortest pause after a batch. A batch that took longer is followed by a pause as long as itself, so that at least half of
 /// the time is left to everybody else.
 const PAUSE: Duration = Duration::from_millis(20);
+/// The pause where the database does not answer.
+const AWAY: Duration = Duration::from_secs(10);
 /// For how long objects of an attempt stay that ended without a word of them: its worker may have lost its claim and not know it yet.
 const UNSAID: Duration = Duration::from_secs(3600);
 
@@ -30,15 +32,22 @@ pub(super) async fn retain_loop(store: Store, artifacts: Artifacts, retention: R
                 Err(error) => debug!("cannot remove what ended long ago, trying again: {error}"),
             }
         }
-        match forget_routes(&store, &ended).await {
-            Ok(0) => {}
-            Ok(removed) => info!("forgot {removed} combinations of backend and requirements that no job has had for days"),
-            Err(error) => debug!("cannot forget what no job asks for any more; another look is had in a day: {error}"),
-        }
         match ended.run_until_cancelled(sweep_artifacts(&store, &artifacts)).await {
             None | Some(Ok(0)) => {}
             Some(Ok(removed)) => info!("removed {removed} artifacts that nobody can ask for any more"),
             Some(Err(error)) => warn!("cannot remove artifacts that nobody can ask for any more, trying again: {error:#}"),
+        }
+    }
+}
+
+/// Every now and then looks whether there is something that workers are asked for and that no job needs any more, until the token is cancelled.
+/// Beside the sweeps, because of very many jobs a walk takes long.
+pub(super) async fn forget_loop(store: Store, ended: CancellationToken) {
+    while ended.run_until_cancelled(tokio::time::sleep(jitter(INTERVAL.0))).await.is_some() {
+        match forget_routes(&store, &ended).await {
+            Ok(0) => {}
+            Ok(removed) => info!("forgot {removed} combinations of backend and requirements that no job has had for days"),
+            Err(error) => warn!("cannot forget what no job asks for any more; another look is had in a day: {error}"),
         }
     }
 }
@@ -60,15 +69,24 @@ async fn sweep_artifacts(store: &Store, artifacts: &Artifacts) -> anyhow::Result
     }
 }
 
-/// One walk through all jobs for what they ask of workers, where one is due; how much went that none asks.
+/// One walk through all jobs for what they ask of workers, where one is due; how much went that none asks. A database that is away is waited
+/// for.
 async fn forget_routes(store: &Store, ended: &CancellationToken) -> Result<u64, StoreError> {
-    let Some(mut walk) = store.walk_routes().await? else { return Ok(0) };
+    let mut walk = match store.walk_routes().await {
+        Ok(Some(walk)) => walk,
+        Ok(None) => return Ok(0),
+        Err(error) if error.is_transient() => return Ok(0),
+        Err(error) => return Err(error),
+    };
     loop {
         let began = Instant::now();
-        if let Some(removed) = store.walk_routes_once(&mut walk).await? {
-            return Ok(removed);
-        }
-        if !goes_on(began, ended).await {
+        let pause = match store.walk_routes_once(&mut walk).await {
+            Ok(Some(removed)) => return Ok(removed),
+            Ok(None) => PAUSE,
+            Err(error) if error.is_transient() => AWAY,
+            Err(error) => return Err(error),
+        };
+        if !goes_on(began, pause, ended).await {
             return Ok(0);
         }
     }
@@ -84,13 +102,13 @@ async fn sweep(store: &Store, age: Duration, ended: &CancellationToken) -> Resul
             Swept::Some(count) => removed += count,
             Swept::All | Swept::NotOurs => return Ok(removed),
         }
-        if !goes_on(began, ended).await {
+        if !goes_on(began, PAUSE, ended).await {
             return Ok(removed);
         }
     }
 }
 
 /// Rests after a batch that began then, for the sake of everybody else (see [`PAUSE`]); whether there is to be another.
-async fn goes_on(began: Instant, ended: &CancellationToken) -> bool {
-    ended.run_until_cancelled(tokio::time::sleep(began.elapsed().max(PAUSE))).await.is_some()
+async fn goes_on(began: Instant, pause: Duration, ended: &CancellationToken) -> bool {
+    ended.run_until_cancelled(tokio::time::sleep(began.elapsed().max(pause))).await.is_some()
 }

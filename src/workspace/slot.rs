@@ -21,7 +21,7 @@ impl StateDir {
     /// # Errors
     /// What the system says, with the path.
     pub fn create(root: &Path) -> io::Result<Self> {
-        for part in ["", "slots", "mirrors", "bases", "trash", "kept"] {
+        for part in ["", "slots", "mirrors", "bases", "trash", "kept", "pushes"] {
             private_dir(&root.join(part))?;
         }
         // An absolute path: supervisors outlive the daemon's working directory.
@@ -68,6 +68,12 @@ impl StateDir {
     #[must_use]
     pub fn kept(&self) -> PathBuf {
         self.root.join("kept")
+    }
+
+    /// Where it is written down what was pushed and is not known yet to be delivered.
+    #[must_use]
+    pub fn pushes(&self) -> PathBuf {
+        self.root.join("pushes")
     }
 
     /// The trash.

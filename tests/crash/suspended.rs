@@ -4,7 +4,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::{Held, Record, SHORT, Scene, WriteLock, each};
-use crate::delivery::daemon::{Daemon, stop};
+use crate::delivery::daemon::{Daemon, Seat, stop};
 use crate::delivery::host::{On, until};
 use crate::delivery::remote::refs;
 
@@ -135,6 +135,24 @@ async fn takes_the_branch_back_after_a_restart(on: On, held: Held) {
     let (scene, worker) = pushed_and_cancelled(on, held).await;
     let before = scene.record().await;
     worker.kill();
+    let worker = scene.host.start("a").await;
+    has_taken_its_branch_back(scene, worker, before).await;
+}
+
+each! { takes_the_branch_back_although_its_slot_was_cleared:
+    a_worker_takes_its_branch_back_when_it_is_started_again_although_its_slot_was_cleared_meanwhile(Sqlite, Publish)
+}
+
+async fn takes_the_branch_back_although_its_slot_was_cleared(on: On, held: Held) {
+    let (scene, worker) = pushed_and_cancelled(on, held).await;
+    let before = scene.record().await;
+    worker.kill();
+    until("the slot is cleared", async || {
+        let cleared = scene.host.command(&Seat::of("a"), &["reconcile", "--apply"]).output().expect("it runs");
+        assert!(cleared.status.success(), "{cleared:?}");
+        !scene.host.state_dir("a").join("slots/1/run").exists()
+    })
+    .await;
     let worker = scene.host.start("a").await;
     has_taken_its_branch_back(scene, worker, before).await;
 }

@@ -165,7 +165,9 @@ async fn processes_that_fork_as_fast_as_they_can_do_not_outrun_the_end() {
 #[tokio::test]
 async fn time_and_memory_of_all_processes_are_added_up() {
     let slot = Slot::open().await;
-    let script = "for i in 1 2 3; do { head -c 30000000 /dev/zero; sleep 1; } | tail > /dev/null & done; wait";
+    // Each holds its 30 MB until all have them and the supervisor has looked several times.
+    let script = "for i in 1 2 3; do { head -c 30000000 /dev/zero; echo > up$i; while [ ! -e seen ]; do sleep 0.05; done; } \
+                  | tail > /dev/null & done; while [ ! -e up1 ] || [ ! -e up2 ] || [ ! -e up3 ]; do sleep 0.05; done; sleep 2; echo > seen; wait";
     let report = slot.run(script).await;
     assert!(report.peak_memory_bytes > 85_000_000, "three times 30 MB at the same time: {report:?}");
     assert!(report.peak_memory_bytes < 200_000_000, "{report:?}");

@@ -26,6 +26,27 @@ fn of_project(project: &str) -> impl FnOnce(&mut NewJob) {
     move |new| new.spec.project = Some(project)
 }
 
+/// More than one round takes out of the way.
+const FULL: usize = 2_500;
+
+/// Enqueues so many that are alike.
+async fn fill(store: &Store, count: usize, shape: impl FnOnce(&mut NewJob) + Copy + Send + 'static) {
+    let next = Arc::new(AtomicUsize::new(0));
+    let enqueuers = (0..64).map(|_| {
+        let (store, next) = (store.clone(), Arc::clone(&next));
+        tokio::spawn(async move {
+            while next.fetch_add(1, Ordering::Relaxed) < count {
+                let mut new = new_job();
+                shape(&mut new);
+                store.enqueue(new).await.expect("enqueued");
+            }
+        })
+    });
+    for enqueuer in enqueuers.collect::<Vec<_>>() {
+        enqueuer.await.expect("it does not panic");
+    }
+}
+
 async fn claim_all(queue: &Queue) -> Vec<ClaimedJob> {
     queue.store.claim(&ask("w", 100, LONG)).await.expect("answered")
 }
@@ -324,22 +345,8 @@ on_both! {
     }
 
     async fn one_that_has_room_does_not_wait_until_all_that_have_none_are_held(queue) {
-        // More than one round takes out of the way.
-        const FULL: usize = 2_500;
-        let (store, next) = (&queue.store, Arc::new(AtomicUsize::new(0)));
-        let enqueuers = (0..64).map(|_| {
-            let (store, next) = (store.clone(), Arc::clone(&next));
-            tokio::spawn(async move {
-                while next.fetch_add(1, Ordering::Relaxed) < FULL {
-                    let mut new = new_job();
-                    under("k", 1)(&mut new);
-                    store.enqueue(new).await.expect("enqueued");
-                }
-            })
-        });
-        for enqueuer in enqueuers.collect::<Vec<_>>() {
-            enqueuer.await.expect("it does not panic");
-        }
+        let store = &queue.store;
+        fill(store, FULL, |new| under("k", 1)(new)).await;
         let behind = queue.enqueue().await.id;
         let elsewhere = queue.enqueue_as(|new| new.spec.backend = Some("other".to_owned())).await.id;
         let mut ask = ask("w", 3, LONG);
@@ -353,6 +360,26 @@ on_both! {
         // The others follow while somebody asks.
         assert!(store.claim(&ask).await.expect("answered").is_empty());
         assert_eq!(queue.place.texts("SELECT held FROM jobs WHERE held IS NOT NULL").await.len(), FULL - 1);
+    }
+
+    async fn an_urgent_one_does_not_wait_for_old_ones_whose_turn_it_is_and_that_have_no_room(queue) {
+        let first = queue.enqueue_as(under("k", 1)).await.id;
+        assert_eq!(queue.claim("w").await.claim.job, first);
+        fill(&queue.store, FULL, |new| {
+            new.spec.priority = Priority::Background;
+            under("k", 1)(new);
+        })
+        .await;
+        let mut urgent = BTreeSet::new();
+        for _ in 0..4 {
+            urgent.insert(queue.enqueue().await.id);
+        }
+        // Of four that are claimed, one is old: all that wait are at once.
+        let store = queue.other(|config| config.ageing = Duration::ZERO).await;
+        let claimed = store.claim(&ask("w", 4, LONG)).await.expect("answered");
+        assert_eq!(claimed.iter().map(|one| one.claim.job).collect::<BTreeSet<_>>(), urgent);
+        let held = queue.place.texts("SELECT held FROM jobs WHERE held = 'key'").await;
+        assert!((64..FULL).contains(&held.len()), "{} were held for it", held.len());
     }
 
     async fn room_that_one_cannot_take_for_another_limit_goes_to_who_can(queue) {

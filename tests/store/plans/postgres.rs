@@ -1,7 +1,8 @@
 //! What PostgreSQL reads, by its own counters.
 
-use sawmill::job::{JobState, OutcomeClass};
-use sawmill::store::{Change, JobFilter, Run, Selection, Swept};
+use sawmill::job::spec::Priority;
+use sawmill::job::{Concurrency, JobState, OutcomeClass};
+use sawmill::store::{Change, JobFilter, NewJob, Run, Selection, Swept};
 use sqlx::{Connection, PgConnection, Row};
 
 use super::super::{LONG, Place, Queue, ask, asking, delivered, finish};
@@ -45,6 +46,33 @@ async fn postgres_reads_few_rows_for_jobs_that_others_concern_whatever_waits() {
     concerned::lists(&queue).await;
     queue.store.close().await;
     reads_at_most(&mut connection, schema, &before, 20_000).await;
+    queue.place.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn postgres_finds_one_behind_many_that_have_no_room_and_reads_only_those() {
+    const FULL: i64 = 3_000;
+    let queue = Queue::on_postgres().await;
+    let full = format!(
+        "INSERT INTO jobs (id, repo, base, branch, route, priority, position, share, concurrency_key, concurrency_limit, state, ready_at, \
+         attempts_max, created_at) SELECT gen_random_uuid(), 'r', 'b', 'f' || n, 101, 1, n, '', 'k', 1, 'queued', 0, 1, 0 \
+         FROM generate_series(1, {FULL}) n"
+    );
+    queue.place.tamper(&format!("{}; {full}", backlog("n % 2 = 1"))).await;
+    let under_k = |new: &mut NewJob| {
+        new.spec.priority = Priority::Interactive;
+        new.spec.concurrency = Some(Concurrency { key: "k".to_owned(), limit: 1 });
+    };
+    let runs = queue.enqueue_as(under_k).await.id;
+    assert_eq!(queue.claim("w").await.claim.job, runs);
+    let behind = queue.enqueue_as(|new| new.spec.priority = Priority::Background).await.id;
+    let Place::Schema { server, schema } = &queue.place else { panic!("a schema") };
+    let mut connection = PgConnection::connect(server).await.expect("the test server answers");
+    let before = reads_once(&mut connection, schema, BACKLOG as i64).await;
+    assert_eq!(queue.claim("w").await.claim.job, behind);
+    queue.store.close().await;
+    // Those that are held are passed over by each page after the one that held them, until the index forgets them.
+    reads_at_most(&mut connection, schema, &before, 10 * FULL).await;
     queue.place.remove().await;
 }
 
