@@ -83,8 +83,11 @@ async fn gates(attempt: &Attempt, base: &ObjectId) -> Result<Vec<Gate>, Halt> {
 async fn provision(attempt: &Attempt) -> Result<ObjectId, Halt> {
     let mirror = attempt.tools.git.mirror(&attempt.remote);
     let base = within(attempt, mirror.resolve(&attempt.claimed.job.base)).await?;
-    attempt.insist(|| attempt.tools.store.record_base(&attempt.claimed.claim, &base)).await?;
-    provision_at(attempt, &mirror, &base).await?;
+    // Neither waits for the other; where both fail, it is said first that the claim is lost.
+    let recording = attempt.insist(|| attempt.tools.store.record_base(&attempt.claimed.claim, &base));
+    let (recorded, provisioned) = tokio::join!(recording, provision_at(attempt, &mirror, &base));
+    recorded?;
+    provisioned?;
     Ok(base)
 }
 

@@ -8,6 +8,8 @@ use crate::clock::Timestamp;
 use crate::job::{Claim, OutcomeClass, Stage, StageRecord};
 use crate::store::{Store, StoreError};
 
+/// For how long what is new waits for what else comes: nobody is to be told of a stage that is over at once by a write of its own.
+const TOGETHER: std::time::Duration = std::time::Duration::from_millis(100);
 /// How long to wait before a write is tried again.
 const RETRY: std::time::Duration = std::time::Duration::from_millis(500);
 
@@ -69,6 +71,7 @@ impl Drop for Stages {
 async fn write_loop(store: Store, claim: Claim, mut newest: watch::Receiver<Vec<StageRecord>>) {
     let mut written: Vec<StageRecord> = Vec::new();
     while newest.changed().await.is_ok() {
+        tokio::time::sleep(TOGETHER).await;
         loop {
             let wanted = newest.borrow_and_update().clone();
             let changed: Vec<StageRecord> =

@@ -9,6 +9,7 @@ use super::lease_clock::server_now;
 use super::limits::{Limited, UnderLimits};
 use super::statement::{Arg, args, tuples};
 use super::tx::{Lock, Tx};
+use super::writer::Durability;
 use crate::clock::Timestamp;
 use crate::ids::{ClaimToken, ObjectId};
 use crate::job::attempt::RunsOn;
@@ -44,6 +45,8 @@ const PUT_STAGES: (&str, &str) = (
      ended_at = excluded.ended_at, outcome = excluded.outcome, detail = excluded.detail",
 );
 
+/// Whoever has a file has its host too: what is undone with its power is of an attempt that ended with it. The end of an attempt makes it last.
+const OF_AN_ATTEMPT: Durability = Durability::Nothing;
 /// Rows in one statement: well below the number of placeholders that either database takes.
 pub(super) const BATCH: usize = 100;
 
@@ -158,7 +161,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::LeaseLost`].
     pub async fn record_base(&self, claim: &Claim, base: &ObjectId) -> Result<(), StoreError> {
-        let mut tx = self.db().begin().await?;
+        let mut tx = self.db().begin_with(OF_AN_ATTEMPT).await?;
         hold(&mut tx, claim, Lock::Keep).await?;
         tx.run(SET_BASE, args![claim.job, claim.attempt, base]).await?;
         tx.commit().await
@@ -170,7 +173,7 @@ impl Store {
     /// [`StoreError::LeaseLost`].
     pub async fn record_runs_on(&self, claim: &Claim, runs_on: &RunsOn) -> Result<(), StoreError> {
         let text = serde_json::to_string(runs_on).expect("it is made of texts");
-        let mut tx = self.db().begin().await?;
+        let mut tx = self.db().begin_with(OF_AN_ATTEMPT).await?;
         hold(&mut tx, claim, Lock::Keep).await?;
         tx.run(SET_RUNS_ON, args![claim.job, claim.attempt, text.as_str()]).await?;
         tx.commit().await
@@ -181,7 +184,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::LeaseLost`].
     pub async fn record_stages(&self, claim: &Claim, stages: &[StageRecord]) -> Result<(), StoreError> {
-        let mut tx = self.db().begin().await?;
+        let mut tx = self.db().begin_with(OF_AN_ATTEMPT).await?;
         hold(&mut tx, claim, Lock::Keep).await?;
         put_stages(&mut tx, &[(claim, stages)]).await?;
         tx.commit().await?;
