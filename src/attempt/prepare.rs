@@ -22,8 +22,12 @@ pub(super) async fn run(attempt: &mut Attempt) -> Result<Phase, Halt> {
     attempt.say(&format!("attempt {} on worker {}", claim.attempt, claim.worker));
 
     let base = match Worktree::open(&attempt.tools.git, attempt.slot_root()) {
-        // A daemon before this one came so far.
-        Ok(worktree) => worktree.base().clone(),
+        // A daemon before this one came so far, and may not have come to say where it begins.
+        Ok(worktree) => {
+            let base = worktree.base().clone();
+            record_base(attempt, &base).await?;
+            base
+        }
         Err(GitError::NoWorktree { .. }) => provision(attempt).await?,
         Err(error) => return Err(error.into()),
     };
@@ -84,11 +88,14 @@ async fn provision(attempt: &Attempt) -> Result<ObjectId, Halt> {
     let mirror = attempt.tools.git.mirror(&attempt.remote);
     let base = within(attempt, mirror.resolve(&attempt.claimed.job.base)).await?;
     // Neither waits for the other; where both fail, it is said first that the claim is lost.
-    let recording = attempt.insist(|| attempt.tools.store.record_base(&attempt.claimed.claim, &base));
-    let (recorded, provisioned) = tokio::join!(recording, provision_at(attempt, &mirror, &base));
+    let (recorded, provisioned) = tokio::join!(record_base(attempt, &base), provision_at(attempt, &mirror, &base));
     recorded?;
     provisioned?;
     Ok(base)
+}
+
+async fn record_base(attempt: &Attempt, base: &ObjectId) -> Result<(), Halt> {
+    attempt.insist(|| attempt.tools.store.record_base(&attempt.claimed.claim, base)).await
 }
 
 async fn provision_at(attempt: &Attempt, mirror: &Mirror, base: &ObjectId) -> Result<(), Halt> {

@@ -6,8 +6,10 @@
 //! The one rule: nothing is taken back while the claim is on record. The end that delivers it may be on its way: a server goes on with a
 //! statement although nobody waits for the answer any more. Once somebody else has taken the claim off the record, it comes too late.
 
-use std::fs::{self, File};
+use std::collections::BTreeSet;
+use std::fs::{self, OpenOptions};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -17,6 +19,7 @@ use tracing::{debug, info, warn};
 
 use super::Ended;
 use super::halt::{Halt, chain};
+use super::journal::Journal;
 use super::open::Attempt;
 use crate::git::{Git, GitError, Mirror, Remote};
 use crate::ids::ObjectId;
@@ -29,12 +32,15 @@ use crate::workspace::StateDir;
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// For how long at least. A lease that its worker has given up is over soon, and then for as long again nothing may expire.
 const WITHIN: Duration = Duration::from_secs(60);
+/// After so long nobody tries any more to take back what the remote, or the database, does not let be looked for.
+const GIVEN_UP_AFTER: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// What is on disk of a push, from before it is begun until it is known to be delivered or is taken back. Whatever becomes of the daemon and
-/// of the slot, the next daemon finds it. Like a journal it need not outlive the host.
+/// of the slot, it is found. Like a journal it need not outlive the host.
 #[derive(Debug, Serialize, Deserialize)]
 struct Note {
     claim: Claim,
+    /// With whatever secret the address has.
     repo: String,
     branch: BranchName,
     commit: ObjectId,
@@ -53,7 +59,8 @@ impl Note {
     /// A reader finds all of it or nothing.
     fn write(&self, path: &Path) -> io::Result<()> {
         let new = path.with_extension("new");
-        serde_json::to_writer(File::create(&new)?, self)?;
+        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        serde_json::to_writer(file, self)?;
         fs::rename(&new, path)
     }
 
@@ -90,25 +97,41 @@ impl Withdrawal {
         Self::read(path, (&tools.store, &tools.git, tools.config.close_timeout))
     }
 
-    /// What there may be to take back of attempts that earlier daemons of this worker made, but for those that go on.
+    /// What there may be to take back of attempts of this worker that are in no slot any more, whichever daemon made them.
     ///
     /// # Errors
-    /// The directory cannot be read.
-    pub fn left(state: &StateDir, by: (&Store, &Git, Duration), goes_on: impl Fn(&Claim) -> bool) -> io::Result<Vec<Self>> {
+    /// A directory cannot be read.
+    pub fn left(state: &StateDir, by: (&Store, &Git, Duration)) -> io::Result<Vec<Self>> {
         let mut left = Vec::new();
         for entry in fs::read_dir(state.pushes())? {
-            left.extend(Self::read(entry?.path(), by).filter(|withdrawal| !goes_on(&withdrawal.note.claim)));
+            left.extend(Self::read(entry?.path(), by));
         }
+        // After those: an attempt has a journal before it has anything else, and it is its own affair until that goes.
+        let journals = state.slots()?.into_iter().filter_map(|slot| Journal::read(&slot.journal()).ok().flatten());
+        let in_slots: BTreeSet<_> = journals.map(|journal| (journal.claim.job, journal.claim.attempt)).collect();
+        left.retain(|withdrawal| !in_slots.contains(&(withdrawal.note.claim.job, withdrawal.note.claim.attempt)));
         Ok(left)
     }
 
+    /// Nothing where there is none, or it cannot be read now; one that never can be is removed.
     fn read(path: PathBuf, (store, git, close_timeout): (&Store, &Git, Duration)) -> Option<Self> {
-        let unusable = |error: &dyn std::fmt::Display| {
-            warn!("{} does not tell what was pushed, and is removed: {error}", path.display());
-            forget(&path);
+        let usable = Note::read(&path).and_then(|note| {
+            let remote =
+                |note: &Note| note.repo.parse::<Remote>().map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error));
+            note.map(|note| Ok((remote(&note)?, note))).transpose()
+        });
+        let (remote, note) = match usable {
+            Ok(found) => found?,
+            Err(error) if matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) => {
+                warn!("{} does not tell what was pushed, and is removed: {error}", path.display());
+                forget(&path);
+                return None;
+            }
+            Err(error) => {
+                warn!("cannot read in {} what was pushed: {error}", path.display());
+                return None;
+            }
         };
-        let note = Note::read(&path).inspect_err(|error| unusable(error)).ok()??;
-        let remote: Remote = note.repo.parse().inspect_err(|error| unusable(error)).ok()?;
         let within = WITHIN.max(store.lease() * 2).min(close_timeout);
         Some(Self { store: store.clone(), mirror: git.mirror(&remote), within, note, path })
     }
@@ -123,24 +146,28 @@ impl Withdrawal {
         }
     }
 
-    /// Takes it back once its claim is off the record, where it is on the remote and not on record. Who drops this before it is through
-    /// leaves it to the next daemon.
+    /// Takes it back once its claim is off the record, where it is on the remote and not on record. Where that cannot be told now, and where
+    /// this is dropped before it is through, somebody is to try again.
     pub async fn make(&self) {
         let Note { claim, branch, commit, .. } = &self.note;
         let (job, commit) = (claim.job, commit.short());
-        match timeout(self.within, self.insist()).await {
-            Ok(Ok(false)) => {}
-            Ok(Ok(true)) => info!("took back {branch}, which job {job} had pushed and did not deliver"),
-            Ok(Err(error)) => warn!("cannot take {commit} back, should job {job} have left it as {branch}: {}", chain(&*error)),
-            Err(_) => {
-                return warn!(
-                    "cannot tell within {:?} whether job {job} left {commit} as {branch}: its claim is on record still, or nobody \
-                     answers; it is looked again when this worker is started the next time",
-                    self.within
-                );
+        let why = match timeout(self.within, self.insist()).await {
+            Ok(Ok(false)) => return forget(&self.path),
+            Ok(Ok(true)) => {
+                info!("took back {branch}, which job {job} had pushed and did not deliver");
+                return forget(&self.path);
             }
+            Ok(Err(error)) => chain(&*error),
+            Err(_) => format!("its claim is on record still, or nobody answers within {:?}", self.within),
+        };
+        let age = fs::metadata(&self.path).and_then(|found| found.modified()).ok().and_then(|at| at.elapsed().ok());
+        if age.is_some_and(|age| age > GIVEN_UP_AFTER) {
+            warn!(
+                "should job {job} have left {commit} as {branch}, it stays: for {GIVEN_UP_AFTER:?} it could not be taken back: {why}"
+            );
+            return forget(&self.path);
         }
-        forget(&self.path);
+        warn!("cannot take {commit} back, should job {job} have left it as {branch}; trying again: {why}");
     }
 
     /// Looks until it can be told.
@@ -152,7 +179,7 @@ impl Withdrawal {
                 Ok(job) if job.commit.as_ref() == Some(commit) => return Ok(false),
                 Ok(job) if job.state == JobState::Running && job.attempt == Some(claim.attempt) => {}
                 Ok(_) => match self.mirror.withdraw(commit, branch).await {
-                    Err(error @ GitError::Unreachable { .. }) => debug!("{}", chain(&error)),
+                    Err(error @ (GitError::Unreachable { .. } | GitError::RemoteLocked { .. })) => debug!("{}", chain(&error)),
                     looked => return Ok(looked?),
                 },
                 // Whether it was delivered went with it.
@@ -166,7 +193,8 @@ impl Withdrawal {
 }
 
 fn forget(path: &Path) {
-    if let Err(error) = fs::remove_file(path) {
-        warn!("cannot remove {}: {error}", path.display());
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => warn!("cannot remove {}: {error}", path.display()),
+        _ => {}
     }
 }

@@ -83,13 +83,15 @@ impl Remote {
         self.kind == Kind::Path || self.scheme() == Some("file")
     }
 
-    /// Where it is on this host's own file systems.
+    /// Where it is on this host's own file systems; nothing of an address that says more than that. git takes such an address as it is
+    /// written, and not by the rules for URLs.
     pub(super) fn path(&self) -> Option<PathBuf> {
-        match self.kind {
-            Kind::Path => Some(PathBuf::from(&self.text)),
-            Kind::Url if self.is_local() => Url::parse(&self.text).ok()?.to_file_path().ok(),
-            Kind::Url | Kind::Scp => None,
-        }
+        let path = match self.kind {
+            Kind::Path => self.text.as_str(),
+            Kind::Url => self.text.strip_prefix("file://").filter(|path| !path.contains('%'))?,
+            Kind::Scp => return None,
+        };
+        path.starts_with('/').then(|| PathBuf::from(path))
     }
 
     /// The scheme, where the address is a URL.
@@ -212,6 +214,18 @@ mod tests {
             parse("https://u:secret@h/a").scrub("unable to access 'https://u:secret@h/a'"),
             "unable to access 'https://***@h/a'"
         );
+    }
+
+    #[test]
+    fn a_path_is_what_git_takes_an_address_for() {
+        let check = |text: &str, path: Option<&str>| assert_eq!(parse(text).path().as_deref(), path.map(Path::new), "{text}");
+        check("/srv/git/a.git", Some("/srv/git/a.git"));
+        check("file:///srv/git/a.git", Some("/srv/git/a.git"));
+        check("file:///srv/git/../a#1?x", Some("/srv/git/../a#1?x"));
+        check("file:///srv/a%20b", None);
+        check("file://host/srv/a", None);
+        check("git@example.com:/srv/a", None);
+        check("ssh://example.com/srv/a", None);
     }
 
     #[test]

@@ -22,6 +22,8 @@ impl Mirror {
     /// # Errors
     /// The remote cannot be asked, or does not let go of it.
     pub async fn withdraw(&self, commit: &ObjectId, branch: &BranchName) -> Result<bool, GitError> {
+        // Whoever pushed it may be gone for long, and the mirror with it.
+        self.ensure_cloned().await?;
         for look in 0..LOOKS {
             if look > 0 {
                 // Nothing tells of what comes there.
@@ -50,11 +52,10 @@ impl Mirror {
             // Something else is there by now, or nothing.
             Some(Answer::Rejected(_)) if !self.has_on_remote(name, commit).await? => Ok(false),
             Some(Answer::Rejected(reason)) => {
-                let branch = name.strip_prefix("refs/heads/").unwrap_or(name).to_owned();
-                Err(GitError::PushRefused {
-                    remote: remote.clone(),
-                    branch,
-                    message: diagnose::why_refused(reason, &finished.stderr),
+                let (remote, branch) = (remote.clone(), name.strip_prefix("refs/heads/").unwrap_or(name).to_owned());
+                Err(match diagnose::lock_in_the_way(&finished.stderr) {
+                    Some(lock) => GitError::RemoteLocked { remote, branch, lock: lock.to_owned() },
+                    None => GitError::PushRefused { remote, branch, message: diagnose::why_refused(reason, &finished.stderr) },
                 })
             }
             None => Err(diagnose::network(remote, &action, &finished.stderr)),

@@ -45,7 +45,7 @@ const PUT_STAGES: (&str, &str) = (
      ended_at = excluded.ended_at, outcome = excluded.outcome, detail = excluded.detail",
 );
 
-/// Whoever has a file has its host too: what is undone with its power is of an attempt that ended with it. The end of an attempt makes it last.
+/// For what only tells of an attempt. Whoever has a file has its host too: when that loses its power the attempt has ended.
 const OF_AN_ATTEMPT: Durability = Durability::Nothing;
 /// Rows in one statement: well below the number of placeholders that either database takes.
 pub(super) const BATCH: usize = 100;
@@ -156,12 +156,13 @@ impl Store {
         if checked.lease_until <= checked.now { Err(StoreError::LeaseLost) } else { Ok(Timestamp(checked.lease_until)) }
     }
 
-    /// Records the exact commit that the attempt starts from.
+    /// Records the exact commit that the attempt starts from. It is safe when this returns, and the claim with it: nothing that an attempt
+    /// leaves elsewhere, such as a branch, may outlive its number.
     ///
     /// # Errors
     /// [`StoreError::LeaseLost`].
     pub async fn record_base(&self, claim: &Claim, base: &ObjectId) -> Result<(), StoreError> {
-        let mut tx = self.db().begin_with(OF_AN_ATTEMPT).await?;
+        let mut tx = self.db().begin().await?;
         hold(&mut tx, claim, Lock::Keep).await?;
         tx.run(SET_BASE, args![claim.job, claim.attempt, base]).await?;
         tx.commit().await

@@ -1,5 +1,5 @@
 //! What a daemon does with what an earlier one left in its slots: jobs that still run are taken up, the rest is salvaged and
-//! cleared, and what it may have pushed is to be taken back.
+//! cleared.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -9,9 +9,8 @@ use tracing::{error, info, warn};
 use super::claims::{Assigned, give_back};
 use super::leases::Leases;
 use super::slots::Slots;
-use crate::attempt::{Journal, Place, Withdrawal, vacate};
+use crate::attempt::{Journal, Place, vacate};
 use crate::clock::Timestamp;
-use crate::git::Git;
 use crate::ids::{JobId, WorkerId};
 use crate::job::{Claim, ClaimedJob};
 use crate::sandbox::Roster;
@@ -27,21 +26,10 @@ pub(super) struct Adoption<'a> {
     pub(super) slots: &'a Slots,
     pub(super) leases: &'a Leases,
     pub(super) lease: Duration,
-    pub(super) git: &'a Git,
-    /// How long the closing of an attempt may take.
-    pub(super) close_timeout: Duration,
     /// This program.
     pub(super) executable: &'a std::path::Path,
     /// The supervisors that hear from this daemon: those of all containers that slots name, until it is known which jobs go on.
     pub(super) roster: &'a Roster,
-}
-
-/// What an earlier daemon left.
-pub(super) struct Left {
-    /// The jobs that go on.
-    pub(super) adopted: Vec<Assigned>,
-    /// What others may have left on remotes.
-    pub(super) pushed: Vec<Withdrawal>,
 }
 
 /// A claim that was renewed, with the deadline of its attempt where that was moved.
@@ -50,7 +38,7 @@ type Renewed = (ClaimedJob, Option<Timestamp>);
 impl Adoption<'_> {
     /// Takes up every claim that this worker still holds and whose slot is as it left it. A claim without a slot is given
     /// back; a slot without a claim is salvaged and cleared, which may take its time: all claims are held by then.
-    pub(super) async fn adopt(&self) -> Result<Left, StoreError> {
+    pub(super) async fn adopt(&self) -> Result<Vec<Assigned>, StoreError> {
         let slots = self.state.slots().unwrap_or_else(|error| {
             error!("cannot look for slots of an earlier daemon: {error}");
             Vec::new()
@@ -76,13 +64,7 @@ impl Adoption<'_> {
                 error!("cannot clear slot {}: {error}", dir.number());
             }
         }
-        let goes_on = |claim: &Claim| adopted.iter().any(|job| job.claimed.claim == *claim);
-        let pushed = Withdrawal::left(self.state, (self.store, self.git, self.close_timeout), goes_on);
-        let pushed = pushed.unwrap_or_else(|error| {
-            error!("cannot look for what an earlier daemon pushed: {error}");
-            Vec::new()
-        });
-        Ok(Left { adopted, pushed })
+        Ok(adopted)
     }
 
     fn take_up(&self, (claimed, deadline): Renewed, dir: &SlotDir, asked: Instant) -> Option<Assigned> {

@@ -11,7 +11,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use super::admission::Admission;
-use super::adopt::{Adoption, Left, lodging};
+use super::adopt::{Adoption, lodging};
 use super::board::Board;
 use super::claims::{Assigned, Claimer, Offer, words};
 use super::config::Config;
@@ -27,9 +27,9 @@ use super::registry::{self, Registry};
 use super::run::Runner;
 use super::slots::{Slots, SupervisorSetup};
 use super::warm_up::WarmUp;
-use super::{maintenance, namesake, queue, reaper, retention};
+use super::{maintenance, namesake, queue, reaper, retention, withdrawals};
 use crate::artifacts::{self, Artifacts};
-use crate::attempt::{self, KnownPauses, StopReason, Tools, Withdrawal};
+use crate::attempt::{self, KnownPauses, StopReason, Tools};
 use crate::backends;
 use crate::caches::{self, CacheError, ProjectCaches, Shelf};
 use crate::critic::Critics;
@@ -159,8 +159,6 @@ pub struct Daemon {
     supervised: Vec<SlotDir>,
     keeper: Keeper,
     adopted: Vec<Assigned>,
-    /// What attempts that do not go on may have left on remotes.
-    pushed: Vec<Withdrawal>,
 }
 
 impl Daemon {
@@ -229,12 +227,10 @@ impl Daemon {
             slots: &slots,
             leases: &leases,
             lease: setup.queue.lease,
-            git: &git,
-            close_timeout: setup.attempt.close_timeout,
             executable: &setup.executable,
             roster: &roster,
         };
-        let Left { adopted, pushed } = adoption.adopt().await?;
+        let adopted = adoption.adopt().await?;
         containers.take_up(&lodged(&adopted), &configured.iter().map(SlotDir::number).collect()).await;
         let in_use = |dir: &&SlotDir| configured.contains(dir) || adopted.iter().any(|job| job.slot.dir() == *dir);
         let (kept, spare): (Vec<&SlotDir>, Vec<&SlotDir>) = all.iter().partition(in_use);
@@ -287,7 +283,6 @@ impl Daemon {
             supervised,
             keeper,
             adopted,
-            pushed,
         })
     }
 
@@ -369,7 +364,7 @@ impl Daemon {
         made.collect()
     }
 
-    async fn start_background(&mut self, shutdown: &Shutdown, ended: &CancellationToken) -> TaskTracker {
+    async fn start_background(&self, shutdown: &Shutdown, ended: &CancellationToken) -> TaskTracker {
         let (tasks, store) = (TaskTracker::new(), &self.tools.store);
         let registry = Registry {
             store: store.clone(),
@@ -390,10 +385,7 @@ impl Daemon {
             ended.clone(),
         ));
         tasks.spawn(retention::forget_loop(store.clone(), ended.clone()));
-        for withdrawal in self.pushed.drain(..) {
-            let ended = ended.clone();
-            tasks.spawn(async move { ended.run_until_cancelled(withdrawal.make()).await });
-        }
+        tasks.spawn(withdrawals::withdraw_loop(self.tools.clone(), self.setup.config.reconcile, ended.clone()));
         tasks.spawn(self.janitor.clone().sweep_loop(ended.clone()));
         tasks.spawn(self.costs.clone().sample_loop(self.tools.state.clone(), ended.clone()));
         tasks.spawn(self.admission.clone().look_loop(ended.clone()));

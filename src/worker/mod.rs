@@ -29,6 +29,7 @@ mod retention;
 mod run;
 mod slots;
 mod warm_up;
+mod withdrawals;
 
 pub use admission::{pressure_now, space_lacking};
 pub use config::{AdmissionConfig, Config};

@@ -47,7 +47,7 @@ pub(super) async fn forget_loop(store: Store, ended: CancellationToken) {
         match forget_routes(&store, &ended).await {
             Ok(0) => {}
             Ok(removed) => info!("forgot {removed} combinations of backend and requirements that no job has had for days"),
-            Err(error) => warn!("cannot forget what no job asks for any more; another look is had in a day: {error}"),
+            Err(error) => warn!("cannot forget what no job asks for any more: {error}"),
         }
     }
 }

@@ -14,7 +14,9 @@ async fn nobody_escapes_the_end_of_the_job() {
     let yard = Yard::open().await;
     let guest = yard.take(0).await;
     let escapes = "setsid sleep 1001 & (setsid sh -c 'sleep 1002 & exec sleep 1003' &) & (trap '' HUP; exec sleep 1004) & ";
-    let (report, _) = guest.run(&format!("{escapes} sleep 0.3; exit 0")).await;
+    let sleeping =
+        "n=0; for at in /proc/[0-9]*/comm; do name=; read name < $at; [ \"$name\" = sleep ] && n=$((n + 1)); done; [ $n -ge 4 ]";
+    let (report, _) = guest.run(&format!("{escapes} until {sleeping}; do sleep 0.1; done 2> /dev/null; exit 0")).await;
     assert_eq!((report.end, report.cause), (End::Exited(0), Cause::Itself));
     assert!(report.stragglers.len() >= 4, "{:?}", report.stragglers);
     assert_eq!(guest.processes().await.len(), 1);
@@ -84,13 +86,13 @@ async fn a_container_whose_engine_does_not_know_it_any_more_is_as_good_as_remove
 /// A daemon that never comes back: the supervisor ends the job, then itself, and with it the container.
 #[tokio::test]
 async fn without_a_daemon_a_container_ends_by_itself() {
-    let silence = Duration::from_secs(2);
+    let silence = Duration::from_secs(10);
     let yard = Yard::again(directory(), silence, |config| config.warm = 0).await;
     let guest = yard.take(0).await;
     guest.start("echo ready; trap '' TERM; while true; do sleep 0.1; done").await;
     let begun = Instant::now();
     guest.supervisor.keep_alive().await.expect("it lives");
-    assert!(guest.lodging.container.wait_until_gone(Duration::from_secs(30)).await);
+    assert!(guest.lodging.container.wait_until_gone(Duration::from_secs(60)).await);
     assert!(begun.elapsed() >= silence);
     yard.containers.give_back(0, guest.lodging.container, Use::Spoilt);
     yard.close().await;

@@ -188,7 +188,7 @@ async fn a_job_that_needs_a_container_is_left_alone_by_a_worker_without_an_engin
     let mut host = Host::new(On::Sqlite, LONG, 1).await.lodge(Lodging::OnTheHost).await;
     let (socket, image) = (host.root().join("docker.sock"), image::with_git().await);
     host.set("SAWMILL_CONTAINER__SOCKET", socket.to_str().expect("UTF-8"));
-    host.set("SAWMILL_WORKER__REPORT", "300ms");
+    host.set("SAWMILL_WORKER__REPORT", "2s");
     let remote = small_remote(host.root(), "remote");
     let needs = host.enqueue(&json!({
         "repo": remote, "container": "on", "image": image, "changes": "none", "task": { "command": "test -d /workspace/tree" },
@@ -218,7 +218,7 @@ async fn where_containers_are_the_rule_jobs_wait_for_an_engine_and_those_for_the
     let mut host = Host::new(On::Sqlite, LONG, 1).await.lodge(Lodging::InContainers).await;
     let socket = host.root().join("docker.sock");
     host.set("SAWMILL_CONTAINER__SOCKET", socket.to_str().expect("UTF-8"));
-    host.set("SAWMILL_WORKER__REPORT", "300ms");
+    host.set("SAWMILL_WORKER__REPORT", "2s");
     let remote = small_remote(host.root(), "remote");
     let unsaid = host.enqueue(&json!({ "repo": remote, "task": { "command": "echo more > more" } }));
     let worker = host.start("a").await;

@@ -149,10 +149,16 @@ async fn takes_the_branch_back_although_its_slot_was_cleared(on: On, held: Held)
     worker.kill();
     until("the slot is cleared", async || {
         let cleared = scene.host.command(&Seat::of("a"), &["reconcile", "--apply"]).output().expect("it runs");
-        assert!(cleared.status.success(), "{cleared:?}");
-        !scene.host.state_dir("a").join("slots/1/run").exists()
+        cleared.status.success() && !scene.host.state_dir("a").join("slots/1/run").exists()
     })
     .await;
+    // What it cannot do then it does later.
+    let away = scene.remote.with_extension("away");
+    std::fs::rename(&scene.remote, &away).expect("moved");
+    let worker = scene.host.start("a").await;
+    until("it has tried", async || worker.log().contains("cannot take")).await;
+    worker.kill();
+    std::fs::rename(&away, &scene.remote).expect("moved back");
     let worker = scene.host.start("a").await;
     has_taken_its_branch_back(scene, worker, before).await;
 }

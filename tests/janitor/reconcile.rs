@@ -15,7 +15,7 @@ use crate::delivery::remote::{git, refs, small_remote};
 use crate::git::fixture::mounts_below;
 
 /// A lease that is waited out.
-const SHORT: Duration = Duration::from_secs(4);
+const SHORT: Duration = Duration::from_secs(10);
 
 /// What is left of containers is the subject of `janitor::containers`.
 async fn host(lease: Duration) -> Host {

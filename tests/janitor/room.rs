@@ -127,7 +127,7 @@ async fn what_a_job_took_is_expected_of_the_next_one() {
     let host = Host::new(On::Sqlite, LONG, 1).await;
     let remote = small_remote(host.root(), "remote.git");
     // Longer than the slots are left uncounted.
-    let command = "head -c 100000000 /dev/zero | tr '\\0' x > large.txt; sleep 5; rm large.txt";
+    let command = "head -c 100000000 /dev/zero | tr '\\0' x > large.txt; sleep 12; rm large.txt";
     let job = host.enqueue(&json!({ "repo": remote, "changes": "none", "task": { "command": command } }));
     let worker = host.start("a").await;
     host.succeeded(job).await;

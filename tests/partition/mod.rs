@@ -63,7 +63,7 @@ async fn a_worker_that_is_cut_off_in_a_push_delivers_nothing_more() {
 }
 
 async fn is_done_by_the_other(held: Held) {
-    let hosts = Hosts::set(held, Duration::from_secs(4)).await;
+    let hosts = Hosts::set(held, Duration::from_secs(10)).await;
     let (scene, host) = (&hosts.scene, &hosts.scene.host);
     scene.latch.lift();
     hosts.network.cut("a");
@@ -96,14 +96,14 @@ async fn is_done_by_the_other(held: Held) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cut_that_is_shorter_than_the_lease_loses_nothing_and_restarts_nothing() {
-    let lease = Duration::from_secs(12);
+    let lease = Duration::from_secs(20);
     let hosts = Hosts::set(Held::Execute, lease).await;
     let (scene, host) = (&hosts.scene, &hosts.scene.host);
     scene.latch.lift();
     hosts.network.cut("a");
     // The job goes on, and comes to its end while nobody can be told.
     scene.latch.release().await;
-    tokio::time::sleep(lease / 3).await;
+    tokio::time::sleep(lease / 4).await;
     let job = host.job(scene.job).await;
     assert_eq!((job.state, job.attempt.map(|attempt| attempt.0)), (JobState::Running, Some(1)));
     hosts.network.heal("a");

@@ -58,8 +58,8 @@ async fn a_job_that_ignores_term_is_killed_after_its_grace() {
 #[tokio::test]
 async fn a_deadline_is_moved_both_ways_while_the_command_runs() {
     let slot = Slot::open().await;
-    let mut command = slot.script("later", "echo ready; sleep 1; echo done");
-    command.deadline = Some(Timestamp::now() + Duration::from_millis(600));
+    let mut command = slot.script("later", "echo ready; sleep 6; echo done");
+    command.deadline = Some(Timestamp::now() + Duration::from_secs(5));
     slot.supervisor.start(&command).await.unwrap();
     slot.supervisor.move_deadline("later", Timestamp::now() + Duration::from_secs(60)).await.unwrap();
     let report = slot.supervisor.wait("later").await.unwrap();
@@ -144,8 +144,15 @@ async fn the_list_of_stragglers_is_bounded() {
 #[tokio::test]
 async fn processes_that_are_just_about_to_end_are_no_stragglers() {
     let slot = Slot::open().await;
-    let report = slot.run("sleep 0.01 & exit 0").await;
-    assert_eq!((report.end, report.stragglers.len()), (End::Exited(0), 0));
+    // They have a moment, in which a machine that is busy may not come to it.
+    for _ in 0..30 {
+        let report = slot.run("sleep 0.01 & exit 0").await;
+        assert_eq!(report.end, End::Exited(0));
+        if report.stragglers.is_empty() {
+            return;
+        }
+    }
+    panic!("thirty times they were called stragglers");
 }
 
 #[tokio::test]
@@ -167,16 +174,16 @@ async fn time_and_memory_of_all_processes_are_added_up() {
     let slot = Slot::open().await;
     // Each holds its 30 MB until all have them and the supervisor has looked several times.
     let script = "for i in 1 2 3; do { head -c 30000000 /dev/zero; echo > up$i; while [ ! -e seen ]; do sleep 0.05; done; } \
-                  | tail > /dev/null & done; while [ ! -e up1 ] || [ ! -e up2 ] || [ ! -e up3 ]; do sleep 0.05; done; sleep 2; echo > seen; wait";
+                  | tail > /dev/null & done; while [ ! -e up1 ] || [ ! -e up2 ] || [ ! -e up3 ]; do sleep 0.05; done; sleep 5; echo > seen; wait";
     let report = slot.run(script).await;
     assert!(report.peak_memory_bytes > 85_000_000, "three times 30 MB at the same time: {report:?}");
     assert!(report.peak_memory_bytes < 200_000_000, "{report:?}");
 
     let count = "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done";
     let one = slot.run(count).await;
-    let both = slot.run(&format!("({count}) & ({count}) & wait")).await;
-    assert!(one.cpu_ms > 0 && both.cpu_ms > one.cpu_ms * 5 / 4, "{} and {}", one.cpu_ms, both.cpu_ms);
-    assert!(both.peak_memory_bytes < 80_000_000, "the account begins anew with each command: {both:?}");
+    let four = slot.run(&format!("({count}) & ({count}) & ({count}) & ({count}) & wait")).await;
+    assert!(one.cpu_ms > 0 && four.cpu_ms > one.cpu_ms * 5 / 4, "{} and {}", one.cpu_ms, four.cpu_ms);
+    assert!(four.peak_memory_bytes < 80_000_000, "the account begins anew with each command: {four:?}");
 }
 
 #[tokio::test]

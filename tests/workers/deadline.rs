@@ -32,14 +32,14 @@ async fn runs(host: &Host) {
 
 async fn a_job_that_is_given_more_time_succeeds(on: On) {
     let host = Host::new(on, LEASE, 1).await;
-    let id = host.enqueue(&job(&host, "5s", 7));
+    let id = host.enqueue(&job(&host, "15s", 17));
     let worker = host.start("a").await;
     runs(&host).await;
     let moved = host.sawmill(&["job", "deadline", &id.to_string(), "--in", "1m"]);
     assert_eq!(moved["attempt"], json!(1));
     let ended = host.succeeded(id).await;
     let took = ended.finished_at.expect("ended").since(ended.started_at.expect("begun"));
-    assert!(took > Duration::from_secs(5), "it would have ended anyway: {took:?}");
+    assert!(took > Duration::from_secs(15), "it would have ended anyway: {took:?}");
     let attempt = host.attempts(id).await.remove(0);
     assert_eq!(attempt.deadline_at.map(|at| json!(at)), Some(moved["deadline_at"].clone()));
     host.close(vec![worker]).await;
@@ -54,7 +54,7 @@ async fn a_job_whose_time_is_cut_ends_as_a_timeout(on: On) {
     host.sawmill(&["job", "deadline", &id.to_string(), "--in", "1s"]);
     let ended = host.ended(id).await;
     let took = asked.elapsed();
-    assert!(took < Duration::from_secs(10), "{took:?}\n{}", host.logs());
+    assert!(took < Duration::from_secs(60), "{took:?}\n{}", host.logs());
     let outcome = ended.outcome.expect("an outcome");
     assert_eq!((ended.state, outcome.class), (JobState::Failed, OutcomeClass::Timeout), "{outcome}");
     let log = host.log(id, 1, sawmill::job::Stream::System).await;
@@ -65,7 +65,7 @@ async fn a_job_whose_time_is_cut_ends_as_a_timeout(on: On) {
 /// The supervisor outlives the daemon with the old deadline; the next daemon has to tell it of the new one.
 async fn time_that_is_given_while_no_daemon_is_there_counts_all_the_same(on: On) {
     let host = Host::new(on, LEASE, 1).await;
-    let id = host.enqueue(&job(&host, "8s", 10));
+    let id = host.enqueue(&job(&host, "20s", 22));
     let worker = host.start("a").await;
     runs(&host).await;
     worker.kill();

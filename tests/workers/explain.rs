@@ -24,7 +24,7 @@ fn kinds(told: &Value) -> Vec<&str> {
 
 async fn what_keeps_a_job_from_its_only_worker_is_named_as_it_comes_and_goes(on: On) {
     let mut host = Host::new(on, LEASE, 1).await;
-    host.set("SAWMILL_WORKER__REPORT", "300ms");
+    host.set("SAWMILL_WORKER__REPORT", "2s");
     let remote = small_remote(host.root(), "remote.git");
     let latch = host.job_latch("job");
     latch.close();

@@ -96,7 +96,7 @@ fn chattr(change: &str, path: &Path) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slot_that_cannot_be_cleared_takes_no_jobs_until_it_can_be() {
     let mut host = Host::new(On::Sqlite, LEASE, 1).await;
-    host.set("SAWMILL_WORKER__REPORT", "300ms");
+    host.set("SAWMILL_WORKER__REPORT", "2s");
     host.set("SAWMILL_WORKER__RECONCILE", "1h");
     let remote = small_remote(host.root(), "remote.git");
     let worker = host.start("a").await;
