@@ -56,12 +56,10 @@ impl Note {
         state.pushes().join(format!("{}-{}.json", claim.job, claim.attempt))
     }
 
-    /// A reader finds all of it or nothing.
+    /// Nobody but its attempt reads it before that is over; a half one was left before the push was begun.
     fn write(&self, path: &Path) -> io::Result<()> {
-        let new = path.with_extension("new");
-        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-        serde_json::to_writer(file, self)?;
-        fs::rename(&new, path)
+        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+        Ok(serde_json::to_writer(file, self)?)
     }
 
     fn read(path: &Path) -> io::Result<Option<Self>> {
@@ -102,15 +100,14 @@ impl Withdrawal {
     /// # Errors
     /// A directory cannot be read.
     pub fn left(state: &StateDir, by: (&Store, &Git, Duration)) -> io::Result<Vec<Self>> {
-        let mut left = Vec::new();
-        for entry in fs::read_dir(state.pushes())? {
-            left.extend(Self::read(entry?.path(), by));
+        let mut paths = fs::read_dir(state.pushes())?.map(|entry| Ok(entry?.path())).collect::<io::Result<BTreeSet<_>>>()?;
+        // After those were listed: an attempt has a journal before it has anything else, and what it pushes is its own affair until that goes.
+        for slot in state.slots()? {
+            if let Ok(Some(journal)) = Journal::read(&slot.journal()) {
+                paths.remove(&Note::path(state, &journal.claim));
+            }
         }
-        // After those: an attempt has a journal before it has anything else, and it is its own affair until that goes.
-        let journals = state.slots()?.into_iter().filter_map(|slot| Journal::read(&slot.journal()).ok().flatten());
-        let in_slots: BTreeSet<_> = journals.map(|journal| (journal.claim.job, journal.claim.attempt)).collect();
-        left.retain(|withdrawal| !in_slots.contains(&(withdrawal.note.claim.job, withdrawal.note.claim.attempt)));
-        Ok(left)
+        Ok(paths.into_iter().filter_map(|path| Self::read(path, by)).collect())
     }
 
     /// Nothing where there is none, or it cannot be read now; one that never can be is removed.
