@@ -105,7 +105,7 @@ impl Journal {
     }
 }
 
-/// A remote with its secret, in the journal only.
+/// A remote with its secret: in files of the worker only.
 mod address {
     use serde::{Deserialize, Deserializer, Serializer};
 
