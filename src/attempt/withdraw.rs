@@ -19,7 +19,7 @@ use tracing::{debug, info, warn};
 
 use super::Ended;
 use super::halt::{Halt, chain};
-use super::journal::Journal;
+use super::journal::{Journal, JournalError};
 use super::open::Attempt;
 use crate::git::{Git, GitError, Mirror, Remote};
 use crate::ids::ObjectId;
@@ -35,9 +35,12 @@ const WITHIN: Duration = Duration::from_secs(60);
 /// After so long nobody tries any more to take back what the remote, or the database, does not let be looked for.
 const GIVEN_UP_AFTER: Duration = Duration::from_secs(7 * 24 * 3600);
 
+/// For so long each of these failures is said.
+const SAID_FOR: Duration = Duration::from_secs(3600);
+
 /// What is on disk of a push, from before it is begun until it is known to be delivered or is taken back. Whatever becomes of the daemon and
 /// of the slot, it is found. Like a journal it need not outlive the host.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(PartialEq, Serialize, Deserialize)]
 struct Note {
     claim: Claim,
     /// With whatever secret the address has.
@@ -73,9 +76,13 @@ impl Note {
 
 /// Writes down that the attempt is about to push this commit.
 pub(super) fn announce(attempt: &Attempt, commit: &ObjectId) -> Result<(), Halt> {
-    let path = Note::path(&attempt.tools.state, &attempt.claimed.claim);
+    let (path, note) = (Note::path(&attempt.tools.state, &attempt.claimed.claim), Note::of(attempt, commit));
+    // A daemon before this one may have pushed it already: that is not to be forgotten while it is written anew.
+    if Note::read(&path).is_ok_and(|found| found.as_ref() == Some(&note)) {
+        return Ok(());
+    }
     let failed = |error| Halt::infrastructure(&format!("cannot write down in {} what is pushed", path.display()), &error);
-    Note::of(attempt, commit).write(&path).map_err(failed)
+    note.write(&path).map_err(failed)
 }
 
 /// A commit that an attempt has pushed, or was about to.
@@ -103,8 +110,13 @@ impl Withdrawal {
         let mut paths = fs::read_dir(state.pushes())?.map(|entry| Ok(entry?.path())).collect::<io::Result<BTreeSet<_>>>()?;
         // After those were listed: an attempt has a journal before it has anything else, and what it pushes is its own affair until that goes.
         for slot in state.slots()? {
-            if let Ok(Some(journal)) = Journal::read(&slot.journal()) {
-                paths.remove(&Note::path(state, &journal.claim));
+            match Journal::read(&slot.journal()) {
+                Ok(Some(journal)) => {
+                    paths.remove(&Note::path(state, &journal.claim));
+                }
+                // Nobody goes on with one that is malformed.
+                Ok(None) | Err(JournalError::Malformed { .. }) => {}
+                Err(JournalError::Io { source, .. }) => return Err(source),
             }
         }
         Ok(paths.into_iter().filter_map(|path| Self::read(path, by)).collect())
@@ -159,12 +171,15 @@ impl Withdrawal {
         };
         let age = fs::metadata(&self.path).and_then(|found| found.modified()).ok().and_then(|at| at.elapsed().ok());
         if age.is_some_and(|age| age > GIVEN_UP_AFTER) {
-            warn!(
-                "should job {job} have left {commit} as {branch}, it stays: for {GIVEN_UP_AFTER:?} it could not be taken back: {why}"
-            );
+            warn!("should job {job} have left {commit} as {branch}, it stays, since that is more than a week ago: {why}");
             return forget(&self.path);
         }
-        warn!("cannot take {commit} back, should job {job} have left it as {branch}; trying again: {why}");
+        let said = format!("cannot take {commit} back, should job {job} have left it as {branch}; trying again: {why}");
+        if age.is_some_and(|age| age > SAID_FOR) {
+            debug!("{said}");
+        } else {
+            warn!("{said}");
+        }
     }
 
     /// Looks until it can be told.

@@ -4,6 +4,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use tempfile::TempDir;
+
 use super::checkout::write;
 use super::diagnose;
 use super::error::{GitError, io_error};
@@ -23,11 +25,11 @@ impl Mirror {
     /// Clones the remote unless some process already has. The mirror is held from here on.
     pub(super) async fn ensure_cloned(&self) -> Result<(), GitError> {
         self.hold().await?;
-        if self.dir.join(MARKER).exists() {
+        if self.is_cloned() {
             return Ok(());
         }
         let _lock = self.lock("clone").await?;
-        if self.dir.join(MARKER).exists() {
+        if self.is_cloned() {
             return Ok(());
         }
         self.set_aside_leftovers()?;
@@ -39,14 +41,35 @@ impl Mirror {
         }
     }
 
+    fn is_cloned(&self) -> bool {
+        self.dir.join(MARKER).exists()
+    }
+
+    /// This mirror, or where there is none any more an empty one with nothing but the remote: to ask for a ref, or to remove one, no objects
+    /// are needed. That goes with what comes with it, and until then nobody clones.
+    pub(super) async fn or_empty(&self, of: &ObjectId) -> Result<(Self, Option<(TempDir, Lock)>), GitError> {
+        self.hold().await?;
+        if self.is_cloned() {
+            return Ok((self.clone(), None));
+        }
+        let lock = self.lock("ask").await?;
+        let new = self.incoming()?;
+        write_bare(new.path(), if of.as_str().len() > 40 { "sha256" } else { "sha1" })?;
+        Ok((Self { dir: new.path().to_owned(), ..self.clone() }, Some((new, lock))))
+    }
+
+    fn incoming(&self) -> Result<TempDir, GitError> {
+        let new = tempfile::Builder::new().prefix(&self.incoming_prefix()).tempdir_in(&self.git.host.mirrors);
+        new.map_err(io_error("create a directory in", &self.git.host.mirrors))
+    }
+
     async fn lock(&self, verb: &str) -> Result<Lock, GitError> {
         let limit = self.git.host.config.network_timeout;
         Lock::acquire(&self.dir.with_extension("lock"), &format!("{verb} {}", self.remote), limit).await
     }
 
     async fn clone_as(&self, format: &str) -> Result<(), GitError> {
-        let new = tempfile::Builder::new().prefix(&self.incoming_prefix()).tempdir_in(&self.git.host.mirrors);
-        let new = new.map_err(io_error("create a directory in", &self.git.host.mirrors))?;
+        let new = self.incoming()?;
         write_bare(new.path(), format)?;
         self.fetch_into(new.path(), &ALL, &["--prune"]).await?;
         write(&new.path().join(MARKER), format!("{}\n", self.remote))?;

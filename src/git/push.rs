@@ -202,6 +202,8 @@ async fn why_rejected(
         (Some(found), _) if found.commit == *commit => return Ok(Pushed::Already),
         (Some(found), Expected::At(old)) if found.commit == *old => {}
         (Some(found), _) => return Err(GitError::BranchMoved { remote, branch, found: found.commit }),
+        // Where it goes while the remote is about to change it, that says something else.
+        (None, Expected::At(_)) => return Err(GitError::BranchGone { remote, branch }),
         (None, _) if reason.ends_with(STALE) => return Err(GitError::BranchGone { remote, branch }),
         (None, _) => {}
     }

@@ -23,13 +23,13 @@ impl Mirror {
     /// The remote cannot be asked, or does not let go of it.
     pub async fn withdraw(&self, commit: &ObjectId, branch: &BranchName) -> Result<bool, GitError> {
         // Whoever pushed it may be gone for long, and the mirror with it.
-        self.ensure_cloned().await?;
+        let (mirror, _empty) = self.or_empty(commit).await?;
         for look in 0..LOOKS {
             if look > 0 {
                 // Nothing tells of what comes there.
                 tokio::time::sleep(APART).await;
             }
-            if self.take_off_remote(&branch.to_ref(), commit).await? {
+            if mirror.take_off_remote(&branch.to_ref(), commit).await? {
                 return Ok(true);
             }
         }

@@ -299,7 +299,7 @@ impl Look<'_> {
         match self.git.forget_on_remote(keepsake).await {
             Err(error) if remembered => {
                 // One that refuses this ref may take another.
-                if !matches!(error, GitError::PushRefused { .. }) {
+                if !matches!(error, GitError::PushRefused { .. } | GitError::RemoteLocked { .. }) {
                     away().insert(keepsake.mirror.clone());
                 }
                 Ok(Some(format!("it cannot be removed on the remote, which is to be first: {error}")))

@@ -156,6 +156,11 @@ impl Scene {
     }
 
     /// Ends the workers, and proves that nothing is left.
+    /// What a worker has pushed, or was about to, and does not know to be delivered.
+    fn pushes(&self, worker: &str) -> Vec<PathBuf> {
+        fs::read_dir(self.host.state_dir(worker).join("pushes")).expect("there").flatten().map(|entry| entry.path()).collect()
+    }
+
     pub(crate) async fn close(self, workers: Vec<Daemon>) {
         // git of a worker that was killed may be held still.
         self.latch.let_go();

@@ -25,6 +25,7 @@ each! { is_taken_up:
 async fn is_taken_up(on: On, held: Held) {
     let scene = Scene::set(on, held, LONG).await;
     let worker = scene.assert_taken_up(held).await;
+    until("it is known to be delivered", async || scene.pushes("a").is_empty()).await;
     scene.close(vec![worker]).await;
 }
 

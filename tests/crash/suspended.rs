@@ -182,6 +182,7 @@ async fn pushed_and_cancelled(on: On, held: Held) -> (Scene, Daemon) {
 async fn has_taken_its_branch_back(scene: Scene, worker: Daemon, before: Record) {
     until("the worker has taken it back", async || worker.log().contains("took back")).await;
     until("the slot is clear", async || !scene.host.state_dir("a").join("slots/1/run").exists()).await;
+    until("nothing is left to take back", async || scene.pushes("a").is_empty()).await;
     let after = scene.record().await;
     assert_eq!(after.rows, before.rows, "{}", worker.log());
     assert_eq!(refs(&scene.remote, "refs/heads/sawmill/"), [], "{}", worker.log());

@@ -21,7 +21,7 @@ impl Host {
                     left.extend(names_in(&slot.path()).into_iter().filter(|path| !lasting(path)));
                     left.extend(names_in(&slot.path().join("job")));
                 }
-                left.extend(["trash", "kept", "pushes"].iter().flat_map(|part| names_in(&dir.join(part))));
+                left.extend(names_in(&dir.join("trash")).into_iter().chain(names_in(&dir.join("kept"))));
                 left.extend(names_in(&dir.join("containers")).into_iter().filter(|path| path.is_dir()));
                 left.extend(names_in(&dir.join("mirrors")).into_iter().flat_map(|mirror| git_locks(&mirror)));
             } else if dir.extension().is_some_and(|extension| extension == "git") {

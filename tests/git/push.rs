@@ -67,7 +67,7 @@ async fn a_lock_on_the_remotes_ref_is_waited_for() {
 }
 
 /// What an earlier attempt has pushed is taken back by its worker at the two moments between a push and a look, as a git does it that is told
-/// when, push by push.
+/// when, push by push; and in the middle of one, as a hook of the remote does it.
 #[tokio::test]
 async fn a_branch_that_is_in_the_way_and_goes_is_made_anew() {
     let scratch = tempfile::tempdir().expect("a directory");
@@ -114,7 +114,34 @@ async fn a_branch_that_is_in_the_way_and_goes_is_made_anew() {
         "gone before it could make way"
     );
     assert_eq!(id(&remote, "refs/heads/taken"), third);
+
+    let (fourth, claim) = attempt(4).await;
+    write_program(&remote.join("hooks/pre-receive"), "#!/bin/sh\nif [ -e once ]; then rm once refs/heads/taken; fi\n");
+    write(&remote, "once", "");
+    says(&["leaves", "leaves", "leaves"]);
+    assert_eq!(
+        worktree.deliver(&fourth, &name, &claim).await.expect("pushed"),
+        Pushed::Superseded,
+        "gone while the remote was about to change it"
+    );
+    assert_eq!(id(&remote, "refs/heads/taken"), fourth);
     assert_eq!(fs::read_to_string(&moments).expect("there"), "", "each push was one of those");
+}
+
+#[tokio::test]
+async fn a_branch_is_taken_back_although_the_mirror_is_gone() {
+    let place = Place::new();
+    let worktree = place.worktree("1").await;
+    write(worktree.tree(), "new", "new\n");
+    let made = committed(&worktree).await;
+    worktree.push(&made.commit, &branch("late")).await.expect("pushed");
+    let mirror = place.mirror.directory();
+    fs::remove_dir_all(mirror).expect("removed");
+    assert!(place.mirror.withdraw(&made.commit, &branch("late")).await.expect("the remote is there"));
+    assert!(!place.remote_dir().join("refs/heads/late").exists());
+    let beside = fs::read_dir(mirror.parent().expect("it is in a directory")).expect("there").flatten();
+    let dirs: Vec<_> = beside.filter(|entry| entry.path().is_dir() && entry.file_name() != ".home").collect();
+    assert!(dirs.is_empty(), "nothing is cloned for that: {dirs:?}");
 }
 
 #[tokio::test]
