@@ -11,7 +11,7 @@ use super::command::Finished;
 use super::error::GitError;
 use super::mirror::Mirror;
 use super::worktree::Worktree;
-use super::{diagnose, lfs};
+use super::{Remote, diagnose, lfs};
 use crate::ids::{AttemptNo, JobId, ObjectId};
 use crate::job::{BranchName, Claim};
 
@@ -207,8 +207,13 @@ async fn why_rejected(
         (None, _) if reason.ends_with(STALE) => return Err(GitError::BranchGone { remote, branch }),
         (None, _) => {}
     }
-    if let Some(lock) = diagnose::lock_in_the_way(&finished.stderr) {
-        return Err(GitError::RemoteLocked { remote, branch, lock: lock.to_owned() });
+    Err(refused(remote, branch, reason, finished))
+}
+
+/// A remote that does not want it, or has a lock on it.
+pub(super) fn refused(remote: Remote, branch: String, reason: &str, finished: &Finished) -> GitError {
+    match diagnose::lock_in_the_way(&finished.stderr) {
+        Some(lock) => GitError::RemoteLocked { remote, branch, lock: lock.to_owned() },
+        None => GitError::PushRefused { remote, branch, message: diagnose::why_refused(reason.to_owned(), &finished.stderr) },
     }
-    Err(GitError::PushRefused { remote, branch, message: diagnose::why_refused(reason.to_owned(), &finished.stderr) })
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::diagnose;
 use super::error::GitError;
 use super::mirror::Mirror;
-use super::push::Answer;
+use super::push::{Answer, refused};
 use crate::ids::ObjectId;
 use crate::job::BranchName;
 
@@ -53,10 +53,7 @@ impl Mirror {
             Some(Answer::Rejected(_)) if !self.has_on_remote(name, commit).await? => Ok(false),
             Some(Answer::Rejected(reason)) => {
                 let (remote, branch) = (remote.clone(), name.strip_prefix("refs/heads/").unwrap_or(name).to_owned());
-                Err(match diagnose::lock_in_the_way(&finished.stderr) {
-                    Some(lock) => GitError::RemoteLocked { remote, branch, lock: lock.to_owned() },
-                    None => GitError::PushRefused { remote, branch, message: diagnose::why_refused(reason, &finished.stderr) },
-                })
+                Err(refused(remote, branch, &reason, &finished))
             }
             None => Err(diagnose::network(remote, &action, &finished.stderr)),
         }

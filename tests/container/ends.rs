@@ -92,7 +92,7 @@ async fn without_a_daemon_a_container_ends_by_itself() {
     guest.start("echo ready; trap '' TERM; while true; do sleep 0.1; done").await;
     let begun = Instant::now();
     guest.supervisor.keep_alive().await.expect("it lives");
-    assert!(guest.lodging.container.wait_until_gone(Duration::from_secs(60)).await);
+    assert!(guest.lodging.container.wait_until_gone(Duration::from_secs(30)).await);
     assert!(begun.elapsed() >= silence);
     yard.containers.give_back(0, guest.lodging.container, Use::Spoilt);
     yard.close().await;

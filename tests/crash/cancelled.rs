@@ -13,12 +13,12 @@ use crate::delivery::processes::describe;
 use crate::delivery::remote::{refs, small_remote};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cancel_reaches_the_whole_tree_within_seconds() {
+async fn a_cancel_reaches_the_whole_tree_within_two_seconds() {
     whole_tree(On::Sqlite).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cancel_reaches_the_whole_tree_within_seconds_on_postgres() {
+async fn a_cancel_reaches_the_whole_tree_within_two_seconds_on_postgres() {
     whole_tree(On::Postgres).await;
 }
 
@@ -37,7 +37,7 @@ async fn whole_tree(on: On) {
     host.sawmill(&["job", "cancel", &job.to_string(), "--reason", "no longer wanted"]);
     until("no process of the job is left", async || host.processes(&mark).is_empty()).await;
     let took = asked.elapsed();
-    assert!(took < Duration::from_secs(5), "{took:?}; {:?}", describe(&host.processes(&mark)));
+    assert!(took < Duration::from_secs(2), "{took:?}; {:?}", describe(&host.processes(&mark)));
 
     let ended = host.ended(job).await;
     assert_eq!(ended.state, JobState::Cancelled);
@@ -51,12 +51,12 @@ async fn whole_tree(on: On) {
 
 /// As many as there are slots at once, and again, each at another moment of what a worker does now and then.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_cancels_at_once_are_felt_within_two_seconds() {
+async fn every_one_of_many_cancels_is_felt_within_two_seconds() {
     all_within_two_seconds(On::Sqlite).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_cancels_at_once_are_felt_within_two_seconds_on_postgres() {
+async fn every_one_of_many_cancels_is_felt_within_two_seconds_on_postgres() {
     all_within_two_seconds(On::Postgres).await;
 }
 
@@ -71,9 +71,7 @@ async fn all_within_two_seconds(on: On) {
         felt.extend(futures_util::future::join_all(numbers).await);
     }
     host.close(vec![worker]).await;
-    // Of a machine that stands still for a moment a few of them tell.
-    felt.sort();
-    assert!(felt[felt.len() * 3 / 4] < Duration::from_secs(2), "{felt:?}");
+    assert!(felt.iter().all(|felt| *felt < Duration::from_secs(2)), "{felt:?}");
 }
 
 each! { has_succeeded:

@@ -100,31 +100,19 @@ async fn a_branch_that_is_in_the_way_and_goes_is_made_anew() {
     };
 
     let (first, _) = attempt(1).await;
-    says(&["leaves", "after", "leaves"]);
+    says(&["leaves"]);
     worktree.push(&first, &name).await.expect("pushed");
-    let (second, claim) = attempt(2).await;
-    assert_eq!(worktree.deliver(&second, &name, &claim).await.expect("pushed"), Pushed::New, "gone before it was looked at");
-    assert_eq!(id(&remote, "refs/heads/taken"), second);
-
-    let (third, claim) = attempt(3).await;
-    says(&["leaves", "before", "leaves"]);
-    assert_eq!(
-        worktree.deliver(&third, &name, &claim).await.expect("pushed"),
-        Pushed::Superseded,
-        "gone before it could make way"
-    );
-    assert_eq!(id(&remote, "refs/heads/taken"), third);
-
-    let (fourth, claim) = attempt(4).await;
+    let check = async |number, moments: &[&str], pushed, when: &str| {
+        let (commit, claim) = attempt(number).await;
+        says(moments);
+        assert_eq!(worktree.deliver(&commit, &name, &claim).await.expect("pushed"), pushed, "{when}");
+        assert_eq!(id(&remote, "refs/heads/taken"), commit, "{when}");
+    };
+    check(2, &["after", "leaves"], Pushed::New, "gone before it was looked at").await;
+    check(3, &["leaves", "before", "leaves"], Pushed::Superseded, "gone before it could make way").await;
     write_program(&remote.join("hooks/pre-receive"), "#!/bin/sh\nif [ -e once ]; then rm once refs/heads/taken; fi\n");
     write(&remote, "once", "");
-    says(&["leaves", "leaves", "leaves"]);
-    assert_eq!(
-        worktree.deliver(&fourth, &name, &claim).await.expect("pushed"),
-        Pushed::Superseded,
-        "gone while the remote was about to change it"
-    );
-    assert_eq!(id(&remote, "refs/heads/taken"), fourth);
+    check(4, &["leaves", "leaves", "leaves"], Pushed::Superseded, "gone while the remote was about to change it").await;
     assert_eq!(fs::read_to_string(&moments).expect("there"), "", "each push was one of those");
 }
 

@@ -103,7 +103,7 @@ async fn a_cut_that_is_shorter_than_the_lease_loses_nothing_and_restarts_nothing
     hosts.network.cut("a");
     // The job goes on, and comes to its end while nobody can be told.
     scene.latch.release().await;
-    tokio::time::sleep(lease / 4).await;
+    tokio::time::sleep(lease / 3).await;
     let job = host.job(scene.job).await;
     assert_eq!((job.state, job.attempt.map(|attempt| attempt.0)), (JobState::Running, Some(1)));
     hosts.network.heal("a");
