@@ -11,6 +11,7 @@ pub mod caches;
 pub mod cli;
 pub mod clock;
 pub mod config;
+mod control_group;
 pub mod critic;
 pub mod daemon;
 pub mod demo;

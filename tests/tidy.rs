@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The floor of each room. A room names only strictly lower floors.
-const FLOORS: [(&str, u8); 31] = [
+const FLOORS: [(&str, u8); 32] = [
     ("fingerprint", 0),
     ("ids", 0),
     ("clock", 0),
@@ -13,6 +13,7 @@ const FLOORS: [(&str, u8); 31] = [
     ("namespace", 0),
     ("plain_file", 0),
     ("process_stat", 0),
+    ("control_group", 0),
     ("job", 1),
     ("janitor", 1),
     ("artifacts", 2),

@@ -12,7 +12,7 @@ use super::place::Place;
 use super::prepare::within;
 use super::revise::{self, Rejected};
 use super::stop::StopReason;
-use super::withdraw;
+use super::push_note;
 use crate::git::{Change, Committed, Pushed, Worktree};
 use crate::ids::{CompletionId, ObjectId};
 use crate::job::message::commit_message;
@@ -111,7 +111,7 @@ async fn push(attempt: &Attempt, commit: &ObjectId) -> Result<(), Halt> {
         return Ok(());
     }
     attempt.insist(|| attempt.tools.store.assure_claim(&attempt.claimed.claim)).await?;
-    withdraw::announce(attempt, commit)?;
+    push_note::announce(attempt, commit)?;
     let pushed = if let Some(reason @ StopReason::Cancelled(_)) = attempt.stop.reason() {
         find_pushed(attempt, &worktree, commit, Halt::Stopped(reason)).await?
     } else {

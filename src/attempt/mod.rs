@@ -32,6 +32,7 @@ mod pipeline;
 mod place;
 mod prepare;
 mod printed;
+mod push_note;
 mod record;
 mod revise;
 mod spending;

@@ -7,23 +7,20 @@
 //! statement although nobody waits for the answer any more. Once somebody else has taken the claim off the record, it comes too late.
 
 use std::collections::BTreeSet;
-use std::fs::{self, OpenOptions};
-use std::io;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
+use std::{fs, io};
 
-use serde::{Deserialize, Serialize};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
 use super::Ended;
-use super::halt::{Halt, chain};
+use super::halt::chain;
 use super::journal::{Journal, JournalError};
 use super::open::Attempt;
+use super::push_note::{Note, forget};
 use crate::git::{Git, GitError, Mirror, Remote};
-use crate::ids::ObjectId;
-use crate::job::{BranchName, Claim, JobState};
+use crate::job::JobState;
 use crate::store::{Store, StoreError};
 use crate::workspace::StateDir;
 
@@ -34,56 +31,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 const WITHIN: Duration = Duration::from_secs(60);
 /// After so long nobody tries any more to take back what the remote, or the database, does not let be looked for.
 const GIVEN_UP_AFTER: Duration = Duration::from_secs(7 * 24 * 3600);
-
 /// For so long each of these failures is said.
 const SAID_FOR: Duration = Duration::from_secs(3600);
-
-/// What is on disk of a push, from before it is begun until it is known to be delivered or is taken back. Whatever becomes of the daemon and
-/// of the slot, it is found. Like a journal it need not outlive the host.
-#[derive(PartialEq, Serialize, Deserialize)]
-struct Note {
-    claim: Claim,
-    /// With whatever secret the address has.
-    repo: String,
-    branch: BranchName,
-    commit: ObjectId,
-}
-
-impl Note {
-    fn of(attempt: &Attempt, commit: &ObjectId) -> Self {
-        let (claim, job) = (attempt.claimed.claim.clone(), &attempt.claimed.job);
-        Self { claim, repo: job.repo.clone(), branch: job.branch.clone(), commit: commit.clone() }
-    }
-
-    fn path(state: &StateDir, claim: &Claim) -> PathBuf {
-        state.pushes().join(format!("{}-{}.json", claim.job, claim.attempt))
-    }
-
-    /// Nobody but its attempt reads it before that is over; a half one was left before the push was begun.
-    fn write(&self, path: &Path) -> io::Result<()> {
-        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
-        Ok(serde_json::to_writer(file, self)?)
-    }
-
-    fn read(path: &Path) -> io::Result<Option<Self>> {
-        match fs::read(path) {
-            Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-}
-
-/// Writes down that the attempt is about to push this commit.
-pub(super) fn announce(attempt: &Attempt, commit: &ObjectId) -> Result<(), Halt> {
-    let (path, note) = (Note::path(&attempt.tools.state, &attempt.claimed.claim), Note::of(attempt, commit));
-    // A daemon before this one may have pushed it already: that is not to be forgotten while it is written anew.
-    if Note::read(&path).is_ok_and(|found| found.as_ref() == Some(&note)) {
-        return Ok(());
-    }
-    let failed = |error| Halt::infrastructure(&format!("cannot write down in {} what is pushed", path.display()), &error);
-    note.write(&path).map_err(failed)
-}
 
 /// A commit that an attempt has pushed, or was about to.
 pub struct Withdrawal {
@@ -201,12 +150,5 @@ impl Withdrawal {
             }
             sleep(LOOK_EVERY).await;
         }
-    }
-}
-
-fn forget(path: &Path) {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => warn!("cannot remove {}: {error}", path.display()),
-        _ => {}
     }
 }

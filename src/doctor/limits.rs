@@ -12,6 +12,7 @@ use nix::unistd::geteuid;
 use super::checks::{flawed, good};
 use super::{Finding, State};
 use crate::config::Config;
+use crate::control_group;
 use crate::job::spec::ContainerMode;
 
 const CHECK: &str = "kernel limits";
@@ -93,9 +94,8 @@ fn limits(config: &Config, proc: &Path, root: bool) -> Vec<Limit> {
 
 /// How many processes the worker's own control group may have, in which jobs on the host are too.
 fn control_group(proc: &Path, least: u64) -> Option<Limit> {
-    let text = fs::read_to_string(proc.join("self/cgroup")).ok()?;
-    let path = text.lines().find_map(|line| line.strip_prefix("0::/"))?;
-    let max = fs::read_to_string(Path::new("/sys/fs/cgroup").join(path).join("pids.max")).ok()?;
+    let own = control_group::unified(proc)?;
+    let max = fs::read_to_string(Path::new("/sys/fs/cgroup").join(own).join("pids.max")).ok()?;
     Some(Limit {
         name: "pids.max of the worker's control group",
         // "max", where there is none, is no number.

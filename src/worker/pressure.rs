@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use bytesize::ByteSize;
 use nix::sys::statvfs::statvfs;
 
+use crate::control_group;
 use crate::janitor::Space;
 use crate::store::{Pressure, PressureLimits, Resource};
 
@@ -108,9 +109,8 @@ impl Gauge {
     /// The share of the last ten seconds in which all tasks stood still for want of memory, on the host or in the daemon's own
     /// control group (<https://docs.kernel.org/accounting/psi.html>).
     fn memory_stalled(&self) -> Option<u8> {
-        let own = fs::read_to_string(self.proc.join("self/cgroup")).unwrap_or_default();
-        let path = own.lines().find_map(|line| line.strip_prefix("0::/"));
-        let of_group = path.and_then(|path| stalled_in(&self.groups.join(path).join("memory.pressure")));
+        let own = control_group::unified(&self.proc);
+        let of_group = own.and_then(|own| stalled_in(&self.groups.join(own).join("memory.pressure")));
         stalled_in(&self.proc.join("pressure/memory")).into_iter().chain(of_group).max()
     }
 }

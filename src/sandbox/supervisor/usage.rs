@@ -11,6 +11,7 @@ use super::super::command::Activity;
 use super::super::kernel::Reaped;
 use super::super::ledger::ProcessName;
 use super::descendants::{self, Census, LINE_CHARACTERS};
+use crate::control_group;
 
 /// The first look is early, because most commands are short.
 const FIRST_SAMPLE_AFTER: Duration = Duration::from_millis(20);
@@ -116,17 +117,16 @@ impl Usage {
 /// control group that this and its commands are in, where that has such a count; else on the whole host.
 fn out_of_memory_kills() -> u64 {
     let counters = ["memory.events", "memory/memory.oom_control"].iter().find_map(|name| of_container(name));
-    let counters = counters.or_else(|| of_own_group(Path::new("/proc/self/cgroup"), Path::new("/sys/fs/cgroup")));
+    let counters = counters.or_else(|| of_own_group(Path::new("/proc"), Path::new("/sys/fs/cgroup")));
     let counters = counters.unwrap_or_else(|| fs::read_to_string("/proc/vmstat").unwrap_or_default());
     counters.lines().find_map(|line| line.strip_prefix("oom_kill ")?.parse().ok()).unwrap_or(0)
 }
 
 /// What the own control group counts, with those below it; nothing at the root, which counts nothing, and in version 1, where each counts for
 /// itself (cgroups(7)).
-fn of_own_group(own: &Path, groups: &Path) -> Option<String> {
-    let text = fs::read_to_string(own).ok()?;
-    let path = text.lines().find_map(|line| line.strip_prefix("0::/"))?;
-    let counts = fs::read_to_string(groups.join(path).join("memory.events")).ok()?;
+fn of_own_group(proc: &Path, groups: &Path) -> Option<String> {
+    let own = control_group::unified(proc)?;
+    let counts = fs::read_to_string(groups.join(own).join("memory.events")).ok()?;
     counts.lines().any(|line| line.starts_with("oom_kill ")).then_some(counts)
 }
 
@@ -142,13 +142,14 @@ mod tests {
     #[test]
     fn kills_are_counted_in_the_own_control_group() {
         let dir = tempfile::tempdir().expect("a directory");
-        let (own, groups) = (dir.path().join("cgroup"), dir.path().join("groups"));
+        let (own, groups) = (dir.path().join("self/cgroup"), dir.path().join("groups"));
+        fs::create_dir_all(own.parent().expect("a parent")).expect("made");
         let check = |line: &str, path: &str, count: Option<&str>| {
             fs::write(&own, line).expect("written");
             let file = groups.join(path);
             fs::create_dir_all(file.parent().expect("a parent")).expect("made");
             fs::write(&file, "max 3\noom_kill 7\n").expect("written");
-            let found = of_own_group(&own, &groups);
+            let found = of_own_group(dir.path(), &groups);
             assert_eq!(found.as_deref(), count, "{line}");
             fs::remove_dir_all(&groups).expect("removed");
         };
