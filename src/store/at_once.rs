@@ -72,10 +72,10 @@ const CLAIM: (&str, &str) = (
 );
 
 /// What is asked: a row for each attempt that is to end.
-pub(super) const ASKED: &str = "asked (of_job, of_attempt, of_token, of_worker, to_message, to_code, to_signal, to_memory, to_cpu, \
+const ASKED: &str = "asked (of_job, of_attempt, of_token, of_worker, to_message, to_code, to_signal, to_memory, to_cpu, \
     to_salvage, to_verdict, event) AS (VALUES ";
 /// What is known of its stages.
-pub(super) const STEPS: &str = "steps (step_job, step_attempt, step_seq, step_stage, step_started, step_ended, step_outcome, \
+const STEPS: &str = "steps (step_job, step_attempt, step_seq, step_stage, step_started, step_ended, step_outcome, \
     step_detail) AS (VALUES ";
 
 /// `$1` is the time. A success is a success whatever is on record of the job, so nothing of it needs to be read first. What ended goes on
@@ -258,7 +258,7 @@ impl Store {
 
 /// Adds what is asked to the arguments, and answers their places. A length of a power of two, so that few occur: each is a statement that
 /// has to be prepared.
-pub(super) fn asked_rows(args: &mut Vec<Arg>, ends: &[&Pending]) -> Result<String, StoreError> {
+fn asked_rows(args: &mut Vec<Arg>, ends: &[&Pending]) -> Result<String, StoreError> {
     let mut asked = ends.iter().map(|pending| end_row(pending)).collect::<Result<Vec<_>, _>>()?;
     let (first, rows) = (args.len() + 1, ends.len().next_power_of_two());
     asked.resize_with(rows, no_end);
@@ -267,7 +267,7 @@ pub(super) fn asked_rows(args: &mut Vec<Arg>, ends: &[&Pending]) -> Result<Strin
 }
 
 /// The same for stages; none where there are none.
-pub(super) fn step_rows(args: &mut Vec<Arg>, ends: &[&Pending]) -> Option<String> {
+fn step_rows(args: &mut Vec<Arg>, ends: &[&Pending]) -> Option<String> {
     let of = |pending: &&Pending| {
         last_of_each(&pending.end.stages).into_iter().map(|step| step_row(pending, step)).collect::<Vec<_>>()
     };
@@ -320,7 +320,7 @@ fn no_end() -> Vec<Arg> {
     ]
 }
 
-fn step_row(Pending { claim, .. }: &Pending, step: &StageRecord) -> Vec<Arg> {
+pub(super) fn step_row(Pending { claim, .. }: &Pending, step: &StageRecord) -> Vec<Arg> {
     args![
         claim.job,
         claim.attempt,
@@ -333,7 +333,7 @@ fn step_row(Pending { claim, .. }: &Pending, step: &StageRecord) -> Vec<Arg> {
     ]
 }
 
-fn no_step() -> Vec<Arg> {
+pub(super) fn no_step() -> Vec<Arg> {
     use Arg::{Int, Text};
     vec![Arg::Uuid(None), Int(None), Int(None), Text(None), Int(None), Int(None), Text(None), Text(None)]
 }

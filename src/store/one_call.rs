@@ -1,64 +1,85 @@
 //! What a file is asked in one call: to enqueue, to claim and to end jobs that nothing else concerns.
 //!
 //! The one rule: it does what the transactions of `enqueue`, `claims` and `finish` would do, or nothing; see `at_once`, which does the same on
-//! PostgreSQL. Here several statements go there together, with their transaction (see `writer`). They share their arguments: `$3` is the
-//! same in all.
+//! PostgreSQL. Here several statements go there together, with their transaction (see `writer`). They share their arguments where these have
+//! numbers: `$3` is the same in all. Where they have none (`?`), each goes on where the one before it stopped.
 
 use std::collections::BTreeMap;
 
+use sqlx::FromRow;
+use uuid::Uuid;
+
 use super::Store;
-use super::at_once::{ASKED, STEPS, asked_rows, step_rows};
-use super::claims::{CLAIMED, Wanted, set_started};
+use super::at_once::{no_step, step_row};
+use super::claims::{Wanted, set_started};
 use super::dependencies::Needs;
 use super::enqueue::{document, insert_job, row, waits_for_nobody};
 use super::error::StoreError;
+use super::fence::last_of_each;
 use super::finish::Pending;
 use super::rows::{ClaimedRow, JobRow, job_columns};
 use super::statement::{Arg, args};
 use super::tx::Tx;
 use super::types::{ClaimRequest, NewJob};
 use super::writer::Durability;
+use crate::clock::Timestamp;
 use crate::ids::JobId;
 use crate::job::{ClaimedJob, Job};
 
+/// A column of the attempt before the one that begins.
+macro_rules! previous {
+    ($column:literal, $name:literal) => {
+        concat!("(SELECT p.", $column, " FROM attempts p WHERE p.job = jobs.id AND p.attempt = jobs.attempt - 1) AS ", $name)
+    };
+}
+
 /// `$1` is the worker, `$2` the time, `$3` the end of the lease, `$5` the route. `$4` is the first half of the tokens of this claim, by which
 /// its rows are told among those of the worker; the other half is each row's own.
-const CLAIM: (&str, &str) = (
+const CLAIM: (&str, &str, &str) = (
     concat!(
         "UPDATE jobs INDEXED BY sqlite_autoindex_jobs_1 SET ",
         set_started!("$1", "$2", "$3", "unhex($4 || hex(randomblob(8)))"),
-        " WHERE id IN (SELECT j.id FROM jobs j /*! INDEXED BY jobs_claim */ WHERE j.state = 'queued' AND j.held IS NULL AND j.route = $5 \
-         AND (j.start_by IS NULL OR j.start_by > $2)"
+        " WHERE id "
     ),
-    ") AND concurrency_key IS NULL AND budgeted = 0 AND NOT EXISTS (SELECT 1 FROM project_limits l WHERE l.project = share); \
-     INSERT INTO attempts (job, attempt, worker, started_at) SELECT id, attempt, worker, $2 FROM jobs \
-     WHERE worker = $1 AND hex(substr(token, 1, 8)) = $4; ",
+    "(SELECT j.id FROM jobs j /*! INDEXED BY jobs_claim */ WHERE j.state = 'queued' AND j.held IS NULL AND j.route = $5 \
+     AND (j.start_by IS NULL OR j.start_by > $2)",
+    concat!(
+        ") AND concurrency_key IS NULL AND budgeted = 0 AND NOT EXISTS (SELECT 1 FROM project_limits l WHERE l.project = share) \
+         RETURNING ",
+        job_columns!("jobs", "(SELECT s.document FROM job_specs s WHERE s.job = jobs.id) AS document"),
+        ", token, lease_until, $2 AS claimed_at, priority, position, ",
+        previous!("attempt", "previous_attempt"),
+        ", ",
+        previous!("outcome_class", "previous_class"),
+        ", ",
+        previous!("outcome_message", "previous_message"),
+        ", ",
+        previous!("salvage", "previous_salvage"),
+        "; INSERT INTO attempts (job, attempt, worker, started_at) SELECT id, attempt, worker, $2 FROM jobs \
+         WHERE worker = $1 AND hex(substr(token, 1, 8)) = $4",
+    ),
 );
-const OF_THIS_CLAIM: &str = "j.worker = $1 AND hex(substr(j.token, 1, 8)) = $4 ORDER BY j.priority, j.position, j.id";
 
-/// `$1` is the time. Whose attempt is still open has ended just now; from then on its event tells.
-const END_JOBS: &str = concat!(
-    " UPDATE jobs INDEXED BY sqlite_autoindex_jobs_1 SET state = 'succeeded', attempts_used = attempts_used + 1, \
-     outcome_class = 'succeeded', outcome_message = to_message, commit_id = NULL, finished_at = $1, worker = NULL, token = NULL, \
-     lease_until = NULL, requeue_requested_at = NULL, requeue_reason = NULL FROM asked \
-     WHERE id = of_job AND attempt = of_attempt AND token = of_token AND worker IS NOT DISTINCT FROM of_worker AND needed = 0 \
-     AND concurrency_key IS NULL AND NOT EXISTS (SELECT 1 FROM project_limits l WHERE l.project = share) \
-     AND EXISTS (SELECT 1 FROM attempts a WHERE a.job = of_job AND a.attempt = of_attempt AND a.ended_at IS NULL) RETURNING ",
+/// An end, in statements each of which does something only where the one before it did: together they set nothing aside. In the order of
+/// [`end_args`], since numbers would be the same in the statements of all ends.
+const END: &str = concat!(
+    "UPDATE jobs INDEXED BY sqlite_autoindex_jobs_1 SET state = 'succeeded', attempts_used = attempts_used + 1, \
+     outcome_class = 'succeeded', outcome_message = ?, commit_id = NULL, finished_at = ?, worker = NULL, token = NULL, \
+     lease_until = NULL, requeue_requested_at = NULL, requeue_reason = NULL \
+     WHERE id = ? AND attempt = ? AND token = ? AND worker = ? AND needed = 0 AND concurrency_key IS NULL \
+     AND NOT EXISTS (SELECT 1 FROM project_limits l WHERE l.project = share) AND EXISTS \
+     (SELECT 1 FROM attempts a WHERE a.job = jobs.id AND a.attempt = jobs.attempt AND a.ended_at IS NULL) RETURNING ",
     job_columns!("jobs", "(SELECT s.document FROM job_specs s WHERE s.job = jobs.id) AS document"),
-    "; "
+    "; INSERT INTO outbox (id, job, attempt, state, created_at) SELECT ?, ?, ?, 'succeeded', ? WHERE changes() = 1; \
+     UPDATE attempts SET ended_at = ?, outcome_class = 'succeeded', outcome_message = ?, exit_code = ?, signal = ?, \
+     peak_memory_bytes = ?, cpu_ms = ?, salvage = ?, log_verdict = ? WHERE job = ? AND attempt = ? AND changes() = 1"
 );
-const TELL: &str = " INSERT INTO outbox (id, job, attempt, state, created_at) SELECT event, j.id, j.attempt, j.state, $1 \
-    FROM asked CROSS JOIN jobs j ON j.id = of_job AND j.attempt = of_attempt AND j.state = 'succeeded' \
-    CROSS JOIN attempts a ON a.job = j.id AND a.attempt = j.attempt AND a.ended_at IS NULL; ";
-const PUT_STAGES: &str = " INSERT INTO attempt_stages (job, attempt, seq, stage, started_at, ended_at, outcome, detail) \
-    SELECT step_job, step_attempt, step_seq, step_stage, step_started, step_ended, step_outcome, step_detail \
-    FROM steps CROSS JOIN asked ON of_job = step_job CROSS JOIN outbox o ON o.job = of_job AND o.id = event WHERE TRUE \
-    ON CONFLICT (job, attempt, seq) DO UPDATE SET stage = excluded.stage, started_at = excluded.started_at, \
-    ended_at = excluded.ended_at, outcome = excluded.outcome, detail = excluded.detail; ";
-const CLOSE: &str = " UPDATE attempts INDEXED BY sqlite_autoindex_attempts_1 SET ended_at = $1, outcome_class = 'succeeded', outcome_message = to_message, exit_code = to_code, \
-    signal = to_signal, peak_memory_bytes = to_memory, cpu_ms = to_cpu, salvage = to_salvage, log_verdict = to_verdict \
-    FROM asked CROSS JOIN outbox o ON o.job = of_job AND o.id = event \
-    WHERE attempts.job = of_job AND attempts.attempt = of_attempt AND ended_at IS NULL";
+/// Its stages, after it.
+const PUT_STAGES: (&str, &str) = (
+    "; INSERT INTO attempt_stages (job, attempt, seq, stage, started_at, ended_at, outcome, detail) SELECT * FROM (VALUES ",
+    ") AS steps WHERE changes() = 1 AND column1 IS NOT NULL ON CONFLICT (job, attempt, seq) DO UPDATE SET stage = excluded.stage, \
+     started_at = excluded.started_at, ended_at = excluded.ended_at, outcome = excluded.outcome, detail = excluded.detail",
+);
 
 /// After [`insert_job`], whose arguments come first.
 const ADD: &str = concat!(
@@ -66,6 +87,15 @@ const ADD: &str = concat!(
     job_columns!("jobs", "$25 AS document"),
     "; INSERT INTO job_specs (job, digest, document) SELECT $5, $24, $25 WHERE changes() = 1"
 );
+
+/// A claim and its turn: rows come as they were written, in no order.
+#[derive(FromRow)]
+struct InTurn {
+    #[sqlx(flatten)]
+    claimed: ClaimedRow,
+    priority: i64,
+    position: i64,
+}
 
 impl Store {
     /// Enqueues a job that waits for nobody; none where its id, key or branch is taken.
@@ -93,16 +123,16 @@ impl Store {
     /// Claims at most as many jobs of a route as are wanted, passing over those that limits concern.
     pub(super) async fn claim_in_one_call(&self, wanted: Wanted, ask: &ClaimRequest) -> Result<Vec<ClaimedJob>, StoreError> {
         let (now, mark) = (self.now(), format!("{:016X}", rand::random::<u64>()));
-        let of_priority = wanted.of_priority();
-        let limit = wanted.count;
-        let sql = format!(
-            "{}{of_priority} ORDER BY j.priority, j.position, j.id LIMIT {limit}{}{CLAIMED}{OF_THIS_CLAIM}",
-            CLAIM.0, CLAIM.1
-        );
+        let (of_priority, limit) = (wanted.of_priority(), wanted.count);
+        // For a list SQLite makes a table.
+        let is = if limit == 1 { "=" } else { "IN" };
+        let sql =
+            format!("{}{is} {}{of_priority} ORDER BY j.priority, j.position, j.id LIMIT {limit}{}", CLAIM.0, CLAIM.1, CLAIM.2);
         let args = args![&ask.worker, now, now + ask.lease, &mark, wanted.route];
         // Whoever has the file has its host too: where a claim is undone, nobody is left who holds it.
-        let rows: Vec<ClaimedRow> = self.db().in_one_call(Durability::Nothing, &sql, args).await?;
-        rows.into_iter().map(ClaimedJob::try_from).collect()
+        let mut rows: Vec<InTurn> = self.db().in_one_call(Durability::Nothing, &sql, args).await?;
+        rows.sort_by_key(|row| (row.priority, row.position, row.claimed.id()));
+        rows.into_iter().map(|row| ClaimedJob::try_from(row.claimed)).collect()
     }
 
     /// Ends those attempts that succeeded without delivering anything and that nothing else concerns; the others are left as they
@@ -112,14 +142,36 @@ impl Store {
         if simple.is_empty() {
             return Ok(BTreeMap::new());
         }
-        let mut args = args![self.now()];
-        let asked = format!("WITH {ASKED}{})", asked_rows(&mut args, &simple)?);
-        let staged = match step_rows(&mut args, &simple) {
-            Some(steps) => format!("{asked}, {STEPS}{steps}){PUT_STAGES}"),
-            None => String::new(),
+        let now = self.now();
+        let steps: Vec<_> = simple.iter().map(|pending| last_of_each(&pending.end.stages)).collect();
+        // Of powers of two, so that few texts occur: each is prepared.
+        let most = steps.iter().map(Vec::len).max().filter(|most| *most > 0).map_or(0, usize::next_power_of_two);
+        let one = match most {
+            0 => END.to_owned(),
+            most => format!("{END}{}{}{}", PUT_STAGES.0, vec!["(?, ?, ?, ?, ?, ?, ?, ?)"; most].join(", "), PUT_STAGES.1),
         };
-        let sql = format!("{asked}{END_JOBS}{asked}{TELL}{staged}{asked}{CLOSE}");
+        let mut args = Vec::new();
+        for (pending, steps) in simple.iter().zip(steps) {
+            args.extend(end_args(pending, now)?);
+            let mut rows: Vec<_> = steps.into_iter().map(|step| step_row(pending, step)).collect();
+            rows.resize_with(most, no_step);
+            args.extend(rows.into_iter().flatten());
+        }
+        let calls = simple.len().next_power_of_two();
+        args.resize(args.len() / simple.len() * calls, Arg::Int(None));
+        let sql = vec![&*one; calls].join("; ");
         let ended: Vec<JobRow> = self.db().in_one_call(Durability::Disk, &sql, args).await?;
         ended.into_iter().map(|row| Job::try_from(row).map(|job| (job.id, job))).collect()
     }
+}
+
+fn end_args(Pending { claim, end, .. }: &Pending, now: Timestamp) -> Result<Vec<Arg>, StoreError> {
+    let what = || format!("attempt {} of job {}", claim.attempt, claim.job);
+    let verdict = serde_json::to_string(&end.log).map_err(|error| StoreError::corrupt(what(), error))?;
+    let (message, used) = (&end.outcome.message, end.resources);
+    let mut args = args![message, now, claim.job, claim.attempt, claim.token, &claim.worker];
+    args.extend(args![Uuid::now_v7(), claim.job, claim.attempt, now]);
+    args.extend(args![now, message, used.exit_code, used.signal, used.peak_memory_bytes, used.cpu_ms, end.salvage.as_ref()]);
+    args.extend(args![&verdict, claim.job, claim.attempt]);
+    Ok(args)
 }

@@ -109,6 +109,13 @@ pub(super) struct ClaimedRow {
     previous_salvage: Option<String>,
 }
 
+impl ClaimedRow {
+    /// That of the job.
+    pub(super) fn id(&self) -> Uuid {
+        self.job.id
+    }
+}
+
 impl TryFrom<ClaimedRow> for ClaimedJob {
     type Error = StoreError;
 

@@ -209,7 +209,8 @@ async fn a_job_that_needs_a_container_is_left_alone_by_a_worker_without_an_engin
     symlink(image::socket(), &socket).expect("a link");
     host.succeeded(needs).await;
     assert_eq!(host.attempts(needs).await.len(), 1);
-    assert!(host.sawmill(&["workers", "show", "a"])["claiming"]["no_engine"].is_null());
+    // It is claimed for before the worker has written that down.
+    until("the worker says so", async || host.sawmill(&["workers", "show", "a"])["claiming"]["no_engine"].is_null()).await;
     host.close(vec![worker]).await;
 }
 

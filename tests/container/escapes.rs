@@ -217,6 +217,8 @@ async fn what_a_job_of_root_s_has_mounted_is_not_deleted_with_its_place() {
     assert_eq!(host.log(job, 1, Stream::Stdout).await, "kept\n", "it was mounted");
     let next = host.enqueue(&json!({ "repo": remote, "changes": "none", "task": { "command": "true" } }));
     host.succeeded(next).await;
+    let run = host.state_dir("a").join("slots/0/run");
+    until("its slot is cleared, of which that goes last", async || !run.exists()).await;
     let trash = host.state_dir("a").join("trash");
     until("the trash is empty", async || fs::read_dir(&trash).expect("it is there").next().is_none()).await;
     assert_eq!(fs::read_to_string(outside.join("kept")).expect("it is there"), "kept");

@@ -248,7 +248,14 @@ async fn until(what: &str, is_so: impl AsyncFnMut() -> bool) {
 
 /// Waits until the container for the next job of this slot is ready, beside those in `busy`.
 async fn refilled(yard: &Yard, busy: usize) {
-    until("a container is ready", async || yard.all().await.len() == busy + 1 && yard.answering() == busy + 1).await;
+    // They answer shortly before they are on their shelves.
+    let mut looks = 0;
+    until("a container is ready", async || {
+        let is = yard.all().await.len() == busy + 1 && yard.answering() == busy + 1;
+        looks = if is { looks + 1 } else { 0 };
+        looks == 10
+    })
+    .await;
 }
 
 /// The fields of `/proc/<pid>/status`, as a job printed them.

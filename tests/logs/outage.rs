@@ -48,6 +48,10 @@ async fn nothing_is_lost_while(attempt: &Attempt, away: impl AsyncFnOnce(), back
     let shipper = attempt.ship();
     attempt.write(Stream::Stdout, b"before\n");
     attempt.wait_for_stored(7).await;
+    // It hears of it later than others may.
+    while shipper.position() < 7 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     away().await;
     let job = steady_job(attempt);
     let (written, slowest) = tokio::task::spawn_blocking(|| job.join().unwrap()).await.unwrap();

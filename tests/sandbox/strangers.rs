@@ -10,7 +10,7 @@ use std::process::Command;
 
 use sawmill::sandbox::{End, Launch, Mark, SandboxError, Supervisor};
 
-use super::{PATIENCE, Slot, until};
+use super::{PATIENCE, Slot, copy_program, until};
 
 /// Sends bytes and returns what comes back until the other end closes.
 fn say(dir: &Path, bytes: &[u8]) -> std::io::Result<Vec<u8>> {
@@ -80,7 +80,7 @@ async fn another_user_cannot_connect_even_when_the_files_would_let_him() {
     let slot = Slot::open().await;
     // The test's own directory may be out of the other user's reach, so he gets a copy of this program.
     let program = slot.path("stranger");
-    fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    copy_program(&std::env::current_exe().unwrap(), &program);
     let open = |path: PathBuf, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
     open(slot.root.path().to_owned(), 0o755);
     open(program.clone(), 0o755);

@@ -61,6 +61,7 @@ async fn a_broken_slot_takes_no_jobs_until_it_is_mended() {
         matches!(&slots[0].content, SlotContent::Broken { reason, .. } if reason.starts_with("slot 0 has no supervisor: "))
     })
     .await;
+    until("its job is given back", async || host.job(id).await.state == JobState::Queued).await;
     let waiting = host.job(id).await;
     assert_eq!((waiting.state, waiting.resets, waiting.attempts_used), (JobState::Queued, 0, 0), "it is not charged for that");
     fs::remove_file(&sup).expect("removed");
@@ -118,6 +119,7 @@ async fn a_slot_that_cannot_be_cleared_takes_no_jobs_until_it_can_be() {
     let found = slots_of(&ill).expect("it is listed");
     assert!(found["state"] == "failed" && found["seen"].as_str().is_some_and(|seen| seen.contains("slots/0/left")), "{ill}");
     for id in [first, second] {
+        until("it waits", async || host.job(id).await.state == JobState::Queued).await;
         let job = host.job(id).await;
         assert_eq!((job.state, job.resets, job.attempts_used), (JobState::Queued, 0, 0), "{:?}", job.outcome);
     }
