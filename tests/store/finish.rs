@@ -1,8 +1,10 @@
 //! Ending attempts.
 
-use sawmill::ids::AttemptNo;
+use futures_util::future::join_all;
+use sawmill::clock::Timestamp;
+use sawmill::ids::{AttemptNo, ClaimToken};
 use sawmill::job::attempt::Resources;
-use sawmill::job::{JobState, LogVerdict, OutcomeClass};
+use sawmill::job::{JobState, LogVerdict, Outcome, OutcomeClass, Stage, StageRecord};
 use sawmill::store::{CompletionFilter, Finish, StoreError};
 
 use super::{LONG, completion, delivered, finish, object, on_both};
@@ -38,6 +40,45 @@ on_both! {
         let written = queue.store.completions(&filter).await.expect("listed").items.len();
         let events = queue.place.texts("SELECT state FROM outbox").await;
         assert_eq!((ended, written, events), (1, 1, vec!["succeeded".to_owned()]));
+    }
+
+    async fn of_several_that_end_at_once_each_gets_its_own_end_and_one_that_is_lost_gets_none(queue) {
+        let mut ends = Vec::new();
+        for number in 0..5_u32 {
+            queue.enqueue().await;
+            let mut claimed = queue.claim("w").await;
+            if number == 2 {
+                claimed.claim.token = ClaimToken::generate();
+            }
+            let stages = (0..number).map(|seq| StageRecord {
+                seq,
+                stage: Stage::Execute,
+                started_at: Timestamp(i64::from(seq)),
+                ended_at: None,
+                outcome: None,
+                detail: Some(format!("stage {seq} of {number}")),
+            });
+            let outcome = Outcome::new(OutcomeClass::Succeeded, format!("end {number}"));
+            let end = Finish { outcome, stages: stages.collect(), ..finish(OutcomeClass::Succeeded) };
+            ends.push((number, claimed, end));
+        }
+        let ended = join_all(ends.iter().map(|(_, claimed, end)| queue.store.finish(&claimed.claim, end.clone()))).await;
+        for ((number, claimed, _), ended) in ends.iter().zip(ended) {
+            let attempt = queue.store.attempts(claimed.claim.job).await.expect("there").remove(0);
+            let details: Vec<_> = attempt.stages.iter().filter_map(|stage| stage.detail.clone()).collect();
+            if *number == 2 {
+                assert!(matches!(ended, Err(StoreError::LeaseLost)), "{ended:?}");
+                assert_eq!((attempt.outcome, details), (None, Vec::new()));
+                continue;
+            }
+            let job = ended.expect("finished");
+            assert_eq!((job.id, job.state), (claimed.claim.job, JobState::Succeeded));
+            let outcomes = [job.outcome, attempt.outcome].map(|outcome| outcome.expect("it has ended").message);
+            assert_eq!(outcomes, [format!("end {number}"), format!("end {number}")]);
+            assert_eq!(details, (0..*number).map(|seq| format!("stage {seq} of {number}")).collect::<Vec<_>>());
+        }
+        let told = queue.place.texts("SELECT CAST(count(DISTINCT job) AS TEXT) FROM outbox").await;
+        assert_eq!(told, ["4"]);
     }
 
     async fn when_the_completion_cannot_be_written_the_job_has_not_ended(queue) {
