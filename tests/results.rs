@@ -304,7 +304,7 @@ async fn what_runs_at_once_and_uses_more_than_a_budget_together_is_ended_while_i
     spec["attempts"] = json!(3);
     spec["execution"] = json!({ "id": "plan", "budget": { "tokens": 1000 } });
     let both = [host.enqueue(&spec), host.enqueue(&spec)];
-    // Of themselves they never end, so they say that while they run.
+    // They never end by themselves, and what each is told at its end has both in it.
     until("both say what they use", async || {
         let (one, other) = (host.attempts(both[0]).await, host.attempts(both[1]).await);
         one.iter().chain(&other).filter(|attempt| attempt.usage.is_some()).count() == 2

@@ -66,7 +66,7 @@ const END: &str = concat!(
     "UPDATE jobs INDEXED BY sqlite_autoindex_jobs_1 SET state = 'succeeded', attempts_used = attempts_used + 1, \
      outcome_class = 'succeeded', outcome_message = ?, commit_id = NULL, finished_at = ?, worker = NULL, token = NULL, \
      lease_until = NULL, requeue_requested_at = NULL, requeue_reason = NULL \
-     WHERE id = ? AND attempt = ? AND token = ? AND worker = ? AND needed = 0 AND concurrency_key IS NULL \
+     WHERE id = ? AND attempt = ? AND token = ? AND worker IS NOT DISTINCT FROM ? AND needed = 0 AND concurrency_key IS NULL \
      AND NOT EXISTS (SELECT 1 FROM project_limits l WHERE l.project = share) AND EXISTS \
      (SELECT 1 FROM attempts a WHERE a.job = jobs.id AND a.attempt = jobs.attempt AND a.ended_at IS NULL) RETURNING ",
     job_columns!("jobs", "(SELECT s.document FROM job_specs s WHERE s.job = jobs.id) AS document"),

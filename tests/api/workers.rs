@@ -85,7 +85,7 @@ async fn a_list_of_workers_says_what_is_wrong_with_each(world: &World) {
     world.enqueue("true").await;
     world.claim().await;
     let (_, list) = world.cli(&["workers", "list"]).await;
-    let list = (1..10).fold(list, |list, seconds| list.replace(&format!(" {seconds}s "), " 0s "));
+    let list = list.replace(" 1s ", " 0s ").replace(" 2s ", " 0s ");
     insta::allow_duplicates! {
         insta::assert_snapshot!(list, @r#"
         WORKER  STATE     SEEN  JOBS  SLOTS  HOST     BACKENDS  LABELS  VERSION  NOTE

@@ -164,13 +164,13 @@ fn status_of(pid: i32) -> BTreeMap<String, String> {
     text.lines().filter_map(|line| line.split_once(':')).map(|(key, value)| (key.to_owned(), value.trim().to_owned())).collect()
 }
 
-/// Waits for something that can be seen.
 /// Copies a program that is run then. A process of its own does it: what other tests start while this process wrote it would hold it open for
 /// writing, and no program runs that somebody may be writing.
 fn copy_program(from: &Path, to: &Path) {
     assert!(std::process::Command::new("cp").args([from, to]).status().unwrap().success());
 }
 
+/// Waits for something that can be seen.
 async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let give_up = Instant::now() + PATIENCE;
     while !is_so() {
