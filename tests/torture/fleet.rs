@@ -1,7 +1,7 @@
 //! The workers, and what is done to them. A worker that is down comes back when its time has come, on the same state
 //! directory; one that ends by itself is started again, as an init system would.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -206,15 +206,20 @@ impl<'a> Fleet<'a> {
             }
             processes
         };
-        let mut stopped = Vec::new();
+        let (mut stopped, mut elsewhere) = (Vec::new(), BTreeSet::new());
         loop {
             let processes = each(Signal::SIGSTOP);
             if processes == stopped {
                 break;
             }
+            elsewhere.extend(processes.iter().copied());
             stopped = processes;
         }
         while !each(Signal::SIGKILL).is_empty() {}
+        // What went over to a remote before it stopped is on another host, which goes on.
+        for pid in elsewhere {
+            kill(pid, Signal::SIGCONT).ok();
+        }
         self.workers[worker].state = State::Down { until: Instant::now() + back };
         true
     }
