@@ -19,6 +19,7 @@ use super::fence::last_of_each;
 use super::finish::Pending;
 use super::routes::all_routes;
 use super::rows::{ClaimedRow, JobRow, job_columns};
+use super::settle::log_verdict;
 use super::statement::{Arg, args, tuples};
 use super::types::{ClaimRequest, NewJob};
 use super::walk::Place;
@@ -282,8 +283,7 @@ fn step_rows(args: &mut Vec<Arg>, ends: &[&Pending]) -> Option<String> {
 }
 
 fn end_row(Pending { claim, end, .. }: &Pending) -> Result<Vec<Arg>, StoreError> {
-    let what = || format!("attempt {} of job {}", claim.attempt, claim.job);
-    let verdict = serde_json::to_string(&end.log).map_err(|error| StoreError::corrupt(what(), error))?;
+    let verdict = log_verdict(claim.job, claim.attempt, end.log)?;
     Ok(args![
         claim.job,
         claim.attempt,

@@ -18,6 +18,7 @@ use super::error::StoreError;
 use super::fence::last_of_each;
 use super::finish::Pending;
 use super::rows::{ClaimedRow, JobRow, job_columns};
+use super::settle::log_verdict;
 use super::statement::{Arg, args};
 use super::tx::Tx;
 use super::types::{ClaimRequest, NewJob};
@@ -146,10 +147,6 @@ impl Store {
         let steps: Vec<_> = simple.iter().map(|pending| last_of_each(&pending.end.stages)).collect();
         // Of powers of two, so that few texts occur: each is prepared.
         let most = steps.iter().map(Vec::len).max().filter(|most| *most > 0).map_or(0, usize::next_power_of_two);
-        let one = match most {
-            0 => END.to_owned(),
-            most => format!("{END}{}{}{}", PUT_STAGES.0, vec!["(?, ?, ?, ?, ?, ?, ?, ?)"; most].join(", "), PUT_STAGES.1),
-        };
         let mut args = Vec::new();
         for (pending, steps) in simple.iter().zip(steps) {
             args.extend(end_args(pending, now)?);
@@ -159,15 +156,22 @@ impl Store {
         }
         let calls = simple.len().next_power_of_two();
         args.resize(args.len() / simple.len() * calls, Arg::Int(None));
-        let sql = vec![&*one; calls].join("; ");
+        let sql = vec![end_with(most); calls].join("; ");
         let ended: Vec<JobRow> = self.db().in_one_call(Durability::Disk, &sql, args).await?;
         ended.into_iter().map(|row| Job::try_from(row).map(|job| (job.id, job))).collect()
     }
 }
 
+/// An end with so many stages.
+fn end_with(stages: usize) -> String {
+    match stages {
+        0 => END.to_owned(),
+        stages => format!("{END}{}{}{}", PUT_STAGES.0, vec!["(?, ?, ?, ?, ?, ?, ?, ?)"; stages].join(", "), PUT_STAGES.1),
+    }
+}
+
 fn end_args(Pending { claim, end, .. }: &Pending, now: Timestamp) -> Result<Vec<Arg>, StoreError> {
-    let what = || format!("attempt {} of job {}", claim.attempt, claim.job);
-    let verdict = serde_json::to_string(&end.log).map_err(|error| StoreError::corrupt(what(), error))?;
+    let verdict = log_verdict(claim.job, claim.attempt, end.log)?;
     let (message, used) = (&end.outcome.message, end.resources);
     let mut args = args![message, now, claim.job, claim.attempt, claim.token, &claim.worker];
     args.extend(args![Uuid::now_v7(), claim.job, claim.attempt, now]);

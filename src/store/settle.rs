@@ -163,13 +163,17 @@ pub(super) struct AttemptEnd<'a> {
     pub(super) log: LogVerdict,
 }
 
+/// How complete an attempt's log is, as it is put on record.
+pub(super) fn log_verdict(job: JobId, attempt: AttemptNo, log: LogVerdict) -> Result<String, StoreError> {
+    serde_json::to_string(&log).map_err(|error| StoreError::corrupt(format!("attempt {attempt} of job {job}"), error))
+}
+
 /// Closes the rows of attempts.
 pub(super) async fn close_attempts(tx: &mut Tx, ends: &[AttemptEnd<'_>], now: Timestamp) -> Result<(), StoreError> {
     for batch in ends.chunks(BATCH) {
         let mut rows = Vec::new();
         for end in batch {
-            let what = || format!("attempt {} of job {}", end.attempt, end.job);
-            let verdict = serde_json::to_string(&end.log).map_err(|error| StoreError::corrupt(what(), error))?;
+            let verdict = log_verdict(end.job, end.attempt, end.log)?;
             rows.extend(args![
                 end.job,
                 end.attempt,

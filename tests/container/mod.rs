@@ -248,11 +248,14 @@ async fn until(what: &str, is_so: impl AsyncFnMut() -> bool) {
 
 /// Waits until the container for the next job of this slot is ready, beside those in `busy`.
 async fn refilled(yard: &Yard, busy: usize) {
-    // They answer shortly before they are on their shelves.
+    until_ready("a container", async || yard.all().await.len() == busy + 1 && yard.answering() == busy + 1).await;
+}
+
+/// Waits until containers are there and answer, which they do shortly before they are on their shelves: so for a moment more.
+async fn until_ready(what: &str, mut answer: impl AsyncFnMut() -> bool) {
     let mut looks = 0;
-    until("a container is ready", async || {
-        let is = yard.all().await.len() == busy + 1 && yard.answering() == busy + 1;
-        looks = if is { looks + 1 } else { 0 };
+    until(&format!("{what} is ready"), async || {
+        looks = if answer().await { looks + 1 } else { 0 };
         looks == 10
     })
     .await;

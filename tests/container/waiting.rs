@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{LONG, Yard, directory, image, owned, until};
+use super::{LONG, Yard, directory, image, owned, until, until_ready};
 use crate::crash;
 use crate::delivery::host::{Host, Lodging, On};
 use crate::delivery::remote::small_remote;
@@ -32,15 +32,9 @@ impl Tended {
         Self { yard, ended, tending }
     }
 
-    /// Waits until so many are ready, and for a moment more: they answer shortly before they are on their shelves.
+    /// Waits until so many are ready.
     async fn ready(&self, count: usize) {
-        let mut looks = 0;
-        until("they are ready", async || {
-            let are = self.yard.all().await.len() == count && self.yard.answering() == count;
-            looks = if are { looks + 1 } else { 0 };
-            looks == 10
-        })
-        .await;
+        until_ready("each", async || self.yard.all().await.len() == count && self.yard.answering() == count).await;
     }
 
     async fn close(self) {
@@ -144,14 +138,10 @@ async fn what_slots_leave_that_are_none_any_more_goes_with_the_next_start() {
         let all = owned(&state).await;
         all.into_iter().filter(|name| name.starts_with(&format!("sawmill-a-{slot}-"))).collect::<Vec<_>>()
     };
-    // They are counted, and answer, before the worker knows that they do.
-    let mut looks = 0;
-    until("both slots have one ready", async || {
+    until_ready("one of each slot", async || {
         let dirs = fs::read_dir(state.join("containers")).into_iter().flatten().flatten();
         let answering = dirs.filter(|dir| dir.path().join("sock").exists()).count();
-        let are = answering == 2 && of_slot(0).await.len() == 1 && of_slot(1).await.len() == 1;
-        looks = if are { looks + 1 } else { 0 };
-        looks == 10
+        answering == 2 && of_slot(0).await.len() == 1 && of_slot(1).await.len() == 1
     })
     .await;
     assert!(state.join("slots/1").is_dir());

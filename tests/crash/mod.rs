@@ -155,12 +155,12 @@ impl Scene {
         Record { rows, refs: refs(&self.remote, "refs/") }
     }
 
-    /// Ends the workers, and proves that nothing is left.
     /// What a worker has pushed, or was about to, and does not know to be delivered.
     fn pushes(&self, worker: &str) -> Vec<PathBuf> {
         fs::read_dir(self.host.state_dir(worker).join("pushes")).expect("there").flatten().map(|entry| entry.path()).collect()
     }
 
+    /// Ends the workers, and proves that nothing is left.
     pub(crate) async fn close(self, workers: Vec<Daemon>) {
         // git of a worker that was killed may be held still.
         self.latch.let_go();

@@ -48,12 +48,7 @@ async fn nothing_is_lost_while(attempt: &Attempt, away: impl AsyncFnOnce(), back
     let shipper = attempt.ship();
     attempt.write(Stream::Stdout, b"before\n");
     attempt.wait_for_stored(7).await;
-    let heard = async {
-        while shipper.position() < 7 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(DEADLINE, heard).await.expect("it hears of it, later than others may");
+    assert_eq!(shipper.settle(DEADLINE).await, 7, "it hears of it, later than others may");
     away().await;
     let job = steady_job(attempt);
     let (written, slowest) = tokio::task::spawn_blocking(|| job.join().unwrap()).await.unwrap();

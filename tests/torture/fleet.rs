@@ -206,18 +206,18 @@ impl<'a> Fleet<'a> {
             }
             processes
         };
-        let (mut stopped, mut elsewhere) = (Vec::new(), BTreeSet::new());
+        let (mut stopped, mut ever) = (Vec::new(), BTreeSet::new());
         loop {
             let processes = each(Signal::SIGSTOP);
             if processes == stopped {
                 break;
             }
-            elsewhere.extend(processes.iter().copied());
+            ever.extend(processes.iter().copied());
             stopped = processes;
         }
         while !each(Signal::SIGKILL).is_empty() {}
         // What went over to a remote before it stopped is on another host, which goes on.
-        for pid in elsewhere {
+        for pid in ever {
             kill(pid, Signal::SIGCONT).ok();
         }
         self.workers[worker].state = State::Down { until: Instant::now() + back };
