@@ -392,18 +392,21 @@ BEGIN
     END LOOP;
     parts := parts || ARRAY[
         'SELECT ''jobs'', j.id::TEXT FROM jobs j WHERE NOT EXISTS (SELECT 1 FROM routes r WHERE r.id = j.route)',
+        'SELECT ''job_specs'', s.job::TEXT FROM job_specs s WHERE NOT EXISTS (SELECT 1 FROM jobs j WHERE j.id = s.job)',
         'SELECT ''attempts'', a.job || '' '' || a.attempt FROM attempts a WHERE NOT EXISTS (SELECT 1 FROM jobs j WHERE j.id = a.job)',
         'SELECT ''outbox'', o.job || '' '' || o.id FROM outbox o WHERE NOT EXISTS (SELECT 1 FROM jobs j WHERE j.id = o.job)'];
     EXECUTE 'CREATE VIEW broken_rows AS ' || array_to_string(parts, ' UNION ALL ');
 END $$;
 
--- That each attempt and each event is of a job is held in the same way: looking the job up again for each of them, and locking its row, which
--- whoever writes one has locked already, took a tenth of a claim and of an end. They go with it as before.
+-- That each document, each attempt and each event is of a job is held in the same way: looking the job up again for each of them, and locking its
+-- row, which whoever writes one has locked already or made, took a tenth of a claim and of an end. They go with it as before.
+ALTER TABLE job_specs DROP CONSTRAINT job_specs_job_fkey;
 ALTER TABLE attempts DROP CONSTRAINT attempts_job_fkey;
 ALTER TABLE outbox DROP CONSTRAINT outbox_job_fkey;
 
 CREATE FUNCTION remove_with_job() RETURNS TRIGGER LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
+    DELETE FROM job_specs WHERE job = OLD.id;
     DELETE FROM attempts WHERE job = OLD.id;
     DELETE FROM outbox WHERE job = OLD.id;
     RETURN NULL;

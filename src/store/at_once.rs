@@ -104,8 +104,18 @@ const STAGED: &str = "), staged AS (INSERT INTO attempt_stages (job, attempt, se
     ON CONFLICT (job, attempt, seq) DO UPDATE SET stage = excluded.stage, started_at = excluded.started_at, \
     ended_at = excluded.ended_at, outcome = excluded.outcome, detail = excluded.detail)";
 
+/// Writes a word into the server's log, and so does not come back before everything that was committed earlier is on the disk. It has to write: a
+/// commit of nothing waits for nothing.
+const REACH_THE_DISK: &str = "SELECT pg_logical_emit_message(TRUE, 'sawmill', '')::TEXT AS at";
+
 /// A question that was under way for so long is in time, however short the lease.
 const IN_TIME: Duration = Duration::from_secs(1);
+
+#[derive(sqlx::FromRow)]
+struct Reached {
+    #[expect(dead_code, reason = "that it was asked for is what counts")]
+    at: String,
+}
 
 /// What is claimed of a route, and what the claim saw.
 pub(super) struct Claimed {
@@ -227,6 +237,9 @@ impl Store {
     }
 
     /// Enqueues a job that waits for nobody, and tells of it; none where its id, key or branch is taken.
+    ///
+    /// Where others are told of it in the same statement, they begin while the disk takes it: the job counts at once, and who enqueues it hears so
+    /// when it is on the disk. A crash of the server in between undoes it, but only where nothing came after it (see [`CLAIM`]).
     pub(super) async fn enqueue_at_once(&self, new: &NewJob, row: Vec<Arg>, document: &str) -> Result<Option<Job>, StoreError> {
         let (digest, text) = (row.len() + 1, row.len() + 2);
         let mut args = row;
@@ -235,7 +248,11 @@ impl Store {
         let along = notifier.filter(|notifier| notifier.take_along());
         let mut told = String::new();
         if let Some(notifier) = along {
-            told = format!(", pg_notify(${}, ${})::TEXT AS told", args.len() + 1, args.len() + 2);
+            told = format!(
+                ", pg_notify(${}, ${})::TEXT AS told, set_config('synchronous_commit', 'off', TRUE)",
+                args.len() + 1,
+                args.len() + 2
+            );
             args.extend(args![&notifier.channel, &notifier.payload]);
         }
         let sql = format!(
@@ -247,13 +264,18 @@ impl Store {
         let added = self.db().first::<JobRow>(&sql, args).await?.map(Job::try_from).transpose()?;
         if added.is_some() {
             self.inner.hinter.job_changed();
-            if along.is_none()
-                && let Some(notifier) = notifier
-            {
-                notifier.changed().await;
+            match (along, notifier) {
+                (Some(_), _) => self.reach_the_disk().await?,
+                (None, Some(notifier)) => notifier.changed().await,
+                (None, None) => {}
             }
         }
         Ok(added)
+    }
+
+    /// Returns when all that the server has committed so far is on its disk, whatever its commits waited for.
+    async fn reach_the_disk(&self) -> Result<(), StoreError> {
+        self.db().all::<Reached>(REACH_THE_DISK, Vec::new()).await.map(drop)
     }
 }
 

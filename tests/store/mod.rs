@@ -11,6 +11,7 @@ mod clocks;
 mod completions;
 mod dependencies;
 mod depth;
+mod disk;
 mod dropped;
 mod expiry;
 mod explain;

@@ -39,6 +39,11 @@ pub(crate) struct Server {
 impl Server {
     /// Makes a new server that listens on `listen` and on a socket in its directory, and starts it.
     pub(crate) fn new(listen: &str, port: u16, prefix: &[String]) -> Self {
+        Self::with_options(listen, port, prefix, "")
+    }
+
+    /// The same, with options of its own.
+    pub(crate) fn with_options(listen: &str, port: u16, prefix: &[String], options: &str) -> Self {
         let dir = TempDir::with_prefix("sawmill-postgres-").expect("a temporary directory");
         if geteuid().is_root() {
             let user = User::from_name("postgres").expect("users can be looked up");
@@ -46,7 +51,7 @@ impl Server {
             chown(dir.path(), Some(user.uid.as_raw()), Some(user.gid.as_raw())).expect("the directory is given away");
         }
         let options = format!(
-            "-p {port} -k {} -c listen_addresses={listen} -c max_connections=400 -c fsync=on -c synchronous_commit=on",
+            "-p {port} -k {} -c listen_addresses={listen} -c max_connections=400 -c fsync=on -c synchronous_commit=on {options}",
             dir.path().display()
         );
         let server = Self { dir, prefix: prefix.to_vec(), options };

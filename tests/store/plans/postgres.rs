@@ -28,7 +28,7 @@ async fn postgres_reads_no_table_from_end_to_end_and_few_rows_whatever_waits() {
     let Place::Schema { server, schema } = &queue.place else { panic!("a schema") };
     let mut connection = PgConnection::connect(server).await.expect("the test server answers");
     // A session's counters arrive with its end at the latest.
-    let before = reads_once(&mut connection, schema, BACKLOG as i64).await;
+    let before = reads_with(&mut connection, schema, BACKLOG).await;
     whole_lives(&queue).await;
     queue.store.close().await;
     reads_at_most(&mut connection, schema, &before, 2_000).await;
@@ -41,7 +41,7 @@ async fn postgres_reads_few_rows_for_jobs_that_others_concern_whatever_waits() {
     queue.place.tamper(&backlog("n % 2 = 1")).await;
     let Place::Schema { server, schema } = &queue.place else { panic!("a schema") };
     let mut connection = PgConnection::connect(server).await.expect("the test server answers");
-    let before = reads_once(&mut connection, schema, BACKLOG as i64).await;
+    let before = reads_with(&mut connection, schema, BACKLOG).await;
     concerned::lives(&queue).await;
     concerned::lists(&queue).await;
     queue.store.close().await;
@@ -68,7 +68,7 @@ async fn postgres_finds_one_behind_many_that_have_no_room_and_reads_only_those()
     let behind = queue.enqueue_as(|new| new.spec.priority = Priority::Background).await.id;
     let Place::Schema { server, schema } = &queue.place else { panic!("a schema") };
     let mut connection = PgConnection::connect(server).await.expect("the test server answers");
-    let before = reads_once(&mut connection, schema, BACKLOG as i64).await;
+    let before = reads_with(&mut connection, schema, BACKLOG).await;
     assert_eq!(queue.claim("w").await.claim.job, behind);
     queue.store.close().await;
     // Those that are held are passed over by each page after the one that held them, until the index forgets them.
@@ -85,7 +85,7 @@ async fn postgres_finds_each_row_by_its_key_also_where_it_was_planned_for_empty_
     let mut connection = PgConnection::connect(server).await.expect("the test server answers");
     // A route, without which nothing is claimed, and nothing else.
     let first = queue.enqueue().await;
-    queue.place.tamper("TRUNCATE jobs CASCADE; ANALYZE jobs, job_specs, attempts, outbox").await;
+    queue.place.tamper("TRUNCATE jobs, job_specs CASCADE; ANALYZE jobs, job_specs, attempts, outbox").await;
     // The first one looks for those that have waited too long, and finds that nothing waits.
     for _ in 0..3 {
         assert!(queue.store.claim(&ask("w", 1, LONG)).await.expect("claimed").is_empty(), "{} has gone", first.id);
@@ -108,6 +108,20 @@ struct Reads {
     end_to_end: i64,
     jobs_from_index: i64,
     completions_from_index: i64,
+}
+
+/// What was read until so many jobs were there with their documents, once the counters tell of those.
+async fn reads_with(connection: &mut PgConnection, schema: &str, jobs: usize) -> Reads {
+    let sql = "SELECT min(n_tup_ins) FROM pg_stat_user_tables WHERE schemaname = $1 AND relname IN ('jobs', 'job_specs')";
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    loop {
+        let added: i64 = sqlx::query(sql).bind(schema).fetch_one(&mut *connection).await.expect("the statistics are there").get(0);
+        if added >= jobs as i64 {
+            return reads(connection, schema).await;
+        }
+        assert!(std::time::Instant::now() < deadline, "the counters arrive: {added} of {jobs}");
+        tokio::task::yield_now().await;
+    }
 }
 
 /// What was read, once the counters are at least at `jobs_from_index`.
@@ -213,11 +227,10 @@ async fn postgres_lists_what_waits_without_a_look_at_what_ended_before() {
             id("f")
         ))
         .await;
-    // Each document has looked its job up.
     queue.place.tamper("VACUUM jobs").await;
     let Place::Schema { server, schema } = &queue.place else { panic!("a schema") };
     let mut connection = PgConnection::connect(server).await.expect("the test server answers");
-    let before = reads_once(&mut connection, schema, 2 * ROWS as i64).await;
+    let before = reads_with(&mut connection, schema, 2 * ROWS).await;
     let cancel = Change::Cancel { reason: String::new() };
     for project in [None, Some("p".to_owned())] {
         let all = Selection::Filter { project: project.clone(), execution: None, state: Some(JobState::Queued), after: None };
