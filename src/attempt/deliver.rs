@@ -7,6 +7,7 @@ use super::carry;
 use super::halt::Halt;
 use super::journal::{Phase, Said};
 use super::judge::Judgement;
+use super::keep;
 use super::open::Attempt;
 use super::place::Place;
 use super::prepare::within;
@@ -65,10 +66,11 @@ pub(super) async fn publish(
     judgement: Judgement,
 ) -> Result<Completion, Halt> {
     attempt.stages.enter(Stage::Publish, attempt.now());
-    match &commit {
-        Some(committed) => push(attempt, &committed.commit).await?,
-        None => attempt.check_stop()?,
-    }
+    let delivering = async |attempt: &Attempt| match &commit {
+        Some(committed) => push(attempt, &committed.commit).await,
+        None => attempt.check_stop(),
+    };
+    keep::beside(attempt, commit.as_ref(), delivering).await?;
     let job = &attempt.claimed.job;
     let message = match &commit {
         Some(committed) => format!("delivered {} on {}", committed.commit.short(), job.branch),

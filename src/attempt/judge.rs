@@ -29,8 +29,9 @@ pub(super) struct Judgement {
 
 pub(super) async fn run(attempt: &mut Attempt, base: ObjectId, said: Said, commit: Option<Committed>) -> Result<Phase, Halt> {
     attempt.stages.enter(Stage::Judge, attempt.now());
-    // Before anything is judged: what is rejected is looked into most.
-    if let Some(message) = keep::kept(attempt, commit.as_ref()).await? {
+    if keep::comes_first(attempt)
+        && let Some(message) = keep::kept(attempt, commit.as_ref()).await?
+    {
         let rejected = Rejected::by(OutcomeClass::Gate, message);
         return Ok(rejected.phase(base, said, commit));
     }
@@ -39,6 +40,8 @@ pub(super) async fn run(attempt: &mut Attempt, base: ObjectId, said: Said, commi
         None => Inspection::default(),
     };
     if let Some(message) = rejected {
+        // What is rejected is looked into most.
+        keep::kept(attempt, commit.as_ref()).await?;
         let rejected = Rejected { findings, ..Rejected::by(OutcomeClass::Gate, message) };
         return Ok(rejected.phase(base, said, commit));
     }

@@ -100,6 +100,39 @@ pub(super) async fn kept(attempt: &mut Attempt, commit: Option<&Committed>) -> R
     }
 }
 
+/// Whether what there is is kept before anything else is done with the work: where a file is required, where gates or critics take their
+/// time, and of an agent's work, whose transcript ends with it.
+pub(super) fn comes_first(attempt: &Attempt) -> bool {
+    let spec = &attempt.claimed.job.spec;
+    let required = spec.artifacts.iter().any(|wish| wish.required);
+    required || !attempt.gates().is_empty() || !spec.critics.is_empty() || attempt.backend.is_agent()
+}
+
+/// Keeps what there is while the work is delivered, unless it is kept already: neither waits for the other, and both come to their end.
+///
+/// # Errors
+/// It could not be delivered. Or it was, and the files could not be put on record.
+pub(super) async fn beside(
+    attempt: &mut Attempt,
+    commit: Option<&Committed>,
+    deliver: impl AsyncFnOnce(&Attempt) -> Result<(), Halt>,
+) -> Result<(), Halt> {
+    if attempt.journal.artifacts.is_some() {
+        return deliver(attempt).await;
+    }
+    let change = commit.map(|committed| (&committed.commit, Some(&committed.diff)));
+    let (delivered, mut kept) = tokio::join!(deliver(attempt), gather(attempt, When::Judging, change));
+    // What is delivered is not to be stopped any more, nor late.
+    if delivered.is_ok() && kept.as_ref().is_err_and(|halt| *halt != Halt::Stopped(StopReason::LeaseLost)) {
+        kept = gather(attempt, When::Closing, change).await;
+    }
+    if let Ok(done) = &kept {
+        attempt.journal.artifacts = Some(done.clone());
+    }
+    delivered?;
+    kept.map(drop)
+}
+
 /// Keeps what an attempt leaves that came to no commit. Nothing is required of it any more.
 pub(super) async fn left(attempt: &mut Attempt, class: OutcomeClass, salvage: Option<&ObjectId>) {
     let begun = !matches!(attempt.journal.phase, Phase::Preparing | Phase::Prepared { .. });
@@ -120,6 +153,12 @@ pub(super) async fn left(attempt: &mut Attempt, class: OutcomeClass, salvage: Op
 
 /// Keeps everything, and puts it on record and into the journal.
 async fn keep_all(attempt: &mut Attempt, when: When, change: Option<(&ObjectId, Option<&DiffSummary>)>) -> Result<(), Halt> {
+    attempt.journal.artifacts = Some(gather(attempt, when, change).await?);
+    attempt.enter(attempt.journal.phase.clone())
+}
+
+/// Keeps everything, and puts it on record.
+async fn gather(attempt: &Attempt, when: When, change: Option<(&ObjectId, Option<&DiffSummary>)>) -> Result<Vec<Artifact>, Halt> {
     let items = items(attempt, when, change).await?;
     let mut keeping = Keeping { when, begun: Instant::now(), home: Home::Unknown };
     let limits = attempt.tools.artifacts.config().clone();
@@ -176,8 +215,7 @@ async fn keep_all(attempt: &mut Attempt, when: When, change: Option<(&ObjectId, 
         attempt.say(&format!("{} files are kept ({bytes}), in {} ms", kept.len(), keeping.begun.elapsed().as_millis()));
     }
     attempt.insist(|| attempt.tools.store.record_artifacts(&attempt.claimed.claim, &done)).await?;
-    attempt.journal.artifacts = Some(done);
-    attempt.enter(attempt.journal.phase.clone())
+    Ok(done)
 }
 
 /// The names that are taken by ours, also by those whose turn has not come. That of a transcript gives way to a file that the job requires:

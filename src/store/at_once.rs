@@ -274,7 +274,7 @@ impl Store {
     }
 
     /// Returns when all that the server has committed so far is on its disk, whatever its commits waited for.
-    async fn reach_the_disk(&self) -> Result<(), StoreError> {
+    pub(super) async fn reach_the_disk(&self) -> Result<(), StoreError> {
         self.db().all::<Reached>(REACH_THE_DISK, Vec::new()).await.map(drop)
     }
 }

@@ -67,6 +67,15 @@ impl Store {
     /// [`StoreError::NoSuchDependency`], [`StoreError::ForeignBase`], [`StoreError::UnpushedBase`], [`StoreError::KeyConflict`], [`StoreError::IdConflict`] and [`StoreError::BranchTaken`].
     /// [`StoreError::QueueFull`], and nothing has changed: how exactly a limit holds is said in `depth`.
     pub async fn enqueue(&self, new: NewJob) -> Result<Enqueued, StoreError> {
+        let enqueued = self.enqueue_or_find(new).await?;
+        // One that is there may be another's, who waits for the disk still.
+        if matches!(enqueued, Enqueued::Existing(_)) && self.db().kind() == Kind::Postgres {
+            self.reach_the_disk().await?;
+        }
+        Ok(enqueued)
+    }
+
+    async fn enqueue_or_find(&self, new: NewJob) -> Result<Enqueued, StoreError> {
         let admission = match self.admit(&new).await? {
             Ok(admission) => admission,
             Err(full) => return self.enqueue_beyond(&new, full).await,

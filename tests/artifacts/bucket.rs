@@ -1,6 +1,7 @@
 //! Artifacts in a bucket: what goes there and comes back, and what holds while it is missing, closed, or away.
 
 use std::fs;
+use std::net::TcpListener;
 use std::path::Path;
 
 use sawmill::ids::JobId;
@@ -11,7 +12,7 @@ use super::server::{BUCKET, SECRET, Server};
 use super::{LONG, artifacts, download, everything_in, job, named};
 use crate::delivery::daemon::{Daemon, Seat};
 use crate::delivery::host::{Host, On, until};
-use crate::delivery::remote::{refs, small_remote};
+use crate::delivery::remote::{hold_pushes, refs, small_remote};
 use crate::torture::server::free_port;
 
 /// More than is sent as one piece: such an object comes in parts.
@@ -164,4 +165,29 @@ async fn delivers_once_it_is_back(host: &Host, server: &mut Server, remote: &Pat
     let ended = host.succeeded(id).await;
     assert_eq!(ended.attempts_used, 1, "what the server did is charged to nobody");
     assert_eq!(download(host, id, &["work.txt"]).stdout, b"work\n");
+}
+
+/// Its files are kept while it is pushed, and what keeps them waits for a server that says nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cancel_that_comes_while_the_work_is_pushed_costs_it_neither_its_end_nor_the_record_of_its_files() {
+    let (mut host, mut server) = scene().await;
+    server.make_bucket();
+    host.set("SAWMILL_ARTIFACTS__TIMEOUT", "10s");
+    let remote = small_remote(host.root(), "remote.git");
+    let pushing = host.latch("pushing");
+    hold_pushes(&remote, &pushing);
+    pushing.close();
+    let worker = host.start("a").await;
+    let port = server.port();
+    server.go_away().await;
+    let _silent = TcpListener::bind(("127.0.0.1", port)).expect("its port");
+    let id = host.enqueue(&job(&remote, "true", &json!([]), &json!([])));
+    pushing.reached().await;
+    // The worker hears of it long before the server's time is over.
+    host.store.cancel(id, "enough").await.expect("asked");
+    pushing.release().await;
+    host.succeeded(id).await;
+    let all = artifacts(&host, id).await;
+    assert!(all.len() == 2 && all.iter().all(|artifact| artifact.state == ArtifactState::Failed), "{all:#?}");
+    host.close(vec![worker]).await;
 }

@@ -211,6 +211,29 @@ async fn a_required_file_that_is_missing_rejects_the_attempt_whose_other_files_a
     host.close(vec![worker]).await;
 }
 
+/// Of work that no gate or critic judges, and of which nothing is required, files are kept while it is pushed.
+async fn what_is_rejected_by_a_check_or_by_the_remote_has_its_files_kept_too(on: On) {
+    let host = host(on).await;
+    let remote = small_remote(host.root(), "remote.git");
+    write_program(
+        &remote.join("hooks/update"),
+        "#!/bin/sh\ncase $1 in refs/heads/*) echo 'no pushes on Fridays' >&2; exit 1;; esac\n",
+    );
+    let worker = host.start("a").await;
+    let mut checked = job(&remote, "true", &json!([{ "path": "README.md" }]), &json!([]));
+    checked["checks"] = json!([{ "forbid": ["README.md"] }]);
+    let refused = job(&remote, "true", &json!([{ "path": "README.md" }]), &json!([]));
+    for (spec, class) in [(checked, OutcomeClass::Gate), (refused, OutcomeClass::Invalid)] {
+        let id = host.enqueue(&spec);
+        let outcome = host.ended(id).await.outcome.expect("it has ended");
+        assert_eq!(outcome.class, class, "{}", outcome.message);
+        let all = artifacts(&host, id).await;
+        let names: Vec<&str> = all.iter().filter(|one| one.kept.is_some()).map(|one| one.name.as_str()).collect();
+        assert_eq!(names, ["changes.patch", "changes.json", "README.md"], "{class:?}");
+    }
+    host.close(vec![worker]).await;
+}
+
 async fn what_is_required_is_kept_before_limits_are_met_and_the_rest_is_refused(on: On) {
     let mut host = host(on).await;
     host.set("SAWMILL_ARTIFACTS__ATTEMPT_SIZE", "100 KiB");
@@ -319,5 +342,6 @@ on_sqlite! {
     what_is_required_is_kept_before_limits_are_met_and_the_rest_is_refused
     what_is_no_plain_file_of_the_worktree_or_too_large_is_refused_with_the_reason
     a_required_file_that_is_missing_rejects_the_attempt_whose_other_files_are_kept
+    what_is_rejected_by_a_check_or_by_the_remote_has_its_files_kept_too
     a_directory_that_is_away_fails_only_who_requires_a_file
 }

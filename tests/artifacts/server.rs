@@ -50,6 +50,10 @@ impl Server {
         fs::create_dir(self.dir.join(BUCKET)).expect("a new bucket");
     }
 
+    pub(super) const fn port(&self) -> u16 {
+        self.port
+    }
+
     /// Where an object's bytes are.
     pub(super) fn object(&self, key: &str) -> PathBuf {
         self.dir.join(BUCKET).join("kept").join(key)

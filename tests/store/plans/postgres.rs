@@ -115,7 +115,8 @@ async fn reads_with(connection: &mut PgConnection, schema: &str, jobs: usize) ->
     let sql = "SELECT min(n_tup_ins) FROM pg_stat_user_tables WHERE schemaname = $1 AND relname IN ('jobs', 'job_specs')";
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
     loop {
-        let added: i64 = sqlx::query(sql).bind(schema).fetch_one(&mut *connection).await.expect("the statistics are there").get(0);
+        let added: i64 =
+            sqlx::query(sql).bind(schema).fetch_one(&mut *connection).await.expect("the statistics are there").get(0);
         if added >= jobs as i64 {
             return reads(connection, schema).await;
         }
