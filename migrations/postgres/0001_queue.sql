@@ -399,7 +399,7 @@ BEGIN
 END $$;
 
 -- That each document, each attempt and each event is of a job is held in the same way: looking the job up again for each of them, and locking its
--- row, which whoever writes one has locked already or made, took a tenth of a claim and of an end. They go with it as before.
+-- row, which whoever writes one has locked already or made, took a tenth of a claim and of an end. They go with their job all the same.
 ALTER TABLE job_specs DROP CONSTRAINT job_specs_job_fkey;
 ALTER TABLE attempts DROP CONSTRAINT attempts_job_fkey;
 ALTER TABLE outbox DROP CONSTRAINT outbox_job_fkey;

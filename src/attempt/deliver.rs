@@ -66,11 +66,10 @@ pub(super) async fn publish(
     judgement: Judgement,
 ) -> Result<Completion, Halt> {
     attempt.stages.enter(Stage::Publish, attempt.now());
-    let delivering = async |attempt: &Attempt| match &commit {
-        Some(committed) => push(attempt, &committed.commit).await,
-        None => attempt.check_stop(),
-    };
-    keep::beside(attempt, commit.as_ref(), delivering).await?;
+    match &commit {
+        Some(committed) => keep::beside(attempt, committed, async |attempt| push(attempt, &committed.commit).await).await?,
+        None => attempt.check_stop()?,
+    }
     let job = &attempt.claimed.job;
     let message = match &commit {
         Some(committed) => format!("delivered {} on {}", committed.commit.short(), job.branch),

@@ -36,6 +36,11 @@ impl Halt {
         Self::failed(OutcomeClass::Infrastructure, format!("the worker panicked: {what}; please report it as a defect"))
     }
 
+    /// Why, in words.
+    pub(super) fn why(&self) -> String {
+        self.outcome().map_or_else(|| "the claim is lost".to_owned(), |outcome| outcome.message)
+    }
+
     /// The outcome to put on record; none where nothing may be written.
     pub(super) fn outcome(&self) -> Option<Outcome> {
         match self {

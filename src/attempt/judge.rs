@@ -29,7 +29,7 @@ pub(super) struct Judgement {
 
 pub(super) async fn run(attempt: &mut Attempt, base: ObjectId, said: Said, commit: Option<Committed>) -> Result<Phase, Halt> {
     attempt.stages.enter(Stage::Judge, attempt.now());
-    if keep::comes_first(attempt)
+    if keep::comes_first(attempt, commit.as_ref())
         && let Some(message) = keep::kept(attempt, commit.as_ref()).await?
     {
         let rejected = Rejected::by(OutcomeClass::Gate, message);
@@ -40,7 +40,7 @@ pub(super) async fn run(attempt: &mut Attempt, base: ObjectId, said: Said, commi
         None => Inspection::default(),
     };
     if let Some(message) = rejected {
-        // What is rejected is looked into most.
+        // What is rejected is looked into most. Where a file was required, that was asked above.
         keep::kept(attempt, commit.as_ref()).await?;
         let rejected = Rejected { findings, ..Rejected::by(OutcomeClass::Gate, message) };
         return Ok(rejected.phase(base, said, commit));

@@ -79,7 +79,7 @@ enum When {
     Closing,
 }
 
-/// Keeps what there is once the work is a commit, unless a daemon before this one did. Where a required file is not there, or may not
+/// Keeps what there is once the work is a commit, unless it is kept already. Where a required file is not there, or may not
 /// be kept, it says so: that is to be judged as a gate.
 ///
 /// # Errors
@@ -101,36 +101,59 @@ pub(super) async fn kept(attempt: &mut Attempt, commit: Option<&Committed>) -> R
 }
 
 /// Whether what there is is kept before anything else is done with the work: where a file is required, where gates or critics take their
-/// time, and of an agent's work, whose transcript ends with it.
-pub(super) fn comes_first(attempt: &Attempt) -> bool {
+/// time, and of an agent's work, whose transcript is the log up to here. So it is where nothing changed, and there is nothing to push.
+pub(super) fn comes_first(attempt: &Attempt, commit: Option<&Committed>) -> bool {
     let spec = &attempt.claimed.job.spec;
     let required = spec.artifacts.iter().any(|wish| wish.required);
-    required || !attempt.gates().is_empty() || !spec.critics.is_empty() || attempt.backend.is_agent()
+    let judged = !attempt.gates().is_empty() || !spec.critics.is_empty();
+    commit.is_none() || required || judged || attempt.backend.is_agent()
 }
 
-/// Keeps what there is while the work is delivered, unless it is kept already: neither waits for the other, and both come to their end.
+/// Keeps what there is while the commit is pushed, unless it is kept already: neither waits for the other, and both come to their end unless
+/// the claim is lost.
 ///
 /// # Errors
-/// It could not be delivered. Or it was, and the files could not be put on record.
+/// It could not be pushed, or the claim is lost. What is pushed is not to be late any more, nor stopped, whatever becomes of its files.
 pub(super) async fn beside(
     attempt: &mut Attempt,
-    commit: Option<&Committed>,
-    deliver: impl AsyncFnOnce(&Attempt) -> Result<(), Halt>,
+    committed: &Committed,
+    push: impl AsyncFnOnce(&Attempt) -> Result<(), Halt>,
 ) -> Result<(), Halt> {
     if attempt.journal.artifacts.is_some() {
-        return deliver(attempt).await;
+        return push(attempt).await;
     }
-    let change = commit.map(|committed| (&committed.commit, Some(&committed.diff)));
-    let (delivered, mut kept) = tokio::join!(deliver(attempt), gather(attempt, When::Judging, change));
-    // What is delivered is not to be stopped any more, nor late.
-    if delivered.is_ok() && kept.as_ref().is_err_and(|halt| *halt != Halt::Stopped(StopReason::LeaseLost)) {
-        kept = gather(attempt, When::Closing, change).await;
+    let (begun, change) = (Instant::now(), Some((&committed.commit, Some(&committed.diff))));
+    let pushing = async { unless_lost(push(attempt).await) };
+    let keeping = async { unless_lost(gather(attempt, When::Judging, begun, change).await) };
+    let (pushed, mut kept) = tokio::try_join!(pushing, keeping)?;
+    if pushed.is_ok() && kept.is_err() {
+        kept = unless_lost(gather(attempt, When::Closing, begun, change).await)?;
     }
-    if let Ok(done) = &kept {
-        attempt.journal.artifacts = Some(done.clone());
+    let recorded = match kept {
+        Ok(done) => {
+            attempt.journal.artifacts = Some(done);
+            attempt.enter(attempt.journal.phase.clone())
+        }
+        Err(halt) => Err(halt),
+    };
+    pushed?;
+    if let Err(halt) = recorded {
+        tell_of_none(attempt, &halt.why());
     }
-    delivered?;
-    kept.map(drop)
+    Ok(())
+}
+
+/// What a step came to; a lost claim ends those beside it.
+fn unless_lost<T>(result: Result<T, Halt>) -> Result<Result<T, Halt>, Halt> {
+    match result {
+        Err(halt @ Halt::Stopped(StopReason::LeaseLost)) => Err(halt),
+        other => Ok(other),
+    }
+}
+
+fn tell_of_none(attempt: &Attempt, why: &str) {
+    warn!("the files of job {} are not kept: {why}", attempt.claimed.claim.job);
+    attempt.say(&format!("no files are kept: {why}"));
 }
 
 /// Keeps what an attempt leaves that came to no commit. Nothing is required of it any more.
@@ -144,23 +167,27 @@ pub(super) async fn left(attempt: &mut Attempt, class: OutcomeClass, salvage: Op
     let (limit, change) = (attempt.tools.config.close_timeout, salvage.map(|commit| (commit, None)));
     let why = match tokio::time::timeout(limit, keep_all(attempt, When::Closing, change)).await {
         Ok(Ok(())) => return,
-        Ok(Err(halt)) => halt.outcome().map_or_else(|| "the claim is lost".to_owned(), |outcome| outcome.message),
+        Ok(Err(halt)) => halt.why(),
         Err(_) => "it took longer than attempt.close_timeout".to_owned(),
     };
-    warn!("the files of job {} are not kept: {why}", attempt.claimed.claim.job);
-    attempt.say(&format!("no files are kept: {why}"));
+    tell_of_none(attempt, &why);
 }
 
 /// Keeps everything, and puts it on record and into the journal.
 async fn keep_all(attempt: &mut Attempt, when: When, change: Option<(&ObjectId, Option<&DiffSummary>)>) -> Result<(), Halt> {
-    attempt.journal.artifacts = Some(gather(attempt, when, change).await?);
+    attempt.journal.artifacts = Some(gather(attempt, when, Instant::now(), change).await?);
     attempt.enter(attempt.journal.phase.clone())
 }
 
-/// Keeps everything, and puts it on record.
-async fn gather(attempt: &Attempt, when: When, change: Option<(&ObjectId, Option<&DiffSummary>)>) -> Result<Vec<Artifact>, Halt> {
+/// Keeps everything, and puts it on record. What a place may take is counted from `begun`.
+async fn gather(
+    attempt: &Attempt,
+    when: When,
+    begun: Instant,
+    change: Option<(&ObjectId, Option<&DiffSummary>)>,
+) -> Result<Vec<Artifact>, Halt> {
     let items = items(attempt, when, change).await?;
-    let mut keeping = Keeping { when, begun: Instant::now(), home: Home::Unknown };
+    let mut keeping = Keeping { when, begun, home: Home::Unknown };
     let limits = attempt.tools.artifacts.config().clone();
     let redactor = attempt.redactor.clone();
     let (mut left, mut names) = (limits.attempt_size.as_u64(), BTreeSet::new());

@@ -104,12 +104,19 @@ const STAGED: &str = "), staged AS (INSERT INTO attempt_stages (job, attempt, se
     ON CONFLICT (job, attempt, seq) DO UPDATE SET stage = excluded.stage, started_at = excluded.started_at, \
     ended_at = excluded.ended_at, outcome = excluded.outcome, detail = excluded.detail)";
 
-/// Writes a word into the server's log, and so does not come back before everything that was committed earlier is on the disk. It has to write: a
-/// commit of nothing waits for nothing.
+/// Writes a word into the write-ahead log, and so does not come back before everything that was committed earlier is on the disk. It has to
+/// write: a commit of nothing waits for nothing.
 const REACH_THE_DISK: &str = "SELECT pg_logical_emit_message(TRUE, 'sawmill', '')::TEXT AS at";
 
 /// A question that was under way for so long is in time, however short the lease.
 const IN_TIME: Duration = Duration::from_secs(1);
+
+/// A job that was enqueued.
+pub(super) struct Added {
+    pub(super) job: Job,
+    /// Whether it is on the disk already.
+    pub(super) on_disk: bool,
+}
 
 #[derive(sqlx::FromRow)]
 struct Reached {
@@ -238,9 +245,9 @@ impl Store {
 
     /// Enqueues a job that waits for nobody, and tells of it; none where its id, key or branch is taken.
     ///
-    /// Where others are told of it in the same statement, they begin while the disk takes it: the job counts at once, and who enqueues it hears so
-    /// when it is on the disk. A crash of the server in between undoes it, but only where nothing came after it (see [`CLAIM`]).
-    pub(super) async fn enqueue_at_once(&self, new: &NewJob, row: Vec<Arg>, document: &str) -> Result<Option<Job>, StoreError> {
+    /// Where others are told of it in the same statement, they begin while the disk takes it: the job counts at once, and who enqueues it is to be
+    /// answered when it is on the disk. A crash of the server in between undoes it, but only where nothing came after it (see [`CLAIM`]).
+    pub(super) async fn enqueue_at_once(&self, new: &NewJob, row: Vec<Arg>, document: &str) -> Result<Option<Added>, StoreError> {
         let (digest, text) = (row.len() + 1, row.len() + 2);
         let mut args = row;
         args.extend(args![&new.digest, document]);
@@ -264,13 +271,13 @@ impl Store {
         let added = self.db().first::<JobRow>(&sql, args).await?.map(Job::try_from).transpose()?;
         if added.is_some() {
             self.inner.hinter.job_changed();
-            match (along, notifier) {
-                (Some(_), _) => self.reach_the_disk().await?,
-                (None, Some(notifier)) => notifier.changed().await,
-                (None, None) => {}
+            if along.is_none()
+                && let Some(notifier) = notifier
+            {
+                notifier.changed().await;
             }
         }
-        Ok(added)
+        Ok(added.map(|job| Added { job, on_disk: along.is_none() }))
     }
 
     /// Returns when all that the server has committed so far is on its disk, whatever its commits waited for.

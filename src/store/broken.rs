@@ -26,7 +26,7 @@ struct Broken {
 }
 
 impl Store {
-    /// Some of the rows of jobs, attempts and events that break what must always be true of them, as the database calls them. Reads all
+    /// Some of the rows of jobs, documents, attempts and events that break what must always be true of them, as the database calls them. Reads all
     /// of them.
     ///
     /// # Errors

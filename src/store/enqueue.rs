@@ -66,13 +66,19 @@ impl Store {
     /// # Errors
     /// [`StoreError::NoSuchDependency`], [`StoreError::ForeignBase`], [`StoreError::UnpushedBase`], [`StoreError::KeyConflict`], [`StoreError::IdConflict`] and [`StoreError::BranchTaken`].
     /// [`StoreError::QueueFull`], and nothing has changed: how exactly a limit holds is said in `depth`.
+    /// After an error of the database it may be there all the same: to enqueue it again, with its id or its key, finds out.
     pub async fn enqueue(&self, new: NewJob) -> Result<Enqueued, StoreError> {
-        let enqueued = self.enqueue_or_find(new).await?;
-        // One that is there may be another's, who waits for the disk still.
-        if matches!(enqueued, Enqueued::Existing(_)) && self.db().kind() == Kind::Postgres {
+        let answer = self.enqueue_or_find(new).await;
+        let tells_of_another = match &answer {
+            Ok(Enqueued::Created(_)) => false,
+            Ok(Enqueued::Existing(_)) => true,
+            Err(error) => error.is_refusal(),
+        };
+        // Who enqueued that one may wait for the disk still.
+        if tells_of_another && self.db().kind() == Kind::Postgres {
             self.reach_the_disk().await?;
         }
-        Ok(enqueued)
+        answer
     }
 
     async fn enqueue_or_find(&self, new: NewJob) -> Result<Enqueued, StoreError> {
@@ -83,9 +89,12 @@ impl Store {
         let route = self.route(&Route::of(&new.spec)).await?;
         if self.db().kind() == Kind::Postgres && waits_for_nobody(&new) {
             let row = row(&new, route, &Needs::nothing(), &new.branch, self.now());
-            if let Some(job) = self.enqueue_at_once(&new, row, &document(&new)?).await? {
+            if let Some(added) = self.enqueue_at_once(&new, row, &document(&new)?).await? {
                 admission.keep();
-                return Ok(Enqueued::Created(job));
+                if !added.on_disk {
+                    self.reach_the_disk().await?;
+                }
+                return Ok(Enqueued::Created(added.job));
             }
         }
         let (answer, answered) = oneshot::channel();

@@ -183,6 +183,7 @@ async fn a_cancel_that_comes_while_the_work_is_pushed_costs_it_neither_its_end_n
     let _silent = TcpListener::bind(("127.0.0.1", port)).expect("its port");
     let id = host.enqueue(&job(&remote, "true", &json!([]), &json!([])));
     pushing.reached().await;
+    assert_eq!(artifacts(&host, id).await, [], "the push did not wait for them");
     // The worker hears of it long before the server's time is over.
     host.store.cancel(id, "enough").await.expect("asked");
     pushing.release().await;

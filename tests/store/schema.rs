@@ -88,6 +88,12 @@ on_both! {
         queue.place.tamper(&format!("INSERT INTO outbox (id, job, state, created_at) VALUES ({values}, 'failed', 1)")).await;
         assert_eq!(found().await, [named]);
         queue.place.tamper("DELETE FROM outbox").await;
+        // A file looks at these itself, when they are written.
+        if matches!(queue.place, Place::Schema { .. }) {
+            queue.place.tamper(&format!("INSERT INTO job_specs (job, digest, document) VALUES ('{nobody}', 'd', '{{}}')")).await;
+            assert_eq!(found().await, [format!("job_specs {nobody}")]);
+            queue.place.tamper(&format!("DELETE FROM job_specs WHERE job = '{nobody}'")).await;
+        }
     }
 
     async fn a_newer_schema_is_refused_with_what_to_do(queue) {
