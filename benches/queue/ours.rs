@@ -1,5 +1,6 @@
 //! Sawmill's own queue: the real store, driven as a worker drives it. Claims are made for free slots only, all of them at once;
-//! each is leased, and each job's end is written behind the fence, by itself. Ends wait for the disk, claims do not.
+//! each is leased, and each job's end is written behind the fence, by itself. Ends and answers to
+//! planners wait for the disk, claims do not.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

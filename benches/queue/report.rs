@@ -179,7 +179,7 @@ pub(crate) async fn machine(server: &str, scratch: &Path) {
     let mut connection = SqliteConnection::connect("sqlite::memory:").await.expect("SQLite opens");
     let version: String = sqlx::query_scalar("SELECT sqlite_version()").fetch_one(&mut connection).await.expect("a version");
     println!("SQLite {version}, write-ahead log, synchronous FULL");
-    println!("every commit waits for the disk, of all queues, but those of sawmill's claims");
+    println!("every answer waits for the disk, of all queues, but those to sawmill's claims");
 }
 
 fn filesystem(path: &Path) -> String {

@@ -38,5 +38,12 @@ pub(super) async fn run(client: &Client, out: &Output, id: JobId) -> Result<Exit
         out.line(if found.state.is_final() { "\nwhat to do next:" } else { "\nwhat would change it:" })?;
     }
     found.changes.iter().try_for_each(|change| out.line(&format!("- {}", plain(change))))?;
+    let said = |change: &&String| found.changes.contains(change);
+    let elsewhere = found.workers.iter().flat_map(|worker| &worker.changes).filter(|change| !said(change));
+    let elsewhere: Vec<String> = elsewhere.map(|change| format!("- {}", plain(change))).collect();
+    if !elsewhere.is_empty() {
+        out.line("\nwhat would change it on one worker:")?;
+    }
+    elsewhere.iter().try_for_each(|line| out.line(line))?;
     Ok(Exit::Done)
 }

@@ -65,6 +65,9 @@ pub(super) const LIMIT_MAX: u32 = 256;
 const ARMS_MAX: usize = 50;
 /// Of so many claims, one goes to who has waited too long.
 const AGED_TURN: u64 = 4;
+/// Among how many of the next jobs of a route and a priority one is looked for that has waited too long: whoever comes late is let in level with
+/// the first, and would hide those behind it.
+const AGED_LOOK: usize = 16;
 /// How long nobody is looked for who has waited too long, when there was nobody; less where `queue.ageing` is short.
 const AGED_PAUSE: Duration = Duration::from_secs(1);
 /// How often all routes are looked at in one call: each time but the last one, a route had nothing more to give.
@@ -316,7 +319,7 @@ impl Store {
         let mut aged = Vec::new();
         for priority in Priority::ALL.map(|priority| i64::from(priority.rank())).into_iter().filter(|rank| *rank > next) {
             let such = Such { sql: format!(" AND priority = {priority}"), args: Vec::new() };
-            aged.extend(self.heads(routes, &such, count).await?);
+            aged.extend(self.heads(routes, &such, count.max(AGED_LOOK)).await?);
         }
         let ripe = self.now() - self.config().ageing;
         aged.retain(|head| Timestamp(head.ready_at) <= ripe);

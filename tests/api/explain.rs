@@ -52,6 +52,11 @@ async fn an_explanation_is_a_sentence_a_line_for_each_worker_and_what_would_chan
 
         what would change it:
         - the end of job RUNS, which has run longest, or of any job under the key "deploy"
+
+        what would change it on one worker:
+        - sawmill workers resume w2
+        - w3, once it runs on builder again and reaches the database
+        - [backends.shell] in the configuration of w3, and its restart
         "#);
     }
     let (status, document) = world.get(&format!("/v1/jobs/{waits}/explain")).await;

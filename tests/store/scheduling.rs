@@ -145,6 +145,21 @@ on_both! {
         store.close().await;
     }
 
+    async fn younger_ones_in_front_do_not_hide_one_that_has_waited_too_long(queue) {
+        let store = queue.other(|config| config.ageing = Duration::from_secs(600)).await;
+        let patient = queue.enqueue_as(priority(Priority::Background)).await.id;
+        queue.place.tamper("UPDATE jobs SET ready_at = ready_at - 700000").await;
+        let late = queue.enqueue_as(priority(Priority::Background)).await.id;
+        queue.place.tamper("UPDATE jobs SET position = -1 WHERE ready_at = (SELECT max(ready_at) FROM jobs)").await;
+        let mut urgent = Vec::new();
+        for _ in 0..7 {
+            urgent.push(queue.enqueue_as(priority(Priority::Interactive)).await.id);
+        }
+        let order = in_turn(&store, &ask("w", 1, LONG), 8).await;
+        assert_eq!(order, [urgent[0], urgent[1], urgent[2], late, urgent[3], urgent[4], urgent[5], patient]);
+        store.close().await;
+    }
+
     async fn one_that_has_waited_too_long_and_is_next_anyway_is_counted_once(queue) {
         let store = queue.other(|config| config.ageing = Duration::ZERO).await;
         for number in 0..4 {

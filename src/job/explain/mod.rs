@@ -50,7 +50,7 @@ pub struct Explanation {
     pub reasons: Vec<Reason>,
     /// For a job that waits: each worker, those that would take it soonest first.
     pub workers: Vec<WorkerAnswer>,
-    /// What would change it, for people; the most promising first.
+    /// What would change it, for people; the most promising first. What would change it on one worker is said there.
     pub changes: Vec<String>,
 }
 
@@ -83,6 +83,9 @@ pub struct WorkerAnswer {
     pub answer: String,
     /// What about this worker keeps the job; none where it could take it.
     pub obstacles: Vec<Obstacle>,
+    /// What would change each of these, for people.
+    #[serde(default)]
+    pub changes: Vec<String>,
 }
 
 /// Why a job does not run, or where it is.

@@ -322,9 +322,9 @@ impl Obstacle {
     }
 
     /// What would change it.
-    pub(super) fn change(&self, worker: &WorkerRecord) -> Option<String> {
+    pub(super) fn change(&self, worker: &WorkerRecord) -> String {
         let (id, host) = (&worker.report.id, &worker.report.host);
-        Some(match self {
+        match self {
             Self::Offline { .. } => format!("{id}, once it runs on {host} again and reaches the database"),
             Self::Stopped { .. } | Self::Stopping => format!("{id}, once it is started on {host} again"),
             Self::Drained { .. } => format!("sawmill workers resume {id}"),
@@ -347,9 +347,14 @@ impl Obstacle {
                 format!("{id}, which tries its broken slots again every few seconds; its log says why they are")
             }
             Self::NoSlot { .. } => format!("the end of a job on {id}, a higher worker.slots there, or one more worker"),
-            // What would change that for all workers is the job's own affair.
-            Self::Backend { .. } | Self::Label { .. } | Self::Capability { .. } => return None,
-        })
+            Self::Backend { backend, .. } => format!("[backends.{backend}] in the configuration of {id}, and its restart"),
+            Self::Label { missing } => {
+                format!("{} among worker.labels of {id}, where that is true, and its restart", list(missing))
+            }
+            Self::Capability { missing, .. } => {
+                format!("{} among its backend's capabilities on {id}, where that is true, and its restart", list(missing))
+            }
+        }
     }
 }
 

@@ -65,7 +65,13 @@ impl Look<'_> {
             free_slots: u32::try_from(self.worker.free_slots()).unwrap_or(u32::MAX),
             answer,
             obstacles: self.obstacles.clone(),
+            changes: self.changes().collect(),
         }
+    }
+
+    /// What would change it there.
+    fn changes(&self) -> impl Iterator<Item = String> {
+        self.obstacles.iter().map(|obstacle| obstacle.change(self.worker))
     }
 }
 
@@ -199,7 +205,7 @@ fn changes(facts: &Facts, causes: &[Cause], looks: &[Look<'_>]) -> Vec<String> {
     let mut changes: Vec<String> = causes.iter().filter_map(|cause| cause.change(facts.job.id)).collect();
     if !looks.iter().any(|look| look.obstacles.is_empty()) {
         for look in looks.iter().filter(|look| look.suits()).take(NAMED_MAX) {
-            changes.extend(look.obstacles.iter().filter_map(|obstacle| obstacle.change(look.worker)));
+            changes.extend(look.changes());
         }
     }
     changes

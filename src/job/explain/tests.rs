@@ -117,10 +117,14 @@ fn limit(name: &str, limit: u64, running: u64) -> LimitInUse {
     }
 }
 
-/// The answer, a line for each worker, and what would change it.
+/// The answer, a line for each worker with what would change it there alone, and what would change it.
 fn told(facts: &Facts) -> String {
     let found = explain(facts);
-    let workers = found.workers.iter().map(|worker| format!("\n{} {}: {}", worker.worker, worker.state, worker.answer));
+    let workers = found.workers.iter().map(|worker| {
+        let changes = worker.changes.iter().filter(|change| !found.changes.contains(change));
+        let changes: String = changes.map(|change| format!(" [{change}]")).collect();
+        format!("\n{} {}: {}{changes}", worker.worker, worker.state, worker.answer)
+    });
     let changes = found.changes.iter().map(|change| format!("\n- {change}"));
     found.answer + &workers.chain(changes).collect::<String>()
 }
@@ -258,7 +262,7 @@ fn its_time_is_told_with_why_it_was_put_off() {
 fn what_nobody_offers_is_told_with_who_comes_nearest() {
     insta::assert_snapshot!(told(&with(|facts| facts.job.spec.backend = Some("codex".to_owned()))), @r#"
     waits: no worker that is there has the backend "codex"
-    w1 running: it does not have the backend "codex"; it has shell
+    w1 running: it does not have the backend "codex"; it has shell [[backends.codex] in the configuration of w1, and its restart]
     - [backends.codex] in the configuration of a worker that is there, or another worker
     "#);
     let requiring = |workers: Vec<WorkerRecord>| {
@@ -280,9 +284,9 @@ fn what_nobody_offers_is_told_with_who_comes_nearest() {
         }),
     ])), @r#"
     waits: no worker that is there offers all that it requires; w2 comes nearest, and lacks gpu=a100; w4, which would suit it, is away
-    w2 running: it does not offer gpu=a100
-    w1 running: it does not offer gpu=a100, linux and vision
-    w3 running: it does not have the backend "shell"; it has codex
+    w2 running: it does not offer gpu=a100 [gpu=a100 among worker.labels of w2, where that is true, and its restart]
+    w1 running: it does not offer gpu=a100, linux and vision [gpu=a100, linux and vision among worker.labels of w1, where that is true, and its restart]
+    w3 running: it does not have the backend "shell"; it has codex [[backends.shell] in the configuration of w3, and its restart]
     w4 offline: it last reported 10m ago
     - gpu=a100 among worker.labels of w2 or its backend's capabilities, where that is true, or another worker
     - w4, once it runs on h again and reaches the database
@@ -293,7 +297,7 @@ fn what_nobody_offers_is_told_with_who_comes_nearest() {
         report.backends.push(OfferedBackend { name: "codex".to_owned(), credential: "codex".to_owned(), capabilities: labels(&["vision"]) });
     })])), @r#"
     waits: no worker that is there offers all that it requires; w1 comes nearest, and lacks vision
-    w1 running: it offers vision with the backend "codex" only
+    w1 running: it offers vision with the backend "codex" only [vision among its backend's capabilities on w1, where that is true, and its restart]
     - vision among worker.labels of w1 or its backend's capabilities, where that is true, or another worker
     "#);
 }
@@ -349,10 +353,10 @@ fn each_worker_that_cannot_take_it_now_says_why() {
     busy running: none of its 2 slots is free: job 00000002-0000-7000-8000-000000000000 for 3m and job 00000003-0000-7000-8000-000000000000 for 3m
     drained draining: op@desk asked for its drain 5m ago: new kernel
     leaving draining: it was told to end, and takes no more jobs
-    full-disk paused: it has claimed nothing for 1m: less than 1.0 GiB is free on the disk (measured: 256.0 MiB of memory and 512.0 MiB of disk)
-    broken running: none of its 2 slots is free; 2 are broken: slot has no supervisor
-    deaf running: it has not been able to claim for 30s: no answer in time
-    away offline: it last reported 2h ago
+    full-disk paused: it has claimed nothing for 1m: less than 1.0 GiB is free on the disk (measured: 256.0 MiB of memory and 512.0 MiB of disk) [more free memory and more room on the disk of its state directory on h; full-disk goes on by itself]
+    broken running: none of its 2 slots is free; 2 are broken: slot has no supervisor [broken, which tries its broken slots again every few seconds; its log says why they are]
+    deaf running: it has not been able to claim for 30s: no answer in time [what sawmill doctor on h finds]
+    away offline: it last reported 2h ago [away, once it runs on h again and reaches the database]
     - the end of a job on busy, a higher worker.slots there, or one more worker
     - sawmill workers resume drained
     - leaving, once it is started on h again
@@ -373,7 +377,7 @@ fn the_only_worker_that_suits_is_named_with_what_keeps_it() {
     })), @r#"
     waits: w1, the only worker there that suits it, has no free slot; also, one job comes before it
     w1 running: none of its 2 slots is free: job 00000002-0000-7000-8000-000000000000 for 3m; one is broken: slot 1 has no supervisor
-    w2 running: it does not have the backend "shell", nor any other
+    w2 running: it does not have the backend "shell", nor any other [[backends.shell] in the configuration of w2, and its restart]
     - the end of a job on w1, a higher worker.slots there, or one more worker
     "#);
 }

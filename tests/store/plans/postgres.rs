@@ -149,7 +149,7 @@ async fn reads_at_most(connection: &mut PgConnection, schema: &str, before: &Rea
 
 async fn reads(connection: &mut PgConnection, schema: &str) -> Reads {
     let sql = "SELECT (SELECT sum(seq_tup_read)::BIGINT FROM pg_stat_user_tables WHERE schemaname = $1 \
-               AND relname IN ('jobs', 'job_specs', 'attempts', 'attempt_stages', 'log_chunks', 'completions')) AS scans, \
+               AND relname IN ('jobs', 'job_specs', 'dependencies', 'attempts', 'attempt_stages', 'log_chunks', 'completions', 'outbox')) AS scans, \
                (SELECT sum(idx_tup_read)::BIGINT FROM pg_stat_user_indexes WHERE schemaname = $1 AND relname = 'jobs') AS tuples, \
                (SELECT sum(idx_tup_read)::BIGINT FROM pg_stat_user_indexes WHERE schemaname = $1 AND relname = 'completions') AS taken";
     let row = sqlx::query(sql).bind(schema).fetch_one(connection).await.expect("the statistics are there");

@@ -94,8 +94,12 @@ function whyOf({ state: of, answer, reasons, workers, changes }) {
       reasons.length > 1 ? h("ul", {}, reasons.map(({ text }) => h("li", { class: "said" }, text))) : null,
       changes.length > 0 ? h("p", { class: "small" }, "What would change it: ", changes.map((change) => h("div", { class: "said" }, `- ${change}`))) : null,
       workers.length > 0 ? table(["Worker", ["State", "tight"], ["Free slots", "number"], "Why not there"],
-        workers.map((one) => [one.worker, state(one.state, workerKind(one.state)), String(one.free_slots), one.answer]), "") : null,
+        workers.map((one) => [one.worker, state(one.state, workerKind(one.state)), String(one.free_slots), whyNotThere(one)]), "") : null,
     ));
+}
+
+function whyNotThere({ answer, changes }) {
+  return h("div", {}, answer, changes.map((change) => h("div", { class: "small" }, `What would change it: ${change}`)));
 }
 
 function questionOf({ reasons }) {
