@@ -15,7 +15,7 @@ use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitCode, ExitStatus};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::prctl;
@@ -98,16 +98,18 @@ fn end_all(git: &Child) -> io::Result<ExitStatus> {
     Err(io::Error::other("a process that was killed goes on"))
 }
 
-/// Whether all children end in this time, at each look of which `meanwhile` is done.
+/// Whether all children end in this time, at each look of which `meanwhile` is done. The looks are counted, and no clock is asked: while the host
+/// stands still nobody comes to an end, and then all would be late at once.
 fn all_end_within(time: Duration, mut meanwhile: impl FnMut()) -> io::Result<bool> {
-    let until = Instant::now() + time;
+    let mut looks = time.as_millis() / LOOK.as_millis();
     loop {
         match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
             Err(Errno::ECHILD) => return Ok(true),
             Err(error) => return Err(error.into()),
-            Ok(WaitStatus::StillAlive) if Instant::now() > until => return Ok(false),
+            Ok(WaitStatus::StillAlive) if looks == 0 => return Ok(false),
             Ok(WaitStatus::StillAlive) => {
                 meanwhile();
+                looks -= 1;
                 // Nothing waits for a child and a time at once without code that is not safe.
                 std::thread::sleep(LOOK);
             }
