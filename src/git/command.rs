@@ -18,7 +18,7 @@ use tokio::process::{Child, Command};
 
 use super::diagnose;
 use super::error::GitError;
-use super::tether::TETHER_SUBCOMMAND;
+use super::tether::{Side, TETHER_SUBCOMMAND};
 use super::{Git, Remote};
 
 /// The oldest git that has everything used here (`GIT_CONFIG_GLOBAL` and `checkout.workers` came with 2.32).
@@ -125,6 +125,7 @@ pub(super) struct Invocation<'a> {
     args: Vec<OsString>,
     env: Vec<(&'static str, OsString)>,
     settings: Vec<(String, String)>,
+    side: Side,
     cwd: PathBuf,
     stdin: Option<Vec<u8>>,
     reach: Reach,
@@ -166,6 +167,12 @@ impl Finished {
         diagnose::local(&self.action, self.code, &self.stderr)
     }
 
+    /// This, where the command served a remote: its complaints are marked as git marks those of a remote.
+    pub(super) fn said_by_remote(self) -> Self {
+        let stderr = self.stderr.lines().map(|line| format!("remote: {line}\n")).collect();
+        Self { stderr, ..self }
+    }
+
     /// The one line that it answered.
     pub(super) fn line(&self) -> String {
         String::from_utf8_lossy(&self.stdout).trim().to_owned()
@@ -181,6 +188,7 @@ impl Git {
             args: Vec::new(),
             env: vec![("GIT_DIR", git_dir.into())],
             settings: Vec::new(),
+            side: Side::Near,
             cwd: git_dir.to_owned(),
             stdin: None,
             reach: Reach::Local,
@@ -188,6 +196,12 @@ impl Git {
             remote: None,
             stdout_max: STDOUT_MAX,
         }
+    }
+
+    /// What serves a remote on this host, named by its path in the arguments, in order to do `action`.
+    pub(super) fn far_end(&self, action: impl Into<String>, remote: &Remote) -> Invocation<'_> {
+        let command = self.command(action, Path::new("/"));
+        Invocation { env: Vec::new(), side: Side::Far, remote: Some(remote.clone()), ..command }.patient()
     }
 }
 
@@ -294,7 +308,7 @@ impl<'a> Invocation<'a> {
         let mut words: Vec<OsString> = Vec::new();
         if self.reach == Reach::Network {
             let own = std::process::id().to_string();
-            words.extend([host.executable.clone().into(), TETHER_SUBCOMMAND.into(), own.into()]);
+            words.extend([host.executable.clone().into(), TETHER_SUBCOMMAND.into(), own.into(), self.side.word().into()]);
         }
         if self.priority == Priority::Lowest
             && let Ok(nice) = find_program(Path::new("nice"), &host.config.search_path)
@@ -308,16 +322,19 @@ impl<'a> Invocation<'a> {
         command.env("GIT_CONFIG_NOSYSTEM", "1").env("GIT_CONFIG_GLOBAL", &host.global).env("GIT_ATTR_NOSYSTEM", "1");
         command.env("GIT_TERMINAL_PROMPT", "0").env("GIT_ASKPASS", "").env("GCM_INTERACTIVE", "never");
         command.env("GIT_SSH_COMMAND", "ssh -oBatchMode=yes").env("GIT_ALLOW_PROTOCOL", "https:http:ssh:git:file");
-        command.env("GIT_OPTIONAL_LOCKS", "0").env("GIT_NO_REPLACE_OBJECTS", "1").env("GIT_NO_LAZY_FETCH", "1");
+        command.env("GIT_OPTIONAL_LOCKS", "0").env("GIT_NO_LAZY_FETCH", "1");
         command.envs(&host.config.environment).envs(self.env.iter().map(|(name, value)| (name, value)));
-        let fixed = SETTINGS.iter().map(|(name, value)| (*name, *value));
+        let mut fixed = &SETTINGS[..];
+        match self.side {
+            Side::Near => drop(command.env("GIT_NO_REPLACE_OBJECTS", "1")),
+            Side::Far => fixed = &[],
+        }
+        let fixed = fixed.iter().map(|(name, value)| (*name, *value));
         let own = self.settings.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-        let mut count = 0;
         for (index, (name, value)) in fixed.chain(own).enumerate() {
             command.env(format!("GIT_CONFIG_KEY_{index}"), name).env(format!("GIT_CONFIG_VALUE_{index}"), value);
-            count = index + 1;
+            command.env("GIT_CONFIG_COUNT", (index + 1).to_string());
         }
-        command.env("GIT_CONFIG_COUNT", count.to_string());
         command.stdin(if piped { Stdio::piped() } else { Stdio::null() }).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.process_group(0);
         command.spawn().map_err(|source| {

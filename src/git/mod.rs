@@ -38,6 +38,7 @@ mod keepsakes;
 mod layer;
 mod leftovers;
 mod lfs;
+mod local_push;
 mod local_refs;
 mod lock;
 mod maintain;

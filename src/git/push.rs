@@ -11,7 +11,7 @@ use super::command::Finished;
 use super::error::GitError;
 use super::mirror::Mirror;
 use super::worktree::Worktree;
-use super::{Remote, diagnose, lfs};
+use super::{Remote, diagnose, lfs, local_push};
 use crate::ids::{AttemptNo, JobId, ObjectId};
 use crate::job::{BranchName, Claim};
 
@@ -147,6 +147,12 @@ async fn push_once(
         Expected::Absent => String::new(),
         Expected::At(old) => old.to_string(),
     };
+    if let Some((answer, finished)) = local_push::push(mirror, commit, target, expected).await? {
+        return match answer {
+            Answer::Done(pushed) => Ok(pushed),
+            Answer::Rejected(reason) => why_rejected(mirror, commit, target, expected, &reason, &finished).await,
+        };
+    }
     let action = format!("push {target} to {remote}");
     let finished = checkout
         .command(git, &action)

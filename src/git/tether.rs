@@ -8,10 +8,10 @@
 //! nobody else may remove. First only git is, as if its remote were on another host, for what serves the remote sees that git is
 //! gone and comes to an end of its own: a signal at the moment at which it makes a lock leaves the lock there, because git takes note
 //! of a file after it has made it. What stays is asked next, each process when it is asleep, for then it makes none; then all of it,
-//! and then it is killed. Whoever wants the end sends SIGTERM to the tether.
+//! and then it is killed. Where what serves the remote was started by us, it is never the first. Whoever wants the end sends SIGTERM to the tether.
 
 use std::collections::BTreeSet;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, Write as _};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitCode, ExitStatus};
@@ -30,6 +30,30 @@ use crate::process_stat::{Stat, pids};
 /// The hidden subcommand that is a tether.
 pub const TETHER_SUBCOMMAND: &str = "__tether";
 
+/// Which half of the talk with a remote a command is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Side {
+    /// Ours, with our settings.
+    Near,
+    /// The one that serves a remote on this host, with the configuration that it finds there as if git had started it, which it would
+    /// not ask to end either.
+    Far,
+}
+
+impl Side {
+    /// How a tether is told.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Near => "near",
+            Self::Far => "far",
+        }
+    }
+
+    fn read(word: &OsStr) -> Option<Self> {
+        [Self::Near, Self::Far].into_iter().find(|side| word == side.word())
+    }
+}
+
 /// The exit status where the command could not be started or waited for, as shells have it.
 const CANNOT_RUN: u8 = 126;
 
@@ -43,15 +67,17 @@ const GRACE: Duration = Duration::from_secs(5);
 /// How often it is looked whether it has.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// Runs a command as long as the parent lives: `args` are the parent's process id, the program and its arguments. The exit
+/// Runs a command as long as the parent lives: `args` are the parent's process id, which half of the talk it is, the program
+/// and its arguments. The exit
 /// status is the command's, or 128 and the signal that ended it.
 #[must_use]
 pub fn tether(mut args: impl Iterator<Item = OsString>) -> ExitCode {
     let parent = args.next().and_then(|pid| pid.to_str()?.parse().ok()).map(Pid::from_raw);
-    let (Some(parent), Some(program)) = (parent, args.next()) else { return ExitCode::from(CANNOT_RUN) };
+    let side = args.next().and_then(|word| Side::read(&word));
+    let (Some(parent), Some(side), Some(program)) = (parent, side, args.next()) else { return ExitCode::from(CANNOT_RUN) };
     let mut command = Command::new(&program);
     command.args(args);
-    match hold(parent, &mut command) {
+    match hold(parent, side, &mut command) {
         Ok(status) => ExitCode::from(exit_code(status)),
         Err(error) => {
             // Read by the parent with git's own complaints; where it cannot be said, the status has to do.
@@ -61,7 +87,7 @@ pub fn tether(mut args: impl Iterator<Item = OsString>) -> ExitCode {
     }
 }
 
-fn hold(parent: Pid, command: &mut Command) -> io::Result<ExitStatus> {
+fn hold(parent: Pid, side: Side, command: &mut Command) -> io::Result<ExitStatus> {
     // It is one already where our parent has seen to it.
     setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
     // What loses its own parent becomes our child, so that we know when everybody has ended.
@@ -74,21 +100,23 @@ fn hold(parent: Pid, command: &mut Command) -> io::Result<ExitStatus> {
     loop {
         // A parent that was gone before the signal was asked for sends none.
         if getppid() != parent {
-            return end_all(&child);
+            return end_all(side, &child);
         }
         if let Some(status) = child.try_wait()? {
             return Ok(status);
         }
         if awaited.wait().any(|signal| signal == SIGTERM) {
-            return end_all(&child);
+            return end_all(side, &child);
         }
     }
 }
 
-/// Asks git to end, then the group, and kills what is left of it when everybody has ended or the time is over: this process too.
-fn end_all(git: &Child) -> io::Result<ExitStatus> {
-    // It was not waited for, so that the number is its own.
-    kill(Pid::from_raw(git.id().cast_signed()), Signal::SIGTERM)?;
+/// Asks our git to end, then the group, and kills what is left of it when everybody has ended or the time is over: this process too.
+fn end_all(side: Side, git: &Child) -> io::Result<ExitStatus> {
+    if side == Side::Near {
+        // It was not waited for, so that the number is its own.
+        kill(Pid::from_raw(git.id().cast_signed()), Signal::SIGTERM)?;
+    }
     let mut asked = BTreeSet::new();
     if !all_end_within(PARTING, || {})? && !all_end_within(COURTESY, || ask_who_sleeps(&mut asked))? {
         killpg(getpgrp(), Signal::SIGTERM)?;

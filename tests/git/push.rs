@@ -67,14 +67,15 @@ async fn a_lock_on_the_remotes_ref_is_waited_for() {
 }
 
 /// What an earlier attempt has pushed is taken back by its worker at the two moments between a push and a look, as a git does it that is told
-/// when, push by push; and in the middle of one, as a hook of the remote does it.
+/// when, push by push; and in the middle of one, as a hook of the remote does it. Each push is one of git or, where the branch is as it is
+/// expected, first one of this process, after which git is asked what is wrong.
 #[tokio::test]
 async fn a_branch_that_is_in_the_way_and_goes_is_made_anew() {
     let scratch = tempfile::tempdir().expect("a directory");
     let (program, moments) = (scratch.path().join("git"), scratch.path().join("moments"));
     let (git, said) = (find_git(), moments.display().to_string());
     let text = format!(
-        "#!/bin/sh\ncase \" $* \" in *' push '*) ;; *) exec {git} \"$@\" ;; esac\nread -r moment branch < {said}\nsed -i 1d {said}\n\
+        "#!/bin/sh\ncase \" $* \" in *' push '* | *' receive-pack '*) ;; *) exec {git} \"$@\" ;; esac\nread -r moment branch < {said}\nsed -i 1d {said}\n\
          if [ \"$moment\" = before ]; then rm \"$branch\"; fi\n{git} \"$@\"\nstatus=$?\nif [ \"$moment\" = after ]; then rm \"$branch\"; fi\n\
          exit $status\n",
         git = git.display(),
@@ -109,10 +110,10 @@ async fn a_branch_that_is_in_the_way_and_goes_is_made_anew() {
         assert_eq!(id(&remote, "refs/heads/taken"), commit, "{when}");
     };
     check(2, &["after", "leaves"], Pushed::New, "gone before it was looked at").await;
-    check(3, &["leaves", "before", "leaves"], Pushed::Superseded, "gone before it could make way").await;
+    check(3, &["leaves", "before", "leaves", "leaves"], Pushed::Superseded, "gone before it could make way").await;
     write_program(&remote.join("hooks/pre-receive"), "#!/bin/sh\nif [ -e once ]; then rm once refs/heads/taken; fi\n");
     write(&remote, "once", "");
-    check(4, &["leaves", "leaves", "leaves"], Pushed::Superseded, "gone while the remote was about to change it").await;
+    check(4, &["leaves", "leaves", "leaves", "leaves"], Pushed::Superseded, "gone while the remote was about to change it").await;
     assert_eq!(fs::read_to_string(&moments).expect("there"), "", "each push was one of those");
 }
 
@@ -160,6 +161,41 @@ async fn a_hook_on_the_remote_has_its_say() {
     assert_eq!(error.class(), OutcomeClass::Invalid);
     let text = error.to_string().replace(&place.root.path().display().to_string(), "<root>");
     insta::assert_snapshot!(text, @"cannot push b to <root>/remote.git: it refuses: [remote rejected] (pre-receive hook declined): no pushes on Fridays");
+}
+
+/// Of little this process speaks git's half, of much git does: what the remote's hooks are given is the same, but for the
+/// names and values of settings whose number git does not hand on, so that they say nothing.
+#[tokio::test]
+async fn a_hook_on_the_remote_sees_no_difference_between_little_and_much() {
+    let place = Place::new();
+    let remote = place.remote_dir();
+    let script = r#"#!/bin/sh
+name=$(sed 's|.* refs/heads/||')
+env | sed -n '/^GIT_CONFIG_\(KEY\|VALUE\)_/d; s/tmp_objdir-incoming-[A-Za-z0-9]*/<new>/; /^\(GIT_\|LC_ALL\|HOME\|PWD\)/p' | sort > "$name.env"
+pid=$PPID
+while [ $pid -gt 1 ]; do
+    tr '\0' ' ' < /proc/$pid/cmdline
+    pid=$(sed 's/.*) . //; s/ .*//' /proc/$pid/stat)
+done > "$name.started-by"
+"#;
+    let hook = remote.join("hooks/pre-receive");
+    fs::write(&hook, script).expect("a hook");
+    make_executable(&hook);
+    let seen = |name: &str, what: &str| fs::read_to_string(remote.join(format!("{name}.{what}"))).expect("seen");
+    for (name, files) in [("little", 1), ("much", 1_000)] {
+        let worktree = place.worktree(name).await;
+        for number in 0..files {
+            write(worktree.tree(), &format!("new/{number}"), number.to_string());
+        }
+        let made = committed(&worktree).await;
+        assert_eq!(worktree.push(&made.commit, &branch(name)).await.expect("pushed"), Pushed::New);
+        assert_eq!(id(&remote, &format!("refs/heads/{name}")), made.commit);
+        let of_git = seen(name, "started-by").contains("git push ");
+        assert_eq!(of_git, name == "much", "{}", seen(name, "started-by"));
+    }
+    assert_eq!(seen("little", "env"), seen("much", "env"));
+    assert!(seen("little", "env").contains("GIT_QUARANTINE_PATH"));
+    run(&remote, ["fsck", "--strict"]);
 }
 
 #[tokio::test]
