@@ -11,13 +11,11 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill, killpg};
-use nix::unistd::Pid;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 
 use super::diagnose;
 use super::error::GitError;
+use super::running::{Finished, Group, Purpose, Running};
 use super::tether::{Side, TETHER_SUBCOMMAND};
 use super::{Git, Remote};
 
@@ -25,8 +23,6 @@ use super::{Git, Remote};
 const VERSION_NEEDED: &str = "2.32";
 /// How much of what git prints is kept: answers of known size need no more.
 const STDOUT_MAX: usize = 16 * 1024 * 1024;
-/// How much of git's complaints is kept.
-const STDERR_MAX: usize = 256 * 1024;
 
 /// Settings that hold for every command.
 const SETTINGS: [(&str, &str); 22] = [
@@ -143,42 +139,6 @@ enum Priority {
     Lowest,
 }
 
-/// What a git command left.
-#[derive(Debug)]
-pub(super) struct Finished {
-    /// What was attempted, in words.
-    action: String,
-    /// Its exit status; absent where a signal ended it.
-    pub(super) code: Option<i32>,
-    /// What it answered.
-    pub(super) stdout: Vec<u8>,
-    /// What it complained about, secrets taken out.
-    pub(super) stderr: String,
-}
-
-impl Finished {
-    /// This, unless the command failed: then what its complaint means.
-    pub(super) fn success(self) -> Result<Self, GitError> {
-        if self.code == Some(0) { Ok(self) } else { Err(self.error()) }
-    }
-
-    /// What the complaint means where no remote is concerned.
-    pub(super) fn error(&self) -> GitError {
-        diagnose::local(&self.action, self.code, &self.stderr)
-    }
-
-    /// This, where the command served a remote: its complaints are marked as git marks those of a remote.
-    pub(super) fn said_by_remote(self) -> Self {
-        let stderr = self.stderr.lines().map(|line| format!("remote: {line}\n")).collect();
-        Self { stderr, ..self }
-    }
-
-    /// The one line that it answered.
-    pub(super) fn line(&self) -> String {
-        String::from_utf8_lossy(&self.stdout).trim().to_owned()
-    }
-}
-
 impl Git {
     /// A command that is attempted in order to do `action`.
     pub(super) fn command(&self, action: impl Into<String>, git_dir: &Path) -> Invocation<'_> {
@@ -273,24 +233,29 @@ impl<'a> Invocation<'a> {
     /// It cannot be started, takes too long, or answers more than is allowed. A failure that the command itself reports is
     /// in [`Finished`].
     pub(super) async fn finish(mut self) -> Result<Finished, GitError> {
-        let limit = match self.reach {
-            Reach::Local => self.git.host.config.local_timeout,
-            Reach::Network => self.git.host.config.network_timeout,
-        };
         let stdin = self.stdin.take();
-        let mut group = Group { child: self.spawn(stdin.is_some())?, reach: self.reach };
-        tracing::debug!(action = %self.action, args = ?self.args, "git runs");
-        let Ok(result) = tokio::time::timeout(limit, group.talk(stdin, self.stdout_max)).await else {
-            return Err(GitError::Timeout { action: self.action, after: limit });
+        let input = if stdin.is_some() { Stdio::piped() } else { Stdio::null() };
+        self.start(input)?.finish(stdin.unwrap_or_default()).await
+    }
+
+    /// Starts the command, which is told later what to do.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub(super) fn converse(self) -> Result<Running, GitError> {
+        self.start(Stdio::piped())
+    }
+
+    fn start(self, input: Stdio) -> Result<Running, GitError> {
+        let config = &self.git.host.config;
+        let limit = match self.reach {
+            Reach::Local => config.local_timeout,
+            Reach::Network => config.network_timeout,
         };
-        let ended = result.map_err(|source| GitError::Program { program: self.git.host.program.clone(), source })?;
-        if ended.stdout.cut {
-            let detail = format!("git answers more than {} bytes", self.stdout_max);
-            return Err(GitError::Command { action: self.action, detail });
-        }
-        let stderr = String::from_utf8_lossy(&ended.stderr.bytes);
-        let stderr = self.remote.as_ref().map_or_else(|| stderr.to_string(), |remote| remote.scrub(&stderr));
-        Ok(Finished { action: self.action, code: ended.status.code(), stdout: ended.stdout.bytes, stderr })
+        let group = Group::new(self.spawn(input)?, self.reach);
+        tracing::debug!(action = %self.action, args = ?self.args, "git runs");
+        let program = self.git.host.program.clone();
+        Ok(Running::new(group, Purpose { action: self.action, program, remote: self.remote, stdout_max: self.stdout_max, limit }))
     }
 
     /// Runs the command, which must succeed.
@@ -303,7 +268,7 @@ impl<'a> Invocation<'a> {
         }
     }
 
-    fn spawn(&self, piped: bool) -> Result<Child, GitError> {
+    fn spawn(&self, input: Stdio) -> Result<Child, GitError> {
         let host = &self.git.host;
         let mut words: Vec<OsString> = Vec::new();
         if self.reach == Reach::Network {
@@ -324,18 +289,22 @@ impl<'a> Invocation<'a> {
         command.env("GIT_SSH_COMMAND", "ssh -oBatchMode=yes").env("GIT_ALLOW_PROTOCOL", "https:http:ssh:git:file");
         command.env("GIT_OPTIONAL_LOCKS", "0").env("GIT_NO_LAZY_FETCH", "1");
         command.envs(&host.config.environment).envs(self.env.iter().map(|(name, value)| (name, value)));
-        let mut fixed = &SETTINGS[..];
-        match self.side {
-            Side::Near => drop(command.env("GIT_NO_REPLACE_OBJECTS", "1")),
-            Side::Far => fixed = &[],
+        let fixed: &[(&str, &str)] = match self.side {
+            Side::Near => &SETTINGS,
+            Side::Far => &[],
+        };
+        if self.side == Side::Near {
+            command.env("GIT_NO_REPLACE_OBJECTS", "1");
         }
-        let fixed = fixed.iter().map(|(name, value)| (*name, *value));
         let own = self.settings.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-        for (index, (name, value)) in fixed.chain(own).enumerate() {
+        let settings: Vec<_> = fixed.iter().copied().chain(own).collect();
+        for (index, (name, value)) in settings.iter().enumerate() {
             command.env(format!("GIT_CONFIG_KEY_{index}"), name).env(format!("GIT_CONFIG_VALUE_{index}"), value);
-            command.env("GIT_CONFIG_COUNT", (index + 1).to_string());
         }
-        command.stdin(if piped { Stdio::piped() } else { Stdio::null() }).stdout(Stdio::piped()).stderr(Stdio::piped());
+        if !settings.is_empty() {
+            command.env("GIT_CONFIG_COUNT", settings.len().to_string());
+        }
+        command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.process_group(0);
         command.spawn().map_err(|source| {
             let program = match self.reach {
@@ -344,72 +313,5 @@ impl<'a> Invocation<'a> {
             };
             GitError::Program { program, source }
         })
-    }
-}
-
-/// A command in a process group of its own, which ends with this.
-struct Group {
-    child: Child,
-    reach: Reach,
-}
-
-struct Ended {
-    status: std::process::ExitStatus,
-    stdout: Kept,
-    stderr: Kept,
-}
-
-struct Kept {
-    bytes: Vec<u8>,
-    cut: bool,
-}
-
-impl Group {
-    async fn talk(&mut self, stdin: Option<Vec<u8>>, stdout_max: usize) -> io::Result<Ended> {
-        let input = self.child.stdin.take();
-        let feed = async {
-            if let (Some(mut pipe), Some(bytes)) = (input, stdin) {
-                match pipe.write_all(&bytes).await {
-                    // A command that stops reading has its reason, which its status tells.
-                    Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error),
-                    _ => {}
-                }
-            }
-            Ok(())
-        };
-        let (stdout, stderr) = (self.child.stdout.take(), self.child.stderr.take());
-        let ((), stdout, stderr) = tokio::try_join!(feed, keep(stdout, stdout_max), keep(stderr, STDERR_MAX))?;
-        Ok(Ended { status: self.child.wait().await?, stdout, stderr })
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        // The id is absent once the child was waited for, so that it cannot name a stranger.
-        let Some(pid) = self.child.id().and_then(|id| i32::try_from(id).ok()) else { return };
-        let ended = match self.reach {
-            Reach::Local => killpg(Pid::from_raw(pid), Signal::SIGKILL),
-            // The tether sees to the rest.
-            Reach::Network => kill(Pid::from_raw(pid), Signal::SIGTERM),
-        };
-        if let Err(error) = ended {
-            tracing::warn!(pid, %error, "a git command could not be ended");
-        }
-    }
-}
-
-/// Reads a pipe to its end and keeps the first `max` bytes.
-async fn keep(pipe: Option<impl AsyncRead + Unpin>, max: usize) -> io::Result<Kept> {
-    let mut kept = Kept { bytes: Vec::new(), cut: false };
-    let Some(mut pipe) = pipe else { return Ok(kept) };
-    let mut buffer = vec![0; 16 * 1024];
-    loop {
-        let read = pipe.read(&mut buffer).await?;
-        if read == 0 {
-            return Ok(kept);
-        }
-        let room = max - kept.bytes.len();
-        kept.bytes.extend_from_slice(&buffer[..read.min(room)]);
-        kept.cut |= read > room;
     }
 }

@@ -8,7 +8,8 @@
 use std::path::Path;
 
 use super::checkout::Checkout;
-use super::command::{Finished, Invocation, find_program};
+use super::command::{Invocation, find_program};
+use super::running::Finished;
 use super::{Git, GitError, Remote, diagnose};
 use crate::ids::ObjectId;
 

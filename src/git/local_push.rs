@@ -1,55 +1,83 @@
 //! A push of little to a remote on this host's own file systems, of which git would start six processes: three for this half of the talk.
 //!
-//! The one rule: what takes the push is git itself, with the remote's own hooks and configuration, and it decides. This half says what it
-//! expects, sends what the commit has and reads the answer. Two answers are known here, that the ref is taken and that a hook does not want it;
-//! with any other nothing was changed there, and git pushes and says what is wrong.
+//! The one rule: what takes the push is git itself, with the remote's own hooks and configuration, and it decides. This half reads what the
+//! remote has, says what it expects and what it has made, and reads the answer. It knows three: that the ref is taken, that a hook does not
+//! want it, and that there is a lock on it. With any other git pushes, which finds out what is there and says what is wrong; a remote that
+//! has a reason of its own may then have run its hooks twice.
 //!
-//! The format is that of gitprotocol-pack(5): a command, a pack, a report.
+//! The format is that of gitprotocol-pack(5): the remote's refs, a command, a pack, a report.
 
 use std::path::Path;
 
 use git2::{ObjectType, Oid, Repository};
 
-use super::command::Finished;
+use super::diagnose;
 use super::error::GitError;
-use super::local_refs;
 use super::mirror::Mirror;
 use super::push::{Answer, Expected, Pushed};
+use super::running::{Finished, Running};
 use crate::ids::ObjectId;
 
 /// How many objects a push of little has at most, and how many bytes they have.
 const OBJECTS_MAX: usize = 1_000;
 const BYTES_MAX: usize = 4 * 1024 * 1024;
-/// How much a remote may say: it names all its refs first.
-const REFS_MAX: usize = 256 * 1024 * 1024;
 /// What a remote says where a hook of it does not want the ref.
 const DECLINED: &str = "hook declined";
 /// What a remote is told where it has no such ref.
 const ABSENT: &str = "0000000000000000000000000000000000000000";
+/// What stands between the parts of a talk, and at its end.
+const FLUSH: &[u8] = b"0000";
 
 /// Pushes `commit` as `target`; nothing where git is to do it.
+///
+/// # Errors
+/// The remote cannot be talked to, or takes too long.
 pub(super) async fn push(
     mirror: &Mirror,
     commit: &ObjectId,
     target: &str,
     expected: Expected<'_>,
 ) -> Result<Option<(Answer, Finished)>, GitError> {
-    let Some(path) = mirror.remote.path() else { return Ok(None) };
-    let old = match expected {
-        Expected::Absent => None,
-        Expected::At(old) => Some(old.clone()),
+    let Some(path) = mirror.remote.path().filter(|_| commit.as_str().len() == ABSENT.len()) else { return Ok(None) };
+    let action = format!("push {target} to {}", mirror.remote);
+    let mut serving = mirror.git.far_end(action, &mirror.remote).arg("receive-pack").arg(path).converse()?;
+    let (dir, made) = (mirror.dir.clone(), commit.clone());
+    let packing = super::blocking(move || pack(&dir, &made));
+    let (found, packed) = tokio::join!(find(&mut serving, target), packing);
+    let found = match found {
+        Ok(found) => found,
+        Err(error @ GitError::Timeout { .. }) => return Err(error),
+        Err(error) => return left_to_git(mirror, &error.to_string()),
     };
-    let command = format!("{} {commit} {target}\0 report-status", old.as_ref().map_or(ABSENT, ObjectId::as_str));
-    let (dir, made, name, there) = (mirror.dir.clone(), commit.clone(), target.to_owned(), path.clone());
-    let packing = super::blocking(move || {
-        let found = local_refs::read(&there, &[name])?;
-        (found.first().map(|found| &found.commit) == old.as_ref()).then(|| pack(&dir, &made).ok()).flatten().flatten()
-    });
-    let Ok(Some(pack)) = tokio::time::timeout(local_refs::WITHIN, packing).await else { return Ok(None) };
-    let asked = [line(&command).as_slice(), b"0000", &pack].concat();
-    let serving = mirror.git.far_end(format!("push {target} to {}", mirror.remote), &mirror.remote);
-    let finished = serving.arg("receive-pack").arg(path).stdin(asked).stdout_max(REFS_MAX).finish().await?;
-    Ok(report(&finished.stdout, target).map(|answer| (answer, finished.said_by_remote())))
+    let old = expected.commit();
+    let pack = match packed {
+        _ if found.as_deref() != old.map(ObjectId::as_str) => Err("the ref is not as expected".to_owned()),
+        _ if old == Some(commit) => Err("the ref is there".to_owned()),
+        Ok(Some(pack)) => Ok(pack),
+        Ok(None) => Err("it is no push of little".to_owned()),
+        Err(error) => Err(error.to_string()),
+    };
+    let pack = match pack {
+        Ok(pack) => pack,
+        Err(why) => {
+            // Nothing is to be changed.
+            serving.finish(FLUSH.to_vec()).await?;
+            return left_to_git(mirror, &why);
+        }
+    };
+    let command = format!("{} {commit} {target}\0 report-status atomic", old.map_or(ABSENT, ObjectId::as_str));
+    let mut finished = serving.finish([line(&command).as_slice(), FLUSH, &pack].concat()).await?;
+    // As git marks what a remote says.
+    finished.stderr = finished.stderr.lines().map(|line| format!("remote: {line}\n")).collect();
+    match report(&finished, target) {
+        Some(answer) => Ok(Some((answer, finished))),
+        None => left_to_git(mirror, &format!("the remote says {:?}", diagnose::detail(&finished.stderr))),
+    }
+}
+
+fn left_to_git(mirror: &Mirror, why: &str) -> Result<Option<(Answer, Finished)>, GitError> {
+    tracing::debug!(remote = %mirror.remote, why, "git itself pushes");
+    Ok(None)
 }
 
 /// A line of the talk, with its length before it.
@@ -57,36 +85,57 @@ fn line(text: &str) -> Vec<u8> {
     format!("{:04x}{text}", text.len() + 4).into_bytes()
 }
 
-/// What a remote says of the ref, behind the refs that it has, where it has taken it or a hook does not want it.
-fn report(answer: &[u8], target: &str) -> Option<Answer> {
-    let mut lines = lines(answer);
-    lines.by_ref().find(Option::is_none)?;
-    lines.next().flatten().filter(|unpacked| *unpacked == b"unpack ok")?;
-    let said = String::from_utf8_lossy(lines.next().flatten()?);
-    match said.strip_prefix("ng ") {
-        None => (said.strip_prefix("ok ")? == target).then_some(Answer::Done(Pushed::New)),
-        Some(refused) => {
-            let reason = refused.strip_prefix(target)?.strip_prefix(' ')?;
-            reason.ends_with(DECLINED).then(|| Answer::Rejected(format!("[remote rejected] ({reason})")))
+/// Reads the refs that the remote has, and answers at what it has this one.
+async fn find(serving: &mut Running, target: &str) -> Result<Option<String>, GitError> {
+    let mut found = None;
+    let mut line = Vec::new();
+    loop {
+        let mut length = [0; 4];
+        serving.hear(&mut length).await?;
+        let Some(length) = length_of(&length).filter(|length| *length != 0) else { return Ok(found) };
+        line.resize(length.saturating_sub(FLUSH.len()), 0);
+        serving.hear(&mut line).await?;
+        // Behind the first name stands what the remote is able to do.
+        let text = line.split(|byte| matches!(byte, 0 | b'\n')).next().unwrap_or_default();
+        if let Some((id, name)) = std::str::from_utf8(text).ok().and_then(|text| text.split_once(' '))
+            && name == target
+        {
+            found = Some(id.to_owned());
         }
     }
 }
 
-/// The lines of a talk, without their ends; nothing for what stands between its parts, and none behind what is no line.
-fn lines(mut rest: &[u8]) -> impl Iterator<Item = Option<&[u8]>> {
-    std::iter::from_fn(move || {
-        let length = usize::from_str_radix(std::str::from_utf8(rest.get(..4)?).ok()?, 16).ok()?;
-        if length == 0 {
-            rest = &rest[4..];
-            return Some(None);
+/// How long a line of the talk is with its length; nothing for what is no line.
+fn length_of(bytes: &[u8]) -> Option<usize> {
+    usize::from_str_radix(std::str::from_utf8(bytes).ok()?, 16).ok()
+}
+
+/// What a remote says of the ref, where it has taken it, a hook does not want it, or somebody has a lock on it.
+fn report(finished: &Finished, target: &str) -> Option<Answer> {
+    let mut lines = lines(&finished.stdout);
+    lines.next().filter(|unpacked| *unpacked == b"unpack ok")?;
+    let said = String::from_utf8_lossy(lines.next()?);
+    match said.strip_prefix("ng ") {
+        None => (said.strip_prefix("ok ")? == target).then_some(Answer::Done(Pushed::New)),
+        Some(refused) => {
+            let reason = refused.strip_prefix(target)?.strip_prefix(' ')?;
+            let known = reason.ends_with(DECLINED) || diagnose::lock_in_the_way(&finished.stderr).is_some();
+            known.then(|| Answer::Rejected(format!("[remote rejected] ({reason})")))
         }
+    }
+}
+
+/// The lines of a talk up to the end of its part, without their ends.
+fn lines(mut rest: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let length = length_of(rest.get(..4)?)?;
         let line = rest.get(4..length)?;
         rest = &rest[length..];
-        Some(Some(line.strip_suffix(b"\n").unwrap_or(line)))
+        Some(line.strip_suffix(b"\n").unwrap_or(line))
     })
 }
 
-/// What a commit has that its parents have not at the same place, as a pack; nothing where that is much.
+/// What a commit has that its one parent has not at the same place, as a pack; nothing where that is much, and of a merge.
 fn pack(mirror: &Path, commit: &ObjectId) -> Result<Option<Vec<u8>>, git2::Error> {
     let repository = Repository::open_bare(mirror)?;
     let commit = repository.find_commit(Oid::from_str(commit.as_str())?)?;
@@ -137,8 +186,10 @@ fn pack(mirror: &Path, commit: &ObjectId) -> Result<Option<Vec<u8>>, git2::Error
 mod tests {
     use super::*;
 
-    fn said(text: &str) -> Option<String> {
-        report(text.as_bytes(), "refs/heads/a").map(|answer| match answer {
+    fn said(answer: &str, stderr: &str) -> Option<String> {
+        let (action, stdout) = (String::new(), answer.as_bytes().to_vec());
+        let finished = Finished { action, code: Some(0), stdout, stderr: stderr.to_owned() };
+        report(&finished, "refs/heads/a").map(|answer| match answer {
             Answer::Done(_) => "done".to_owned(),
             Answer::Rejected(reason) => reason,
         })
@@ -146,24 +197,26 @@ mod tests {
 
     #[test]
     fn only_what_a_remote_says_of_the_ref_is_an_answer() {
-        let refs = "003d9115350698473ce010f6bcc2aac3310d7ac1b218 refs/heads/main\n";
-        let talk = |report: &str| said(&format!("{refs}0000{report}0000"));
-        assert_eq!(talk("000eunpack ok\n0014ok refs/heads/a\n").as_deref(), Some("done"));
-        let declined = talk("000eunpack ok\n002eng refs/heads/a pre-receive hook declined\n");
+        assert_eq!(said("000eunpack ok\n0014ok refs/heads/a\n0000", "").as_deref(), Some("done"));
+        let declined = said("000eunpack ok\n002eng refs/heads/a pre-receive hook declined\n0000", "");
         assert_eq!(declined.as_deref(), Some("[remote rejected] (pre-receive hook declined)"));
+        let failed = "000eunpack ok\n0029ng refs/heads/a failed to update ref\n0000";
+        let locked = said(failed, "remote: error: cannot lock ref: Unable to create '/r/refs/heads/a.lock': File exists.\n");
+        assert_eq!(locked.as_deref(), Some("[remote rejected] (failed to update ref)"));
         for other in [
             "",
+            "0000",
+            failed,
             "000eunpack ok\n",
-            "000eunpack ok\n0014ok refs/heads/b\n",
-            "000eunpack ok\n0029ng refs/heads/b update hook declined\n",
-            "000eunpack ok\n0029ng refs/heads/a failed to update ref\n",
-            "0013unpack index-pack\n0014ok refs/heads/a\n",
+            "000eunpack ok\n0000",
+            "000eunpack ok\n0014ok refs/heads/b\n0000",
+            "000eunpack ok\n0029ng refs/heads/b update hook declined\n0000",
+            "0013unpack index-pack\n0014ok refs/heads/a\n0000",
+            "0001",
             "zzzz",
             "00ffunpack",
         ] {
-            assert_eq!(talk(other), None, "{other:?}");
+            assert_eq!(said(other, ""), None, "{other:?}");
         }
-        assert_eq!(said(""), None);
-        assert_eq!(said("000eunpack ok\n0014ok refs/heads/a\n"), None, "those are no refs");
     }
 }

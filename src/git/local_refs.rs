@@ -5,15 +5,11 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::time::Duration;
 
 use git2::{ErrorCode, ObjectType, Repository, RepositoryOpenFlags};
 use nix::unistd::Uid;
 
 use super::mirror::RemoteRef;
-
-/// How long a remote on this host may take to be read: what hangs there is git's to say.
-pub(super) const WITHIN: Duration = Duration::from_secs(2);
 
 /// Those of these names that there are, each followed by what it leads to where that is a tag; nothing where that is to be asked of git.
 pub(super) fn read(path: &Path, names: &[String]) -> Option<Vec<RemoteRef>> {

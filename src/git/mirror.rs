@@ -4,6 +4,7 @@
 //! are its own; no worktree has a ref in it, so that a fetch disturbs nobody. Cloning and fetching are in [`super::fetch`].
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::error::GitError;
 use super::hold::Holds;
@@ -27,6 +28,8 @@ pub(super) struct RemoteRef {
     pub(super) commit: ObjectId,
 }
 
+/// How long refs of a remote on this host may take to be read: what hangs there is git's to say.
+const LOCAL_WITHIN: Duration = Duration::from_secs(2);
 /// How often a ref that moves while it is fetched is looked up again.
 const LOOKS_MAX: u32 = 4;
 
@@ -133,7 +136,7 @@ impl Mirror {
         if let Some(path) = self.remote.path().filter(|_| !names.is_empty()) {
             let names = names.to_owned();
             let reading = super::blocking(move || local_refs::read(&path, &names));
-            if let Ok(Some(refs)) = tokio::time::timeout(local_refs::WITHIN, reading).await {
+            if let Ok(Some(refs)) = tokio::time::timeout(LOCAL_WITHIN, reading).await {
                 return Ok(refs);
             }
         }

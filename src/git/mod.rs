@@ -54,6 +54,7 @@ mod prune;
 mod push;
 mod recycled;
 mod remote;
+mod running;
 mod salvage;
 mod seed;
 mod snapshot;

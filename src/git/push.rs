@@ -7,9 +7,9 @@
 use std::time::Duration;
 
 use super::checkout::Checkout;
-use super::command::Finished;
 use super::error::GitError;
 use super::mirror::Mirror;
+use super::running::Finished;
 use super::worktree::Worktree;
 use super::{Remote, diagnose, lfs, local_push};
 use crate::ids::{AttemptNo, JobId, ObjectId};
@@ -41,6 +41,15 @@ pub(super) enum Expected<'a> {
     Absent,
     /// At this commit.
     At(&'a ObjectId),
+}
+
+impl<'a> Expected<'a> {
+    pub(super) fn commit(self) -> Option<&'a ObjectId> {
+        match self {
+            Self::Absent => None,
+            Self::At(commit) => Some(commit),
+        }
+    }
 }
 
 impl Worktree {
@@ -142,17 +151,25 @@ async fn push_once(
     target: &str,
     expected: Expected<'_>,
 ) -> Result<Pushed, GitError> {
-    let (git, remote) = (&mirror.git, &mirror.remote);
-    let old = match expected {
-        Expected::Absent => String::new(),
-        Expected::At(old) => old.to_string(),
+    let (answer, finished) = match local_push::push(mirror, commit, target, expected).await? {
+        Some(answered) => answered,
+        None => push_by_git(mirror, checkout, commit, target, expected).await?,
     };
-    if let Some((answer, finished)) = local_push::push(mirror, commit, target, expected).await? {
-        return match answer {
-            Answer::Done(pushed) => Ok(pushed),
-            Answer::Rejected(reason) => why_rejected(mirror, commit, target, expected, &reason, &finished).await,
-        };
+    match answer {
+        Answer::Done(pushed) => Ok(pushed),
+        Answer::Rejected(reason) => why_rejected(mirror, commit, target, expected, &reason, &finished).await,
     }
+}
+
+async fn push_by_git(
+    mirror: &Mirror,
+    checkout: &Checkout,
+    commit: &ObjectId,
+    target: &str,
+    expected: Expected<'_>,
+) -> Result<(Answer, Finished), GitError> {
+    let (git, remote) = (&mirror.git, &mirror.remote);
+    let old = expected.commit().map_or("", ObjectId::as_str);
     let action = format!("push {target} to {remote}");
     let finished = checkout
         .command(git, &action)
@@ -163,8 +180,7 @@ async fn push_once(
         .finish()
         .await?;
     match Answer::read(&finished, target) {
-        Some(Answer::Done(pushed)) => Ok(pushed),
-        Some(Answer::Rejected(reason)) => why_rejected(mirror, commit, target, expected, &reason, &finished).await,
+        Some(answer) => Ok((answer, finished)),
         None => Err(diagnose::network(remote, &action, &finished.stderr)),
     }
 }

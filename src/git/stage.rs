@@ -9,8 +9,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::checkout::Checkout;
-use super::command::{Finished, Invocation};
+use super::command::Invocation;
 use super::error::{GitError, io_error};
+use super::running::Finished;
 use super::{Git, Remote, diagnose, lfs};
 use crate::ids::ObjectId;
 

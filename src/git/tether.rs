@@ -5,10 +5,11 @@
 //! and a transport whose server does not answer never learns that its git is gone.
 //!
 //! They are asked before they are killed: what serves a remote holds locks there, which it removes when it is asked, and which
-//! nobody else may remove. First only git is, as if its remote were on another host, for what serves the remote sees that git is
+//! nobody else may remove. First only our git is, as if its remote were on another host, for what serves the remote sees that git is
 //! gone and comes to an end of its own: a signal at the moment at which it makes a lock leaves the lock there, because git takes note
-//! of a file after it has made it. What stays is asked next, each process when it is asleep, for then it makes none; then all of it,
-//! and then it is killed. Where what serves the remote was started by us, it is never the first. Whoever wants the end sends SIGTERM to the tether.
+//! of a file after it has made it. Where this daemon speaks git's half itself there is nobody to be asked first. What stays is asked
+//! next, each process when it is asleep, for then it makes none; then all of it, and then it is killed. Whoever wants the end sends
+//! SIGTERM to the tether.
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
@@ -68,8 +69,7 @@ const GRACE: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(5);
 
 /// Runs a command as long as the parent lives: `args` are the parent's process id, which half of the talk it is, the program
-/// and its arguments. The exit
-/// status is the command's, or 128 and the signal that ended it.
+/// and its arguments. The exit status is the command's, or 128 and the signal that ended it.
 #[must_use]
 pub fn tether(mut args: impl Iterator<Item = OsString>) -> ExitCode {
     let parent = args.next().and_then(|pid| pid.to_str()?.parse().ok()).map(Pid::from_raw);
@@ -94,6 +94,9 @@ fn hold(parent: Pid, side: Side, command: &mut Command) -> io::Result<ExitStatus
     prctl::set_child_subreaper(true)?;
     // Until then a SIGTERM ends us, and nothing has been started.
     let mut awaited = Signals::new([SIGTERM, SIGCHLD])?;
+    if getppid() != parent {
+        return Err(io::Error::other("the daemon is gone"));
+    }
     let mut child = command.spawn()?;
     // It says no more than to look again: it also comes when only the thread ends that started us.
     prctl::set_pdeathsig(Signal::SIGCHLD)?;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use sawmill::git::{Git, GitError, Pushed, Worktree};
+use sawmill::git::{Committed, Git, GitError, Pushed, Worktree};
 
 use super::fixture::{Place, branch, committed, config, make_executable, provisioner, run, sawmill, write};
 
@@ -98,6 +98,16 @@ async fn a_dropped_commit_leaves_no_process_and_no_lock() {
     run(place.mirror.directory(), ["fsck", "--strict"]);
 }
 
+/// So many files are pushed by this process, and so many by git.
+const LITTLE_AND_MUCH: [usize; 2] = [1, 1_001];
+
+async fn commit_of(worktree: &Worktree, files: usize) -> Committed {
+    for number in 0..files {
+        write(worktree.tree(), &format!("new/{number}"), format!("{number}\n"));
+    }
+    committed(worktree).await
+}
+
 /// Has the remote stop in a push while it holds the lock on the ref, and do there what the script says.
 fn hold_the_lock(place: &Place, script: &str) -> (PathBuf, PathBuf) {
     let (hook, held) = (place.remote_dir().join("hooks/reference-transaction"), place.root.path().join("held"));
@@ -123,23 +133,24 @@ fn locks(place: &Place) -> String {
 
 #[tokio::test]
 async fn a_push_that_is_dropped_leaves_no_lock_on_a_remote_of_this_host() {
-    let place = Place::new();
-    let worktree = place.worktree("1").await;
-    write(worktree.tree(), "new", "new\n");
-    let made = committed(&worktree).await;
-    let (hook, held) = hold_the_lock(&place, "");
-    let name = branch("b");
-    tokio::select! {
-        result = worktree.push(&made.commit, &name) => panic!("it is held: {result:?}"),
-        () = async {
-            until("the ref is locked", || held.exists()).await;
-            assert!(locks(&place).contains("refs/heads/b.lock"));
-        } => {}
+    for files in LITTLE_AND_MUCH {
+        let place = Place::new();
+        let worktree = place.worktree("1").await;
+        let made = commit_of(&worktree, files).await;
+        let (hook, held) = hold_the_lock(&place, "");
+        let name = branch("b");
+        tokio::select! {
+            result = worktree.push(&made.commit, &name) => panic!("it is held: {result:?}"),
+            () = async {
+                until("the ref is locked", || held.exists()).await;
+                assert!(locks(&place).contains("refs/heads/b.lock"));
+            } => {}
+        }
+        until("nobody works on the remote", || !git_works_in(&place.remote_dir())).await;
+        assert_eq!(locks(&place), "");
+        fs::remove_file(hook).expect("removed");
+        assert_eq!(worktree.push(&made.commit, &name).await.expect("pushed"), Pushed::New);
     }
-    until("nobody works on the remote", || !git_works_in(&place.remote_dir())).await;
-    assert_eq!(locks(&place), "");
-    fs::remove_file(hook).expect("removed");
-    assert_eq!(worktree.push(&made.commit, &name).await.expect("pushed"), Pushed::New);
 }
 
 #[tokio::test]
@@ -157,48 +168,50 @@ async fn a_daemon_that_is_killed_in_a_push_leaves_no_lock_on_a_remote_of_this_ho
 
 #[tokio::test]
 async fn what_does_not_end_when_a_push_is_dropped_is_killed() {
-    let place = Place::new();
-    let worktree = place.worktree("1").await;
-    write(worktree.tree(), "new", "new\n");
-    let made = committed(&worktree).await;
-    let (_, held) = hold_the_lock(&place, "trap '' TERM");
-    let name = branch("b");
-    tokio::select! {
-        result = worktree.push(&made.commit, &name) => panic!("it is held: {result:?}"),
-        () = until("the ref is locked", || held.exists()) => {}
+    for files in LITTLE_AND_MUCH {
+        let place = Place::new();
+        let worktree = place.worktree("1").await;
+        let made = commit_of(&worktree, files).await;
+        let (_, held) = hold_the_lock(&place, "trap '' TERM");
+        let name = branch("b");
+        tokio::select! {
+            result = worktree.push(&made.commit, &name) => panic!("it is held: {result:?}"),
+            () = until("the ref is locked", || held.exists()) => {}
+        }
+        until("nobody works on the remote", || !git_works_in(&place.remote_dir())).await;
+        let hook = fs::read_to_string(held).expect("its process");
+        assert_ne!(hook.trim(), "");
+        // It is reaped by whom it is left to.
+        until("the hook is gone", || !Path::new("/proc").join(hook.trim()).exists()).await;
     }
-    until("nobody works on the remote", || !git_works_in(&place.remote_dir())).await;
-    let hook = fs::read_to_string(held).expect("its process");
-    assert_ne!(hook.trim(), "");
-    // It is reaped by whom it is left to.
-    until("the hook is gone", || !Path::new("/proc").join(hook.trim()).exists()).await;
 }
 
 /// git makes a file, and only then takes note of it, to remove it when it is asked to end. Here a script does so, at leisure.
 #[tokio::test]
 async fn who_works_when_a_push_is_dropped_is_not_asked_to_end_before_it_waits_for_something() {
-    let place = Place::new();
-    let worktree = place.worktree("1").await;
-    write(worktree.tree(), "new", "new\n");
-    let made = committed(&worktree).await;
-    // It starts no program, for which it would wait asleep, and is busy for longer than those have whose git alone was asked. git ends
-    // its hooks itself, but not whom they have started.
-    let (begun, noted) = (place.root.path().join("begun"), place.root.path().join("noted"));
-    let busy = format!(
-        "now() {{ read -r up rest < /proc/uptime; now=${{up%.*}}${{up#*.}}; }}; {{ echo > '{}'; \
-         now; until=$((now + 80)); while [ $now -lt $until ]; do now; done; trap 'echo > \"{}\"; exit 1' TERM; sleep 600; }} 2> '{}' &",
-        begun.display(),
-        noted.display(),
-        place.root.path().join("said").display()
-    );
-    hold_the_lock(&place, &busy);
-    let name = branch("b");
-    tokio::select! {
-        result = worktree.push(&made.commit, &name) => panic!("it is held: {result:?}"),
-        () = until("the hook is busy", || begun.exists()) => {}
+    for files in LITTLE_AND_MUCH {
+        let place = Place::new();
+        let worktree = place.worktree("1").await;
+        let made = commit_of(&worktree, files).await;
+        // It starts no program, for which it would wait asleep, and is busy for longer than those have whose git alone was asked. git ends
+        // its hooks itself, but not whom they have started.
+        let (begun, noted) = (place.root.path().join("begun"), place.root.path().join("noted"));
+        let busy = format!(
+            "now() {{ read -r up rest < /proc/uptime; now=${{up%.*}}${{up#*.}}; }}; {{ echo > '{}'; \
+             now; until=$((now + 80)); while [ $now -lt $until ]; do now; done; trap 'echo > \"{}\"; exit 1' TERM; sleep 600; }} 2> '{}' &",
+            begun.display(),
+            noted.display(),
+            place.root.path().join("said").display()
+        );
+        hold_the_lock(&place, &busy);
+        let name = branch("b");
+        tokio::select! {
+            result = worktree.push(&made.commit, &name) => panic!("it is held: {result:?}"),
+            () = until("the hook is busy", || begun.exists()) => {}
+        }
+        until("nobody works on the remote", || !git_works_in(&place.remote_dir())).await;
+        assert!(noted.exists(), "it was asked before it could take note");
     }
-    until("nobody works on the remote", || !git_works_in(&place.remote_dir())).await;
-    assert!(noted.exists(), "it was asked before it could take note");
 }
 
 fn git_works_in(slot: &Path) -> bool {

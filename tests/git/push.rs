@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use sawmill::git::{Change, Config, GitError, Pushed};
+use sawmill::git::{Change, Config, GitError, Pushed, SalvagePush};
 use sawmill::ids::{AttemptNo, ClaimToken, JobId, WorkerId};
 use sawmill::job::{Claim, OutcomeClass};
 
@@ -67,8 +67,8 @@ async fn a_lock_on_the_remotes_ref_is_waited_for() {
 }
 
 /// What an earlier attempt has pushed is taken back by its worker at the two moments between a push and a look, as a git does it that is told
-/// when, push by push; and in the middle of one, as a hook of the remote does it. Each push is one of git or, where the branch is as it is
-/// expected, first one of this process, after which git is asked what is wrong.
+/// when, push by push; and in the middle of one, as a hook of the remote does it. Each push is one of this process, which changes nothing where the
+/// branch is not as it is expected, and then one of git.
 #[tokio::test]
 async fn a_branch_that_is_in_the_way_and_goes_is_made_anew() {
     let scratch = tempfile::tempdir().expect("a directory");
@@ -109,11 +109,11 @@ async fn a_branch_that_is_in_the_way_and_goes_is_made_anew() {
         assert_eq!(worktree.deliver(&commit, &name, &claim).await.expect("pushed"), pushed, "{when}");
         assert_eq!(id(&remote, "refs/heads/taken"), commit, "{when}");
     };
-    check(2, &["after", "leaves"], Pushed::New, "gone before it was looked at").await;
-    check(3, &["leaves", "before", "leaves", "leaves"], Pushed::Superseded, "gone before it could make way").await;
+    check(2, &["leaves", "after", "leaves"], Pushed::New, "gone before it was looked at").await;
+    check(3, &["leaves", "leaves", "before", "leaves", "leaves"], Pushed::Superseded, "gone before it could make way").await;
     write_program(&remote.join("hooks/pre-receive"), "#!/bin/sh\nif [ -e once ]; then rm once refs/heads/taken; fi\n");
     write(&remote, "once", "");
-    check(4, &["leaves", "leaves", "leaves", "leaves"], Pushed::Superseded, "gone while the remote was about to change it").await;
+    check(4, &["leaves", "leaves", "leaves", "leaves", "leaves"], Pushed::Superseded, "gone while the remote was about to change it").await;
     assert_eq!(fs::read_to_string(&moments).expect("there"), "", "each push was one of those");
 }
 
@@ -173,7 +173,7 @@ async fn a_hook_on_the_remote_sees_no_difference_between_little_and_much() {
 name=$(sed 's|.* refs/heads/||')
 env | sed -n '/^GIT_CONFIG_\(KEY\|VALUE\)_/d; s/tmp_objdir-incoming-[A-Za-z0-9]*/<new>/; /^\(GIT_\|LC_ALL\|HOME\|PWD\)/p' | sort > "$name.env"
 pid=$PPID
-while [ $pid -gt 1 ]; do
+until grep -q __tether /proc/$pid/cmdline; do
     tr '\0' ' ' < /proc/$pid/cmdline
     pid=$(sed 's/.*) . //; s/ .*//' /proc/$pid/stat)
 done > "$name.started-by"
@@ -196,6 +196,64 @@ done > "$name.started-by"
     assert_eq!(seen("little", "env"), seen("much", "env"));
     assert!(seen("little", "env").contains("GIT_QUARANTINE_PATH"));
     run(&remote, ["fsck", "--strict"]);
+}
+
+#[tokio::test]
+async fn whatever_became_of_files_arrives() {
+    let place = Place::new();
+    place.seed(|seed| {
+        for path in ["file", "directory/below", "moved", "script", "same/deep/file"] {
+            write(seed, path, format!("{path}\n"));
+        }
+    });
+    let remote = place.remote_dir();
+    run(&remote, ["config", "receive.fsckObjects", "true"]);
+    let worktree = place.worktree("1").await;
+    let at = |path: &str| worktree.tree().join(path);
+    fs::remove_file(at("file")).expect("removed");
+    write(worktree.tree(), "file/below", "a file became a directory\n");
+    fs::remove_dir_all(at("directory")).expect("removed");
+    write(worktree.tree(), "directory", "a directory became a file\n");
+    fs::create_dir(at("elsewhere")).expect("made");
+    fs::rename(at("moved"), at("elsewhere/moved")).expect("moved");
+    make_executable(&at("script"));
+    std::os::unix::fs::symlink("script", at("link")).expect("a link");
+    write(worktree.tree(), "same/deep/new", "");
+    let made = committed(&worktree).await;
+    assert_eq!(worktree.push(&made.commit, &branch("b")).await.expect("pushed"), Pushed::New);
+    let list = ["ls-tree", "-r", "--full-tree", made.commit.as_str()];
+    assert_eq!(run(&remote, list), run(place.mirror.directory(), list));
+    run(&remote, ["fsck", "--strict"]);
+}
+
+/// What this process sends stands on the parent, and the remote says that it has not.
+#[tokio::test]
+async fn a_remote_that_has_lost_the_base_gets_it_again() {
+    let place = Place::new();
+    let worktree = place.worktree("1").await;
+    write(worktree.tree(), "new", "new\n");
+    let made = committed(&worktree).await;
+    let remote = place.remote_dir();
+    run(&remote, ["update-ref", "-d", "HEAD"]);
+    run(&remote, ["-c", "gc.reflogExpire=now", "gc", "--quiet", "--prune=now"]);
+    assert_eq!(worktree.push(&made.commit, &branch("b")).await.expect("pushed"), Pushed::New);
+    assert_eq!(run(&remote, ["rev-list", "--count", "refs/heads/b"]), "2");
+    run(&remote, ["fsck", "--strict"]);
+}
+
+/// What the remote has is not sent again: its hooks would take it for news.
+#[tokio::test]
+async fn what_is_salvaged_twice_is_no_news_to_the_remote() {
+    let place = Place::new();
+    let worktree = place.worktree("1").await;
+    write(worktree.tree(), "new", "new\n");
+    let news = place.remote_dir().join("news");
+    write_program(&place.remote_dir().join("hooks/post-receive"), "#!/bin/sh\ncat >> news\n");
+    let (job, attempt) = (JobId::generate(), AttemptNo(1));
+    for _ in 0..2 {
+        worktree.salvage(job, attempt, SalvagePush::Remote).await.expect("salvaged").expect("there is something");
+        assert_eq!(fs::read_to_string(&news).expect("told").lines().count(), 1);
+    }
 }
 
 #[tokio::test]
