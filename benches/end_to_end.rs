@@ -1,5 +1,6 @@
 //! What a job costs beyond the git commands that a script would run for the same result, stage by stage, and what an idle
-//! worker costs. Real processes, a local bare remote; on the host, in warm containers and by the script, by turns in one run.
+//! worker costs. Real processes, a local bare remote; on the host, in warm containers and by the script, by turns in one run, each when
+//! all is done that the one before left to do. Then, in containers, jobs of one slot that follow each other at once.
 //!
 //! `tests/with-services.sh cargo bench --bench end_to_end` (rounds: `SAWMILL_BENCH_ROUNDS`, 40 by default, a quarter of them on the
 //! largest repository). Medians, in milliseconds. As root everything is on an ext4 of its own with a journal (see `workspace/disk.rs`).
@@ -12,6 +13,8 @@ mod disk;
 mod image;
 #[path = "server/mod.rs"]
 mod server;
+#[path = "server/settled.rs"]
+mod settled;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -31,6 +34,8 @@ use server::Server;
 const CHANGE: &str = "echo changed >> CHANGED.txt";
 /// What is compared with the script.
 const WHOLE: &str = "0 from enqueue to end";
+/// So many jobs follow each other at once.
+const IN_A_ROW: usize = 10;
 /// The configuration of a worker whose jobs run on the host.
 const HOST: &str = "[container]\nmode = \"off\"\n";
 
@@ -52,15 +57,30 @@ fn main() {
 struct Way {
     name: &'static str,
     client: Client,
+    /// The state directory, where it has a container, made ahead.
+    containers: Option<PathBuf>,
     stages: BTreeMap<&'static str, Vec<f64>>,
     _server: Server,
 }
 
 impl Way {
-    fn open(name: &'static str, place: &Path, containers: &str) -> Self {
-        let server = Server::start(&place.join(name), 1, containers);
+    fn open(name: &'static str, place: &Path, settings: &str) -> Self {
+        let dir = place.join(name);
+        let server = Server::start(&dir, 1, settings);
         let client = Client::http(&server.address).expect("an address");
-        Self { name, client, stages: BTreeMap::new(), _server: server }
+        let containers = (settings != HOST).then(|| dir.join("worker"));
+        Self { name, client, containers, stages: BTreeMap::new(), _server: server }
+    }
+
+    /// Waits until nothing of what came before is to be done any more: neither what is to be written to the disk, nor a container.
+    async fn is_ready(&self) {
+        nix::unistd::sync();
+        // Before the first job there is none.
+        if let Some(state) = &self.containers
+            && !(self.stages.is_empty() && settled::owned(state).is_empty())
+        {
+            settled::settled(state, 1).await;
+        }
     }
 }
 
@@ -76,8 +96,10 @@ async fn compare(name: &str, place: &Path, remote: &Path, rounds: usize, reach: 
     for round in 0..rounds + 3 {
         let mut jobs = Vec::new();
         for way in &ways {
+            way.is_ready().await;
             jobs.push(run_job(way, remote, round).await);
         }
+        nix::unistd::sync();
         let took = run_script(&clone, &place.join("script-tree"), round);
         if round < 3 {
             continue; // The first ones clone the mirror and warm the caches.
@@ -87,9 +109,22 @@ async fn compare(name: &str, place: &Path, remote: &Path, rounds: usize, reach: 
             record(&mut way.stages, job, attempt);
         }
     }
+    let [_, containers] = &ways;
+    containers.is_ready().await;
+    let mut row = Vec::new();
+    for number in 0..IN_A_ROW {
+        row.push(enqueue(containers, remote, rounds + 3 + number).await);
+    }
+    let begun = row[0].created_at;
+    let mut ended = begun;
+    for job in row {
+        ended = end_of(containers, &job).await.0.finished_at.expect("ended");
+    }
+    let row = ended.since(begun).as_secs_f64() * 1e3 / IN_A_ROW as f64;
     println!("\n{name}: {} files", git(remote, &["ls-tree", "-r", "--name-only", "HEAD"]).lines().count());
     let script = median(&mut script);
     println!("  {:<38} {script:>8.1}", "the git commands of a script");
+    println!("  {:<38} {row:>8.1}", format!("each of {IN_A_ROW} jobs in a row, container"));
     for Way { name, stages, .. } in &mut ways {
         for (stage, values) in &mut *stages {
             println!("  {:<38} {:>8.1}", format!("job, {name}: {stage}"), median(values));
@@ -113,7 +148,11 @@ fn record(stages: &mut BTreeMap<&'static str, Vec<f64>>, job: &Job, attempt: &At
     }
 }
 
-async fn run_job(Way { name, client, .. }: &Way, remote: &Path, round: usize) -> (Job, AttemptRecord) {
+async fn run_job(way: &Way, remote: &Path, round: usize) -> (Job, AttemptRecord) {
+    end_of(way, &enqueue(way, remote, round).await).await
+}
+
+async fn enqueue(Way { name, client, .. }: &Way, remote: &Path, round: usize) -> Job {
     let spec = JobSpec {
         schema: spec::SCHEMA,
         repo: Some(path(remote).to_owned()),
@@ -121,7 +160,10 @@ async fn run_job(Way { name, client, .. }: &Way, remote: &Path, round: usize) ->
         deliver: Deliver { branch: Some(format!("{name}/{round}").parse().expect("a branch name")), ..Deliver::default() },
         ..JobSpec::default()
     };
-    let job: Job = client.post("/v1/jobs", &spec).await.expect("enqueued");
+    client.post("/v1/jobs", &spec).await.expect("enqueued")
+}
+
+async fn end_of(Way { client, .. }: &Way, job: &Job) -> (Job, AttemptRecord) {
     loop {
         let job: Job = client.get(&format!("/v1/jobs/{}", job.id)).await.expect("the job");
         if job.state.is_final() {
@@ -129,7 +171,8 @@ async fn run_job(Way { name, client, .. }: &Way, remote: &Path, round: usize) ->
             let attempts: Page<AttemptRecord> = client.get(&format!("/v1/jobs/{}/attempts", job.id)).await.expect("attempts");
             return (job, attempts.items.into_iter().next().expect("one attempt"));
         }
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        // Seldom: what it asks is work for those who are measured.
+        tokio::time::sleep(Duration::from_millis(25)).await;
     }
 }
 

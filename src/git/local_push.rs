@@ -9,17 +9,17 @@
 
 use std::path::Path;
 
-use git2::{ObjectType, Oid, Repository};
+use git2::Repository;
 
 use super::diagnose;
 use super::error::GitError;
 use super::mirror::Mirror;
+use super::novelty;
 use super::push::{Answer, Expected, Pushed};
 use super::running::{Finished, Running};
 use crate::ids::ObjectId;
 
-/// How many objects a push of little has at most, and how many bytes they have.
-const OBJECTS_MAX: usize = 1_000;
+/// How many bytes the objects of a push of little have at most.
 const BYTES_MAX: usize = 4 * 1024 * 1024;
 /// What a remote says where a hook of it does not want the ref.
 const DECLINED: &str = "hook declined";
@@ -135,38 +135,10 @@ fn lines(mut rest: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// What a commit has that its one parent has not at the same place, as a pack; nothing where that is much, and of a merge.
+/// What a push of this commit has to bring, as a pack; nothing where that is much.
 fn pack(mirror: &Path, commit: &ObjectId) -> Result<Option<Vec<u8>>, git2::Error> {
     let repository = Repository::open_bare(mirror)?;
-    let commit = repository.find_commit(Oid::from_str(commit.as_str())?)?;
-    let Ok(parent) = commit.parent(0) else { return Ok(None) };
-    if commit.parent_count() > 1 {
-        return Ok(None);
-    }
-    let mut new = vec![commit.id()];
-    let mut ahead = vec![(commit.tree_id(), Some(parent.tree_id()))];
-    while let Some((tree, old)) = ahead.pop() {
-        new.push(tree);
-        let old = old.map(|old| repository.find_tree(old)).transpose()?;
-        for entry in &repository.find_tree(tree)? {
-            let before = old.as_ref().and_then(|old| old.get_name_bytes(entry.name_bytes()));
-            if before.as_ref().is_some_and(|before| before.id() == entry.id()) {
-                continue;
-            }
-            match entry.kind() {
-                Some(ObjectType::Tree) => {
-                    let before = before.filter(|before| before.kind() == Some(ObjectType::Tree));
-                    ahead.push((entry.id(), before.map(|before| before.id())));
-                }
-                Some(ObjectType::Blob) => new.push(entry.id()),
-                // A submodule's commit is elsewhere.
-                _ => {}
-            }
-        }
-        if new.len() + ahead.len() > OBJECTS_MAX {
-            return Ok(None);
-        }
-    }
+    let Some(new) = novelty::of(&repository, commit)? else { return Ok(None) };
     let objects = repository.odb()?;
     let mut bytes = 0;
     let mut builder = repository.packbuilder()?;

@@ -163,17 +163,6 @@ impl Worktree {
     fn delivered(&self) -> Option<ObjectId> {
         std::fs::read_to_string(self.checkout.git_dir.join(DELIVERED)).ok()?.parse().ok()
     }
-
-    /// Keeps a commit that is not pushed as `refs/sawmill/kept/<branch>` in the mirror, where a person finds it.
-    ///
-    /// # Errors
-    /// The mirror cannot be written to.
-    pub async fn keep(&self, commit: &ObjectId, branch: &crate::job::BranchName) -> Result<(), GitError> {
-        let mirror = &self.mirror;
-        let name = format!("refs/sawmill/kept/{branch}");
-        mirror.git.command(format!("keep {name}"), &mirror.dir).args(["update-ref", &name, commit.as_str()]).run().await?;
-        self.note_delivered(commit)
-    }
 }
 
 impl Mirror {

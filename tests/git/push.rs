@@ -113,7 +113,13 @@ async fn a_branch_that_is_in_the_way_and_goes_is_made_anew() {
     check(3, &["leaves", "leaves", "before", "leaves", "leaves"], Pushed::Superseded, "gone before it could make way").await;
     write_program(&remote.join("hooks/pre-receive"), "#!/bin/sh\nif [ -e once ]; then rm once refs/heads/taken; fi\n");
     write(&remote, "once", "");
-    check(4, &["leaves", "leaves", "leaves", "leaves", "leaves"], Pushed::Superseded, "gone while the remote was about to change it").await;
+    check(
+        4,
+        &["leaves", "leaves", "leaves", "leaves", "leaves"],
+        Pushed::Superseded,
+        "gone while the remote was about to change it",
+    )
+    .await;
     assert_eq!(fs::read_to_string(&moments).expect("there"), "", "each push was one of those");
 }
 
