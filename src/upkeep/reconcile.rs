@@ -8,9 +8,9 @@ use crate::caches::Shelf;
 use crate::cli::{Cell, Exit, Output};
 use crate::daemon::{Composition, executable};
 use crate::git::{Bases, Git};
-use crate::janitor::{Fate, Finding, Kind, Lease, Mode};
+use crate::janitor::{Fate, Finding, Kind, Mode};
 use crate::sandbox::Roster;
-use crate::sandbox::container::{self, AGENT_IMAGE, ContainerError, Containers, ContainersSetup, Images};
+use crate::sandbox::container::{AGENT_IMAGE, Containers, ContainersSetup, Images};
 use crate::worker::{self, Reclaim, Reconciled, Visitor};
 use crate::workspace::StateDir;
 
@@ -43,30 +43,13 @@ pub async fn gc(composition: &Composition, mode: Mode, out: &Output) -> anyhow::
         look_after(&visitor.git, finding, &due, mode).await;
     }
     if let Ok(images) = Images::connect(&config.container.socket).await {
-        match remove_superseded(&images, &config.container, mode).await {
+        let container = &config.container;
+        match images.clear_superseded(AGENT_IMAGE, &container.image, container.image_ttl, mode).await {
             Ok(more) => found.findings.extend(more),
             Err(error) => found.unseen.push(format!("images: {error}")),
         }
     }
     report(&found, out)
-}
-
-/// Removes images that a later one has replaced. They are the engine's, and no daemon's.
-async fn remove_superseded(images: &Images, config: &container::Config, mode: Mode) -> Result<Vec<Finding>, ContainerError> {
-    let mut found = Vec::new();
-    for (tag, image, lease) in images.superseded(AGENT_IMAGE, &config.image, config.image_ttl).await? {
-        let (fate, why) = match lease {
-            Lease::Held(why) | Lease::Unknown(why) => (Fate::Stays, why),
-            Lease::Over(why) if mode == Mode::List => (Fate::Goes, why),
-            Lease::Over(why) => match images.remove(&tag).await {
-                Ok(()) => (Fate::Removed, why),
-                Err(error) => (Fate::Stays, error.to_string()),
-            },
-        };
-        let owner = "sawmill images build".to_owned();
-        found.push(Finding { kind: Kind::Image, name: tag, owner, fate, why, bytes: Some(image.bytes) });
-    }
-    Ok(found)
 }
 
 /// The mirrors for which something is due.

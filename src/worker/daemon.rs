@@ -243,7 +243,8 @@ impl Daemon {
         let supervised = kept.into_iter().cloned().collect();
         let limits = setup.config.admission.clone();
         let bases = provisioner.bases().cloned();
-        let janitor = Janitor::new(state.clone(), (&git, bases, shelf.clone()), setup.workspace.ttl, limits.reserve());
+        let stock = (&git, bases, shelf.clone());
+        let janitor = Janitor::new(state.clone(), stock, &setup.container, setup.workspace.ttl, limits.reserve());
         let costs = Costs::open(state.root(), limits.disk_job);
         let admission = Admission::new(limits, (&state, costs.clone(), &leases), janitor.clone(), &store, gate.clone());
         let tools = Arc::new(Tools {

@@ -10,7 +10,9 @@ use tracing::{info, warn};
 use super::reclaim::evict_recycled;
 use crate::caches::Shelf;
 use crate::git::{Bases, Git};
-use crate::janitor::Space;
+use crate::janitor::{Fate, Finding, Mode, Space};
+use crate::job::spec::ContainerMode;
+use crate::sandbox::container::{self, AGENT_IMAGE, ContainerError, Images};
 use crate::workspace::{Kept, StateDir};
 
 /// How often it looks.
@@ -26,6 +28,8 @@ pub(super) struct Janitor {
     caches: Shelf,
     /// The mirrors.
     git: Git,
+    /// The engine whose images it knows, where jobs may run in containers.
+    engine: Option<container::Config>,
     ttl: Duration,
     /// With less room than this it sweeps before a slot is free again.
     little_room: Space,
@@ -36,10 +40,12 @@ impl Janitor {
     pub(super) fn new(
         state: StateDir,
         (git, bases, caches): (&Git, Option<Bases>, Shelf),
+        engine: &container::Config,
         ttl: Duration,
         little_room: Space,
     ) -> Self {
-        Self { state, bases, caches, git: git.clone(), ttl, little_room, sweeping: Arc::default() }
+        let engine = (engine.mode != ContainerMode::Off).then(|| engine.clone());
+        Self { state, bases, caches, git: git.clone(), engine, ttl, little_room, sweeping: Arc::default() }
     }
 
     /// Runs [`Janitor::sweep_once`] now and then until the token is cancelled.
@@ -59,7 +65,7 @@ impl Janitor {
     }
 
     /// Evicts trees that wait in slots, bases and, where nobody's are left of these, saved caches, which cost more to make again, and then
-    /// mirrors, until there is so much more space on the disk. Says whether any went.
+    /// mirrors, until there is so much more space on the disk, and at last images that later ones have replaced. Says whether any went.
     pub(super) async fn evict_once(&self, wanted: Space) -> bool {
         let (state, bases, caches) = (self.state.clone(), self.bases.clone(), self.caches.clone());
         if self
@@ -76,7 +82,29 @@ impl Janitor {
             return true;
         }
         let git = self.git.clone();
-        self.evicted("mirrors", move || Ok(git.shrink_mirrors_once(wanted)?.len())).await
+        self.evicted("mirrors", move || Ok(git.shrink_mirrors_once(wanted)?.len())).await || self.evict_images().await
+    }
+
+    /// All that have been replaced for long go: what room the engine gets by them is not known, nor whether its disk is this one.
+    async fn evict_images(&self) -> bool {
+        let Some(container::Config { socket, image, image_ttl, .. }) = &self.engine else { return false };
+        let cleared = async {
+            let images = Images::connect(socket).await?;
+            images.clear_superseded(AGENT_IMAGE, image, *image_ttl, Mode::Apply).await
+        };
+        let gone = match cleared.await {
+            Ok(found) => found.into_iter().filter(|one| one.fate == Fate::Removed).collect(),
+            // Without an engine there is nothing of it to go.
+            Err(ContainerError::Unreachable { .. }) => Vec::new(),
+            Err(error) => {
+                warn!("cannot make room by evicting images: {error}");
+                Vec::new()
+            }
+        };
+        for Finding { name, why, .. } in &gone {
+            info!("evicted image {name} to make room on the disk: {why}");
+        }
+        !gone.is_empty()
     }
 
     async fn evicted(&self, what: &str, shrink: impl FnOnce() -> anyhow::Result<usize> + Send + 'static) -> bool {
@@ -158,7 +186,9 @@ mod tests {
         let git = Git::open(&config, Path::new("/nowhere"), &state.mirrors()).expect("git");
         let bases = Bases::open(&git, ByteSize::gib(1)).expect("opened");
         let caches = Shelf::open(state.root(), &shipped("caches")).expect("opened");
-        let janitor = Janitor::new(state.clone(), (&git, Some(bases.clone()), caches), Duration::from_secs(60), Space::default());
+        let engine = container::Config { mode: ContainerMode::Off, ..shipped("container") };
+        let stock = (&git, Some(bases.clone()), caches);
+        let janitor = Janitor::new(state.clone(), stock, &engine, Duration::from_secs(60), Space::default());
         base(&state, 1 << 20);
         let recycled = state.slot(0).recycled();
         fs::create_dir_all(&recycled).expect("made");

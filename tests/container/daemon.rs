@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use bollard::query_parameters::KillContainerOptionsBuilder;
 use nix::sys::signal::{Signal, kill};
-use sawmill::job::{OutcomeClass, Stream};
+use nix::unistd::Pid;
+use sawmill::job::{JobState, OutcomeClass, Stream};
 use serde_json::json;
 
 use super::{image, owned};
@@ -91,6 +92,36 @@ async fn a_worker_that_never_comes_back_leaves_salvage_and_no_container() {
     // The first one comes back after all, and clears up.
     let first = scene.host.start("a").await;
     scene.close(vec![first, other]).await;
+}
+
+/// Its first process, which is asked to end the job's, does not get done what it is asked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_container_that_cannot_be_cleaned_up_is_removed_and_its_slot_goes_on() {
+    let host = Host::new(On::Sqlite, LONG, 1).await.lodge(Lodging::InContainers).await;
+    let remote = small_remote(host.root(), "remote.git");
+    let latch = host.job_latch("held");
+    latch.close();
+    let worker = host.start("a").await;
+    let job = host.enqueue(&json!({ "repo": remote, "task": { "command": format!("{}; echo work > work", latch.here()) } }));
+    latch.reached().await;
+    let docker = image::docker().await;
+    let mut first = None;
+    for name in owned(&host.state_dir("a")).await {
+        let about = docker.inspect_container(&name, None).await.expect("it is there");
+        let said = host.log(job, 1, Stream::System).await;
+        if said.contains(&name) {
+            let pid = about.state.and_then(|state| state.pid).expect("it runs");
+            first = Some((name, Pid::from_raw(i32::try_from(pid).expect("a process id"))));
+        }
+    }
+    let (name, pid) = first.expect("the job's container");
+    kill(pid, Signal::SIGSTOP).expect("it lives");
+    host.sawmill(&["job", "cancel", &job.to_string()]);
+    until("the job is cancelled", async || host.job(job).await.state == JobState::Cancelled).await;
+    until("its container is removed", async || !owned(&host.state_dir("a")).await.contains(&name)).await;
+    let next = host.enqueue(&json!({ "repo": remote, "task": { "command": "echo more > more" } }));
+    host.succeeded(next).await;
+    host.close(vec![worker]).await;
 }
 
 /// What a job finds of git in a container is what it finds on the host: its branch, its base, and a clean tree.

@@ -97,15 +97,20 @@ impl Drop for Engine {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_restart_of_the_engine_costs_an_attempt_that_is_not_charged_and_no_job() {
-    let mut engine = Engine::start(None).await;
+/// A worker whose job is held in a stage, and the engine that it uses.
+async fn held_beside_an_engine(held: Held) -> (Engine, Scene) {
+    let engine = Engine::start(None).await;
     let socket = engine.socket();
     let name = image::image_at(&socket, "tools", image::TOOLS).await;
     let mut host = Host::new(On::Sqlite, LONG, 1).await.lodge(Lodging::InContainers).await;
     host.set("SAWMILL_CONTAINER__SOCKET", socket.to_str().expect("UTF-8"));
     host.set("SAWMILL_CONTAINER__IMAGE", &name);
-    let scene = Scene::on(host, Held::Execute);
+    (engine, Scene::on(host, held))
+}
+
+/// The engine is restarted while a job is in a stage that needs its container.
+async fn a_restart_costs_an_attempt(held: Held) {
+    let (mut engine, scene) = held_beside_an_engine(held).await;
     let worker = scene.host.start("a").await;
     scene.latch.reached().await;
     engine.stop();
@@ -117,14 +122,49 @@ async fn a_restart_of_the_engine_costs_an_attempt_that_is_not_charged_and_no_job
         left || (began && scene.host.log(scene.job, 2, Stream::System).await.contains("waiting for the engine of containers"))
     })
     .await;
+    scene.latch.lift();
     engine.start_again().await;
     scene.assert_delivered_once(2).await;
     let attempts = scene.host.attempts(scene.job).await;
     assert!(attempts.iter().any(|one| one.outcome.as_ref().is_some_and(|end| end.class == OutcomeClass::Infrastructure)));
-    // The worker goes on as before.
+    goes_on(&scene).await;
+    scene.close(vec![worker]).await;
+}
+
+/// The engine is restarted while a job is in a stage that needs no container any more.
+async fn a_restart_costs_nothing(held: Held) {
+    let (mut engine, scene) = held_beside_an_engine(held).await;
+    let worker = scene.host.start("a").await;
+    scene.latch.reached().await;
+    engine.stop();
+    scene.latch.lift();
+    scene.latch.release().await;
+    scene.assert_delivered_once(1).await;
+    engine.start_again().await;
+    goes_on(&scene).await;
+    scene.close(vec![worker]).await;
+}
+
+/// The worker goes on as before, with containers of the engine.
+async fn goes_on(scene: &Scene) {
     let next = scene.host.enqueue(&json!({ "repo": scene.remote, "task": { "command": "echo more > more" } }));
     scene.host.succeeded(next).await;
-    scene.close(vec![worker]).await;
+    assert!(scene.host.log(next, 1, Stream::System).await.contains("in container "));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_of_the_engine_costs_an_attempt_that_is_not_charged_and_no_job() {
+    a_restart_costs_an_attempt(Held::Execute).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn so_does_one_while_gates_judge() {
+    a_restart_costs_an_attempt(Held::Judge).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_while_the_work_is_pushed_costs_nothing() {
+    a_restart_costs_nothing(Held::Publish).await;
 }
 
 /// An engine that does not get done what it is asked, as one whose disk is busy.

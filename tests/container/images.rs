@@ -1,6 +1,7 @@
 //! Images: built once, known by what went into them, and gone when somebody removes them.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -9,13 +10,15 @@ use axum::http::{StatusCode, Uri};
 use bollard::models::ContainerCreateBody;
 use bollard::query_parameters::{BuildImageOptionsBuilder, RemoveImageOptionsBuilder, TagImageOptionsBuilder};
 use futures_util::StreamExt;
-use sawmill::janitor::Lease;
+use sawmill::clock::Timestamp;
+use sawmill::janitor::{Fate, Mode};
 use sawmill::job::attempt::RunsOn;
 use sawmill::sandbox::container::{ContainerError, Images, Plan, Start};
 use serde_json::json;
 use tokio::net::TcpListener;
 use uuid::Uuid;
 
+use super::engine::Engine;
 use super::{LONG, Yard, image, until};
 use crate::delivery::daemon::Seat;
 use crate::delivery::host::{Host, Lodging, On};
@@ -55,18 +58,21 @@ async fn an_image_is_built_once_and_a_changed_one_is_another() {
     assert_ne!(of(&changed.digest), of(&first.digest), "the first is stale by that");
 
     // What the later one has replaced goes, once it has for long enough, unless there is a container of it.
-    let superseded = async |ttl: Duration| images.superseded(&name, &changed.tag, ttl).await.expect("an answer");
-    let of_first =
-        async |ttl: Duration| superseded(ttl).await.into_iter().find(|(tag, _, _)| *tag == first.tag).expect("listed").2;
-    assert_eq!(superseded(Duration::ZERO).await.len(), 2, "of that name only");
-    assert!(matches!(of_first(Duration::from_secs(3600)).await, Lease::Held(why) if why.ends_with("(container.image_ttl)")));
+    let clear = async |ttl: Duration, mode: Mode| {
+        let found = images.clear_superseded(&name, &changed.tag, ttl, mode).await.expect("an answer");
+        assert_eq!(found.len(), 2, "of that name only");
+        let of_first = found.into_iter().find(|one| one.name == first.tag).expect("listed");
+        (of_first.fate, of_first.why)
+    };
+    let (fate, why) = clear(Duration::from_secs(3600), Mode::Apply).await;
+    assert!(fate == Fate::Stays && why.ends_with("(container.image_ttl)"), "{why}");
     let docker = image::docker().await;
     let body = ContainerCreateBody { image: Some(first.tag.clone()), cmd: Some(vec!["none".to_owned()]), ..Default::default() };
     let container = docker.create_container(None, body).await.expect("made").id;
-    assert!(matches!(of_first(Duration::ZERO).await, Lease::Held(why) if why == "there are containers of it"));
+    assert_eq!(clear(Duration::ZERO, Mode::Apply).await, (Fate::Stays, "there are containers of it".to_owned()));
     docker.remove_container(&container, None).await.expect("removed");
-    assert!(matches!(of_first(Duration::ZERO).await, Lease::Over(_)));
-    images.remove(&first.tag).await.expect("removed");
+    assert_eq!(clear(Duration::ZERO, Mode::List).await.0, Fate::Goes);
+    assert_eq!(clear(Duration::ZERO, Mode::Apply).await.0, Fate::Removed);
     assert_eq!(images.find(&first.tag).await.expect("an answer"), None);
     assert!(images.find(&changed.tag).await.expect("an answer").is_some());
 
@@ -141,6 +147,12 @@ async fn the_record_says_whether_an_attempt_ran_on_the_host_or_in_which_image() 
 /// An image as one is that was built here of this, on that.
 async fn built_of(fingerprint: &str, base: &str, from: &str) -> String {
     let name = format!("sawmill-test-built:{}", Uuid::new_v4().simple());
+    built_at(&image::socket(), &name, fingerprint, base, from).await;
+    name
+}
+
+/// The same by a name, at an engine.
+async fn built_at(socket: &Path, name: &str, fingerprint: &str, base: &str, from: &str) {
     let dockerfile = format!("FROM {from}\nENV NAME={name}\n");
     let mut archive = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_gnu();
@@ -148,12 +160,42 @@ async fn built_of(fingerprint: &str, base: &str, from: &str) -> String {
     header.set_mode(0o644);
     archive.append_data(&mut header, "Dockerfile", dockerfile.as_bytes()).expect("an archive");
     let labels = HashMap::from([("sawmill.image", fingerprint), ("sawmill.image.base", base)]);
-    let options = BuildImageOptionsBuilder::default().t(&name).labels(&labels).build();
+    let options = BuildImageOptionsBuilder::default().t(name).labels(&labels).build();
     let context = bollard::body_full(archive.into_inner().expect("an archive").into());
-    let docker = image::docker().await;
+    let docker = image::docker_at(socket).await;
     let steps: Vec<_> = docker.build_image(options, None, Some(context)).collect().await;
     assert!(steps.iter().all(|step| step.as_ref().is_ok_and(|step| step.error_detail.is_none())), "{steps:?}");
-    name
+}
+
+/// A worker whose disk is short of room, beside an engine of its own: nobody else's images are at stake.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn images_that_were_replaced_go_where_the_disk_lacks_room() {
+    let engine = Engine::start(None).await;
+    let socket = engine.socket();
+    let tools = image::image_at(&socket, "tools", image::TOOLS).await;
+    let images = Images::connect(&socket).await.expect("the engine answers");
+    for (fingerprint, latest) in [("0123", None), ("4567", None), ("89ab", Some("latest"))] {
+        for tag in [Some(fingerprint), latest].into_iter().flatten() {
+            built_at(&socket, &format!("sawmill-agent:{tag}"), fingerprint, "", &tools).await;
+        }
+    }
+    let mut host = Host::new(On::Sqlite, LONG, 1).await.lodge(Lodging::InContainers).await;
+    host.set("SAWMILL_CONTAINER__SOCKET", socket.to_str().expect("UTF-8"));
+    host.set("SAWMILL_CONTAINER__IMAGE", "sawmill-agent:4567");
+    host.set("SAWMILL_CONTAINER__IMAGE_TTL", "0s");
+    let worker = host.start("a").await;
+    let remote = small_remote(host.root(), "remote.git");
+    host.succeeded(host.enqueue(&json!({ "repo": remote, "task": { "command": "echo work > work" } }))).await;
+    assert!(images.find("sawmill-agent:0123").await.expect("an answer").is_some(), "there is room");
+    worker.kill();
+    let took = json!([{ "at": Timestamp::now(), "bytes": 1_u64 << 60 }]);
+    std::fs::write(host.state_dir("a").join("costs.json"), json!({ "app-0": took }).to_string()).expect("written");
+    let worker = host.start("a").await;
+    until("it is gone", async || images.find("sawmill-agent:0123").await.expect("an answer").is_none()).await;
+    for left in ["sawmill-agent:4567", "sawmill-agent:89ab", "sawmill-agent:latest"] {
+        assert!(images.find(left).await.expect("an answer").is_some(), "{left}");
+    }
+    host.close(vec![worker]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -87,7 +87,12 @@ pub(crate) struct Host {
 
 impl Host {
     pub(crate) async fn new(on: On, lease: Duration, slots: u32) -> Self {
-        let root = TempDir::with_prefix("sawmill-host-").expect("a temporary directory");
+        Self::below(&std::env::temp_dir(), on, lease, slots).await
+    }
+
+    /// A host whose files are below this directory, and not where temporary files are.
+    pub(crate) async fn below(dir: &Path, on: On, lease: Duration, slots: u32) -> Self {
+        let root = TempDir::with_prefix_in("sawmill-host-", dir).expect("a temporary directory");
         let terms = Terms { lease, slots, resets: 5, git: GitProgram::Latched };
         let (url, schema) = match on {
             On::Sqlite => (format!("sqlite:{}/queue.db", root.path().display()), None),

@@ -28,6 +28,12 @@ async fn host(lodging: Lodging) -> Host {
     Host::new(On::Sqlite, LONG, 1).await.lodge(lodging).await
 }
 
+/// A host whose workers have containers, and their state not below `/tmp`, as where they are installed: the containers' own `/tmp` can be
+/// hidden from gates.
+async fn installed() -> Host {
+    Host::below(Path::new("/var/tmp"), On::Sqlite, LONG, 1).await.lodge(Lodging::InContainers).await
+}
+
 /// A bare repository with these files.
 fn remote(root: &Path, files: &[(&str, &str)]) -> PathBuf {
     let seed = root.join("seed");

@@ -3,8 +3,8 @@
 use sawmill::job::Stream;
 use serde_json::json;
 
-use super::{delivered, host, job, rejected, remote};
-use crate::delivery::host::{Lodging, lodging};
+use super::{delivered, host, installed, job, rejected, remote};
+use crate::delivery::host::{Host, Lodging, lodging};
 use crate::delivery::remote::{git, refs};
 
 /// What a job does beside its work: everything in it is left out of a commit.
@@ -24,8 +24,7 @@ const CLEAN: &str = "set -e; test \"$(cat work.txt)\" = work; test -e moved/file
     test ! -s .git/info/exclude; test ! -e .git/info/attributes; test -s \"$SAWMILL_SPEC\"; \
     echo \"judged $(git rev-parse 'HEAD^{tree}') in $PWD\"";
 
-async fn nothing_planted_is_there(lodging: Lodging) {
-    let host = host(lodging).await;
+async fn nothing_planted_is_there(host: Host, lodging: Lodging) {
     let files = [(".gitignore", "ignored/\n"), ("dir/file", "1\n"), ("old.txt", "1\n"), ("tool", "#!/bin/sh\n"), ("kept", "1\n")];
     let remote = remote(host.root(), &files);
     let worker = host.start("a").await;
@@ -47,12 +46,25 @@ async fn nothing_planted_is_there(lodging: Lodging) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_that_a_job_plants_beside_its_commit_is_there_when_gates_run() {
-    nothing_planted_is_there(Lodging::OnTheHost).await;
+    nothing_planted_is_there(host(Lodging::OnTheHost).await, Lodging::OnTheHost).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nor_is_it_in_a_container_where_the_paths_stay() {
-    nothing_planted_is_there(Lodging::InContainers).await;
+    nothing_planted_is_there(host(Lodging::InContainers).await, Lodging::InContainers).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nor_is_it_in_a_container_whose_tmp_is_hidden_from_gates() {
+    let host = installed().await;
+    let remote = remote(host.root(), &[("kept", "1\n")]);
+    let worker = host.start("a").await;
+    let command = "echo planted > /tmp/planted; test \"$TMPDIR\" = /tmp && echo work > work.txt";
+    let gate = "test \"$TMPDIR\" = /tmp && test -z \"$(ls -A /tmp)\" && echo of-a-gate > /tmp/gate";
+    let completion = delivered(&host, host.enqueue(&job(&remote, command, &[gate, gate]))).await;
+    assert!(completion.gates.iter().all(|gate| gate.passed), "{:?}", completion.gates);
+    host.close(vec![worker]).await;
+    nothing_planted_is_there(installed().await, Lodging::InContainers).await;
 }
 
 async fn no_key_is_there(lodging: Lodging) {

@@ -11,7 +11,7 @@ use bollard::query_parameters::{ListContainersOptionsBuilder, RemoveImageOptions
 use super::error::ContainerError;
 use super::images::{Images, Listed};
 use crate::clock::{Timestamp, human};
-use crate::janitor::Lease;
+use crate::janitor::{Fate, Finding, Kind, Lease, Mode};
 
 /// What is known of the images in use.
 struct InUse {
@@ -29,7 +29,7 @@ impl Images {
     ///
     /// # Errors
     /// The engine does not say.
-    pub async fn superseded(
+    async fn superseded(
         &self,
         name: &str,
         configured: &str,
@@ -53,6 +53,33 @@ impl Images {
         Ok(judged.collect())
     }
 
+    /// As [`Images::superseded`], and removes those that go where that is wanted.
+    ///
+    /// # Errors
+    /// The engine does not say what there is.
+    pub async fn clear_superseded(
+        &self,
+        name: &str,
+        configured: &str,
+        ttl: Duration,
+        mode: Mode,
+    ) -> Result<Vec<Finding>, ContainerError> {
+        let mut found = Vec::new();
+        for (tag, image, lease) in self.superseded(name, configured, ttl).await? {
+            let (fate, why) = match lease {
+                Lease::Held(why) | Lease::Unknown(why) => (Fate::Stays, why),
+                Lease::Over(why) if mode == Mode::List => (Fate::Goes, why),
+                Lease::Over(why) => match self.remove(&tag).await {
+                    Ok(()) => (Fate::Removed, why),
+                    Err(error) => (Fate::Stays, error.to_string()),
+                },
+            };
+            let owner = "sawmill images build".to_owned();
+            found.push(Finding { kind: Kind::Image, name: tag, owner, fate, why, bytes: Some(image.bytes) });
+        }
+        Ok(found)
+    }
+
     async fn of_containers(&self) -> Result<BTreeSet<String>, ContainerError> {
         let options = ListContainersOptionsBuilder::default().all(true).build();
         let listed = self.engine().docker().list_containers(Some(options)).await;
@@ -64,7 +91,7 @@ impl Images {
     ///
     /// # Errors
     /// The engine does not do it: something uses the image.
-    pub async fn remove(&self, tag: &str) -> Result<(), ContainerError> {
+    async fn remove(&self, tag: &str) -> Result<(), ContainerError> {
         let options = RemoveImageOptionsBuilder::default().build();
         let removed = self.engine().docker().remove_image(tag, Some(options), None).await;
         removed.map(drop).map_err(|error| self.engine().failed(format!("remove image {tag}"), &error))
