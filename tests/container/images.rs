@@ -174,11 +174,11 @@ async fn images_that_were_replaced_go_where_the_disk_lacks_room() {
     let socket = engine.socket();
     let tools = image::image_at(&socket, "tools", image::TOOLS).await;
     let images = Images::connect(&socket).await.expect("the engine answers");
-    for (fingerprint, latest) in [("0123", None), ("4567", None), ("89ab", Some("latest"))] {
-        for tag in [Some(fingerprint), latest].into_iter().flatten() {
-            built_at(&socket, &format!("sawmill-agent:{tag}"), fingerprint, "", &tools).await;
-        }
+    for fingerprint in ["0123", "4567", "89ab"] {
+        built_at(&socket, &format!("sawmill-agent:{fingerprint}"), fingerprint, "", &tools).await;
     }
+    let options = TagImageOptionsBuilder::default().repo("sawmill-agent").tag("latest").build();
+    image::docker_at(&socket).await.tag_image("sawmill-agent:89ab", Some(options)).await.expect("tagged");
     let mut host = Host::new(On::Sqlite, LONG, 1).await.lodge(Lodging::InContainers).await;
     host.set("SAWMILL_CONTAINER__SOCKET", socket.to_str().expect("UTF-8"));
     host.set("SAWMILL_CONTAINER__IMAGE", "sawmill-agent:4567");

@@ -18,7 +18,7 @@ pub struct Config {
     pub mode: ContainerMode,
     /// The image of jobs that name none: a tag, or a digest.
     pub image: String,
-    /// For how long a later image has replaced one that was built here when `gc` removes that.
+    /// For how long a later image has replaced one that was built here when `gc` removes that, or a worker whose disk lacks room.
     #[serde(with = "human")]
     pub image_ttl: Duration,
     /// The socket of Docker or Podman.
