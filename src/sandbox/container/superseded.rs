@@ -24,11 +24,7 @@ struct InUse {
 }
 
 impl Images {
-    /// The images that were built under this name, by the tags that their content has, each with what explains that it stays, or why it goes:
-    /// another has been the latest for longer than `ttl`, and it is neither `configured` nor has any container.
-    ///
-    /// # Errors
-    /// The engine does not say.
+    /// The images that were built under this name, by the tags that their content has, each with what explains that it stays, or why it goes.
     async fn superseded(
         &self,
         name: &str,
@@ -53,7 +49,8 @@ impl Images {
         Ok(judged.collect())
     }
 
-    /// As [`Images::superseded`], and removes those that go where that is wanted.
+    /// What becomes of the images that were built under this name, and why: one goes when another has been the latest for longer than `ttl`,
+    /// and it is neither `configured` nor has any container. Removes those that go where that is wanted.
     ///
     /// # Errors
     /// The engine does not say what there is.
@@ -87,10 +84,7 @@ impl Images {
         Ok(listed.into_iter().filter_map(|container| container.image_id).collect())
     }
 
-    /// Takes a tag from an image, which goes with its last one.
-    ///
-    /// # Errors
-    /// The engine does not do it: something uses the image.
+    /// Takes a tag from an image, which goes with its last one. The engine does not where something uses the image.
     async fn remove(&self, tag: &str) -> Result<(), ContainerError> {
         let options = RemoveImageOptionsBuilder::default().build();
         let removed = self.engine().docker().remove_image(tag, Some(options), None).await;
