@@ -24,6 +24,25 @@ const VERSION_NEEDED: &str = "2.32";
 /// How much of what git prints is kept: answers of known size need no more.
 const STDOUT_MAX: usize = 16 * 1024 * 1024;
 
+/// Variables that are about one repository: git takes them from whoever serves another.
+const OF_ONE_REPOSITORY: [&str; 15] = [
+    "GIT_ALTERNATE_OBJECT_DIRECTORIES",
+    "GIT_COMMON_DIR",
+    "GIT_CONFIG",
+    "GIT_CONFIG_COUNT",
+    "GIT_CONFIG_PARAMETERS",
+    "GIT_DIR",
+    "GIT_GRAFT_FILE",
+    "GIT_IMPLICIT_WORK_TREE",
+    "GIT_INDEX_FILE",
+    "GIT_NO_REPLACE_OBJECTS",
+    "GIT_OBJECT_DIRECTORY",
+    "GIT_PREFIX",
+    "GIT_REPLACE_REF_BASE",
+    "GIT_SHALLOW_FILE",
+    "GIT_WORK_TREE",
+];
+
 /// Settings that hold for every command.
 const SETTINGS: [(&str, &str); 22] = [
     ("core.hooksPath", "/dev/null"),
@@ -293,9 +312,10 @@ impl<'a> Invocation<'a> {
             Side::Near => &SETTINGS,
             Side::Far => &[],
         };
-        if self.side == Side::Near {
-            command.env("GIT_NO_REPLACE_OBJECTS", "1");
-        }
+        match self.side {
+            Side::Near => command.env("GIT_NO_REPLACE_OBJECTS", "1"),
+            Side::Far => OF_ONE_REPOSITORY.iter().fold(&mut command, |command, name| command.env_remove(name)),
+        };
         let own = self.settings.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         let settings: Vec<_> = fixed.iter().copied().chain(own).collect();
         for (index, (name, value)) in settings.iter().enumerate() {

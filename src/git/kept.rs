@@ -2,17 +2,23 @@
 //!
 //! The one rule: it is nowhere else, so it is on the disk before anybody is told of it.
 
-use std::fs::File;
+use std::collections::BTreeSet;
+use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 
-use git2::{Oid, Repository};
+use git2::{Config, ConfigLevel, Oid, Repository};
 
 use super::error::{GitError, io_error};
 use super::novelty;
 use super::worktree::Worktree;
 use crate::ids::ObjectId;
 use crate::job::BranchName;
+
+/// More objects than this are not put on the disk one by one.
+const ONE_BY_ONE_MAX: usize = 64;
+/// The file beside the mirror's own configuration by which libgit2 has a ref on the disk before it gives it its name.
+const DURABLE: (&str, &str) = ("sawmill-durable", "[core]\n\tfsyncObjectFiles = true\n");
 
 impl Worktree {
     /// Keeps a commit that is not pushed as `refs/sawmill/kept/<branch>`.
@@ -25,45 +31,58 @@ impl Worktree {
         let (dir, kept, reference) = (mirror.dir.clone(), commit.clone(), name.clone());
         let keeping = super::blocking(move || settle(&dir, &kept).and_then(|()| set(&dir, &reference, &kept)));
         if !keeping.await.map_err(io_error("keep the commit in", &mirror.dir))? {
-            mirror.git.command(format!("keep {name}"), &mirror.dir).args(["update-ref", &name, commit.as_str()]).run().await?;
+            let command = mirror.git.command(format!("keep {name}"), &mirror.dir).durable();
+            command.args(["update-ref", &name, commit.as_str()]).run().await?;
         }
         self.note_delivered(commit)
     }
 }
 
-/// Has what a commit brings on the disk: each of its objects, or where those are many, or in packs, all of the file system.
+/// Has what a commit brings on the disk: each of its loose objects, or where those are many all of the file system.
 fn settle(mirror: &Path, commit: &ObjectId) -> io::Result<()> {
     let objects = mirror.join("objects");
     let new = Repository::open_bare(mirror).and_then(|repository| novelty::of(&repository, commit));
-    let Ok(Some(new)) = new else { return Ok(nix::unistd::syncfs(File::open(&objects)?)?) };
+    let Some(new) = new.ok().flatten().filter(|new| new.len() <= ONE_BY_ONE_MAX) else {
+        return Ok(nix::unistd::syncfs(File::open(&objects)?)?);
+    };
+    let mut dirs = BTreeSet::from([objects.clone()]);
     for id in new {
         let id = id.to_string();
         let dir = objects.join(&id[..2]);
-        match File::open(dir.join(&id[2..])) {
-            Ok(object) => {
-                object.sync_all()?;
-                File::open(&dir)?.sync_all()?;
-            }
-            // It is in a pack, which git puts on the disk.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
+        sync(&dir.join(&id[2..]))?;
+        dirs.insert(dir);
     }
-    Ok(())
+    dirs.iter().try_for_each(|dir| sync(dir))
 }
 
 /// Sets a ref, and says whether that could be done; what is wrong else git says.
 fn set(mirror: &Path, name: &str, commit: &ObjectId) -> io::Result<bool> {
+    let durable = mirror.join(DURABLE.0);
+    if !durable.exists() {
+        fs::write(&durable, DURABLE.1)?;
+    }
     let set = || {
-        let id = Oid::from_str(commit.as_str())?;
-        Repository::open_bare(mirror)?.reference(name, id, true, "kept").map(drop)
+        let repository = Repository::open_bare(mirror)?;
+        let mut config = Config::new()?;
+        config.add_file(&mirror.join("config"), ConfigLevel::Local, false)?;
+        config.add_file(&durable, ConfigLevel::App, true)?;
+        repository.set_config(&config)?;
+        repository.reference(name, Oid::from_str(commit.as_str())?, true, "kept").map(drop)
     };
     if let Err(error) = set() {
         tracing::debug!(%error, name, "git itself sets the ref");
         return Ok(false);
     }
-    let path = mirror.join(name);
-    File::open(&path)?.sync_all()?;
-    path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())?;
+    // Those of the ref that are new, up to what is there for long.
+    mirror.join(name).ancestors().skip(1).take_while(|dir| dir.starts_with(mirror)).try_for_each(sync)?;
     Ok(true)
+}
+
+/// Has a file or a directory on the disk. What is not there any more git has packed, which puts that on the disk.
+fn sync(path: &Path) -> io::Result<()> {
+    match File::open(path) {
+        Ok(file) => file.sync_all(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
 }

@@ -25,6 +25,8 @@ const BYTES_MAX: usize = 4 * 1024 * 1024;
 const DECLINED: &str = "hook declined";
 /// What a remote is told where it has no such ref.
 const ABSENT: &str = "0000000000000000000000000000000000000000";
+/// What a remote is to be able to do, and does.
+const ASKED: [&str; 2] = ["report-status", "atomic"];
 /// What stands between the parts of a talk, and at its end.
 const FLUSH: &[u8] = b"0000";
 
@@ -43,41 +45,56 @@ pub(super) async fn push(
     let mut serving = mirror.git.far_end(action, &mirror.remote).arg("receive-pack").arg(path).converse()?;
     let (dir, made) = (mirror.dir.clone(), commit.clone());
     let packing = super::blocking(move || pack(&dir, &made));
-    let (found, packed) = tokio::join!(find(&mut serving, target), packing);
-    let found = match found {
-        Ok(found) => found,
+    let (offer, packed) = tokio::join!(hear_offer(&mut serving, target), packing);
+    let offer = match offer {
+        Ok(offer) => offer,
         Err(error @ GitError::Timeout { .. }) => return Err(error),
-        Err(error) => return left_to_git(mirror, &error.to_string()),
+        Err(error) => return Ok(left_to_git(mirror, &error.to_string())),
     };
     let old = expected.commit();
     let pack = match packed {
-        _ if found.as_deref() != old.map(ObjectId::as_str) => Err("the ref is not as expected".to_owned()),
+        _ if !offer.is_able => Err("it is not able to do what is asked".to_owned()),
+        _ if offer.found.as_deref() != old.map(ObjectId::as_str) => Err("the ref is not as expected".to_owned()),
         _ if old == Some(commit) => Err("the ref is there".to_owned()),
         Ok(Some(pack)) => Ok(pack),
         Ok(None) => Err("it is no push of little".to_owned()),
         Err(error) => Err(error.to_string()),
     };
-    let pack = match pack {
-        Ok(pack) => pack,
-        Err(why) => {
-            // Nothing is to be changed.
-            serving.finish(FLUSH.to_vec()).await?;
-            return left_to_git(mirror, &why);
+    let (input, declined) = match pack {
+        Ok(pack) => {
+            let old = old.map_or(ABSENT, ObjectId::as_str);
+            (vec![line(&format!("{old} {commit} {target}\0 {}", ASKED.join(" "))), FLUSH.to_vec(), pack], None)
         }
+        // Nothing is to be changed.
+        Err(why) => (vec![FLUSH.to_vec()], Some(why)),
     };
-    let command = format!("{} {commit} {target}\0 report-status atomic", old.map_or(ABSENT, ObjectId::as_str));
-    let mut finished = serving.finish([line(&command).as_slice(), FLUSH, &pack].concat()).await?;
+    let mut finished = match serving.finish(input.concat()).await {
+        Ok(finished) => finished,
+        Err(error @ GitError::Timeout { .. }) => return Err(error),
+        Err(error) => return Ok(left_to_git(mirror, &error.to_string())),
+    };
+    if let Some(why) = declined {
+        return Ok(left_to_git(mirror, &why));
+    }
     // As git marks what a remote says.
     finished.stderr = finished.stderr.lines().map(|line| format!("remote: {line}\n")).collect();
     match report(&finished, target) {
         Some(answer) => Ok(Some((answer, finished))),
-        None => left_to_git(mirror, &format!("the remote says {:?}", diagnose::detail(&finished.stderr))),
+        None => Ok(left_to_git(mirror, &format!("the remote says {:?}", diagnose::detail(&finished.stderr)))),
     }
 }
 
-fn left_to_git(mirror: &Mirror, why: &str) -> Result<Option<(Answer, Finished)>, GitError> {
+fn left_to_git(mirror: &Mirror, why: &str) -> Option<(Answer, Finished)> {
     tracing::debug!(remote = %mirror.remote, why, "git itself pushes");
-    Ok(None)
+    None
+}
+
+/// What a remote has, and can do.
+struct Offer {
+    /// At what it has the ref.
+    found: Option<String>,
+    /// Whether it does what is asked of it.
+    is_able: bool,
 }
 
 /// A line of the talk, with its length before it.
@@ -85,29 +102,38 @@ fn line(text: &str) -> Vec<u8> {
     format!("{:04x}{text}", text.len() + 4).into_bytes()
 }
 
-/// Reads the refs that the remote has, and answers at what it has this one.
-async fn find(serving: &mut Running, target: &str) -> Result<Option<String>, GitError> {
-    let mut found = None;
+/// Reads the refs that the remote has.
+async fn hear_offer(serving: &mut Running, target: &str) -> Result<Offer, GitError> {
+    let mut offer = Offer { found: None, is_able: false };
     let mut line = Vec::new();
     loop {
         let mut length = [0; 4];
         serving.hear(&mut length).await?;
-        let Some(length) = length_of(&length).filter(|length| *length != 0) else { return Ok(found) };
-        line.resize(length.saturating_sub(FLUSH.len()), 0);
+        match length_of(&length) {
+            Some(0) => return Ok(offer),
+            Some(length) => line.resize(length.saturating_sub(FLUSH.len()), 0),
+            None => {
+                let detail = "it names its refs in another way".to_owned();
+                return Err(GitError::Command { action: "read the refs of a remote".to_owned(), detail });
+            }
+        }
         serving.hear(&mut line).await?;
+        let text = String::from_utf8_lossy(line.strip_suffix(b"\n").unwrap_or(&line));
         // Behind the first name stands what the remote is able to do.
-        let text = line.split(|byte| matches!(byte, 0 | b'\n')).next().unwrap_or_default();
-        if let Some((id, name)) = std::str::from_utf8(text).ok().and_then(|text| text.split_once(' '))
+        let (text, able) = text.split_once('\0').unwrap_or((&text, ""));
+        offer.is_able |= ASKED.iter().all(|asked| able.split(' ').any(|able| able == *asked));
+        if let Some((id, name)) = text.split_once(' ')
             && name == target
         {
-            found = Some(id.to_owned());
+            offer.found = Some(id.to_owned());
         }
     }
 }
 
 /// How long a line of the talk is with its length; nothing for what is no line.
 fn length_of(bytes: &[u8]) -> Option<usize> {
-    usize::from_str_radix(std::str::from_utf8(bytes).ok()?, 16).ok()
+    let digits = std::str::from_utf8(bytes).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_hexdigit()))?;
+    usize::from_str_radix(digits, 16).ok()
 }
 
 /// What a remote says of the ref, where it has taken it, a hook does not want it, or somebody has a lock on it.
@@ -186,6 +212,7 @@ mod tests {
             "0013unpack index-pack\n0014ok refs/heads/a\n0000",
             "0001",
             "zzzz",
+            "+00eunpack ok\n0014ok refs/heads/a\n0000",
             "00ffunpack",
         ] {
             assert_eq!(said(other, ""), None, "{other:?}");

@@ -43,3 +43,63 @@ pub(super) fn of(repository: &Repository, commit: &ObjectId) -> Result<Option<Ve
     }
     Ok(Some(new))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::fs;
+    use std::path::Path;
+    use std::process::Command;
+
+    use super::*;
+
+    fn git(dir: &Path, args: &[&str]) -> String {
+        let mut command = Command::new("git");
+        command.args(args).current_dir(dir).env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").env("HOME", "/nonexistent");
+        for who in ["AUTHOR", "COMMITTER"] {
+            command.env(format!("GIT_{who}_NAME"), "a").env(format!("GIT_{who}_EMAIL"), "a@example.com");
+        }
+        let output = command.output().expect("git runs");
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("UTF-8").trim().to_owned()
+    }
+
+    #[test]
+    fn nothing_is_missing_that_git_would_send() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let at = |path: &str| dir.path().join(path);
+        let put = |path: &str, text: &str| {
+            fs::create_dir_all(at(path).parent().expect("a parent")).expect("made");
+            fs::write(at(path), text).expect("written");
+        };
+        git(dir.path(), &["init", "--quiet", "--initial-branch=main"]);
+        for path in ["file", "directory/below", "moved", "same/deep/file", "whole/a", "whole/b/c"] {
+            put(path, path);
+        }
+        let commit = || {
+            git(dir.path(), &["add", "-A"]);
+            git(dir.path(), &["commit", "--quiet", "-m", "m"]);
+            let repository = Repository::open(dir.path()).expect("opened");
+            of(&repository, &git(dir.path(), &["rev-parse", "HEAD"]).parse().expect("an id")).expect("read")
+        };
+        assert_eq!(commit(), None, "it has no parent");
+        fs::remove_file(at("file")).expect("removed");
+        put("file/below", "a file became a directory");
+        fs::remove_dir_all(at("directory")).expect("removed");
+        put("directory", "a directory became a file");
+        fs::create_dir(at("elsewhere")).expect("made");
+        for moved in ["moved", "whole"] {
+            fs::rename(at(moved), at("elsewhere").join(moved)).expect("moved");
+        }
+        std::os::unix::fs::symlink("script", at("link")).expect("a link");
+        put("same/deep/new", "");
+        let found: BTreeSet<String> = commit().expect("few").iter().map(ToString::to_string).collect();
+        let sent = git(dir.path(), &["rev-list", "--objects", "HEAD", "^HEAD^"]);
+        let sent: BTreeSet<String> = sent.lines().filter_map(|line| line.split(' ').next().map(str::to_owned)).collect();
+        assert!(sent.len() > 5 && sent.is_subset(&found), "{sent:?} {found:?}");
+        for number in 0..OBJECTS_MAX {
+            put(&format!("many/{number}"), &number.to_string());
+        }
+        assert_eq!(commit(), None, "they are many");
+    }
+}

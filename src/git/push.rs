@@ -185,13 +185,14 @@ async fn push_by_git(
     }
 }
 
-/// What `git push --porcelain` says of one ref: a flag, the refspec, and a remark, with tabs between.
+/// What became of a ref.
 pub(super) enum Answer {
     Done(Pushed),
     Rejected(String),
 }
 
 impl Answer {
+    /// What `git push --porcelain` says of one ref: a flag, the refspec, and a remark, with tabs between.
     pub(super) fn read(finished: &Finished, target: &str) -> Option<Self> {
         let text = String::from_utf8_lossy(&finished.stdout);
         let mut fields = text.lines().map(|line| line.splitn(3, '\t')).find_map(|mut fields| {

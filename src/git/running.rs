@@ -9,6 +9,7 @@ use nix::unistd::Pid;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdout};
 use tokio::time::{Instant, timeout_at};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::command::Reach;
 use super::error::GitError;
@@ -37,6 +38,8 @@ pub(super) struct Purpose {
 pub(super) struct Running {
     group: Group,
     said: Option<BufReader<ChildStdout>>,
+    /// Its complaints are read all the while: it waits where nobody does.
+    complaints: AbortOnDropHandle<io::Result<Kept>>,
     purpose: Purpose,
     until: Instant,
 }
@@ -44,7 +47,8 @@ pub(super) struct Running {
 impl Running {
     pub(super) fn new(mut group: Group, purpose: Purpose) -> Self {
         let (said, until) = (group.child.stdout.take().map(BufReader::new), Instant::now() + purpose.limit);
-        Self { group, said, purpose, until }
+        let complaints = AbortOnDropHandle::new(tokio::spawn(keep(group.child.stderr.take(), STDERR_MAX)));
+        Self { group, said, complaints, purpose, until }
     }
 
     /// The next bytes of its answer, so many as there is room for.
@@ -52,9 +56,10 @@ impl Running {
     /// # Errors
     /// It says less before it ends, or takes too long.
     pub(super) async fn hear(&mut self, bytes: &mut [u8]) -> Result<(), GitError> {
-        let Self { said: Some(said), .. } = self else { return Err(self.failed(io::ErrorKind::UnexpectedEof.into())) };
+        let Self { said: Some(said), .. } = self else { return Err(self.broken_off()) };
         match timeout_at(self.until, said.read_exact(bytes)).await {
             Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => Err(self.broken_off()),
             Ok(Err(error)) => Err(self.failed(error)),
             Err(_) => Err(self.late()),
         }
@@ -78,7 +83,7 @@ impl Running {
 
     async fn talk(&mut self, input: Vec<u8>) -> io::Result<(Option<i32>, Kept, Kept)> {
         let child = &mut self.group.child;
-        let (stdin, stderr) = (child.stdin.take(), child.stderr.take());
+        let stdin = child.stdin.take();
         let feed = async {
             if let Some(mut pipe) = stdin {
                 match pipe.write_all(&input).await {
@@ -90,8 +95,13 @@ impl Running {
             Ok(())
         };
         let answer = keep(self.said.take(), self.purpose.stdout_max);
-        let ((), stdout, stderr) = tokio::try_join!(feed, answer, keep(stderr, STDERR_MAX))?;
+        let complaints = async { (&mut self.complaints).await? };
+        let ((), stdout, stderr) = tokio::try_join!(feed, answer, complaints)?;
         Ok((child.wait().await?.code(), stdout, stderr))
+    }
+
+    fn broken_off(&self) -> GitError {
+        GitError::Command { action: self.purpose.action.clone(), detail: "it ended before it had said all".to_owned() }
     }
 
     fn late(&self) -> GitError {

@@ -36,8 +36,8 @@ pub const TETHER_SUBCOMMAND: &str = "__tether";
 pub(super) enum Side {
     /// Ours, with our settings.
     Near,
-    /// The one that serves a remote on this host, with the configuration that it finds there as if git had started it, which it would
-    /// not ask to end either.
+    /// The one that serves a remote on this host, with the configuration that it finds there, as if git had started it. Git does not ask
+    /// it to end; neither does the tether, at first.
     Far,
 }
 

@@ -1,7 +1,7 @@
 //! The janitor: empties the trash and ends the time of kept workspaces, off every job's path.
 
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -11,12 +11,15 @@ use super::reclaim::evict_recycled;
 use crate::caches::Shelf;
 use crate::git::{Bases, Git};
 use crate::janitor::{Fate, Finding, Mode, Space};
-use crate::job::spec::ContainerMode;
 use crate::sandbox::container::{self, AGENT_IMAGE, ContainerError, Images};
 use crate::workspace::{Kept, StateDir};
 
 /// How often it looks.
 const INTERVAL: Duration = Duration::from_secs(2);
+
+/// How often an engine is asked for images that may go, and how long it may take: a disk that is full makes it slow, and jobs wait to be told.
+const IMAGES_EVERY: Duration = Duration::from_secs(60);
+const IMAGES_WITHIN: Duration = Duration::from_secs(10);
 
 /// Who sweeps a state directory. All clones are the same one, and sweep one at a time.
 #[derive(Debug, Clone)]
@@ -28,8 +31,9 @@ pub(super) struct Janitor {
     caches: Shelf,
     /// The mirrors.
     git: Git,
-    /// The engine whose images it knows, where jobs may run in containers.
-    engine: Option<container::Config>,
+    /// The engine whose images are evicted.
+    engine: container::Config,
+    images_asked: Arc<std::sync::Mutex<Option<Instant>>>,
     ttl: Duration,
     /// With less room than this it sweeps before a slot is free again.
     little_room: Space,
@@ -44,8 +48,8 @@ impl Janitor {
         ttl: Duration,
         little_room: Space,
     ) -> Self {
-        let engine = (engine.mode != ContainerMode::Off).then(|| engine.clone());
-        Self { state, bases, caches, git: git.clone(), engine, ttl, little_room, sweeping: Arc::default() }
+        let (git, engine) = (git.clone(), engine.clone());
+        Self { state, bases, caches, git, engine, images_asked: Arc::default(), ttl, little_room, sweeping: Arc::default() }
     }
 
     /// Runs [`Janitor::sweep_once`] now and then until the token is cancelled.
@@ -85,26 +89,47 @@ impl Janitor {
         self.evicted("mirrors", move || Ok(git.shrink_mirrors_once(wanted)?.len())).await || self.evict_images().await
     }
 
-    /// All that have been replaced for long go: what room the engine gets by them is not known, nor whether its disk is this one.
+    /// All that have been replaced for long go: what room the engine gets by them is not known, nor whether its disk is this one. Not asked
+    /// for at every look.
     async fn evict_images(&self) -> bool {
-        let Some(container::Config { socket, image, image_ttl, .. }) = &self.engine else { return false };
+        let container::Config { socket, image, image_ttl, .. } = &self.engine;
+        if !self.may_ask_for_images() {
+            return false;
+        }
         let cleared = async {
             let images = Images::connect(socket).await?;
             images.clear_superseded(AGENT_IMAGE, image, *image_ttl, Mode::Apply).await
         };
-        let gone = match cleared.await {
-            Ok(found) => found.into_iter().filter(|one| one.fate == Fate::Removed).collect(),
+        let found = match tokio::time::timeout(IMAGES_WITHIN, cleared).await {
+            Ok(Ok(found)) => found,
             // Without an engine there is nothing of it to go.
-            Err(ContainerError::Unreachable { .. }) => Vec::new(),
-            Err(error) => {
+            Ok(Err(ContainerError::Unreachable { .. })) => return false,
+            Ok(Err(error)) => {
                 warn!("cannot make room by evicting images: {error}");
-                Vec::new()
+                return false;
+            }
+            Err(_) => {
+                warn!("the engine is slow in removing images, which would make room; it may go on with it");
+                return false;
             }
         };
-        for Finding { name, why, .. } in &gone {
-            info!("evicted image {name} to make room on the disk: {why}");
+        for Finding { name, fate, why, .. } in &found {
+            match fate {
+                Fate::Removed => info!("evicted image {name} to make room on the disk: {why}"),
+                Fate::Failed => warn!("cannot make room by evicting image {name}: {why}"),
+                Fate::Goes | Fate::Stays => {}
+            }
         }
-        !gone.is_empty()
+        found.iter().any(|one| one.fate == Fate::Removed)
+    }
+
+    fn may_ask_for_images(&self) -> bool {
+        let mut asked = self.images_asked.lock().unwrap_or_else(PoisonError::into_inner);
+        if asked.is_some_and(|asked| asked.elapsed() < IMAGES_EVERY) {
+            return false;
+        }
+        *asked = Some(Instant::now());
+        true
     }
 
     async fn evicted(&self, what: &str, shrink: impl FnOnce() -> anyhow::Result<usize> + Send + 'static) -> bool {
@@ -186,7 +211,7 @@ mod tests {
         let git = Git::open(&config, Path::new("/nowhere"), &state.mirrors()).expect("git");
         let bases = Bases::open(&git, ByteSize::gib(1)).expect("opened");
         let caches = Shelf::open(state.root(), &shipped("caches")).expect("opened");
-        let engine = container::Config { mode: ContainerMode::Off, ..shipped("container") };
+        let engine = container::Config { socket: dir.path().join("none.sock"), ..shipped("container") };
         let stock = (&git, Some(bases.clone()), caches);
         let janitor = Janitor::new(state.clone(), stock, &engine, Duration::from_secs(60), Space::default());
         base(&state, 1 << 20);

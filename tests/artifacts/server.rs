@@ -14,7 +14,7 @@ use s3s_fs::FileSystem;
 use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::delivery::host::Host;
+use crate::delivery::host::{Host, until};
 use crate::torture::server::free_port;
 
 pub(super) const BUCKET: &str = "shed";
@@ -69,7 +69,14 @@ impl Server {
 
     /// Listens where it did.
     pub(super) async fn come_back(&mut self) {
-        let listener = TcpListener::bind(("127.0.0.1", self.port)).await.expect("its port");
+        // Somebody may have it for a moment, as the end of a connection of his own.
+        let mut listener = None;
+        until("its port is free", async || {
+            listener = TcpListener::bind(("127.0.0.1", self.port)).await.ok();
+            listener.is_some()
+        })
+        .await;
+        let listener = listener.expect("it is free");
         let mut builder = S3ServiceBuilder::new(FileSystem::new(&self.dir).expect("a directory"));
         builder.set_auth(SimpleAuth::from_single(ID, SECRET));
         builder.set_access(Doorkeeper { dir: self.dir.clone() });

@@ -104,15 +104,13 @@ async fn a_container_that_cannot_be_cleaned_up_is_removed_and_its_slot_goes_on()
     let worker = host.start("a").await;
     let job = host.enqueue(&json!({ "repo": remote, "task": { "command": format!("{}; echo work > work", latch.here()) } }));
     latch.reached().await;
-    let docker = image::docker().await;
+    until("the log names it", async || host.log(job, 1, Stream::System).await.contains("in container ")).await;
+    let (said, docker) = (host.log(job, 1, Stream::System).await, image::docker().await);
     let mut first = None;
-    for name in owned(&host.state_dir("a")).await {
+    for name in owned(&host.state_dir("a")).await.into_iter().filter(|name| said.contains(name)) {
         let about = docker.inspect_container(&name, None).await.expect("it is there");
-        let said = host.log(job, 1, Stream::System).await;
-        if said.contains(&name) {
-            let pid = about.state.and_then(|state| state.pid).expect("it runs");
-            first = Some((name, Pid::from_raw(i32::try_from(pid).expect("a process id"))));
-        }
+        let pid = about.state.and_then(|state| state.pid).expect("it runs");
+        first = Some((name, Pid::from_raw(i32::try_from(pid).expect("a process id"))));
     }
     let (name, pid) = first.expect("the job's container");
     kill(pid, Signal::SIGSTOP).expect("it lives");

@@ -12,10 +12,14 @@ use super::fixture::{Place, branch, committed, config, make_executable, provisio
 /// Set in the process that the test starts and kills.
 const CHILD: &str = "SAWMILL_TEST_GIT_KILLED";
 
-fn start(place: &Place) -> Child {
+/// How many files it changes.
+const FILES: &str = "SAWMILL_TEST_GIT_KILLED_FILES";
+
+fn start(place: &Place, files: usize) -> Child {
     Command::new(std::env::current_exe().expect("this test"))
         .args(["git::kill::one_that_is_killed", "--exact", "--nocapture"])
         .env(CHILD, place.root.path())
+        .env(FILES, files.to_string())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
@@ -27,6 +31,7 @@ async fn one_that_is_killed() {
     // On its own this does nothing: the test below runs it in a process of its own.
     let Ok(root) = std::env::var(CHILD) else { return };
     let root = Path::new(&root);
+    let files: usize = std::env::var(FILES).expect("set").parse().expect("a number");
     let git = Git::open(&config(), sawmill(), &root.join("state/mirrors")).expect("git");
     let provisioner = provisioner(&git);
     let mirror = git.mirror(&format!("{}/remote.git", root.display()).parse().expect("a path"));
@@ -34,7 +39,7 @@ async fn one_that_is_killed() {
         let base = mirror.resolve("main").await.expect("main");
         let worktree =
             mirror.provision(&base, &branch("b"), &root.join("state/slots/1"), &provisioner).await.expect("a worktree");
-        for number in 0..50 {
+        for number in 0..files {
             write(worktree.tree(), &format!("made/{number}"), format!("{round} {number}"));
         }
         let made = committed(&worktree).await;
@@ -55,7 +60,7 @@ async fn after_a_kill_at_any_moment_the_next_daemon_goes_on() {
         if round >= 25 && opened > 0 {
             break;
         }
-        let mut child = start(&place);
+        let mut child = start(&place, 50);
         // The moment itself is what is varied, from before the clone to some rounds in.
         std::thread::sleep(Duration::from_millis(12 * round));
         child.kill().expect("killed");
@@ -155,15 +160,17 @@ async fn a_push_that_is_dropped_leaves_no_lock_on_a_remote_of_this_host() {
 
 #[tokio::test]
 async fn a_daemon_that_is_killed_in_a_push_leaves_no_lock_on_a_remote_of_this_host() {
-    let place = Place::new();
-    let (_, held) = hold_the_lock(&place, "");
-    let mut child = start(&place);
-    until("the ref is locked", || held.exists()).await;
-    assert!(locks(&place).contains("refs/heads/killed/0.lock"));
-    child.kill().expect("killed");
-    child.wait().expect("an end");
-    until("nobody works on the remote", || !git_works_in(&place.remote_dir())).await;
-    assert_eq!(locks(&place), "");
+    for files in LITTLE_AND_MUCH {
+        let place = Place::new();
+        let (_, held) = hold_the_lock(&place, "");
+        let mut child = start(&place, files);
+        until("the ref is locked", || held.exists()).await;
+        assert!(locks(&place).contains("refs/heads/killed/0.lock"));
+        child.kill().expect("killed");
+        child.wait().expect("an end");
+        until("nobody works on the remote", || !git_works_in(&place.remote_dir())).await;
+        assert_eq!(locks(&place), "");
+    }
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! A branch on the remote is made, or left alone.
 
 use std::fs;
+use std::path::Path;
 
 use sawmill::git::{Change, Config, GitError, Pushed, SalvagePush};
 use sawmill::ids::{AttemptNo, ClaimToken, JobId, WorkerId};
@@ -204,9 +205,18 @@ done > "$name.started-by"
     run(&remote, ["fsck", "--strict"]);
 }
 
+/// A place whose git does not push: what is pushed all the same is by this process.
+fn place_without_pushes(scratch: &Path) -> Place {
+    let program = scratch.join("git");
+    let text = "#!/bin/sh\ncase \" $* \" in *' push '*) echo 'fatal: git itself pushes' >&2; exit 1 ;; esac\nexec {git} \"$@\"\n";
+    write_program(&program, &text.replace("{git}", &find_git().display().to_string()));
+    Place::with_config(&Config { program, ..config() })
+}
+
 #[tokio::test]
 async fn whatever_became_of_files_arrives() {
-    let place = Place::new();
+    let scratch = tempfile::tempdir().expect("a directory");
+    let place = place_without_pushes(scratch.path());
     place.seed(|seed| {
         for path in ["file", "directory/below", "moved", "script", "same/deep/file"] {
             write(seed, path, format!("{path}\n"));
@@ -227,6 +237,12 @@ async fn whatever_became_of_files_arrives() {
     write(worktree.tree(), "same/deep/new", "");
     let made = committed(&worktree).await;
     assert_eq!(worktree.push(&made.commit, &branch("b")).await.expect("pushed"), Pushed::New);
+    let hook = remote.join("hooks/update");
+    write_program(&hook, "#!/bin/sh\necho 'not this one' >&2\nexit 1\n");
+    let error = worktree.push(&made.commit, &branch("c")).await.expect_err("refused");
+    let refused = matches!(&error, GitError::PushRefused { message, .. } if message.contains("not this one"));
+    assert!(refused, "{error}");
+    fs::remove_file(hook).expect("removed");
     let list = ["ls-tree", "-r", "--full-tree", made.commit.as_str()];
     assert_eq!(run(&remote, list), run(place.mirror.directory(), list));
     run(&remote, ["fsck", "--strict"]);

@@ -68,7 +68,7 @@ impl Images {
                 Lease::Over(why) if mode == Mode::List => (Fate::Goes, why),
                 Lease::Over(why) => match self.remove(&tag).await {
                     Ok(()) => (Fate::Removed, why),
-                    Err(error) => (Fate::Stays, error.to_string()),
+                    Err(error) => (Fate::Failed, error.to_string()),
                 },
             };
             let owner = "sawmill images build".to_owned();
