@@ -41,7 +41,7 @@ async fn a_job_that_runs_out_of_memory_is_told_so_and_the_one_beside_it_is_deliv
     let worker = host.start("a").await;
     let other = host.enqueue(&json!({ "repo": remote, "task": { "command": format!("{}; echo more > more", latch.here()) } }));
     latch.reached().await;
-    let command = "{ head -c 30000000 /dev/zero; sleep 2; head -c 90000000 /dev/zero; } | tail > /dev/null";
+    let command = "{ head -c 30000000 /dev/zero; sleep 5; head -c 90000000 /dev/zero; } | tail > /dev/null";
     let job = host.enqueue(&json!({ "repo": remote, "task": { "command": command } }));
     let ended = host.ended(job).await;
     let outcome = ended.outcome.expect("an outcome");
