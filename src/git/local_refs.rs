@@ -50,22 +50,10 @@ fn hides_refs(repository: &Repository) -> Option<bool> {
 
 #[cfg(test)]
 mod tests {
-    use std::process::Command;
-
     use tempfile::TempDir;
 
     use super::*;
-
-    fn git(dir: &Path, args: &[&str]) -> String {
-        let mut command = Command::new("git");
-        command.args(args).current_dir(dir).env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").env("HOME", "/nonexistent");
-        for who in ["AUTHOR", "COMMITTER"] {
-            command.env(format!("GIT_{who}_NAME"), "a").env(format!("GIT_{who}_EMAIL"), "a@example.com");
-        }
-        let output = command.output().expect("git runs");
-        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).expect("UTF-8")
-    }
+    use crate::git::plain::git;
 
     fn repository(format: &str) -> TempDir {
         let dir = tempfile::tempdir().expect("a directory");

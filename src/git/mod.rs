@@ -50,6 +50,8 @@ mod novelty;
 mod overlay;
 mod patch;
 mod place;
+#[cfg(test)]
+mod plain;
 mod plain_clone;
 mod provision;
 mod prune;

@@ -48,21 +48,9 @@ pub(super) fn of(repository: &Repository, commit: &ObjectId) -> Result<Option<Ve
 mod tests {
     use std::collections::BTreeSet;
     use std::fs;
-    use std::path::Path;
-    use std::process::Command;
 
     use super::*;
-
-    fn git(dir: &Path, args: &[&str]) -> String {
-        let mut command = Command::new("git");
-        command.args(args).current_dir(dir).env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").env("HOME", "/nonexistent");
-        for who in ["AUTHOR", "COMMITTER"] {
-            command.env(format!("GIT_{who}_NAME"), "a").env(format!("GIT_{who}_EMAIL"), "a@example.com");
-        }
-        let output = command.output().expect("git runs");
-        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).expect("UTF-8").trim().to_owned()
-    }
+    use crate::git::plain::git;
 
     #[test]
     fn nothing_is_missing_that_git_would_send() {
@@ -80,7 +68,7 @@ mod tests {
             git(dir.path(), &["add", "-A"]);
             git(dir.path(), &["commit", "--quiet", "-m", "m"]);
             let repository = Repository::open(dir.path()).expect("opened");
-            of(&repository, &git(dir.path(), &["rev-parse", "HEAD"]).parse().expect("an id")).expect("read")
+            of(&repository, &git(dir.path(), &["rev-parse", "HEAD"]).trim().parse().expect("an id")).expect("read")
         };
         assert_eq!(commit(), None, "it has no parent");
         fs::remove_file(at("file")).expect("removed");
