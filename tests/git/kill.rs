@@ -201,11 +201,11 @@ async fn who_works_when_a_push_is_dropped_is_not_asked_to_end_before_it_waits_fo
         let worktree = place.worktree("1").await;
         let made = commit_of(&worktree, files).await;
         // It starts no program, for which it would wait asleep, and is busy for longer than those have whose git alone was asked. git ends
-        // its hooks itself, but not whom they have started.
+        // its hooks itself, but not whom they have started. What it waits for at last may be asked to end before it is itself.
         let (begun, noted) = (place.root.path().join("begun"), place.root.path().join("noted"));
         let busy = format!(
             "now() {{ read -r up rest < /proc/uptime; now=${{up%.*}}${{up#*.}}; }}; {{ echo > '{}'; \
-             now; until=$((now + 80)); while [ $now -lt $until ]; do now; done; trap 'echo > \"{}\"; exit 1' TERM; sleep 600; }} 2> '{}' &",
+             now; until=$((now + 80)); while [ $now -lt $until ]; do now; done; trap 'echo > \"{}\"; exit 1' TERM; while :; do sleep 600; done; }} 2> '{}' &",
             begun.display(),
             noted.display(),
             place.root.path().join("said").display()
@@ -217,7 +217,8 @@ async fn who_works_when_a_push_is_dropped_is_not_asked_to_end_before_it_waits_fo
             () = until("the hook is busy", || begun.exists()) => {}
         }
         until("nobody works on the remote", || !git_works_in(&place.remote_dir())).await;
-        assert!(noted.exists(), "it was asked before it could take note");
+        let said = fs::read_to_string(place.root.path().join("said")).unwrap_or_default();
+        assert!(noted.exists(), "it was asked before it could take note of {files} files: {said:?}");
     }
 }
 
