@@ -299,6 +299,7 @@ impl Daemon {
         let watch = self.state.join("slots/0/run/stdout.log");
         let seen = std::thread::spawn(move || {
             while !has_line(&watch) {
+                // Not oftener: for as long as a whole job takes, it would be at work beside the daemon on one of two processors.
                 std::thread::sleep(Duration::from_micros(500));
             }
             Timestamp::now()

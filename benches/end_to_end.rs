@@ -73,7 +73,7 @@ impl Way {
     }
 
     /// Waits until nothing of what came before is to be done any more: neither what is to be written to the disk, nor a container.
-    async fn is_ready(&self) {
+    async fn settle(&self) {
         nix::unistd::sync();
         // Before the first job there is none.
         if let Some(state) = &self.containers
@@ -96,7 +96,7 @@ async fn compare(name: &str, place: &Path, remote: &Path, rounds: usize, reach: 
     for round in 0..rounds + 3 {
         let mut jobs = Vec::new();
         for way in &ways {
-            way.is_ready().await;
+            way.settle().await;
             jobs.push(run_job(way, remote, round).await);
         }
         nix::unistd::sync();
@@ -110,7 +110,7 @@ async fn compare(name: &str, place: &Path, remote: &Path, rounds: usize, reach: 
         }
     }
     let [_, containers] = &ways;
-    containers.is_ready().await;
+    containers.settle().await;
     let mut row = Vec::new();
     for number in 0..IN_A_ROW {
         row.push(enqueue(containers, remote, rounds + 3 + number).await);

@@ -19,9 +19,10 @@ pub(crate) async fn settled(state: &Path, count: usize) {
         if states.len() == count && states.iter().all(|state| state == "running") {
             break;
         }
+        // Each look is a process of Docker's client, and the engine's work: not at once again.
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    // Until its supervisor answers, and it is on its shelf.
+    // Until its supervisor answers, and it is on its shelf, which no client of the daemon is told.
     tokio::time::sleep(Duration::from_millis(500)).await;
 }
 

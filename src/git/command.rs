@@ -309,12 +309,16 @@ impl<'a> Invocation<'a> {
         command.env("GIT_OPTIONAL_LOCKS", "0").env("GIT_NO_LAZY_FETCH", "1");
         command.envs(&host.config.environment).envs(self.env.iter().map(|(name, value)| (name, value)));
         let fixed: &[(&str, &str)] = match self.side {
-            Side::Near => &SETTINGS,
-            Side::Far => &[],
-        };
-        match self.side {
-            Side::Near => command.env("GIT_NO_REPLACE_OBJECTS", "1"),
-            Side::Far => OF_ONE_REPOSITORY.iter().fold(&mut command, |command, name| command.env_remove(name)),
+            Side::Near => {
+                command.env("GIT_NO_REPLACE_OBJECTS", "1");
+                &SETTINGS
+            }
+            Side::Far => {
+                for name in OF_ONE_REPOSITORY {
+                    command.env_remove(name);
+                }
+                &[]
+            }
         };
         let own = self.settings.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         let settings: Vec<_> = fixed.iter().copied().chain(own).collect();

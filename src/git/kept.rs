@@ -3,7 +3,7 @@
 //! The one rule: it is nowhere else, so it is on the disk before anybody is told of it.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::path::Path;
 
@@ -17,8 +17,6 @@ use crate::job::BranchName;
 
 /// More objects than this are not put on the disk one by one.
 const ONE_BY_ONE_MAX: usize = 64;
-/// The file beside the mirror's own configuration by which libgit2 has a ref on the disk before it gives it its name.
-const DURABLE: (&str, &str) = ("sawmill-durable", "[core]\n\tfsyncObjectFiles = true\n");
 
 impl Worktree {
     /// Keeps a commit that is not pushed as `refs/sawmill/kept/<branch>`.
@@ -29,7 +27,8 @@ impl Worktree {
         let mirror = &self.mirror;
         let name = format!("refs/sawmill/kept/{branch}");
         let (dir, kept, reference) = (mirror.dir.clone(), commit.clone(), name.clone());
-        let keeping = super::blocking(move || settle(&dir, &kept).and_then(|()| set(&dir, &reference, &kept)));
+        let durable = mirror.git.host.durable.clone();
+        let keeping = super::blocking(move || settle(&dir, &kept).and_then(|()| set(&dir, &reference, &kept, &durable)));
         if !keeping.await.map_err(io_error("keep the commit in", &mirror.dir))? {
             let command = mirror.git.command(format!("keep {name}"), &mirror.dir).durable();
             command.args(["update-ref", &name, commit.as_str()]).run().await?;
@@ -55,17 +54,14 @@ fn settle(mirror: &Path, commit: &ObjectId) -> io::Result<()> {
     dirs.iter().try_for_each(|dir| sync(dir))
 }
 
-/// Sets a ref, and says whether that could be done; what is wrong else git says.
-fn set(mirror: &Path, name: &str, commit: &ObjectId) -> io::Result<bool> {
-    let durable = mirror.join(DURABLE.0);
-    if !durable.exists() {
-        fs::write(&durable, DURABLE.1)?;
-    }
+/// Sets a ref, and says whether that could be done; what is wrong else git says. By the settings in `durable` it is on the disk before it has
+/// its name.
+fn set(mirror: &Path, name: &str, commit: &ObjectId, durable: &Path) -> io::Result<bool> {
     let set = || {
         let repository = Repository::open_bare(mirror)?;
         let mut config = Config::new()?;
         config.add_file(&mirror.join("config"), ConfigLevel::Local, false)?;
-        config.add_file(&durable, ConfigLevel::App, true)?;
+        config.add_file(durable, ConfigLevel::App, true)?;
         repository.set_config(&config)?;
         repository.reference(name, Oid::from_str(commit.as_str())?, true, "kept").map(drop)
     };

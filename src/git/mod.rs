@@ -123,6 +123,19 @@ struct Host {
     mirrors: PathBuf,
     home: PathBuf,
     global: PathBuf,
+    /// Settings by which libgit2 has what it writes on the disk.
+    durable: PathBuf,
+}
+
+/// Has a file with this text in a directory, whole at any time.
+fn provide(dir: &Path, name: &str, text: &str) -> Result<PathBuf, GitError> {
+    let path = dir.join(name);
+    if fs::read_to_string(&path).ok().as_deref() != Some(text) {
+        let new = tempfile::NamedTempFile::new_in(dir).map_err(io_error("write", &path))?;
+        fs::write(new.path(), text).map_err(io_error("write", &path))?;
+        new.persist(&path).map_err(|error| io_error("write", &path)(error.error))?;
+    }
+    Ok(path)
 }
 
 impl Git {
@@ -145,16 +158,12 @@ impl Git {
         let mirrors = fs::canonicalize(mirrors).map_err(io_error("find", mirrors))?;
         let home = mirrors.join(".home");
         fs::create_dir_all(&home).map_err(io_error("create", &home))?;
-        let global = home.join("gitconfig");
-        let text = command::global_configuration(&config.safe_directories);
-        if fs::read_to_string(&global).ok().as_deref() != Some(&text) {
-            let new = tempfile::NamedTempFile::new_in(&home).map_err(io_error("write", &global))?;
-            fs::write(new.path(), text).map_err(io_error("write", &global))?;
-            new.persist(&global).map_err(|error| io_error("write", &global)(error.error))?;
-        }
+        let global = provide(&home, "gitconfig", &command::global_configuration(&config.safe_directories))?;
+        let durable = provide(&home, "durable", "[core]\n\tfsyncObjectFiles = true\n")?;
         let executable = executable.to_owned();
         let lfs = lfs::Installed::find(&config.search_path);
-        Ok(Self { host: Arc::new(Host { config: config.clone(), program, executable, version, lfs, mirrors, home, global }) })
+        let config = config.clone();
+        Ok(Self { host: Arc::new(Host { config, program, executable, version, lfs, mirrors, home, global, durable }) })
     }
 
     /// The version that git reports, such as `2.47.3`.

@@ -19,6 +19,7 @@ use super::costs::Costs;
 use super::engine::EngineWatch;
 use super::gate::Gate;
 use super::identity::{Identity, IdentityError};
+use super::images::ReplacedImages;
 use super::janitor::Janitor;
 use super::keeper::{Keeper, KeeperSetup};
 use super::leases::Leases;
@@ -244,7 +245,8 @@ impl Daemon {
         let limits = setup.config.admission.clone();
         let bases = provisioner.bases().cloned();
         let stock = (&git, bases, shelf.clone());
-        let janitor = Janitor::new(state.clone(), stock, &setup.container, setup.workspace.ttl, limits.reserve());
+        let images = ReplacedImages::of(&setup.container);
+        let janitor = Janitor::new(state.clone(), stock, images, setup.workspace.ttl, limits.reserve());
         let costs = Costs::open(state.root(), limits.disk_job);
         let admission = Admission::new(limits, (&state, costs.clone(), &leases), janitor.clone(), &store, gate.clone());
         let tools = Arc::new(Tools {

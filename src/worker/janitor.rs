@@ -1,25 +1,21 @@
 //! The janitor: empties the trash and ends the time of kept workspaces, off every job's path.
 
-use std::sync::{Arc, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::images::ReplacedImages;
 use super::reclaim::evict_recycled;
 use crate::caches::Shelf;
 use crate::git::{Bases, Git};
-use crate::janitor::{Fate, Finding, Mode, Space};
-use crate::sandbox::container::{self, AGENT_IMAGE, ContainerError, Images};
+use crate::janitor::Space;
 use crate::workspace::{Kept, StateDir};
 
 /// How often it looks.
 const INTERVAL: Duration = Duration::from_secs(2);
-
-/// How often an engine is asked for images that may go, and how long it may take: a disk that is full makes it slow, and jobs wait to be told.
-const IMAGES_EVERY: Duration = Duration::from_secs(60);
-const IMAGES_WITHIN: Duration = Duration::from_secs(10);
 
 /// Who sweeps a state directory. All clones are the same one, and sweep one at a time.
 #[derive(Debug, Clone)]
@@ -31,9 +27,8 @@ pub(super) struct Janitor {
     caches: Shelf,
     /// The mirrors.
     git: Git,
-    /// The engine whose images are evicted.
-    engine: container::Config,
-    images_asked: Arc<std::sync::Mutex<Option<Instant>>>,
+    /// Images that later ones have replaced.
+    images: ReplacedImages,
     ttl: Duration,
     /// With less room than this it sweeps before a slot is free again.
     little_room: Space,
@@ -44,12 +39,11 @@ impl Janitor {
     pub(super) fn new(
         state: StateDir,
         (git, bases, caches): (&Git, Option<Bases>, Shelf),
-        engine: &container::Config,
+        images: ReplacedImages,
         ttl: Duration,
         little_room: Space,
     ) -> Self {
-        let (git, engine) = (git.clone(), engine.clone());
-        Self { state, bases, caches, git, engine, images_asked: Arc::default(), ttl, little_room, sweeping: Arc::default() }
+        Self { state, bases, caches, git: git.clone(), images, ttl, little_room, sweeping: Arc::default() }
     }
 
     /// Runs [`Janitor::sweep_once`] now and then until the token is cancelled.
@@ -86,50 +80,7 @@ impl Janitor {
             return true;
         }
         let git = self.git.clone();
-        self.evicted("mirrors", move || Ok(git.shrink_mirrors_once(wanted)?.len())).await || self.evict_images().await
-    }
-
-    /// All that have been replaced for long go: what room the engine gets by them is not known, nor whether its disk is this one. Not asked
-    /// for at every look.
-    async fn evict_images(&self) -> bool {
-        let container::Config { socket, image, image_ttl, .. } = &self.engine;
-        if !self.may_ask_for_images() {
-            return false;
-        }
-        let cleared = async {
-            let images = Images::connect(socket).await?;
-            images.clear_superseded(AGENT_IMAGE, image, *image_ttl, Mode::Apply).await
-        };
-        let found = match tokio::time::timeout(IMAGES_WITHIN, cleared).await {
-            Ok(Ok(found)) => found,
-            // Without an engine there is nothing of it to go.
-            Ok(Err(ContainerError::Unreachable { .. })) => return false,
-            Ok(Err(error)) => {
-                warn!("cannot make room by evicting images: {error}");
-                return false;
-            }
-            Err(_) => {
-                warn!("the engine is slow in removing images, which would make room; it may go on with it");
-                return false;
-            }
-        };
-        for Finding { name, fate, why, .. } in &found {
-            match fate {
-                Fate::Removed => info!("evicted image {name} to make room on the disk: {why}"),
-                Fate::Failed => warn!("cannot make room by evicting image {name}: {why}"),
-                Fate::Goes | Fate::Stays => {}
-            }
-        }
-        found.iter().any(|one| one.fate == Fate::Removed)
-    }
-
-    fn may_ask_for_images(&self) -> bool {
-        let mut asked = self.images_asked.lock().unwrap_or_else(PoisonError::into_inner);
-        if asked.is_some_and(|asked| asked.elapsed() < IMAGES_EVERY) {
-            return false;
-        }
-        *asked = Some(Instant::now());
-        true
+        self.evicted("mirrors", move || Ok(git.shrink_mirrors_once(wanted)?.len())).await || self.images.evict_once().await
     }
 
     async fn evicted(&self, what: &str, shrink: impl FnOnce() -> anyhow::Result<usize> + Send + 'static) -> bool {
@@ -211,9 +162,10 @@ mod tests {
         let git = Git::open(&config, Path::new("/nowhere"), &state.mirrors()).expect("git");
         let bases = Bases::open(&git, ByteSize::gib(1)).expect("opened");
         let caches = Shelf::open(state.root(), &shipped("caches")).expect("opened");
-        let engine = container::Config { socket: dir.path().join("none.sock"), ..shipped("container") };
+        let engine = crate::sandbox::container::Config { socket: dir.path().join("none.sock"), ..shipped("container") };
         let stock = (&git, Some(bases.clone()), caches);
-        let janitor = Janitor::new(state.clone(), stock, &engine, Duration::from_secs(60), Space::default());
+        let images = ReplacedImages::of(&engine);
+        let janitor = Janitor::new(state.clone(), stock, images, Duration::from_secs(60), Space::default());
         base(&state, 1 << 20);
         let recycled = state.slot(0).recycled();
         fs::create_dir_all(&recycled).expect("made");

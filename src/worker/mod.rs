@@ -13,6 +13,7 @@ mod daemon;
 mod engine;
 mod gate;
 mod identity;
+mod images;
 mod janitor;
 mod keeper;
 mod leases;

@@ -117,8 +117,11 @@ async fn a_container_that_cannot_be_cleaned_up_is_removed_and_its_slot_goes_on()
     host.sawmill(&["job", "cancel", &job.to_string()]);
     until("the job is cancelled", async || host.job(job).await.state == JobState::Cancelled).await;
     until("its container is removed", async || !owned(&host.state_dir("a")).await.contains(&name)).await;
+    assert_eq!(refs(&remote, "refs/heads/sawmill/"), [], "a job that is cancelled leaves no branch");
     let next = host.enqueue(&json!({ "repo": remote, "task": { "command": "echo more > more" } }));
     host.succeeded(next).await;
+    let said = host.log(next, 1, Stream::System).await;
+    assert!(said.contains("in container ") && !said.contains(&name), "{said}");
     host.close(vec![worker]).await;
 }
 

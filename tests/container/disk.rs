@@ -7,6 +7,7 @@ use nix::sys::signal::Signal;
 use sawmill::job::{JobState, OutcomeClass, Stream};
 use serde_json::json;
 
+use super::beside::Beside;
 use super::{LONG, image, until};
 use crate::delivery::host::{Host, Lodging, On};
 use crate::delivery::remote::small_remote;
@@ -14,14 +15,8 @@ use crate::git::snapshots::{Btrfs, subvolumes};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_that_fills_its_share_of_the_disk_is_ended_and_the_others_go_on() {
-    let mut host = Host::new(On::Sqlite, LONG, 2).await.lodge(Lodging::InContainers).await;
-    host.set("SAWMILL_CONTAINER__DISK", "16 MiB");
-    let remote = small_remote(host.root(), "remote.git");
-    let latch = host.job_latch("other");
-    latch.close();
-    let worker = host.start("a").await;
-    let other = host.enqueue(&json!({ "repo": remote, "task": { "command": format!("{}; echo more > more", latch.here()) } }));
-    latch.reached().await;
+    let beside = Beside::with("SAWMILL_CONTAINER__DISK", "16 MiB").await;
+    let (host, remote) = (&beside.host, &beside.remote);
     // In small files and in a large one, in the worktree and beside it; TERM is ignored, and the filling goes on.
     for fill in
         ["dd if=/dev/zero of=large bs=1M count=64", "for i in $(seq 640); do dd if=/dev/zero of=$HOME/$i bs=64k count=1; done"]
@@ -37,8 +32,7 @@ async fn a_job_that_fills_its_share_of_the_disk_is_ended_and_the_others_go_on() 
         let said = host.log(job, 1, Stream::System).await;
         assert!(said.contains("what it left is not salvaged: it is more than a job may have"), "{said}");
     }
-    latch.release().await;
-    host.succeeded(other).await;
+    beside.goes_on().await;
     let next = host.enqueue(&json!({ "repo": remote, "task": { "command": "dd if=/dev/zero of=small bs=1M count=8" } }));
     host.succeeded(next).await;
     until("the slots are empty", async || {
@@ -47,7 +41,7 @@ async fn a_job_that_fills_its_share_of_the_disk_is_ended_and_the_others_go_on() 
         })
     })
     .await;
-    host.close(vec![worker]).await;
+    beside.host.close(vec![beside.worker]).await;
 }
 
 /// Ten million files would be as good as one without end: what bounds them is looked at, and the disk has some left for others.

@@ -7,9 +7,8 @@ use sawmill::job::{JobState, OutcomeClass};
 use sawmill::sandbox::End;
 use serde_json::json;
 
-use super::{LONG, Yard, image, until};
-use crate::delivery::host::{Host, Lodging, On};
-use crate::delivery::remote::small_remote;
+use super::beside::Beside;
+use super::{Yard, image, until};
 
 #[tokio::test]
 async fn memory_that_runs_out_is_told_from_failure_with_the_peak_and_the_largest_process() {
@@ -33,14 +32,8 @@ async fn memory_that_runs_out_is_told_from_failure_with_the_peak_and_the_largest
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_that_runs_out_of_memory_is_told_so_and_the_one_beside_it_is_delivered() {
-    let mut host = Host::new(On::Sqlite, LONG, 2).await.lodge(Lodging::InContainers).await;
-    host.set("SAWMILL_CONTAINER__MEMORY", "64 MiB");
-    let remote = small_remote(host.root(), "remote.git");
-    let latch = host.job_latch("other");
-    latch.close();
-    let worker = host.start("a").await;
-    let other = host.enqueue(&json!({ "repo": remote, "task": { "command": format!("{}; echo more > more", latch.here()) } }));
-    latch.reached().await;
+    let beside = Beside::with("SAWMILL_CONTAINER__MEMORY", "64 MiB").await;
+    let (host, remote) = (&beside.host, &beside.remote);
     let command = "{ head -c 30000000 /dev/zero; sleep 5; head -c 90000000 /dev/zero; } | tail > /dev/null";
     let job = host.enqueue(&json!({ "repo": remote, "task": { "command": command } }));
     let ended = host.ended(job).await;
@@ -51,9 +44,8 @@ async fn a_job_that_runs_out_of_memory_is_told_so_and_the_one_beside_it_is_deliv
     let attempt = host.attempts(job).await.remove(0);
     let peak = attempt.resources.peak_memory_bytes.expect("measured");
     assert!(peak > 50 << 20 && peak <= 64 << 20, "{peak}");
-    latch.release().await;
-    host.succeeded(other).await;
-    host.close(vec![worker]).await;
+    beside.goes_on().await;
+    beside.host.close(vec![beside.worker]).await;
 }
 
 #[tokio::test]

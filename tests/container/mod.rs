@@ -3,6 +3,7 @@
 //! A [`Yard`] fails its test when a container of it is left.
 
 mod agents;
+mod beside;
 mod daemon;
 mod disk;
 mod doctor;
